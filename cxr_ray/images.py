@@ -1,0 +1,146 @@
+"""Bytes of an image file to uint8 pixels.
+
+Pillow's plugin classes are called directly, chosen by the first bytes of the file: ``Image.open`` warns about large
+images through a process-wide setting, and threads cannot silence a warning safely.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+Fit = Literal["squash", "pad", "crop"]
+
+MAX_PIXELS = 100_000_000
+_FORMATS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"P2", PpmImageFile),
+    (b"P3", PpmImageFile),
+    (b"P5", PpmImageFile),
+    (b"P6", PpmImageFile),
+    (b"II*\x00", TiffImageFile),
+    (b"MM\x00*", TiffImageFile),
+    (b"BM", BmpImageFile),
+    (b"RIFF", WebPImageFile),
+)
+
+
+class BadImage(ValueError):
+    """The bytes cannot be used as an image; the message is the reason, in one sentence."""
+
+
+def header(data: bytes) -> tuple[int, int, str]:
+    """Width and height in pixels and Pillow's colour mode, as stored, without decoding the pixels.
+
+    Raises:
+        BadImage: empty, not an image, a damaged header, or more than 100 megapixels.
+    """
+    image = _open(data)
+    return image.width, image.height, image.mode
+
+
+def decode(data: bytes, size: int, fit: Fit = "squash") -> NDArray[np.uint8]:
+    """A file's bytes to uint8 RGB pixels [3, size, size], 0 to 255; grey images have three equal channels.
+
+    Resampling is bilinear and antialiased, and left out where the sides fit already. 16-bit grey is divided by 257,
+    the same for every image, transparent pixels lie on black, and EXIF orientation is not applied.
+
+    Args:
+        data: the bytes of the file.
+        size: side of the result, in pixels.
+        fit: squash resizes both sides; pad keeps the aspect ratio, centred on black; crop keeps the centre square.
+
+    Raises:
+        BadImage: empty, not an image, truncated or damaged, more than 100 megapixels, or a pixel type without a
+            defined range (32-bit, floating point).
+    """
+    if fit not in get_args(Fit):
+        raise ValueError(f"fit is {fit!r}; it must be one of {', '.join(get_args(Fit))}")
+    image = _open(data)
+    try:
+        image.load()
+        pixels = _fit(_eight_bit(image), size, fit)
+    except BadImage:
+        raise
+    except Exception as e:  # hostile bytes raise almost anything in Pillow: OSError, SyntaxError, struct.error, ...
+        raise BadImage(f"The image is truncated or damaged: {_reason(e)}.") from e
+    array = np.asarray(pixels)
+    if array.ndim == 2:
+        return np.repeat(array[None], 3, axis=0)
+    return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _open(data: bytes) -> ImageFile:
+    """The image with its header read and its pixels not."""
+    if not data:
+        raise BadImage("The file is empty.")
+    plugin = next((plugin for magic, plugin in _FORMATS if data.startswith(magic)), None)
+    if plugin is None:
+        raise BadImage("Not an image: the content is neither JPEG, PNG, TIFF, BMP, WebP nor PGM or PPM.")
+    try:
+        image = plugin(io.BytesIO(data))
+    except Exception as e:  # as in decode
+        raise BadImage(f"Not an image, or one with a damaged header: {_reason(e)}.") from e
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage(
+            f"The image has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} megapixels."
+        )
+    return image
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return text[:200] or type(error).__name__
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Any colour mode to L or RGB."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadImage("Grey values lie outside 0 to 65535; save the image with 8 or 16 bits.")
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise BadImage("Grey values are floating point, with no defined range; save the image with 8 or 16 bits.")
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        opaque = image.convert("RGBA")
+        black = Image.new("RGBA", opaque.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, opaque).convert("RGB")
+    if image.mode in ("1", "L"):
+        return image.convert("L")
+    return image.convert("RGB")
+
+
+def _fit(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    """L or RGB of any size to size x size."""
+    width, height = image.size
+    if fit == "squash":
+        return _resize(image, size, size)
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        return _resize(image.crop((left, top, left + side, top + side)), size, size)
+    scale = size / max(width, height)
+    inner = _resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
+    canvas = Image.new(image.mode, (size, size))
+    canvas.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
+    return canvas
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR)

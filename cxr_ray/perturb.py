@@ -1,0 +1,273 @@
+"""Rankings, fills, masks and controls, and the scores of masked images. All of it stays on the images' device.
+
+Shapes: B images, P (image, target) pairs, D draws, F fills, U units (pixels or cells), S side of an image in pixels,
+G side of the grid in units, J jobs (one masked image each), V side of a map.
+
+A ranking holds for each unit its place, 0 for the most salient. Perturbing a share f in order morf fills the units whose
+place is under n = round(f U), in order lerf those whose place is at least U - n: one is the exact reverse of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from cxr_ray import randomness
+from cxr_ray.randomness import key
+
+STEPS = 7  # rolls by sevenths; the tie-breaking and smooth fields have 7 x 7 knots
+BLUR_KERNEL, BLUR_SIGMA = 11, 5.0  # RISE's
+
+
+def side(grid: str, size: int) -> int:
+    """Units along one side: the image's size for grid pixel, else the number in the grid's name."""
+    return size if grid == "pixel" else int(grid)
+
+
+def counts(levels: Sequence[float], units: int) -> list[int]:
+    """Units perturbed at each level: exactly round(level * units)."""
+    return [round(level * units) for level in levels]
+
+
+def cell_of(size: int, g: int, device: torch.device | str = "cpu") -> Tensor:
+    """int64 [size]: pixel y lies in cell floor(y g / size)."""
+    return torch.arange(size, device=device) * g // size
+
+
+def cell_means(maps_NSS: Tensor, g: int) -> Tensor:
+    """Means over the cells of a g x g grid, [N, g, g]; the maps themselves where g is their size."""
+    size = maps_NSS.shape[-1]
+    if g == size:
+        return maps_NSS
+    member = F.one_hot(cell_of(size, g, maps_NSS.device), g).to(maps_NSS.dtype)
+    member = member / member.sum(0)
+    return torch.einsum("nyx,yg,xh->ngh", maps_NSS, member, member)
+
+
+def upsample(maps_NVV: Tensor, size: int) -> Tensor:
+    """Bilinear (align_corners false) to [N, size, size]."""
+    if maps_NVV.shape[-2:] == (size, size):
+        return maps_NVV
+    return F.interpolate(maps_NVV[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def smooth_field(keys_N: Tensor, size: int, *, gaussian: bool = False) -> Tensor:
+    """A random 7 x 7 field (uniform, or Gaussian), bilinear to [N, size, size]."""
+    numbers = randomness.normal if gaussian else randomness.uniform
+    return upsample(numbers(keys_N, STEPS * STEPS).view(-1, STEPS, STEPS), size)
+
+
+def rank(maps_NU: Tensor, ties_NU: Tensor) -> Tensor:
+    """Places, int32 [N, U], highest value first; equal values in the order of ``ties_NU``, highest first."""
+    first = ties_NU.argsort(dim=1, descending=True, stable=True)
+    order = first.gather(1, maps_NU.gather(1, first).argsort(dim=1, descending=True, stable=True))
+    return _places(order)
+
+
+def _places(order_NU: Tensor) -> Tensor:
+    places = torch.arange(order_NU.shape[1], dtype=torch.int32, device=order_NU.device).expand_as(order_NU)
+    return torch.empty_like(order_NU, dtype=torch.int32).scatter_(1, order_NU, places)
+
+
+# Fills: pixel-space images [B, 3, S, S] in [0, 1], the grey value [3, 1, 1] and one key an image, to what replaces
+# perturbed pixels [B, 3, S, S].
+
+
+def _black(images: Tensor, grey: Tensor, keys_B: Tensor) -> Tensor:
+    return torch.zeros_like(images)
+
+
+def _grey(images: Tensor, grey: Tensor, keys_B: Tensor) -> Tensor:
+    return grey.expand_as(images)
+
+
+def _mean(images: Tensor, grey: Tensor, keys_B: Tensor) -> Tensor:
+    return images.mean((2, 3), keepdim=True).expand_as(images)
+
+
+def _blur(images: Tensor, grey: Tensor, keys_B: Tensor) -> Tensor:
+    return gaussian_blur(images, [BLUR_KERNEL, BLUR_KERNEL], [BLUR_SIGMA, BLUR_SIGMA])
+
+
+def _noise(images: Tensor, grey: Tensor, keys_B: Tensor) -> Tensor:
+    size = images.shape[-1]
+    return randomness.uniform(keys_B, size * size).view(-1, 1, size, size).expand_as(images)
+
+
+FILLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "black": _black,
+    "grey": _grey,
+    "mean": _mean,
+    "blur": _blur,
+    "noise": _noise,
+}
+
+
+# Controls that know nothing of the map: image ids to rankings int32 [B, D, U], shared by every explainer and target.
+
+
+def pixel_random(ids: Sequence[str], seed: int, draws: int, grid: str, size: int, device: torch.device) -> Tensor:
+    """Random pixels. Destroys texture everywhere: a floor, not a control of shape."""
+    return _draws(ids, seed, "pixel_random", draws, device, lambda keys: _places(randomness.permutation(keys, size**2)))
+
+
+def cell_random(ids: Sequence[str], seed: int, draws: int, grid: str, size: int, device: torch.device) -> Tensor:
+    """Random cells of the grid; on grid pixel, of 7 x 7 cells."""
+    if grid != "pixel":
+        units = side(grid, size) ** 2
+        return _draws(ids, seed, f"cell_random {grid}", draws, device,
+                      lambda keys: _places(randomness.permutation(keys, units)))  # fmt: skip
+
+    def blocks(keys: Tensor) -> Tensor:
+        cell = cell_of(size, STEPS, keys.device)
+        places = _places(randomness.permutation(keys, STEPS * STEPS)).view(-1, STEPS, STEPS)
+        return rank(-places[:, cell][:, :, cell].flatten(1).float(), smooth_field(keys, size).flatten(1))
+
+    return _draws(ids, seed, "cell_random pixel", draws, device, blocks)
+
+
+def smooth_random(ids: Sequence[str], seed: int, draws: int, grid: str, size: int, device: torch.device) -> Tensor:
+    """A Gaussian 7 x 7 field, bilinear: as smooth as a class activation map."""
+
+    def field(keys: Tensor) -> Tensor:
+        values = cell_means(smooth_field(keys, size, gaussian=True), side(grid, size)).flatten(1)
+        return rank(values, -torch.arange(values.shape[1], device=values.device).expand_as(values))
+
+    return _draws(ids, seed, "smooth_random", draws, device, field)
+
+
+def _draws(ids: Sequence[str], seed: int, purpose: str, draws: int, device: torch.device,
+           places: Callable[[Tensor], Tensor]) -> Tensor:  # fmt: skip
+    keys = torch.tensor([key(seed, i, purpose, d) for i in ids for d in range(draws)], device=device)
+    return places(keys).view(len(ids), draws, -1)
+
+
+SharedControl = Callable[[Sequence[str], int, int, str, int, torch.device], Tensor]
+SHARED_CONTROLS: dict[str, SharedControl] = {
+    "pixel_random": pixel_random,
+    "cell_random": cell_random,
+    "smooth_random": smooth_random,
+}
+
+
+# Controls made from the map: rankings int32 [P, U] and their images' ids to int32 [P, D, U].
+
+
+def shifted(places_PU: Tensor, ids: Sequence[str], seed: int, draws: int) -> Tensor:
+    """The map itself, rolled by sevenths and turned: the same area and shape elsewhere.
+
+    Drawn without replacement from the non-identity elements of roll x dihedral (7 * 7 * 8 - 1). An image's draws are
+    the same for every explainer and target.
+    """
+    device, units = places_PU.device, places_PU.shape[1]
+    g = round(units**0.5)
+    keys = torch.tensor([key(seed, i, "shifted") for i in ids], device=device)
+    elements = randomness.permutation(keys, STEPS * STEPS * 8 - 1)[:, :draws] + 1  # 0 is the identity
+    turn, roll = elements // (STEPS * STEPS), elements % (STEPS * STEPS)
+    down, right = (torch.div(r * g * 2 + STEPS, 2 * STEPS, rounding_mode="floor") for r in (roll // STEPS, roll % STEPS))
+    y = (torch.arange(g, device=device).view(1, 1, g, 1) - down[:, :, None, None]) % g
+    x = (torch.arange(g, device=device).view(1, 1, 1, g) - right[:, :, None, None]) % g
+    bit = [(turn[:, :, None, None] >> b) & 1 == 1 for b in range(3)]
+    y, x = torch.where(bit[0], g - 1 - y, y), torch.where(bit[1], g - 1 - x, x)
+    source = torch.where(bit[2], x * g + y, y * g + x)
+    return places_PU[:, None].expand(-1, draws, -1).gather(2, source.view(len(ids), draws, units))
+
+
+MapControl = Callable[[Tensor, Sequence[str], int, int], Tensor]
+MAP_CONTROLS: dict[str, MapControl] = {"shifted": shifted}
+
+CONTROLS = (*SHARED_CONTROLS, *MAP_CONTROLS)
+
+
+def control_grids(control: str, grids: Sequence[str]) -> list[str]:
+    """The grids on which a control is drawn: pixel_random on pixel alone."""
+    return [g for g in grids if control != "pixel_random" or g == "pixel"]
+
+
+def overlap(places_PU: Tensor, control_PDU: Tensor, n: int, order: str) -> Tensor:
+    """Share of the map's own perturbed units that the control perturbs too, float32 [P, D]; NaN where n is 0."""
+    units = places_PU.shape[1]
+    if order == "morf":
+        both = (torch.maximum(places_PU[:, None], control_PDU) < n).sum(2)
+    else:
+        both = (torch.minimum(places_PU[:, None], control_PDU) >= units - n).sum(2)
+    return both.float() / n
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Images and fills in model space, laid out so that a batch of masked images is one gather and one select.
+
+    Attributes:
+        images: [B, S * S, 3].
+        fills: [B * F, S * S, 3].
+        size: S.
+        n_fills: F.
+    """
+
+    images: Tensor
+    fills: Tensor
+    size: int
+    n_fills: int
+
+    @classmethod
+    def of(cls, images_BCSS: Tensor, fills_BFCSS: Tensor) -> Canvas:
+        """From model-space images [B, 3, S, S] and fills [B, F, 3, S, S]."""
+        images = images_BCSS.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
+        fills = fills_BFCSS.flatten(0, 1).permute(0, 2, 3, 1).flatten(1, 2).contiguous()
+        return cls(images, fills, images_BCSS.shape[-1], fills_BFCSS.shape[1])
+
+
+def masked_scores(
+    forward: Callable[[Tensor], Tensor],
+    canvas: Canvas,
+    places_NU: Tensor,
+    image_of_N: Tensor,
+    ns: Sequence[int],
+    orders: Sequence[str],
+    batch_size: int,
+) -> Tensor:
+    """Scores of every ranking x fill x order x level, float32 [N, F, O, L].
+
+    Args:
+        forward: model-space images [b, 3, S, S] (channels_last) to scores [b].
+        canvas: images and fills.
+        places_NU: rankings, int32; U is a square number.
+        image_of_N: the image of each ranking.
+        ns: units to perturb at each of the L levels.
+        orders: of morf and lerf.
+        batch_size: masked images in one pass; batches are filled across rankings, fills, orders and levels.
+    """
+    device, (n_rankings, units), size = places_NU.device, places_NU.shape, canvas.size
+    n_levels, n_orders = len(ns), len(orders)
+    count = torch.tensor(ns, device=device, dtype=torch.int32)
+    low = torch.stack([torch.zeros_like(count) if o == "morf" else units - count for o in orders]).flatten()
+    high = torch.stack([count if o == "morf" else torch.full_like(count, units) for o in orders]).flatten()
+    shape = (n_rankings, canvas.n_fills, n_orders, n_levels)
+    jobs = torch.arange(n_rankings * canvas.n_fills * n_orders * n_levels, device=device)
+    masks = n_orders * n_levels
+    g = round(units**0.5)
+    if g != size:
+        cell = cell_of(size, g, device)
+        unit_of_pixel = (cell[:, None] * g + cell).flatten()
+    scores = []
+    for batch in jobs.split(batch_size):
+        ranking = batch // (canvas.n_fills * masks)
+        fill, mask = batch // masks % canvas.n_fills, batch % masks
+        places = places_NU.index_select(0, ranking)
+        filled = (places >= low[mask, None]) & (places < high[mask, None])
+        if g != size:
+            filled = filled.index_select(1, unit_of_pixel)
+        image = image_of_N[ranking]
+        pixels = torch.where(
+            filled[:, :, None],
+            canvas.fills.index_select(0, image * canvas.n_fills + fill),
+            canvas.images.index_select(0, image),
+        )
+        scores.append(forward(pixels.view(len(batch), size, size, 3).permute(0, 3, 1, 2)))
+    return torch.cat(scores).view(shape)

@@ -1,0 +1,219 @@
+"""Ray Data: read, decode, explain and perturb, write. One execution for all models and images of a sweep."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+import torch
+
+from cxr_ray.config import Sweep
+from cxr_ray.data import Manifest, Source, load_pixels
+from cxr_ray.tables import Store, chunks, pack
+from cxr_ray.worker import UNIT_IMAGES, Block, Subject, Worker
+
+LIGHT_CPUS = 0.25  # what a task that reads or writes asks for
+LOCAL_SPARE_CPUS = 2  # logical CPUs for those, beside the real ones that compute
+GPU_BATCH, CPU_BATCH = 256, 32
+SPLITS = ("val", "test")
+
+
+class CannotRun(ValueError):
+    """The cluster cannot meet what the sweep asks for; the message says what to change."""
+
+
+def start_ray() -> bool:
+    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine alone. Returns whether it started one.
+
+    Raises:
+        CannotRun: the cluster does not answer.
+    """
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    # Tune's output and Data's bars give way to our own lines
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as e:
+            reason = str(e).strip().splitlines()[0]
+            raise CannotRun(f"RAY_ADDRESS={address}: no cluster answers ({reason}). Unset it to run locally.") from None
+        return False
+    ray.init(address="local", num_cpus=_cores() + LOCAL_SPARE_CPUS, include_dashboard=False, **quiet)
+    return True
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Resources:
+    """What the cluster has and what this sweep takes of it.
+
+    Attributes:
+        line: one line for the user.
+        trial: CPUs and GPUs of a trial; concurrent_trials: how many at a time.
+        workers: actors; worker_gpus: GPUs of each; threads: torch threads of each, 0 for Ray's own choice.
+    """
+
+    def __init__(self, sweep: Sweep, n_trials: int, *, local: bool):
+        asked, have = sweep.resources, ray.cluster_resources()
+        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+        gpus, spare = float(have.get("GPU", 0)), LOCAL_SPARE_CPUS if local else 0
+        cpus = float(have.get("CPU", 0)) - spare
+        most_cpus, most_gpus = (max((float(n.get(k, 0)) for n in nodes), default=0.0) for k in ("CPU", "GPU"))
+        automatic = 1.0 if gpus else 0.0
+
+        trial_gpus = automatic if asked.gpu_per_trial == "auto" else float(asked.gpu_per_trial)
+        self.worker_gpus = automatic if asked.gpu_per_worker == "auto" else float(asked.gpu_per_worker)
+        for key, wanted in (("gpu_per_trial", trial_gpus if n_trials else 0), ("gpu_per_worker", self.worker_gpus)):
+            if wanted > most_gpus:
+                raise CannotRun(
+                    f"resources.{key}: {wanted:g} came, but the largest machine has {most_gpus:g} GPUs; give at most "
+                    f"that, 0 or auto (--set resources.{key}=auto)."
+                )
+        if n_trials and asked.cpu_per_trial > most_cpus - spare:
+            raise CannotRun(
+                f"resources.cpu_per_trial: {asked.cpu_per_trial:g} came, but the largest machine has "
+                f"{most_cpus - spare:g} CPUs; give at most that (--set resources.cpu_per_trial={most_cpus - spare:g})."
+            )
+        self.trial = {"cpu": asked.cpu_per_trial, "gpu": trial_gpus}
+        by_cpu = cpus // asked.cpu_per_trial
+        by_gpu = _slots(nodes, trial_gpus) if trial_gpus else by_cpu
+        self.concurrent_trials = max(1, int(min(by_cpu, by_gpu, n_trials or 1)))
+
+        free_cpus = int(cpus) if local else int(cpus) - 1  # reading and writing need a CPU that no actor holds
+        room = min(_slots(nodes, self.worker_gpus), free_cpus) if self.worker_gpus else free_cpus
+        if room < 1:
+            raise CannotRun(f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs; explaining needs at least 2 CPUs.")
+        if asked.workers != "auto" and asked.workers > room:
+            raise CannotRun(
+                f"resources.workers: {asked.workers} came, but there is room for {room} (one CPU and "
+                f"{self.worker_gpus:g} GPUs each); give at most that, or auto (--set resources.workers=auto)."
+            )
+        self.workers = room if asked.workers == "auto" else asked.workers
+        self.threads = max(1, int(cpus) // self.workers) if local and not self.worker_gpus else 0
+        self.batch_size = (
+            (GPU_BATCH if self.worker_gpus else CPU_BATCH) if asked.batch_size == "auto" else asked.batch_size
+        )
+        where = "this machine" if local else f"the cluster of {len(nodes)} machine{'s' * (len(nodes) != 1)}"
+        device = f"{gpus:g} GPUs" if gpus else "no GPU, so on CPUs"
+        self.line = (
+            f"Ray on {where}: {cpus:g} CPUs, {device}. Up to {self.concurrent_trials} trials and {self.workers} workers "
+            "at a time."
+        )
+        self.n_nodes = len(nodes)
+
+
+def _slots(nodes: list[dict[str, Any]], gpus_each: float) -> int:
+    """How many pieces of ``gpus_each`` GPUs fit on the machines; a fraction never spans two GPUs."""
+    have = [int(n.get("GPU", 0)) for n in nodes]
+    return sum(int(g // gpus_each) if gpus_each >= 1 else g * int(1 / gpus_each + 1e-9) for g in have)
+
+
+def plan_units(manifest: Manifest, subjects: Mapping[str, Subject]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Units of work: trial_id to unit name to what the unit needs. Blocks of 16 images of one split, in order."""
+    blocks = {
+        split: list(chunks(manifest.rows(split)[["image_id", "path", "label"]].to_dict("records"), UNIT_IMAGES))
+        for split in SPLITS
+    }
+    return {
+        trial_id: {
+            f"{trial_id}.{split}.{i:05d}": {
+                "unit": f"{trial_id}.{split}.{i:05d}", "trial_id": trial_id, "split": split, "size": subject.size,
+                "rows": rows,
+            }
+            for split in SPLITS
+            for i, rows in enumerate(blocks[split])
+        }
+        for trial_id, subject in subjects.items()
+    }  # fmt: skip
+
+
+class _Decode:
+    """A unit's images, read and decoded; runs in tasks beside the actors."""
+
+    def __init__(self, source: Source, fit: str):
+        self.source, self.fit = source, fit
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        unit = json.loads(row["unit"])
+        pixels, keep, errors = load_pixels(self.source, pd.DataFrame(unit["rows"]), unit["size"], self.fit)  # type: ignore[arg-type]
+        unit["rows"] = [r for r, kept in zip(unit["rows"], keep, strict=True) if kept]
+        return {"unit": json.dumps({**unit, "errors": errors}), "pixels": pixels.tobytes()}
+
+
+class _Explain:
+    """The actor: a Worker that takes and gives rows of Ray Data."""
+
+    def __init__(self, sweep: Sweep, subjects: Mapping[str, Subject], batch_size: int, threads: int):
+        if threads:
+            torch.set_num_threads(threads)
+        self.worker = Worker(sweep, subjects, "cuda" if torch.cuda.is_available() else "cpu", batch_size)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        unit = json.loads(row["unit"])
+        rows, size = unit["rows"], unit["size"]
+        block = Block(
+            trial_id=unit["trial_id"],
+            split=unit["split"],
+            image_ids=[r["image_id"] for r in rows],
+            paths=[r["path"] for r in rows],
+            labels=[r["label"] for r in rows],
+            pixels=np.frombuffer(row["pixels"], np.uint8).reshape(len(rows), 3, size, size),
+            errors=unit["errors"],
+        )
+        return {"unit": unit["unit"], "images": len(rows), "tables": pack(self.worker(block))}
+
+
+class _Write:
+    """Puts a unit's tables in place; only its name goes on to the driver."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        self.store.write_unit(row["unit"], row["tables"])
+        return {"unit": row["unit"], "images": row["images"]}
+
+
+def explain_sweep(
+    sweep: Sweep,
+    units: list[dict[str, Any]],
+    subjects: Mapping[str, Subject],
+    source: Source,
+    store: Store,
+    resources: Resources,
+) -> Iterator[tuple[str, int]]:
+    """Computes the units and writes each as a file of the run; yields (unit, images) as they are done, in any order.
+
+    A killed actor is started again and its units are computed again under the same names.
+    """
+    rows = [{"unit": json.dumps(unit)} for unit in units]
+    pool = ray.data.ActorPoolStrategy(size=min(resources.workers, len(rows)))
+    # plain functions: classes would become actors of their own
+    decode, write = _Decode(source, sweep.data.fit), _Write(store)
+    done = (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map(decode.__call__, num_cpus=LIGHT_CPUS)
+        .map(
+            _Explain,
+            fn_constructor_kwargs={
+                "sweep": sweep, "subjects": dict(subjects), "batch_size": resources.batch_size,
+                "threads": resources.threads,
+            },
+            compute=pool,
+            num_cpus=1,
+            num_gpus=resources.worker_gpus or None,
+        )
+        .map(write.__call__, num_cpus=LIGHT_CPUS)
+    )  # fmt: skip
+    for row in done.iter_rows():
+        yield row["unit"], row["images"]

@@ -1,0 +1,48 @@
+"""Random numbers as functions of (seed, image_id, purpose, draw, index), equal on every worker, device and batch size.
+
+A key is hashed to 64 bits; the numbers are the SplitMix64 sequence from there (Steele, Lea & Flood, OOPSLA 2014),
+computed in wrapping 64-bit integer tensor operations.
+Shapes: K keys, N numbers a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN, _MIX_1, _MIX_2 = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def key(seed: int, image_id: str, purpose: str, draw: int = 0) -> int:
+    """A signed 64-bit key for one stream of numbers."""
+    text = f"{seed}\0{image_id}\0{purpose}\0{draw}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # >> alone keeps the sign
+
+
+def bits(keys_K: Tensor, n: int) -> Tensor:
+    """int64 [K, n], uniform over 0 .. 2^62 - 1."""
+    x = keys_K[:, None] + torch.arange(1, n + 1, device=keys_K.device) * _GOLDEN
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return _shift(x ^ _shift(x, 31), 2)
+
+
+def uniform(keys_K: Tensor, n: int) -> Tensor:
+    """float32 [K, n] in (0, 1), on a lattice of 2^-24."""
+    return ((bits(keys_K, n) >> 38).float() + 0.5) * 2.0**-24
+
+
+def normal(keys_K: Tensor, n: int) -> Tensor:
+    """float32 [K, n], standard normal, by the inverse of its distribution function."""
+    return torch.special.ndtri(uniform(keys_K, n).double()).float()
+
+
+def permutation(keys_K: Tensor, n: int) -> Tensor:
+    """int64 [K, n]: a uniform permutation of 0 .. n - 1 for each key."""
+    return bits(keys_K, n).argsort(dim=1, stable=True)

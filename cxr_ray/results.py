@@ -1,0 +1,93 @@
+"""Reads a run: ``open_run(path)`` gives its tables as pandas, pyarrow or SQL."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+import yaml
+from pyarrow import fs as pafs
+
+from cxr_ray import schemas
+
+
+class NotARun(ValueError):
+    """The path holds no run, or no table of that name; the message says what to do."""
+
+
+def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """A local path or a URI (s3://, gs://, ...) to pyarrow's file system and the path inside it."""
+    if "://" in path:
+        return pafs.FileSystem.from_uri(path)
+    import os
+
+    return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished (or unfinished) run, opened for reading."""
+
+    path: str
+    fs: pafs.FileSystem
+    root: str
+
+    def arrow(self, name: str, columns: list[str] | None = None, filter: Any = None) -> pa.Table:
+        """A table as pyarrow, partition columns as strings. ``filter``: a pyarrow.dataset expression."""
+        return self.dataset(name).to_table(columns=columns, filter=filter)
+
+    def dataset(self, name: str) -> pads.Dataset:
+        """A table as a pyarrow dataset, for what is larger than memory."""
+        if name not in schemas.TABLES:
+            raise NotARun(f"no table is called {name!r}; a run has {', '.join(schemas.TABLES)}.")
+        table = schemas.TABLES[name]
+        folder = f"{self.root}/tables/{name}"
+        if self.fs.get_file_info(folder).type != pafs.FileType.Directory:
+            raise NotARun(f"{self.path} has no table {name!r} yet: finish the run with --resume.")
+        fields = [pa.field(p, pa.string()) for p in table.partitions]
+        partitioning = pads.partitioning(pa.schema(fields), flavor="hive") if fields else None
+        schema = pa.schema([*table.schema.remove_metadata(), *fields])
+        return pads.dataset(folder, schema=schema, filesystem=self.fs, format="parquet", partitioning=partitioning)
+
+    def pandas(self, name: str, columns: list[str] | None = None, filter: Any = None) -> pd.DataFrame:
+        """A table as a pandas frame."""
+        return self.arrow(name, columns, filter).to_pandas()
+
+    def sql(self, query: str) -> pd.DataFrame:
+        """DuckDB SQL over the tables by name (extra ``analysis``)."""
+        try:
+            import duckdb
+        except ImportError as e:
+            raise NotARun("SQL needs DuckDB: pip install 'cxr-ray[analysis]'.") from e
+        with duckdb.connect() as connection:
+            for name in schemas.TABLES:
+                if self.fs.get_file_info(f"{self.root}/tables/{name}").type == pafs.FileType.Directory:
+                    connection.register(name, self.dataset(name))
+            return connection.sql(query).df()
+
+    def json(self, name: str) -> dict[str, Any]:
+        """``provenance.json`` or ``test_metrics.json``."""
+        with self.fs.open_input_stream(f"{self.root}/{name}") as f:
+            return json.loads(f.read())
+
+    @property
+    def sweep(self) -> dict[str, Any]:
+        """The resolved sweep, as plain data."""
+        with self.fs.open_input_stream(f"{self.root}/sweep.yaml") as f:
+            return yaml.safe_load(f.read())
+
+
+def open_run(path: str) -> Run:
+    """Opens the run folder ``path``, local or a URI.
+
+    Raises:
+        NotARun: there is no ``sweep.yaml`` in it.
+    """
+    fs, root = filesystem(str(path))
+    if fs.get_file_info(f"{root}/sweep.yaml").type != pafs.FileType.File:
+        raise NotARun(f"{path} is not a run: it has no sweep.yaml. Give the folder that --out named.")
+    return Run(str(path), fs, root)

@@ -1,0 +1,302 @@
+"""Every table of a run: its columns, their types and meaning, its key and its partitions, declared once.
+
+Scores, shares and log-odds are float32, levels float64, lists plain ``list<float>``, so that pandas, pyarrow, DuckDB
+and Polars read each table without this package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+CLASSES = ("NORMAL", "PNEUMONIA")
+SHARED = "shared"  # the explainer= partition of controls that do not depend on an explainer
+NAME_PATTERN = r"[a-z][a-z0-9_-]*"
+
+_TYPES = {
+    "str": pa.string(),
+    "int": pa.int64(),
+    "small": pa.int32(),
+    "bool": pa.bool_(),
+    "level": pa.float64(),
+    "float": pa.float32(),
+    "floats": pa.list_(pa.float32()),
+    "json": pa.string(),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a run.
+
+    Attributes:
+        name: the folder under ``tables/``.
+        columns: name to (type, meaning), in order; partition columns are not among them.
+        key: the columns that identify a row, partition columns included.
+        partitions: hive partition columns, which stand in the path only.
+    """
+
+    name: str
+    columns: Mapping[str, tuple[str, str]]
+    key: tuple[str, ...]
+    partitions: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The pyarrow schema of a file of this table, the meaning of each column in its metadata."""
+        return pa.schema(
+            [pa.field(name, _TYPES[kind], metadata={"meaning": text}) for name, (kind, text) in self.columns.items()]
+        )
+
+    def build(self, columns: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> pa.Table:
+        """Columns (sequences or arrays, partition columns left out) to a pyarrow table in this schema.
+
+        Raises:
+            ValueError: a column is missing or unknown.
+        """
+        missing, unknown = set(self.columns) - set(columns), set(columns) - set(self.columns)
+        if missing or unknown:
+            raise ValueError(f"table {self.name}: missing columns {sorted(missing)}, unknown columns {sorted(unknown)}")
+        schema = self.schema.with_metadata(file_metadata(metadata or {}))
+        arrays = [
+            # from_pandas: NaN becomes null
+            column if isinstance(column, pa.Array) else pa.array(column, type=f.type, from_pandas=True)
+            for f, column in ((f, columns[f.name]) for f in schema)
+        ]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    def from_rows(self, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str] | None = None) -> pa.Table:
+        """Rows (one mapping each) to a pyarrow table; a row must have every column."""
+        return self.build({name: [row[name] for row in rows] for name in self.columns}, metadata)
+
+
+def file_metadata(values: Mapping[str, str]) -> dict[bytes, bytes]:
+    """What every Parquet file carries: the schema version and, once known, run id and sweep hash."""
+    return {f"cxr_ray.{k}".encode(): str(v).encode() for k, v in {"schema_version": SCHEMA_VERSION, **values}.items()}
+
+
+def to_json(value: Any) -> str:
+    """JSON with sorted keys, so that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+_IMAGE = {"image_id": ("str", "16 hex digits of sha256(split/class/name and bytes)")}
+_TARGET = {"target": ("small", "class that is explained and scored: 0 NORMAL, 1 PNEUMONIA")}
+_TEST = {
+    "grid": ("str", "units that are ranked and perturbed: pixel, 7, 14 or 28"),
+    "fill": ("str", "what replaces perturbed pixels"),
+}
+_METRIC = {
+    "metric": ("str", "deletion_auc (lower is more faithful), insertion_auc, abpc, drop (higher)"),
+    "level": ("level", "share of units perturbed, for drop; null for areas"),
+    "scale": ("str", "prob (probability of the target) or logodds (z_target - z_other)"),
+    "control": ("str", "what the map is compared with; none: nothing, the value alone"),
+}
+_BOUNDS = "bound of the 95% percentile bootstrap interval over patients"
+
+
+def _with_interval(name: str, meaning: str) -> dict[str, tuple[str, str]]:
+    return {
+        name: ("float", meaning),
+        f"{name}_lower": ("float", f"{name}: lower {_BOUNDS}"),
+        f"{name}_upper": ("float", f"{name}: upper {_BOUNDS}"),
+    }
+
+
+IMAGES = Table(
+    "images",
+    {
+        **_IMAGE,
+        "content_hash": ("str", "sha256 of the bytes alone, hex"),
+        "duplicate_of": ("str", "first image_id (test before train, then by path) of the same content; null: the first"),
+        "path": ("str", "relative to data.path"),
+        "split": ("str", "train, val or test"),
+        "label": ("small", "0 NORMAL, 1 PNEUMONIA"),
+        "patient_id": ("str", "inferred from the file name; images of identical content share it"),
+        "kind": ("str", "normal, bacteria, virus or unknown, from the file name"),
+        "width": ("small", "pixels, as published"),
+        "height": ("small", "pixels, as published"),
+        "mode": ("str", "Pillow's colour mode, as published"),
+    },
+    ("image_id",),
+)
+
+TRIALS = Table(
+    "trials",
+    {
+        "trial_id": ("str", "<variant>-<8 hex digits of its sampled config>, or the name under checkpoints"),
+        "variant": ("str", "name under variants, or under checkpoints"),
+        "seed": ("int", "train.seed; null for a given model"),
+        "config": ("json", "the sampled model and train sections, or the checkpoint's entry"),
+        "status": ("str", "completed, stopped (by the scheduler), failed, given"),
+        "epochs": ("small", "epochs that were run"),
+        "best_epoch": ("small", "epoch, from 1, whose weights are kept: the highest val_auroc"),
+        "val_auroc": ("float", "AUROC on the validation split at best_epoch"),
+        "checkpoint": ("str", "the weights: relative to the run, or the path that was given"),
+        "train_seconds": ("float", "wall-clock seconds of training"),
+        "device": ("str", "what it was trained on"),
+        "error": ("str", "last line of the error, for failed trials"),
+    },
+    ("trial_id",),
+)
+
+PREDICTIONS = Table(
+    "predictions",
+    {
+        **_IMAGE,
+        "split": ("str", "val or test"),
+        "label": ("small", "0 NORMAL, 1 PNEUMONIA"),
+        "prob_pneumonia": ("float", "sigmoid of logit_pneumonia"),
+        "logit_pneumonia": ("float", "log-odds of PNEUMONIA, from the logits"),
+        "predicted": ("small", "1 where prob_pneumonia is 0.5 or more"),
+        "outcome": ("str", "TP, FP, TN or FN at 0.5; PNEUMONIA is positive"),
+    },
+    ("trial_id", "image_id"),
+    ("trial_id",),
+)
+
+SALIENCY = Table(
+    "saliency",
+    {
+        **_IMAGE,
+        **_TARGET,
+        "map": ("floats", "row by row, at the explainer's own resolution, mean-pooled to at most 56 x 56; signed"),
+        "map_height": ("small", "rows of map"),
+        "map_width": ("small", "columns of map"),
+        "tied": ("float", "share of pixels whose saliency, at image size, another pixel has as well"),
+        "degenerate": ("bool", "the map is constant"),
+        "border_share": ("float", "share of the positive mass in the outer 10% on each side"),
+        "corner_share": ("float", "share of the positive mass in four corner squares of 15%"),
+        "centre_share": ("float", "share of the positive mass in the middle 50% x 50%"),
+        "lung_share": ("float", "share of the positive mass in the lungs; null without a mask"),
+        "entropy": ("float", "Shannon entropy of the positive mass over pixels / log(pixels): 1 is uniform"),
+        "focus": ("str", "border, localized, diffuse or degenerate, by rule"),
+    },
+    ("trial_id", "explainer", "image_id", "target"),
+    ("trial_id", "explainer"),
+)
+
+CURVES = Table(
+    "curves",
+    {
+        **_IMAGE,
+        **_TARGET,
+        "control": ("str", "none: the map itself; else the control"),
+        "draw": ("small", "0 for the map, 0, 1, ... for a control"),
+        **_TEST,
+        "order": ("str", "morf: the first of the ranking are perturbed; lerf: the last"),
+        "level": ("level", "share of units asked for"),
+        "level_done": ("level", "n_perturbed / units"),
+        "n_perturbed": ("small", "units perturbed: round(level * units)"),
+        "prob_target": ("float", "probability of the target"),
+        "logit_target": ("float", "z_target - z_other"),
+        "overlap": ("float", "share of the map's own perturbed pixels that this control perturbs too; null for controls not made from a map"),
+    },
+    ("trial_id", "explainer", "image_id", "target", "control", "draw", "grid", "fill", "order", "level"),
+    ("trial_id", "explainer"),
+)
+
+FAITHFULNESS = Table(
+    "faithfulness",
+    {
+        **_IMAGE,
+        **_TARGET,
+        **_TEST,
+        **_METRIC,
+        "outcome": ("str", "TP, FP, TN or FN"),
+        "value": ("float", "the metric of the map itself"),
+        "control_mean": ("float", "mean of the metric over the control's draws"),
+        "control_sd": ("float", "standard deviation over draws (ddof 1); null for one draw"),
+        "gap": ("float", "map against control_mean, positive where the map is more faithful"),
+        "u": ("float", "share of draws that the map beats, ties half, minus 1/2"),
+        "n_draws": ("small", "draws"),
+        "n_as_extreme": ("small", "draws at least as faithful as the map"),
+        "p_value": ("float", "(1 + n_as_extreme) / (1 + n_draws), on log-odds; null under 19 draws"),
+        "score_full": ("float", "score of the wholly filled image, on this row's scale"),
+        "baseline_valid": ("bool", "the filled image is at least 1 log-odds below the untouched one"),
+    },
+    ("trial_id", "explainer", "image_id", "target", "grid", "fill", "metric", "level", "scale", "control"),
+    ("trial_id", "explainer"),
+)
+
+CLASSIFICATION = Table(
+    "classification",
+    {
+        "trial_id": ("str", "the model"),
+        "split": ("str", "val or test"),
+        "threshold_rule": ("str", "half: 0.5; youden: largest sensitivity + specificity on val; sens95: highest with sensitivity >= 0.95 on val"),
+        "threshold": ("float", "PNEUMONIA at this probability or more"),
+        **_with_interval("accuracy", "share correct"),
+        **_with_interval("auroc", "area under the ROC curve"),
+        **_with_interval("auprc", "average precision"),
+        **_with_interval("sensitivity", "TP / (TP + FN)"),
+        **_with_interval("specificity", "TN / (TN + FP)"),
+        **_with_interval("f1", "2 TP / (2 TP + FP + FN)"),
+        **_with_interval("brier", "mean squared error of the probability"),
+        **_with_interval("ece", "expected calibration error of P(PNEUMONIA), 15 bins of equal width"),
+        "n": ("small", "images"),
+        "n_patients": ("small", "patients"),
+    },
+    ("trial_id", "split", "threshold_rule"),
+)
+
+SUMMARY = Table(
+    "summary",
+    {
+        "trial_id": ("str", "the model"),
+        "explainer": ("str", "the map's explainer"),
+        "target_rule": ("str", "pneumonia or predicted"),
+        **_TEST,
+        **_METRIC,
+        "bucket": ("str", "TP, FP, TN, FN, correct, wrong or all; for a contrast, A-B"),
+        "contrast": ("bool", "difference of two buckets, both resampled"),
+        "matched": ("bool", "images of the two buckets are paired by log-odds at level 0, caliper 0.25"),
+        "cluster": ("str", "what is resampled: patient"),
+        "variant": ("str", "the model's variant"),
+        "seed": ("int", "the model's seed"),
+        "n": ("small", "images with a value"),
+        "n_patients": ("small", "patients among them"),
+        "n_null": ("small", "images without a value (a map that is not finite)"),
+        "n_degenerate": ("small", "images whose map is constant, ranked by the tie-breaking field alone"),
+        "draws": ("small", "draws of the control; 0 for none"),
+        "mean": ("float", "mean gap to the control, or for control none mean value"),
+        "lower": ("float", f"lower {_BOUNDS}; null under 20 patients"),
+        "upper": ("float", f"upper {_BOUNDS}; null under 20 patients"),
+        "ci_method": ("str", "how the interval is made"),
+        "n_boot": ("small", "bootstrap samples"),
+        "test": ("str", "sign-flip of the patients' sums of u; null for control none and contrasts"),
+        "alternative": ("str", "greater: the map is more faithful than the control"),
+        "p": ("float", "p-value of the test, one-sided"),
+        "family": ("str", "the rows that p_holm corrects over"),
+        "family_size": ("small", "tests in the family"),
+        "p_holm": ("float", "p after Holm's correction"),
+        "effect": ("float", "mean u + 1/2: probability that the map beats a draw; 0.5 is chance"),
+    },
+    (
+        "trial_id", "explainer", "target_rule", "grid", "fill", "metric", "level", "scale", "control", "bucket",
+        "contrast", "matched", "cluster",
+    ),
+)  # fmt: skip
+
+ERRORS = Table(
+    "errors",
+    {
+        "path": ("str", "relative to data.path"),
+        "image_id": ("str", "null where the file could not be read as an image"),
+        "stage": ("str", "read, decode, or explain:<trial_id>:<explainer>"),
+        "reason": ("str", "what was wrong"),
+    },
+    ("path", "image_id", "stage"),
+)
+
+TABLES: dict[str, Table] = {
+    t.name: t
+    for t in (
+        IMAGES, TRIALS, PREDICTIONS, SALIENCY, CURVES, FAITHFULNESS, CLASSIFICATION, SUMMARY, ERRORS
+    )
+}  # fmt: skip

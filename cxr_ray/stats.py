@@ -1,0 +1,170 @@
+"""Statistics of means over images that are clustered in patients: bootstrap intervals, sign-flip tests, Holm, matching.
+
+A test split holds up to thirty images of one patient, so patients, not images, are resampled and flipped. Every
+function works on many columns at once, and all columns share their random numbers: a result depends on the data, the
+patients and the seed alone.
+
+Shapes: N, M images; K columns; P patients; B bootstrap samples or permutations. NaN marks an image without a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MIN_PATIENTS = 20  # a percentile interval over fewer clusters is far too narrow
+_BLOCK = 2**22  # elements of the largest temporary array: 32 MiB
+
+# Tables hold u in float32: two sums that are equal in exact arithmetic differ by up to 1.2e-7 of the sum of |u|. Sums
+# that truly differ are a multiple of 1 / (2 draws) apart, far more than this unless draws x images nears a million.
+_TIE = 2e-7
+
+
+def patient_codes(patients_N: ArrayLike) -> tuple[Ints, int]:
+    """Patient identifiers to (codes_N from 0 in sorted order, number of patients)."""
+    names, codes_N = np.unique(np.asarray(patients_N), return_inverse=True)
+    return codes_N.astype(np.int64), len(names)
+
+
+def patient_sums(values_NK: ArrayLike, codes_N: Ints, n_patients: int) -> tuple[Floats, Floats]:
+    """Sum and count of the values of each patient, NaN left out: sums_PK, counts_PK."""
+    values_NK = np.asarray(values_NK, dtype=np.float64)
+    known_NK = ~np.isnan(values_NK)
+    members_PN = csr_array((np.ones(len(codes_N)), (codes_N, np.arange(len(codes_N)))), (n_patients, len(codes_N)))
+    return members_PN @ np.where(known_NK, values_NK, 0.0), members_PN @ known_NK.astype(np.float64)
+
+
+def bootstrap_weights(n_patients: int, n_boot: int, seed: int) -> Floats:
+    """weights_BP: how often each patient is drawn when n_patients are drawn with replacement, n_boot times."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_boot).astype(np.float64)
+
+
+def percentile_interval(samples_BK: Floats) -> tuple[Floats, Floats]:
+    """2.5% and 97.5% quantiles of each column, NaN left out; NaN for a column of nothing else."""
+    bounds_2K = np.quantile(samples_BK, [0.025, 0.975], axis=0)
+    for k in np.flatnonzero(np.isnan(bounds_2K[0])):
+        known = samples_BK[~np.isnan(samples_BK[:, k]), k]
+        if len(known):
+            bounds_2K[:, k] = np.quantile(known, [0.025, 0.975])
+    return bounds_2K[0], bounds_2K[1]
+
+
+def patient_bootstrap(
+    values_NK: ArrayLike, patients_N: ArrayLike, n_boot: int = 1000, *, seed: int
+) -> tuple[Floats, Floats]:
+    """95% interval of the mean over images, patients resampled: lower_K, upper_K, in the values' unit.
+
+    Cluster bootstrap (Cameron, Gelbach & Miller 2008) of a ratio, the drawn patients' sums over their counts, by
+    percentiles (Davison & Hinkley 1997, 5.3). NaN for a column whose values come from under 20 patients.
+    """
+    codes_N, n_patients = patient_codes(patients_N)
+    return _intervals([patient_sums(values_NK, codes_N, n_patients)], n_boot, seed)
+
+
+def bootstrap_difference(
+    a_NK: ArrayLike, patients_a_N: ArrayLike, b_MK: ArrayLike, patients_b_M: ArrayLike, n_boot: int = 1000, *, seed: int
+) -> tuple[Floats, Floats]:
+    """95% interval of mean(a) - mean(b), as `patient_bootstrap`: lower_K, upper_K.
+
+    Both groups are resampled, through the union of their patients: a patient with images in both is drawn as often in
+    one as in the other. NaN where either group has values from under 20 patients.
+    """
+    patients_a_N, patients_b_M = np.asarray(patients_a_N), np.asarray(patients_b_M)
+    codes, n_patients = patient_codes(np.concatenate([patients_a_N, patients_b_M]))
+    a, b = codes[: len(patients_a_N)], codes[len(patients_a_N) :]
+    return _intervals([patient_sums(a_NK, a, n_patients), patient_sums(b_MK, b, n_patients)], n_boot, seed)
+
+
+def _intervals(groups: Sequence[tuple[Floats, Floats]], n_boot: int, seed: int) -> tuple[Floats, Floats]:
+    """Interval of the first group's mean, less the second's if there is one; groups are (sums_PK, counts_PK)."""
+    n_patients, n_columns = groups[0][0].shape
+    enough_K = np.all([(counts_PK > 0).sum(0) >= MIN_PATIENTS for _, counts_PK in groups], axis=0)
+    lower_K, upper_K = np.full(n_columns, np.nan), np.full(n_columns, np.nan)
+    if not enough_K.any():
+        return lower_K, upper_K
+    weights_BP = bootstrap_weights(n_patients, n_boot, seed)
+    for columns in _chunks(np.flatnonzero(enough_K), _BLOCK // n_boot):
+        with np.errstate(invalid="ignore"):  # 0 / 0: a sample without any patient of the group is left out
+            first, *rest = (
+                (weights_BP @ sums[:, columns]) / (weights_BP @ counts[:, columns]) for sums, counts in groups
+            )
+            samples_BK = first - rest[0] if rest else first
+        lower_K[columns], upper_K[columns] = percentile_interval(samples_BK)
+    return lower_K, upper_K
+
+
+def sign_flip(u_NK: ArrayLike, patients_N: ArrayLike, n_perm: int = 9999, *, seed: int) -> Floats:
+    """One-sided p-value that u is greater than a quantity symmetric about 0: p_K. Small: the map beats its control.
+
+    The signs of the patients' sums of u are flipped, each patient as a whole. All 2**P flips are counted where these
+    are at most n_perm + 1 (P: patients whose sum is not zero, the only ones that matter); otherwise
+    p = (1 + #{flipped >= observed}) / (1 + n_perm), which is valid at any n_perm (Davison & Hinkley 1997, 4.3;
+    Phipson & Smyth 2010). NaN for a column without values.
+    """
+    u_NK = np.asarray(u_NK, dtype=np.float64)
+    codes_N, n_patients = patient_codes(patients_N)
+    sums_PK, counts_PK = patient_sums(u_NK, codes_N, n_patients)
+    # The observed total less what rounding may hide.
+    observed_K = sums_PK.sum(0) - _TIE * np.nansum(np.abs(u_NK), axis=0)
+    p_K = np.full(u_NK.shape[1], np.nan)
+    known_K = counts_PK.sum(0) > 0
+    nonzero_K = (sums_PK != 0).sum(0)
+    exact_K = nonzero_K <= np.log2(n_perm + 1)
+
+    few = np.flatnonzero(known_K & exact_K)
+    for size in np.unique(nonzero_K[few]):  # enumerate: at most log2(n_perm + 1) sizes
+        signs_BP = 1.0 - 2.0 * ((np.arange(2**size)[:, None] >> np.arange(size)) & 1)
+        for columns in _chunks(few[nonzero_K[few] == size], _BLOCK // 2**size):
+            sums_KP = sums_PK[:, columns].T
+            flipped_BK = signs_BP @ sums_KP[sums_KP != 0].reshape(len(columns), size).T
+            p_K[columns] = (flipped_BK >= observed_K[columns]).mean(0)
+
+    many = np.flatnonzero(known_K & ~exact_K)
+    if len(many):
+        rng = np.random.default_rng(seed)
+        sums_PM, observed_M, reached_M = sums_PK[:, many], observed_K[many], np.zeros(len(many))
+        for draws in _chunks(np.arange(n_perm), _BLOCK // max(n_patients, len(many))):
+            signs_BP = 1.0 - 2.0 * rng.integers(0, 2, (len(draws), n_patients), dtype=np.int8)
+            reached_M += (signs_BP @ sums_PM >= observed_M).sum(0)
+        p_K[many] = (1 + reached_M) / (1 + n_perm)
+    return p_K
+
+
+def holm(p_K: ArrayLike) -> Floats:
+    """Holm's (1979) adjusted p-values: to reject those up to alpha keeps the family-wise error rate at alpha.
+
+    NaN stays NaN and is not counted: the family is the p-values that are known.
+    """
+    p_K = np.asarray(p_K, dtype=np.float64)
+    adjusted_K = np.full_like(p_K, np.nan)
+    order = np.argsort(p_K, kind="stable")[: np.count_nonzero(~np.isnan(p_K))]  # NaN sorts last
+    adjusted_K[order] = np.minimum(np.maximum.accumulate(p_K[order] * np.arange(len(order), 0, -1)), 1.0)
+    return adjusted_K
+
+
+def matched_pairs(a_N: ArrayLike, b_M: ArrayLike, caliper: float = 0.25) -> Ints:
+    """One-to-one pairs of nearest log-odds, at most `caliper` apart: rows (index in a, index in b), by index in a.
+
+    As many pairs as can be, and among these the smallest total distance (optimal matching, Rosenbaum 1989): unlike a
+    greedy choice it does not depend on where one begins. Whoever is left over, or NaN, is in no pair.
+    """
+    a_N, b_M = np.asarray(a_N, dtype=np.float64), np.asarray(b_M, dtype=np.float64)
+    distance_NM = np.abs(a_N[:, None] - b_M[None, :])
+    allowed_NM = distance_NM <= caliper
+    forbidden = 1.0 + caliper * min(len(a_N), len(b_M))  # dearer than all allowed pairs together
+    rows, columns = linear_sum_assignment(np.where(allowed_NM, distance_NM, forbidden))
+    return np.stack([rows, columns], axis=1)[allowed_NM[rows, columns]].astype(np.int64)
+
+
+def _chunks(items: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Consecutive pieces of at most `size` items."""
+    size = max(1, size)
+    return [items[start : start + size] for start in range(0, len(items), size)]

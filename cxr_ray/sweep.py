@@ -1,0 +1,582 @@
+"""The command line: ``python -m cxr_ray.sweep [SWEEP.yaml]``. The only module that prints."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.dataset as pads
+import torch
+
+import cxr_ray
+from cxr_ray import classification, data, models, perturb, results, summary
+from cxr_ray.config import Sweep, SweepMistake, load_sweep
+from cxr_ray.explainers import EXPLAINERS
+from cxr_ray.models import Meaning
+from cxr_ray.schemas import TABLES, to_json
+from cxr_ray.tables import Store
+from cxr_ray.worker import Subject
+
+DONE, UNFINISHED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+PACKAGES = ("torch", "torchvision", "ray", "captum", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
+
+
+class Mistake(ValueError):
+    """What was asked for cannot be done; the message says what came, what is allowed and what to do."""
+
+
+MISTAKES = (Mistake, SweepMistake, data.DataMistake, models.BadCheckpoint, models.NoWeights, results.NotARun)
+
+
+def say(text: str = "") -> None:
+    """One line on the terminal, at once."""
+    print(text, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m cxr_ray.sweep",
+        description="Trains, explains and measures: whether saliency maps on chest X-rays show what the model used.",
+        epilog="Exit codes: 0 done, 1 could not finish, 2 the request was wrong, 130 interrupted.",
+    )
+    p.add_argument("sweep", nargs="?", help="a sweep file (default: the quickstart, minutes on a laptop)")
+    p.add_argument("--data", help="a folder in Kaggle's layout, 'phantom', or 'hub:NAME' (kaggle, huggingface)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                   help="change one value of the sweep, such as train.epochs=5; may be repeated")  # fmt: skip
+    p.add_argument("--out", help="the run's folder or URI (default: results/<name>)")
+    p.add_argument("--resume", action="store_true", help="go on where a run stopped")
+    p.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        return run(args)
+    except MISTAKES as e:
+        print(f"cxr_ray: {e}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("cxr_ray: interrupted; the same command with --resume goes on.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def sweep_file(name: str | None) -> Path:
+    """The sweep file named; the quickstart that ships with the package if none."""
+    if name is not None:
+        return Path(name)
+    inside = Path(str(files("cxr_ray"))) / "sweeps" / "quickstart.yaml"
+    return inside if inside.is_file() else Path(__file__).parent.parent / "sweeps" / "quickstart.yaml"
+
+
+def load(args: argparse.Namespace) -> Sweep:
+    """The resolved sweep that the arguments ask for."""
+    changes: dict[str, Any] = {}
+    if args.data is not None:
+        kind, _, name = args.data.partition(":")
+        if args.data == "phantom":
+            changes["data.source"] = "phantom"
+        elif kind == "hub":
+            changes |= {"data.source": "hub", "data.path": name}
+        else:
+            changes |= {"data.source": "folder", "data.path": args.data}
+    return load_sweep(
+        sweep_file(args.sweep), args.overrides, changes, explainers=EXPLAINERS, controls=perturb.CONTROLS
+    )
+
+
+def source_of(sweep: Sweep) -> data.Source:
+    """Where the sweep's images come from."""
+    d = sweep.data
+    if d.source == "phantom":
+        return data.PhantomSource(**d.phantom.model_dump(), size=d.size, seed=sweep.seed)
+    return data.FolderSource(data.hub_folder(d.path) if d.source == "hub" else d.path)
+
+
+def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
+    """Forward passes (a backward pass counts two) for one test image and one target, and the formula as text."""
+    p = sweep.perturb
+    curve = len(p.fills) * len(p.orders) * len(p.levels)
+    explain = sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(size) for e in sweep.explain.explainers))
+    shared = sum(
+        draws * len(perturb.control_grids(c, p.grids))
+        for c, draws in sweep.controls.items()
+        if c in perturb.SHARED_CONTROLS
+    )
+    own = sum(draws for c, draws in sweep.controls.items() if c in perturb.MAP_CONTROLS)
+    maps, grids = len(sweep.explain.explainers), len(p.grids)
+    total = 1 + len(p.fills) + curve * (shared + maps * grids * (1 + own)) + explain
+    text = (
+        f"1 untouched + {len(p.fills)} filled + {curve} (fills x orders x levels) x ({shared} shared rankings + "
+        f"{maps} explainers x {grids} grids x (1 map + {own} controls made from it)) + {explain} to explain "
+        f"(a backward pass counts as two)"
+    )
+    return total, text
+
+
+def dry_run(sweep: Sweep, source: data.Source, manifest: data.Manifest, specs: list[dict[str, Any]]) -> None:
+    """Prints what would be done."""
+    say(sweep.to_yaml())
+    for note in manifest.notes:
+        say(note)
+    models_ = len({(s["variant"], s["train"]["seed"]) for s in specs}) if sweep.evaluate != "all" else len(specs)
+    models_ += len(sweep.checkpoints)
+    say(f"\nTrials to train: {len(specs)}")
+    for spec in specs:
+        changed = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in spec["train"].items())
+        say(f"  {spec['trial_id']}: {changed}")
+    n_test, n_val = len(manifest.rows("test")), len(manifest.rows("val"))
+    total, formula = passes_per_image(sweep, sweep.data.size)
+    passes = models_ * (n_test * total + n_val)
+    n_train = len(manifest.training_rows())
+    train_passes = sum(3 * s["train"]["epochs"] * n_train for s in specs)
+    say(f"\nModels to explain: {models_}; test images: {n_test}; validation images: {n_val}")
+    say(f"Forward passes a test image and target: {total:,} = {formula}")
+    say(f"Forward passes to explain, one target an image: {passes:,} = {models_} x ({n_test} x {total:,} + {n_val})")
+    say(f"To train: at most {train_passes:,} (images x epochs x trials, a backward pass counted as two)")
+    rate = forward_rate(sweep.data.size)
+    seconds = (passes + train_passes) / rate
+    say(
+        f"This machine does about {rate:,.0f} forward passes a second at {sweep.data.size} x {sweep.data.size}"
+        f" ({'GPU' if torch.cuda.is_available() else 'CPU'}): about {_duration(seconds)}. Nothing was started."
+    )
+
+
+def forward_rate(size: int) -> float:
+    """Forward passes of a ResNet-18 a second on this machine, measured for about a second."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = models.build("resnet18", Meaning("resnet18", size)).to(device)
+    batch = torch.zeros(256 if device == "cuda" else 8, 3, size, size, device=device)
+    with torch.inference_mode():
+        float(model.log_odds(batch).sum())
+        start, n = time.perf_counter(), 0
+        while time.perf_counter() - start < 1:
+            float(model.log_odds(batch).sum())
+            n += len(batch)
+    return n / (time.perf_counter() - start)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def run(args: argparse.Namespace) -> int:
+    """One sweep from its arguments to its report."""
+    sweep = load(args)
+    if args.out is None:
+        args.out = f"results/{sweep.name}"
+    source = source_of(sweep)
+    if not args.dry_run:
+        _check_out(args, sweep)
+    training = bool(sweep.variants)
+    manifest = data.load_manifest(
+        source, seed=sweep.seed, val_share=sweep.data.val_share, limit=sweep.data.limit, training=training
+    )
+    from cxr_ray import tuning  # Ray: only now, so that mistakes are told at once
+
+    specs = tuning.trial_specs(sweep)
+    given = given_subjects(sweep)
+    if args.dry_run:
+        dry_run(sweep, source, manifest, specs)
+        return DONE
+    for note in manifest.notes:
+        say(note)
+    run_id = hashlib.sha256(f"{sweep.hash}:{manifest.fingerprint}".encode()).hexdigest()[:16]
+    store = Store(args.out, {"run_id": run_id, "sweep_hash": sweep.hash})
+    if _check_resume(store, sweep, manifest):
+        say(f"{args.out} is finished already.")
+        print_summary(args.out)
+        return DONE
+    return _run(sweep, source, manifest, specs, given, store)
+
+
+def given_subjects(sweep: Sweep) -> dict[str, Subject]:
+    """The models under ``checkpoints``, each loaded once here so that a broken one fails now."""
+    subjects = {}
+    for name, c in sweep.checkpoints.items():
+        meaning = models.saved_meaning(c.path) or Meaning(
+            c.arch, c.size or sweep.data.size, mean=c.mean, std=c.std, variant=name
+        )
+        models.load(c.path, meaning)
+        path = c.path if "://" in c.path else str(Path(c.path).expanduser().resolve())
+        subjects[name] = Subject(name, path, meaning, meaning.size)
+    return subjects
+
+
+def _check_out(args: argparse.Namespace, sweep: Sweep) -> None:
+    out = args.out
+    in_job = "RAY_JOB_ID" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if "://" not in out and not Path(out).is_absolute() and in_job:
+        raise Mistake(
+            f"--out {out} is relative: in a Ray job it would lie in a temporary copy of the working directory and be "
+            "lost. Give an absolute path on storage that the machines share, or a URI (--out s3://bucket/run)."
+        )
+    try:
+        fs, root = results.filesystem(out)
+        info = fs.get_file_info(root)
+        if info.is_file:
+            raise Mistake(f"--out {out} is a file; give a folder.")
+        from pyarrow.fs import FileSelector
+
+        filled = bool(fs.get_file_info(FileSelector(root, allow_not_found=True)))
+        if filled and not args.resume:
+            raise Mistake(
+                f"--out {out} is not empty. Go on with that run (--resume), or give another folder (--out PATH)."
+            )
+        if filled and not Store(out, {}).exists("sweep.yaml"):
+            raise Mistake(f"--out {out} holds files but no run (no sweep.yaml); give another folder (--out PATH).")
+        fs.create_dir(root, recursive=True)
+        Store(out, {}).write(b"", ".writable")
+        fs.delete_file(f"{root.rstrip('/')}/.writable")
+    except OSError as e:
+        raise Mistake(f"--out {out} cannot be written: {str(e).splitlines()[0]}. Give another folder.") from None
+
+
+def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
+    """Whether the run in ``store`` is finished; starts its files where there is none."""
+    import json
+
+    if not store.exists("provenance.json"):
+        store.write(sweep.to_yaml().encode(), "sweep.yaml")
+        store.write_json(provenance(sweep, manifest, store), "provenance.json")
+        return False
+    before = json.loads(store.read("provenance.json"))
+    if before["sweep_hash"] != sweep.hash:
+        raise Mistake(
+            f"--out {store.out} belongs to another sweep ({before['name']}, hash {before['sweep_hash']}; this one is "
+            f"{sweep.name}, {sweep.hash}). Give another folder, or the sweep as in {store.out}/sweep.yaml."
+        )
+    if before["data_fingerprint"] != manifest.fingerprint:
+        raise Mistake(
+            f"--out {store.out} was begun with other images ({before['images']} then, {len(manifest.images)} now, or "
+            "others). Give the same data, or another folder (--out PATH)."
+        )
+    return before["finished"] is not None
+
+
+def provenance(sweep: Sweep, manifest: data.Manifest, store: Store) -> dict[str, Any]:
+    """Versions, git commit, hardware, data fingerprint, seeds."""
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "name": sweep.name, **store.run, "cxr_ray": cxr_ray.__version__, "git_commit": commit.stdout.strip() or None,
+        "python": platform.python_version(), "versions": {p: metadata.version(p) for p in PACKAGES},
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus},
+        "data_fingerprint": manifest.fingerprint, "images": len(manifest.images), "data_notes": manifest.notes,
+        "seeds": {"sweep": sweep.seed, "train": sweep.train["seed"]}, "started": _now(), "finished": None,
+    }  # fmt: skip
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _run(
+    sweep: Sweep,
+    source: data.Source,
+    manifest: data.Manifest,
+    specs: list[dict[str, Any]],
+    given: dict[str, Subject],
+    store: Store,
+) -> int:
+    import ray
+
+    from cxr_ray import pipeline
+
+    started = time.monotonic()
+    trials_done = store.exists("tables", "trials")
+    to_train = [] if trials_done else specs
+    # weights after the data's mistakes and before Ray starts
+    states = {w: models.pretrained_state(w) for w in sorted({s["model"]["weights"] for s in to_train})}
+    for spec in to_train:
+        if (state := states[spec["model"]["weights"]]) is not None:
+            arch = spec["model"]["arch"]
+            blank = models.build(arch, Meaning(arch, sweep.data.size))
+            models.start_from(blank, state, f"model.weights: {spec['model']['weights']}")
+    errors = list(manifest.errors)
+    splits = {}
+    if to_train:
+        splits, unreadable = training_splits(sweep, source, manifest)
+        errors += unreadable
+    try:
+        local = pipeline.start_ray()
+        resources = pipeline.Resources(sweep, len(to_train), local=local)
+        _check_shared(store.out, resources.n_nodes)
+        if sweep.data.source != "phantom":
+            _check_shared(source.where, resources.n_nodes)
+        say(resources.line)
+        store.write_table("images", manifest.images.to_dict("records"))
+        if not trials_done:
+            rows = [_given_row(s) for s in given.values()]
+            if to_train:
+                rows = train(sweep, to_train, splits, states, store, resources) + rows
+            store.write_table("trials", rows)
+        splits.clear()
+        trials = results.open_run(store.out).pandas("trials")
+        if not explain(sweep, source, manifest, chosen_subjects(sweep, trials, store, given), store, resources, errors):
+            return UNFINISHED
+    except pipeline.CannotRun as e:
+        raise Mistake(str(e)) from None
+    except ray.exceptions.RayError as e:
+        reason = str(e).strip().splitlines()
+        print(f"cxr_ray: Ray stopped: {reason[-1] if reason else type(e).__name__}", file=sys.stderr)
+        print("cxr_ray: the same command with --resume goes on from here.", file=sys.stderr)
+        return UNFINISHED
+    finally:
+        ray.shutdown()
+    say("Statistics")
+    write_statistics(sweep, manifest, store)
+    finish(store)
+    say(f"Done in {_duration(time.monotonic() - started)}.\n")
+    print_summary(store.out)
+    return DONE
+
+
+def _check_shared(path: str, n_nodes: int) -> None:
+    if n_nodes > 1 and "://" not in path:
+        raise Mistake(
+            f"{path} is a local path and the cluster has {n_nodes} machines, which need not see it. Give a URI "
+            "(s3://..., gs://...), or run on one machine."
+        )
+
+
+def training_splits(
+    sweep: Sweep, source: data.Source, manifest: data.Manifest
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train and val decoded to model size, and rows of errors."""
+    from cxr_ray.training import Split
+
+    splits, errors = {}, []
+    for name in ("train", "val"):
+        rows = manifest.rows(name)
+        pixels = data.load_pixels(source, rows, sweep.data.size, sweep.data.fit)
+        labels = rows["label"].to_numpy("int64")[pixels.keep]
+        errors += pixels.errors
+        if len(set(labels)) < 2:
+            raise data.DataMistake(
+                f"{source.where}: the {name} split has no readable image of one class "
+                f"({len(pixels.errors)} images cannot be decoded). Check the download."
+            )
+        splits[name] = Split(pixels.images_NCHW, labels)
+    return splits, errors
+
+
+def train(
+    sweep: Sweep,
+    specs: list[dict[str, Any]],
+    splits: dict[str, Any],
+    states: dict[str, Any],
+    store: Store,
+    resources: Any,
+) -> list[dict[str, Any]]:
+    """The trials, by Ray Tune; rows of the trials table. Stops the run if none can be used."""
+    from cxr_ray import tuning
+
+    say(f"Training {len(specs)} trials")
+    rows = tuning.tune_sweep(
+        sweep, specs, splits, states, store, resources=resources.trial, max_concurrent=resources.concurrent_trials,
+        say=say,
+    )  # fmt: skip
+    failed = [r for r in rows if r["status"] == "failed"]
+    for row in failed:
+        say(f"  {row['trial_id']} failed: {row['error']}")
+    if len(failed) == len(rows):
+        raise Mistake(f"every trial failed; the last one with: {failed[-1]['error'] if failed else 'no trial ran'}.")
+    return rows
+
+
+def _given_row(subject: Subject) -> dict[str, Any]:
+    nothing = dict.fromkeys(("seed", "epochs", "best_epoch", "val_auroc", "train_seconds", "device", "error"))
+    meaning = subject.meaning
+    return {
+        **nothing, "trial_id": subject.trial_id, "variant": subject.trial_id, "status": "given",
+        "config": to_json(vars(meaning) if meaning else {}), "checkpoint": subject.checkpoint,
+    }  # fmt: skip
+
+
+def chosen_subjects(
+    sweep: Sweep, trials: pd.DataFrame, store: Store, given: Mapping[str, Subject]
+) -> dict[str, Subject]:
+    """The models that are explained: the best of each (variant, seed), or all; and those given."""
+    usable = trials[trials["status"].isin(["completed", "stopped"])]
+    if sweep.evaluate == "best_per_variant_seed" and len(usable):
+        best = usable.sort_values(["val_auroc", "trial_id"], ascending=[False, True])
+        usable = usable.loc[best.groupby(["variant", "seed"]).head(1).index].sort_index()
+    root = store.out if "://" in store.out else str(Path(store.out).expanduser().resolve())
+    trained = {
+        row.trial_id: Subject(row.trial_id, f"{root}/{row.checkpoint}", None, sweep.data.size)
+        for row in usable.itertuples()
+    }
+    return {**trained, **given}
+
+
+def explain(
+    sweep: Sweep,
+    source: data.Source,
+    manifest: data.Manifest,
+    subjects: Mapping[str, Subject],
+    store: Store,
+    resources: Any,
+    errors: list[dict[str, Any]],
+) -> bool:
+    """Explains all units that are not there yet and merges them into the tables."""
+    from cxr_ray import pipeline
+
+    for subject in subjects.values():
+        models.load(subject.checkpoint, subject.meaning)  # a broken model fails here, not in an endless restart
+    plan = pipeline.plan_units(manifest, subjects)
+    units = {name: unit for by_name in plan.values() for name, unit in by_name.items()}
+    there = store.finished_units()
+    missing = [unit for name, unit in units.items() if name not in there]
+    total = sum(len(u["rows"]) for u in missing)
+    say(f"Explaining {len(subjects)} models: {total} (model, image) pairs in {len(missing)} units of work"
+        + (f"; {len(units) - len(missing)} were there" if len(missing) < len(units) else ""))  # fmt: skip
+    done, start, last = 0, time.monotonic(), -1e9
+    if missing:
+        for n, (_, images) in enumerate(
+            pipeline.explain_sweep(sweep, missing, subjects, source, store, resources), start=1
+        ):
+            done += images
+            now = time.monotonic()
+            if now - last > 5 or n == len(missing):
+                last = now
+                left = (now - start) / n * (len(missing) - n)
+                say(f"  {n} of {len(missing)} units, {done / (now - start):.1f} images/s, {_duration(left)} left")
+    lost = set(units) - store.finished_units()
+    if lost:
+        print(f"cxr_ray: {len(lost)} units were not written; --resume computes them.", file=sys.stderr)
+        return False
+    store.merge({trial: list(by_name) for trial, by_name in plan.items()}, errors)
+    return True
+
+
+def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> None:
+    """The tables classification and summary, and test_metrics.json."""
+    run_ = results.open_run(store.out)
+    trials = run_.pandas("trials").set_index("trial_id")
+    patients = manifest.images[["image_id", "patient_id"]]
+    every = run_.pandas("predictions")
+    explained = [t for t in trials.index if t in set(every["trial_id"])]
+    classes: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for trial_id in explained:
+        mine = every[every["trial_id"] == trial_id].drop(columns="trial_id")
+        classes += classification.classification_rows(
+            mine.merge(patients, on="image_id"), trial_id, sweep.seed
+        )
+        chosen = pads.field("trial_id") == trial_id
+        faith = run_.pandas("faithfulness", filter=chosen)
+        if faith.empty:
+            continue
+        degenerate = run_.pandas("saliency", ["explainer", "image_id", "target", "degenerate"], chosen)
+        seed = trials.loc[trial_id, "seed"]
+        rows += summary.summarize(
+            faith, mine, patients, degenerate, trial_id=trial_id, variant=trials.loc[trial_id, "variant"],
+            seed=None if pd.isna(seed) else int(seed), target_rules=sweep.explain.targets, stats_seed=sweep.seed,
+        )  # fmt: skip
+    store.write_table("classification", classes)
+    store.write_table("summary", rows)
+    store.write_json(test_metrics(trials, classes, every), "test_metrics.json")
+
+
+def test_metrics(
+    trials: pd.DataFrame, classes: list[dict[str, Any]], predictions: pd.DataFrame
+) -> dict[str, Any]:
+    """The best trial's figures on the test split: chosen by val_auroc, never by test."""
+    at_half = {r["trial_id"]: r for r in classes if r["split"] == "test" and r["threshold_rule"] == "half"}
+    candidates = trials[trials.index.isin(list(at_half))]
+    if candidates.empty:
+        return {}
+    best = candidates.sort_values("val_auroc", ascending=False, kind="stable", na_position="last").index[0]
+    test = predictions[(predictions["trial_id"] == best) & (predictions["split"] == "test")]
+    outcomes = {o: int((test["outcome"] == o).sum()) for o in ("TP", "FP", "TN", "FN")}
+    return {**at_half[best], **outcomes, "chosen_by": "val_auroc"}
+
+
+def finish(store: Store) -> None:
+    """The report, and the mark that the run is finished."""
+    import json
+
+    from cxr_ray import report
+
+    report.write_report(store.out)
+    before = json.loads(store.read("provenance.json"))
+    store.write_json({**before, "finished": _now()}, "provenance.json")
+    if store.exists("tune"):
+        from cxr_ray import tuning
+
+        tuning.drop_checkpoints(store)
+    store.clean()
+
+
+def print_summary(out: str, write: Callable[[str], None] = say) -> None:
+    """The short table that ends a run: models, then gaps to each control."""
+    run_ = results.open_run(out)
+    classes = run_.pandas("classification")
+    trials = run_.pandas("trials").set_index("trial_id")
+    write("Test split, threshold 0.5, with 95% intervals over patients:")
+    write(f"  {'model':<26}{'variant':<14}{'accuracy':<24}{'AUROC':<24}{'images':>6}")
+    for r in classes[(classes["split"] == "test") & (classes["threshold_rule"] == "half")].itertuples():
+        accuracy = _interval(r.accuracy, r.accuracy_lower, r.accuracy_upper)
+        auroc = _interval(r.auroc, r.auroc_lower, r.auroc_upper)
+        write(f"  {r.trial_id:<26}{trials.loc[r.trial_id, 'variant']:<14}{accuracy:<24}{auroc:<24}{r.n:>6}")
+    frame = run_.pandas("summary")
+    if not frame.empty:
+        _print_gaps(frame, write)
+    errors = run_.pandas("errors")
+    write(f"\nErrors: {len(errors)}" + (" (table errors)" if len(errors) else ""))
+    write(f"Tables: {out}/tables ({', '.join(TABLES)})")
+    write(f"Report: {out}/report.html")
+
+
+def _print_gaps(frame: pd.DataFrame, write: Callable[[str], None]) -> None:
+    first = frame.iloc[0]
+    metric = "abpc" if "abpc" in set(frame["metric"]) else first["metric"]
+    grid = "pixel" if "pixel" in set(frame["grid"]) else first["grid"]
+    rows = frame[
+        (frame["metric"] == metric) & (frame["scale"] == "logodds") & (frame["grid"] == grid)
+        & (frame["fill"] == first["fill"]) & (frame["target_rule"] == first["target_rule"])
+        & (frame["control"] != "none") & ~frame["contrast"] & frame["bucket"].isin(["all", "TP", "FP", "TN", "FN"])
+    ]  # fmt: skip
+    if metric == "drop":
+        rows = rows[rows["level"] == rows["level"].min()]
+    write(
+        f"\nGap in {metric} to each control, in log-odds (above 0: the map is more faithful than the control); "
+        f"grid {grid}, fill {first['fill']}, target {first['target_rule']}:"
+    )
+    controls = list(dict.fromkeys(rows["control"]))
+    write(f"  {'variant':<14}{'explainer':<22}{'bucket':<8}{'n':>5}  " + "".join(f"{c:<26}" for c in controls))
+    for (trial, explainer, bucket), part in rows.groupby(["trial_id", "explainer", "bucket"], sort=False):
+        cells = {r.control: _interval(r.mean, r.lower, r.upper) + ("*" if r.p_holm < 0.05 else "") for r in part.itertuples()}
+        one = part.iloc[0]
+        write(f"  {one['variant']:<14}{explainer:<22}{bucket:<8}{one['n']:>5}  "
+              + "".join(f"{cells.get(c, ''):<26}" for c in controls))  # fmt: skip
+    write("  * p < 0.05 after Holm's correction (sign-flip over patients). No interval under 20 patients.")
+
+
+def _interval(mean: float, lower: float, upper: float) -> str:
+    if pd.isna(mean):
+        return "-"
+    return f"{mean:.3f}" + ("" if pd.isna(lower) else f" [{lower:.3f}, {upper:.3f}]")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Writes a run: finished units of work, and from them, once all are there, the tables.
+
+A unit is one file, put in place whole, named after its work: a retry overwrites itself, and a resumed run leaves out what
+exists. The tables are merged from the units in a fixed order, so they are the same whatever computed them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs as pafs
+
+from cxr_ray.results import filesystem
+from cxr_ray.schemas import ERRORS, TABLES, file_metadata
+
+UNITS = ".work/units"
+ROW_GROUP = 2**17
+PER_UNIT = ("predictions", "saliency", "curves", "faithfulness")
+Tables = Mapping[tuple[str, str], pa.Table]
+
+
+def pack(tables: Tables) -> bytes:
+    """Tables of one unit as one Arrow stream of (table, explainer, Arrow stream)."""
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    rows = []
+    for (name, explainer), table in tables.items():
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+            writer.write_table(table)
+        rows.append((name, explainer, sink.getvalue().to_pybytes()))
+    columns = list(zip(*rows, strict=True)) if rows else [(), (), ()]
+    outer = pa.table({"table": pa.array(columns[0], pa.string()), "explainer": pa.array(columns[1], pa.string()),
+                      "data": pa.array(columns[2], pa.binary())})  # fmt: skip
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, outer.schema) as writer:
+        writer.write_table(outer)
+    return sink.getvalue().to_pybytes()
+
+
+def unpack(data: bytes) -> dict[tuple[str, str], pa.Table]:
+    """What ``pack`` packed."""
+    outer = pa.ipc.open_stream(data).read_all().to_pylist()
+    return {(row["table"], row["explainer"]): pa.ipc.open_stream(row["data"]).read_all() for row in outer}
+
+
+@dataclass(frozen=True)
+class Store:
+    """The run folder, for writing; local or a URI. Picklable."""
+
+    out: str
+    run: Mapping[str, str]  # run_id and sweep_hash, stamped on every file
+
+    @property
+    def fs(self) -> pafs.FileSystem:
+        return filesystem(self.out)[0]
+
+    def path(self, *parts: str) -> str:
+        """A path inside the run, as ``fs`` reads it."""
+        return "/".join([filesystem(self.out)[1].rstrip("/"), *parts])
+
+    def write(self, data: bytes, *parts: str) -> None:
+        """Writes a file whole or not at all: under a temporary name first, then renamed."""
+        fs, path = self.fs, self.path(*parts)
+        folder, _, name = path.rpartition("/")
+        fs.create_dir(folder, recursive=True)
+        if not isinstance(fs, pafs.LocalFileSystem):  # object stores show an object only when it is complete
+            with fs.open_output_stream(path) as f:
+                f.write(data)
+            return
+        temporary = f"{folder}/.{name}.tmp"
+        with fs.open_output_stream(temporary) as f:
+            f.write(data)
+        fs.move(temporary, path)
+
+    def write_json(self, value: Any, *parts: str) -> None:
+        """Readable JSON."""
+        self.write((json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode(), *parts)
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self.fs.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
+
+    def read(self, *parts: str) -> bytes:
+        """A whole file."""
+        with self.fs.open_input_stream(self.path(*parts)) as f:
+            return bytes(f.read())
+
+    def write_table(self, name: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> None:
+        """A table without partitions, as one file."""
+        table = rows if isinstance(rows, pa.Table) else TABLES[name].from_rows(list(rows))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(file_metadata(self.run)), sink, row_group_size=ROW_GROUP)
+        self.write(sink.getvalue().to_pybytes(), "tables", name, "part-0.parquet")
+
+    def finished_units(self) -> set[str]:
+        """Names of the units that are there."""
+        selector = pafs.FileSelector(self.path(UNITS), allow_not_found=True)
+        names = (info.base_name for info in self.fs.get_file_info(selector))
+        return {name.removesuffix(".arrow") for name in names if name.endswith(".arrow") and not name.startswith(".")}
+
+    def write_unit(self, unit: str, data: bytes) -> None:
+        """A packed unit."""
+        self.write(data, UNITS, f"{unit}.arrow")
+
+    def merge(self, units_by_trial: Mapping[str, list[str]], errors: list[dict[str, Any]]) -> None:
+        """Units to tables, one file a partition; memory does not grow with the number of units.
+
+        ``errors`` are added to those of the units; an error met by several models stands once.
+        """
+        fs = self.fs
+        written = set()
+        for name in PER_UNIT:
+            if self.exists("tables", name):
+                fs.delete_dir(self.path("tables", name))
+        found = list(errors)
+        for trial_id, units in units_by_trial.items():
+            with _Writers(self, trial_id) as writers:
+                for unit in units:
+                    for (name, explainer), table in unpack(self.read(UNITS, f"{unit}.arrow")).items():
+                        if name == "errors":
+                            found += table.to_pylist()
+                        else:
+                            writers.add(name, explainer, table)
+                            written.add(name)
+        for name in PER_UNIT:
+            if name not in written:
+                self.write_table(name, [])
+        unique = {tuple(row[k] for k in ERRORS.key): row for row in found}
+        self.write_table("errors", sorted(unique.values(), key=lambda r: (str(r["path"]), str(r["stage"]))))
+
+    def clean(self) -> None:
+        """Removes the units, once the tables stand."""
+        if self.exists(".work"):
+            self.fs.delete_dir(self.path(".work"))
+
+
+class _Writers:
+    """Open Parquet files of one trial, one a (table, explainer)."""
+
+    def __init__(self, store: Store, trial_id: str):
+        self.store, self.trial_id, self.fs = store, trial_id, store.fs
+        self.open: dict[tuple[str, str], tuple[pq.ParquetWriter, list[pa.Table], str]] = {}
+
+    def __enter__(self) -> _Writers:
+        return self
+
+    def add(self, name: str, explainer: str, table: pa.Table) -> None:
+        key = name, explainer
+        if key not in self.open:
+            parts = ["tables", name, f"trial_id={self.trial_id}"] + ([f"explainer={explainer}"] if explainer else [])
+            folder = self.store.path(*parts)
+            self.fs.create_dir(folder, recursive=True)
+            schema = TABLES[name].schema.with_metadata(file_metadata(self.store.run))
+            writer = pq.ParquetWriter(f"{folder}/.part-0.parquet.tmp", schema, filesystem=self.fs)
+            self.open[key] = writer, [], folder
+        writer, waiting, _ = self.open[key]
+        waiting.append(table)
+        if sum(t.num_rows for t in waiting) >= ROW_GROUP:
+            self._flush(writer, waiting)
+
+    @staticmethod
+    def _flush(writer: pq.ParquetWriter, waiting: list[pa.Table]) -> None:
+        if waiting:
+            writer.write_table(pa.concat_tables(t.replace_schema_metadata(writer.schema.metadata) for t in waiting))
+            waiting.clear()
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        for writer, waiting, folder in self.open.values():
+            if kind is None:
+                self._flush(writer, waiting)
+            writer.close()
+            if kind is None:
+                self.fs.move(f"{folder}/.part-0.parquet.tmp", f"{folder}/part-0.parquet")
+
+
+def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """Consecutive pieces of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
