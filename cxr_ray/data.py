@@ -24,6 +24,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cxr_ray import images, results
+from cxr_ray.config import Data
 from cxr_ray.schemas import CLASSES, IMAGES
 
 ENDINGS = (".jpeg", ".jpg", ".jpe", ".png", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".webp")
@@ -239,6 +240,17 @@ def hub_folder(name: str) -> str:
             f"hub:{name} could not be downloaded ({_one_line(e)}): download Chest X-Ray Images (Pneumonia) by hand, "
             "unpack it, and give --data its path."
         ) from e
+
+
+def source_of(settings: Data, seed: int) -> Source:
+    """The source that a sweep's data section names; ``seed`` is the sweep's.
+
+    Raises:
+        DataMistake: a hub that is unknown or cannot be reached.
+    """
+    if settings.source == "phantom":
+        return PhantomSource(**settings.phantom.model_dump(), size=settings.size, seed=seed)
+    return FolderSource(hub_folder(settings.path) if settings.source == "hub" else settings.path)
 
 
 # --------------------------------------------------------------------------------------------------------- patients

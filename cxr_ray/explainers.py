@@ -56,6 +56,11 @@ class Entry:
     passes: Callable[[int], tuple[int, int]]
 
 
+def _leaf(images: Tensor) -> Tensor:
+    """The images as a leaf of their own, so that gradients reach them and stay off the caller's tensor."""
+    return images.detach().clone().requires_grad_()
+
+
 def _last_activations(model: Classifier, images: Tensor) -> Tensor:
     """Output of the last block, [B, K, V, V]."""
     kept: list[Tensor] = []
@@ -87,7 +92,7 @@ def gradcam(model: Classifier, inputs: Inputs) -> Tensor:
     weights = _head_weights(model, inputs.targets)
     if weights is None:
         cam = attr.LayerGradCam(model, model.cam_layer)
-        maps = cam.attribute(inputs.images, target=inputs.targets, relu_attributions=True)
+        maps = cam.attribute(_leaf(inputs.images), target=inputs.targets, relu_attributions=True)
         return maps[:, 0].detach()
     activations = _last_activations(model, inputs.images)
     places = activations.shape[2] * activations.shape[3]
@@ -96,12 +101,12 @@ def gradcam(model: Classifier, inputs: Inputs) -> Tensor:
 
 def saliency(model: Classifier, inputs: Inputs) -> Tensor:
     """|d z_target / d input|, summed over channels (Simonyan et al., 2014)."""
-    return attr.Saliency(model).attribute(inputs.images, target=inputs.targets).sum(1).detach()
+    return attr.Saliency(model).attribute(_leaf(inputs.images), target=inputs.targets).sum(1).detach()
 
 
 def input_x_gradient(model: Classifier, inputs: Inputs) -> Tensor:
     """Input times gradient, in model space (Shrikumar et al., 2016)."""
-    return attr.InputXGradient(model).attribute(inputs.images, target=inputs.targets).sum(1).detach()
+    return attr.InputXGradient(model).attribute(_leaf(inputs.images), target=inputs.targets).sum(1).detach()
 
 
 def integrated_gradients(model: Classifier, inputs: Inputs) -> Tensor:

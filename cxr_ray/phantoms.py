@@ -307,7 +307,7 @@ def _blob(x: Floats, y: Floats, p: dict[str, float]) -> Floats:
 
 
 def _trace(points: NDArray[np.float64], peaks: NDArray[np.float64], width: float, size: int) -> Floats:
-    """Curves given by points [n, 2] a step apart (image coordinates, -1 to 1), drawn as soft lines (width: standard deviation).
+    """Curves [size, size] through points [n, 2] (image coordinates, -1 to 1), as soft lines; `width` is their sigma.
 
     `peaks` [n] is a line's height times the step to its next point: independent of the size and of the sampling.
     """

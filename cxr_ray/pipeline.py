@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,12 +34,12 @@ def start_ray() -> bool:
     Raises:
         CannotRun: the cluster does not answer.
     """
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    # Tune's output and Data's bars give way to our own lines
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    # Tune's tables, Data's bars and plans give way to our own lines
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name, value in (("RAY_AIR_NEW_OUTPUT", "0"), ("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_BACKEND_LOG_LEVEL", "fatal")):
+        os.environ.setdefault(name, value)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     if address := os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(address=address, **quiet)

@@ -99,14 +99,6 @@ def load(args: argparse.Namespace) -> Sweep:
     )
 
 
-def source_of(sweep: Sweep) -> data.Source:
-    """Where the sweep's images come from."""
-    d = sweep.data
-    if d.source == "phantom":
-        return data.PhantomSource(**d.phantom.model_dump(), size=d.size, seed=sweep.seed)
-    return data.FolderSource(data.hub_folder(d.path) if d.source == "hub" else d.path)
-
-
 def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
     """Forward passes (a backward pass counts two) for one test image and one target, and the formula as text."""
     p = sweep.perturb
@@ -181,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     sweep = load(args)
     if args.out is None:
         args.out = f"results/{sweep.name}"
-    source = source_of(sweep)
+    source = data.source_of(sweep.data, sweep.seed)
     if not args.dry_run:
         _check_out(args, sweep)
     training = bool(sweep.variants)

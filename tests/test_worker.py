@@ -1,0 +1,240 @@
+"""The worker's rows: exact curves of a linear network, shared endpoints, counted passes, batches, maps that fail."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from cxr_ray import explainers, perturb
+from cxr_ray.config import Sweep, resolve
+from cxr_ray.explainers import EXPLAINERS, Entry
+from cxr_ray.models import Classifier, Meaning
+from cxr_ray.schemas import TABLES
+from cxr_ray.sweep import passes_per_image
+from cxr_ray.worker import Block, Subject, Worker
+
+SIZE = 28
+
+
+def sweep(**changes) -> Sweep:
+    base = {
+        "data": {"size": SIZE + 4},
+        "explain": {"explainers": ["input_x_gradient", "saliency"], "targets": ["pneumonia", "predicted"]},
+        "perturb": {"grids": ["pixel", "7"], "fills": ["mean", "black"], "levels": [0.1, 0.5]},
+        "controls": {"pixel_random": 2, "cell_random": 3, "smooth_random": 1, "shifted": 20},
+    }
+    return resolve({**base, **changes})
+
+
+def linear_model(size: int = SIZE) -> Classifier:
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 2))
+    return Classifier(network, Meaning("resnet18", size)).eval().requires_grad_(False)
+
+
+def block(n: int = 5, size: int = SIZE, split: str = "test") -> Block:
+    rng = np.random.default_rng(0)
+    return Block("m", split, [f"{i:016x}" for i in range(n)], [f"{i}.png" for i in range(n)], [i % 2 for i in range(n)],
+                 rng.integers(0, 256, (n, 3, size, size), np.uint8))  # fmt: skip
+
+
+def worker(config: Sweep, model: Classifier, batch_size: int = 16) -> Worker:
+    w = Worker(config, {"m": Subject("m", "none", None, SIZE)}, batch_size=batch_size)
+    w.model = lambda trial_id: model
+    return w
+
+
+def frames(tables) -> dict[str, pd.DataFrame]:
+    """Tables by name, with a column explainer."""
+    out: dict[str, list[pd.DataFrame]] = {}
+    for (name, explainer), table in tables.items():
+        frame = table.to_pandas()
+        out.setdefault(name, []).append(frame.assign(explainer=explainer) if explainer else frame)
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in out.items()}
+
+
+@pytest.fixture(scope="module")
+def linear_frames():
+    return frames(worker(sweep(), linear_model())(block()))
+
+
+def test_a_linear_networks_curve_is_known_exactly(linear_frames):
+    """With fill black in pixel space, input_x_gradient's cousin w (x - black) orders pixels by their exact effect."""
+    model, given = linear_model(), block()
+    weight = (model.network[1].weight[1] - model.network[1].weight[0]).view(3, SIZE, SIZE) / model.std
+    pixels = torch.from_numpy(given.pixels).float() / 255
+    curves = linear_frames["curves"]
+    own = curves[(curves.explainer == "input_x_gradient") & (curves.control == "none") & (curves.grid == "pixel")
+                 & (curves.fill == "black") & (curves.target == 1)]  # fmt: skip
+    full = model.log_odds(model.normalize(pixels))
+    maps = EXPLAINERS["input_x_gradient"].explain(
+        model, explainers.Inputs(model.normalize(pixels), pixels, torch.zeros(3, 1, 1), torch.ones(5).long(),
+                                 given.image_ids, 0))  # fmt: skip
+    for i, image_id in enumerate(given.image_ids):
+        effect = (weight * pixels[i]).sum(0).flatten()[maps[i].flatten().argsort(descending=True)]
+        for (order, level), row in own[own.image_id == image_id].set_index(["order", "level"]).iterrows():
+            n = round(level * SIZE * SIZE)
+            lost = effect[:n].sum() if order == "morf" else effect[len(effect) - n :].sum()
+            assert row.logit_target == pytest.approx(float(full[i] - lost), abs=1e-3)
+            assert row.n_perturbed == n
+
+
+def test_keys_are_unique_and_every_column_is_there(linear_frames):
+    for name, frame in linear_frames.items():
+        table = TABLES[name]
+        assert set(table.columns) <= set(frame.columns)
+        assert not frame.duplicated([k for k in table.key if k in frame.columns]).any()
+
+
+def test_a_pair_asked_for_by_two_rules_is_one(linear_frames):
+    pairs = linear_frames["saliency"][["explainer", "image_id", "target"]]
+    predicted = linear_frames["predictions"].set_index("image_id").predicted
+    expected = {(e, i, t) for e in ("input_x_gradient", "saliency") for i, p in predicted.items() for t in {1, p}}
+    assert set(pairs.itertuples(index=False, name=None)) == expected
+    assert len(pairs) == len(expected)
+
+
+def test_endpoints_are_shared_by_everything_that_shares_image_and_fill(linear_frames):
+    curves = linear_frames["curves"]
+    ends = curves[curves.level.isin([0.0, 1.0])]
+    assert (ends.groupby(["image_id", "target", "fill", "level"]).logit_target.nunique() == 1).all()
+    whole = curves.groupby(["explainer", "image_id", "target", "control", "draw", "grid", "fill", "order"])["level"]
+    assert (whole.apply(list).map(lambda v: v == [0.0, 0.1, 0.5, 1.0])).all()
+
+
+def test_targets_mirror_each_other(linear_frames):
+    shared = linear_frames["curves"].query("explainer == 'shared'")
+    wide = shared.pivot_table(index=["image_id", "control", "draw", "grid", "fill", "order", "level"],
+                              columns="target", values="logit_target").dropna()  # fmt: skip
+    assert len(wide)
+    assert np.allclose(wide[0], -wide[1])
+
+
+def test_faithfulness_can_be_recomputed_from_curves(linear_frames):
+    curves, rows = linear_frames["curves"], linear_frames["faithfulness"]
+    row = rows.query("explainer == 'saliency' and metric == 'abpc' and scale == 'logodds' and grid == '7' and "
+                     "fill == 'mean' and control == 'shifted' and target == 1").iloc[2]  # fmt: skip
+    mine = curves.query("explainer == 'saliency' and grid == '7' and fill == 'mean' and target == 1")
+    mine = mine[mine.image_id == row.image_id]
+
+    def abpc(part):
+        area = {o: np.trapezoid(p.logit_target, p.level_done) for o, p in part.groupby("order")}
+        return area["lerf"] - area["morf"]
+
+    draws = np.array([abpc(p) for _, p in mine[mine.control == "shifted"].groupby("draw")])
+    value = abpc(mine[mine.control == "none"])
+    assert row.value == pytest.approx(value, abs=1e-4)
+    assert row.control_mean == pytest.approx(draws.mean(), abs=1e-4)
+    assert row.gap == pytest.approx(value - draws.mean(), abs=1e-4)
+    assert row.n_as_extreme == (draws >= value).sum()
+    assert row.p_value == pytest.approx((1 + row.n_as_extreme) / 21)
+    wide = rows[rows.control == "none"].pivot_table(
+        index=["explainer", "image_id", "target", "grid", "fill", "scale"], columns="metric", values="value"
+    )
+    assert np.allclose(wide.abpc, wide.insertion_auc - wide.deletion_auc, atol=1e-4)
+
+
+def test_shared_controls_stand_once_and_pixel_random_on_pixels_alone(linear_frames):
+    curves = linear_frames["curves"]
+    shared = curves[curves.explainer == "shared"]
+    assert set(shared.control) == {"pixel_random", "cell_random", "smooth_random"}
+    assert set(shared[shared.control == "pixel_random"].grid) == {"pixel"}
+    assert set(curves[curves.explainer != "shared"].control) == {"none", "shifted"}
+    compared = linear_frames["faithfulness"].groupby("grid").control.unique().map(set)
+    assert compared["pixel"] - compared["7"] == {"pixel_random"}
+
+
+def test_overlap_of_shifted_maps_lies_between_none_and_all(linear_frames):
+    shifted = linear_frames["curves"].query("control == 'shifted'")
+    assert shifted[shifted.level == 0].overlap.isna().all()
+    assert (shifted[shifted.level == 1].overlap == 1).all()
+    assert abs(shifted[(shifted.level == 0.5) & (shifted.grid == "pixel")].overlap.mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_tables_do_not_depend_on_the_batch_size(batch_size):
+    one, other = worker(sweep(), linear_model())(block()), worker(sweep(), linear_model(), batch_size)(block())
+    assert one.keys() == other.keys()
+    for name in one:
+        a, b = one[name].to_pandas(), other[name].to_pandas()
+        pd.testing.assert_frame_equal(a, b, rtol=0, atol=1e-4)
+
+
+def test_the_number_of_passes_is_exactly_what_the_dry_run_says():
+    config = sweep(explain={"explainers": list(EXPLAINERS)}, controls={"pixel_random": 2, "cell_random": 1, "shifted": 3})
+    size = config.data.size
+    torch.manual_seed(0)
+    from cxr_ray import models
+
+    model = models.build("resnet18", Meaning("resnet18", size)).requires_grad_(False)
+    forward, backward = [], []
+    model.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))
+    model.network.conv1.register_full_backward_hook(lambda m, i, o: backward.append(len(o[0])))
+    worker(config, model)(block(3, size))
+    assert sum(forward) + 2 * sum(backward) == 3 * passes_per_image(config, size)[0]
+
+
+def test_validation_images_are_predicted_and_no_more():
+    tables = worker(sweep(), linear_model())(block(split="val"))
+    assert list(tables) == [("predictions", "")]
+
+
+def _entry(function) -> Entry:
+    return Entry(function, lambda size: (0, 0))
+
+
+def test_maps_that_fail_are_marked_and_never_dropped(monkeypatch):
+    def constant(model, inputs):
+        return torch.full((len(inputs.images), 7, 7), 0.3)
+
+    def not_finite(model, inputs):
+        maps = torch.rand(len(inputs.images), 7, 7)
+        maps[0, 3, 3] = torch.nan
+        return maps
+
+    def broken(model, inputs):
+        raise RuntimeError("out of ideas\nand a second line")
+
+    for name, function in {"constant": constant, "not_finite": not_finite, "broken": broken}.items():
+        monkeypatch.setitem(EXPLAINERS, name, _entry(function))
+    config = sweep(explain={"explainers": ["constant", "not_finite", "broken"]})
+    out = frames(worker(config, linear_model())(block()))
+    maps = out["saliency"].set_index(["explainer", "image_id"])
+    assert maps.loc["constant"].degenerate.all()
+    assert (maps.loc["constant"].focus == "degenerate").all()
+    assert (maps.loc["constant"].tied == 1).all()
+    first = block().image_ids[0]
+    assert pd.isna(maps.loc[("not_finite", first), "focus"])
+    faith = out["faithfulness"]
+    bad = (faith.explainer == "not_finite") & (faith.image_id == first)
+    assert faith[bad].value.isna().all()
+    assert faith[~bad].value.notna().all()
+    assert out["curves"].query("explainer == 'not_finite'").logit_target.isna().any()
+    errors = out["errors"]
+    assert list(errors.image_id) == list(block().image_ids)
+    assert set(errors.stage) == {"explain:m:broken"}
+    assert set(errors.reason) == {"out of ideas"}
+
+
+def test_a_constant_map_is_ranked_by_the_smooth_field_alone(monkeypatch):
+    """Its curves are those of the field: neither random pixels nor the raster order."""
+    monkeypatch.setitem(EXPLAINERS, "constant", _entry(lambda m, i: torch.zeros(len(i.images), 7, 7)))
+    seen = []
+    original = perturb.rank
+    monkeypatch.setattr(perturb, "rank", lambda maps, ties: seen.append((maps, ties)) or original(maps, ties))
+    config = sweep(explain={"explainers": ["constant"]}, controls={})
+    worker(config, linear_model())(block(2))
+    for maps, ties in seen:
+        places = original(maps, ties)
+        assert torch.equal(places.argsort(1), ties.argsort(dim=1, descending=True, stable=True))
+
+
+def test_orders_and_targets_can_be_left_out():
+    config = sweep(perturb={"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["lerf"]}, controls={})
+    out = frames(worker(config, linear_model())(block()))
+    assert set(out["faithfulness"].metric) == {"insertion_auc"}
+    assert set(out["curves"].order) == {"lerf"}
+    assert set(itertools.chain(out["faithfulness"].control)) == {"none"}
