@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator, model_validator
 
 from cxr_ray.schemas import NAME_PATTERN, to_json
 
@@ -24,6 +24,7 @@ Fill = Literal["black", "grey", "mean", "blur", "noise"]
 Grid = Literal["pixel", "7", "14", "28"]
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Scale = Annotated[float, Field(gt=0)]
 MAX_SHIFTED = 7 * 7 * 8 - 1  # rolls by sevenths x the dihedral group, without the identity
 SPACES = ("grid", "choice", "uniform", "loguniform")
 
@@ -33,9 +34,9 @@ class SweepMistake(ValueError):
 
 
 class Section(BaseModel):
-    """Frozen; unknown keys are mistakes."""
+    """Frozen; unknown keys, numbers in quotes and numbers that are not finite are mistakes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, strict=True, allow_inf_nan=False)
 
 
 class Phantoms(Section):
@@ -51,7 +52,7 @@ class Data(Section):
     """Where the images come from and how they become squares."""
 
     source: Literal["folder", "phantom", "hub"] = "folder"
-    path: str = Field("data/chest_xray", description="folder: its path; hub: kaggle or huggingface")
+    path: str = Field("data/chest_xray", min_length=1, description="folder: its path; hub: kaggle or huggingface")
     size: int = Field(224, ge=32, le=1024, description="side of the model's input in pixels")
     fit: Literal["squash", "pad", "crop"] = "squash"
     val_share: float = Field(0.1, gt=0, le=0.5, description="share of train, by patient, that validates")
@@ -63,7 +64,7 @@ class Model(Section):
     """The network that is trained."""
 
     arch: Literal["resnet18"] = "resnet18"
-    weights: str = Field("imagenet", description="imagenet, none, or a file with a state dict")
+    weights: str = Field("imagenet", min_length=1, description="imagenet, none, or a file with a state dict")
     freeze: Literal["none", "backbone"] = Field("none", description="backbone: only the last block and the head train")
 
 
@@ -91,11 +92,15 @@ class Search(Section):
 class Checkpoint(Section):
     """A model that exists: a torchvision state dict with one or two outputs."""
 
-    path: str
+    path: str = Field(min_length=1)
     arch: Literal["resnet18"] = "resnet18"
     size: int | None = Field(None, ge=32, le=1024, description="side of its input; null: data.size")
-    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="of its normalisation")
-    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="of its normalisation")
+    mean: Annotated[tuple[float, float, float], Field(strict=False, description="of its normalisation")] = (
+        0.485, 0.456, 0.406,
+    )  # fmt: skip
+    std: Annotated[tuple[Scale, Scale, Scale], Field(strict=False, description="of its normalisation")] = (
+        0.229, 0.224, 0.225,
+    )  # fmt: skip
 
 
 class Explain(Section):
@@ -121,27 +126,38 @@ class Perturb(Section):
             data = {**data, "grids": [str(g) if type(g) is int else g for g in data["grids"]]}
         return data
 
+    @field_validator("levels")
+    @classmethod
+    def _ascending(cls, levels: list[float]) -> list[float]:
+        return sorted(levels)  # areas are integrals over them
+
+
+def _auto_or_count(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f"{_show(value)} came; allowed is auto, or a whole number from 1")
+
+
+def _auto_or_gpus(value: Any) -> Any:
+    if value == "auto":
+        return value
+    if type(value) in (int, float) and (0 <= value <= 1 or (1 < value < 1e6 and value % 1 == 0)):
+        return float(value)
+    raise ValueError(f"{_show(value)} came; allowed is auto, 0 to 1, or a whole number")
+
+
+Count = Annotated[int | Literal["auto"], PlainValidator(_auto_or_count, json_schema_input_type=int | Literal["auto"])]
+Gpus = Annotated[float | Literal["auto"], PlainValidator(_auto_or_gpus, json_schema_input_type=float | Literal["auto"])]
+
 
 class Resources(Section):
     """How the cluster is used; never part of what the numbers are."""
 
-    workers: int | Literal["auto"] = Field("auto", description="actors that explain")
-    gpu_per_worker: float | Literal["auto"] = "auto"
-    gpu_per_trial: float | Literal["auto"] = "auto"
+    workers: Count = Field("auto", description="actors that explain")
+    gpu_per_worker: Gpus = "auto"
+    gpu_per_trial: Gpus = "auto"
     cpu_per_trial: float = Field(1, gt=0)
-    batch_size: int | Literal["auto"] = Field("auto", description="masked images in one forward pass")
-
-    @model_validator(mode="after")
-    def _positive(self) -> Resources:
-        for name in ("workers", "batch_size"):
-            value = getattr(self, name)
-            if value != "auto" and value < 1:
-                raise ValueError(f"{name}: {value} came; allowed is auto, or 1 and more")
-        for name in ("gpu_per_worker", "gpu_per_trial"):
-            value = getattr(self, name)
-            if value != "auto" and (value < 0 or (value > 1 and value != int(value))):
-                raise ValueError(f"{name}: {value} came; allowed is auto, 0 to 1, or a whole number")
-        return self
+    batch_size: Count = Field("auto", description="masked images in one forward pass")
 
 
 class Sweep(Section):
@@ -178,8 +194,8 @@ class Sweep(Section):
         points = []
         for variant, changes in self.variants.items():
             sections = {
-                section: {**getattr(self, section), **changes.get(section, {})}  # type: ignore[call-overload]
-                for section in ("model", "train")
+                "model": {**self.model, **changes.get("model", {})},
+                "train": {**self.train, **changes.get("train", {})},
             }
             grids = [
                 (section, key, value["grid"])
@@ -209,7 +225,9 @@ _Loader.add_implicit_resolver(
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool | None):
             raise SweepMistake(f"line {key_node.start_mark.line + 1}: a key must be a plain name.")
         if key in seen:
@@ -228,19 +246,24 @@ def parse_yaml(text: str, origin: str) -> Any:
         SweepMistake: it does not parse, or a key stands twice.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except SweepMistake as e:
         raise SweepMistake(f"{origin}, {e}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as e:
-        where = f", line {e.problem_mark.line + 1}" if getattr(e, "problem_mark", None) else ""
-        what = getattr(e, "problem", None) or (str(e) or type(e).__name__).splitlines()[0]
+    except Exception as e:  # beside its own errors, PyYAML raises IndexError, KeyError and others on ill-formed scalars
+        mark, what = getattr(e, "problem_mark", None), getattr(e, "problem", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        what = " ".join(str(what or e).split()) or type(e).__name__
         raise SweepMistake(f"{origin}{where}: not valid YAML: {what}.") from None
 
 
 def load_sweep(
-    path: str | Path, overrides: Iterable[str] = (), changes: Mapping[str, Any] | None = None, *, explainers: Iterable[str] = (),
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
+    *,
+    explainers: Iterable[str] = (),
     controls: Iterable[str] = (),
-) -> Sweep:  # fmt: skip
+) -> Sweep:
     """The sweep file at ``path`` merged with the defaults, ``a.b=value`` overrides and dotted ``changes``.
 
     Args:
@@ -255,7 +278,8 @@ def load_sweep(
     """
     path = Path(path)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        files = [p.name for p in path.parent.glob("*.y*ml") if p.is_file()]
+        near = difflib.get_close_matches(path.name, files, n=1)
         hint = f" Did you mean {path.parent / near[0]}?" if near else " Give the path of a YAML file."
         raise SweepMistake(f"there is no sweep file {path}.{hint}")
     try:
@@ -266,7 +290,7 @@ def load_sweep(
     raw = {} if raw is None else raw
     if not isinstance(raw, dict):
         raise SweepMistake(f"{path} holds a {type(raw).__name__}; a sweep file is a mapping such as 'name: mine'.")
-    raw.setdefault("name", re.sub(r"[^a-z0-9_-]", "_", path.stem.lower()))
+    raw.setdefault("name", re.sub(r"[^a-z0-9_-]", "_", path.stem.lower()).lstrip("0123456789_-") or "sweep")
     mistakes = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -288,9 +312,10 @@ def _assign(raw: dict[str, Any], dotted: str, value: Any) -> list[str]:
     for i, parent in enumerate(parents):
         if here.get(parent) is None:
             here[parent] = {}
-        here = here[parent]
-        if not isinstance(here, dict):
+        if not isinstance(here[parent], dict):
             return [f"--set {dotted}: {'.'.join(parents[: i + 1])} is a value, not a section."]
+        here[parent] = dict(here[parent])  # a YAML alias may stand for the same mapping elsewhere
+        here = here[parent]
     here[last] = value
     return []
 
@@ -314,15 +339,19 @@ def resolve(
         raw["variants"] = {k: {} if v is None else v for k, v in raw["variants"].items()}
         for variant, changes in raw["variants"].items():
             for section in ("model", "train"):
-                if isinstance(changes, dict) and section in changes:
-                    _check_section(section, changes[section], found, f"variants.{variant}.{section}")
+                if isinstance(changes, dict) and isinstance(changes.get(section), dict):
+                    checked = _checked(section, changes[section], found, f"variants.{_part(variant)}.{section}")
+                    changes = {**changes, section: checked}
+            raw["variants"][variant] = changes
     explain = raw.get("explain")
     given_explainers = explain.get("explainers") if isinstance(explain, dict) else None
-    for where, given, exist in (
+    known: list[tuple[str, Any, list[str]]] = [
         ("explain.explainers", given_explainers, list(explainers)),
         ("controls", raw.get("controls"), list(controls)),
-    ):
+    ]
+    for where, given, exist in known:
         names = [n for n in given if isinstance(n, str)] if isinstance(given, list | dict) else []
+        names = [n for n in names if re.fullmatch(NAME_PATTERN, n)]
         found += [f"{where}: {n!r} is unknown.{_did_you_mean(n, exist)}" for n in names if exist and n not in exist]
     try:
         sweep = Sweep.model_validate(raw)
@@ -330,12 +359,13 @@ def resolve(
         found += [_sentence(error) for error in e.errors()]
         sweep = None
     if sweep is not None:
-        for where, values in {
+        lists: dict[str, list[Any]] = {
             "explain.explainers": sweep.explain.explainers, "explain.targets": sweep.explain.targets,
             "perturb.grids": sweep.perturb.grids, "perturb.fills": sweep.perturb.fills,
             "perturb.levels": sweep.perturb.levels, "perturb.orders": sweep.perturb.orders,
-        }.items():  # fmt: skip
-            twice = sorted({str(v) for v in values if list(values).count(v) > 1})
+        }  # fmt: skip
+        for where, values in lists.items():
+            twice = sorted({str(v) for v in values if values.count(v) > 1})
             if twice:
                 found.append(f"{where}: {', '.join(twice)} given twice; keep one.")
         both = sorted(set(sweep.variants) & set(sweep.checkpoints))
@@ -352,56 +382,76 @@ _CONCRETE: dict[str, type[Section]] = {"model": Model, "train": Train}
 
 
 def _with_defaults(section: str, given: Any, found: list[str], where: str) -> dict[str, Any]:
-    _check_section(section, given, found, where)
-    defaults = _CONCRETE[section]().model_dump(mode="json")
-    return {**defaults, **given} if isinstance(given, dict) else defaults
+    return {**_CONCRETE[section]().model_dump(mode="json"), **_checked(section, given, found, where)}
 
 
-def _check_section(section: str, given: Any, found: list[str], where: str) -> None:
-    """Validates values, and each option or bound of a search space, against the concrete section."""
+def _checked(section: str, given: Any, found: list[str], where: str) -> dict[str, Any]:
+    """Values, and each option or bound of a search space, validated against the concrete section: 0 becomes 0.0."""
     if not isinstance(given, dict):
-        found.append(f"{where}: {given!r} came; a mapping of keys is allowed.")
-        return
+        found.append(f"{where}: {_show(given)} came; a mapping of keys is allowed.")
+        return {}
+    checked = {}
     for key, value in given.items():
-        options = [value]
+        path, kind, options = f"{where}.{_part(key)}", "", [value]
         if isinstance(value, dict):
             problem = _space_problem(value)
             if problem:
-                found.append(f"{where}.{key}: {problem}")
+                found.append(f"{path}: {problem}")
                 continue
             kind, options = next(iter(value.items()))
             if kind in ("uniform", "loguniform") and _CONCRETE[section].model_fields.get(str(key)):
                 annotation = _CONCRETE[section].model_fields[str(key)].annotation
                 if annotation is not float:
-                    found.append(f"{where}.{key}: {kind} is for real numbers; use grid or choice here.")
+                    found.append(f"{path}: {kind} is for real numbers; use grid or choice here.")
                     continue
+        values = []
         for option in options:
             try:
-                _CONCRETE[section].model_validate({key: option})
+                values.append(getattr(_CONCRETE[section].model_validate({key: option}), key))
             except ValidationError as e:
                 found += [_sentence(error, where) for error in e.errors()]
+        if kind in ("grid", "choice") and len(set(values)) < len(values):
+            found.append(f"{path}: {kind} holds a value twice: {_show(options)}.")
+        if len(values) == len(options):
+            checked[key] = {kind: values} if kind else values[0]
+    return checked
 
 
 def _space_problem(value: dict[str, Any]) -> str | None:
     if len(value) != 1 or next(iter(value)) not in SPACES:
-        return f"{value!r} came; a search space is one of {{grid: [...]}}, {{choice: [...]}}, {{uniform: [low, high]}}, {{loguniform: [low, high]}}."
+        return (
+            f"{_show(value)} came; a search space is one of {{grid: [...]}}, {{choice: [...]}}, "
+            "{uniform: [low, high]}, {loguniform: [low, high]}."
+        )
     kind, options = next(iter(value.items()))
     if not isinstance(options, list) or not options:
-        return f"{kind} takes a list, got {options!r}."
+        return f"{kind} takes a list, got {_show(options)}."
     if kind in ("uniform", "loguniform"):
         numbers = [o for o in options if isinstance(o, int | float) and not isinstance(o, bool)]
         if len(options) != 2 or len(numbers) != 2 or not options[0] < options[1]:
-            return f"{kind} takes [low, high] with low < high, got {options!r}."
+            return f"{kind} takes [low, high] with low < high, got {_show(options)}."
         if kind == "loguniform" and options[0] <= 0:
             return f"loguniform needs low > 0, got {options[0]}."
-    elif any(options.count(o) > 1 for o in options):
-        return f"{kind} holds a value twice: {options!r}."
     return None
 
 
 def concrete(model: dict[str, Any], train: dict[str, Any]) -> tuple[Model, Train]:
     """Sampled sections, without any space left, as frozen objects."""
     return Model.model_validate(model), Train.model_validate(train)
+
+
+def _show(value: Any) -> str:
+    """What came, short enough for a sentence."""
+    try:
+        text = repr(value)
+    except ValueError:  # whole numbers of more than 4300 digits
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _part(key: Any) -> str:
+    """One part of a dotted path, on one line."""
+    return key if isinstance(key, str) and key.isprintable() and key else _show(key)
 
 
 def _did_you_mean(name: Any, allowed: Iterable[str]) -> str:
@@ -429,21 +479,21 @@ def _allowed_keys(loc: tuple[Any, ...], prefix: str) -> list[str]:
 def _sentence(error: Any, prefix: str = "") -> str:
     """One pydantic error as 'dotted.path: what came, what is allowed'."""
     loc = tuple(error["loc"])
-    named = [
-        str(p) for p in loc if not (isinstance(p, str) and (p == "[key]" or p.startswith(("literal[", "int", "float"))))
-    ]
+    named = [_part(p) for p in loc if p != "[key]"]
     path = ".".join([prefix, *named] if prefix else named) or "the sweep"
-    came = error.get("input")
+    came, shown = error.get("input"), _show(error.get("input"))
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key.{_did_you_mean(loc[-1], _allowed_keys(loc, prefix))}"
     if "[key]" in loc or error["type"] == "string_pattern_mismatch":
         if len(loc) > 2 and loc[0] == "variants" and error["type"] == "literal_error":
             return f"{path}: unknown key.{_did_you_mean(came, _CONCRETE)}"
-        return f"{path}: {came!r} is no name; names match {NAME_PATTERN}."
+        return f"{path}: {shown} is no name; names match {NAME_PATTERN}."
     if error["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return f"{path}: {came!r} came.{_did_you_mean(came, allowed)}"
+        return f"{path}: {shown} came.{_did_you_mean(came, allowed)}"
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{path}: {shown} came; a mapping of keys is allowed."
     if error["type"] == "value_error":
         return f"{path}: {error['msg'].removeprefix('Value error, ')}."
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{path}: {came!r} came; {message.replace('input should', 'it should')}."
+    return f"{path}: {shown} came; {message.replace('input should', 'it should')}."

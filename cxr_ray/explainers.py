@@ -45,7 +45,9 @@ class Inputs:
 class Explainer(Protocol):
     """Inputs to maps, float32 [B, V, V]. Leaves no hook and no gradient on the model."""
 
-    def __call__(self, model: Classifier, inputs: Inputs) -> Tensor: ...
+    def __call__(self, model: Classifier, inputs: Inputs) -> Tensor:
+        """Explains z_target of every pair."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def _last_activations(model: Classifier, images: Tensor) -> Tensor:
 
 
 def _head_weights(model: Classifier, targets: Tensor) -> Tensor | None:
-    """d z_target / d (pooled features), [B, K], for networks that end in global average pooling and one linear layer."""
+    """d z_target / d (pooled features), [B, K]; None where a network does not end in pooling and one linear layer."""
     pool, head = getattr(model.network, "avgpool", None), getattr(model.network, "fc", None)
     pooled = isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1))
     if not pooled or not isinstance(head, nn.Linear):

@@ -1,11 +1,12 @@
 """Curves to areas, drops and gaps to controls.
 
-Shapes: N curves' images, D draws, L levels asked for, M metrics. Curves stand over the levels 0, asked for, 1 ([..., L + 2]).
+Shapes: N maps, D draws, L levels asked for, M metrics. Curves stand over the levels 0, asked for, 1 ([..., L + 2]).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ HIGHER_IS_FAITHFUL = {"deletion_auc": False, "insertion_auc": True, "abpc": True
 
 
 def metrics(
-    curves: dict[str, Array], levels: Sequence[float], levels_done: Array
+    curves: Mapping[str, Array], levels: Sequence[float], levels_done: Array
 ) -> tuple[list[tuple[str, float]], Array]:
     """Areas and drops of curves.
 
@@ -32,7 +33,7 @@ def metrics(
         difference; drop the score at level 0 minus that at the level, morf.
     """
     names: list[tuple[str, float]] = []
-    values: list[Array] = []
+    values: list[Any] = []
     if "morf" in curves:
         names.append(("deletion_auc", np.nan))
         values.append(np.trapezoid(curves["morf"], levels_done, axis=-1))
@@ -59,7 +60,7 @@ def compare(value_NM: Array, control_NDM: Array, higher: NDArray[np.bool_]) -> d
 
     Returns:
         [N, M] each: control_mean, control_sd (NaN for one draw), gap (positive: the map is more faithful), u in
-        [-1/2, 1/2] (share of draws that the map beats, ties half, minus 1/2), n_as_extreme (draws at least as faithful).
+        [-1/2, 1/2] (share of draws that the map beats, ties half, minus 1/2), n_as_extreme (draws as faithful or more).
         All NaN where the map's value is.
     """
     draws = control_NDM.shape[1]

@@ -5,16 +5,17 @@ Shapes: B images, C channels, H rows, W columns. Networks read images in model s
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
-
 
 import safetensors.torch
 import torch
 import torchvision
+from pyarrow import ArrowException
 from torch import Tensor, nn
 
 from cxr_ray.results import filesystem
@@ -61,6 +62,9 @@ class Meaning:
 class Classifier(nn.Module):
     """A network with the meaning of its outputs."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, meaning: Meaning):
         super().__init__()
         self.network, self.meaning = network, meaning
@@ -84,7 +88,7 @@ class Classifier(nn.Module):
     @property
     def cam_layer(self) -> nn.Module:
         """The last convolutional block, whose activations class activation maps read."""
-        return self.network.layer4[-1]  # type: ignore[union-attr, index, return-value]
+        return self.network.layer4[-1]  # type: ignore[index, return-value]
 
 
 def build(arch: str, meaning: Meaning) -> Classifier:
@@ -105,8 +109,8 @@ def pretrained_state(weights: str) -> dict[str, Tensor] | None:
         return _read_state(weights)
     try:
         return dict(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as e:
-        reason = str(getattr(e, "reason", e)).splitlines()[0]
+    except (OSError, RuntimeError, http.client.HTTPException) as e:
+        reason = _first_line(getattr(e, "reason", e))
         raise NoWeights(
             f"model.weights: imagenet could not be downloaded ({reason}). With network access try again; without, "
             "give a file (--set model.weights=path/to/resnet18.pth) or train from scratch (--set model.weights=none)."
@@ -116,30 +120,42 @@ def pretrained_state(weights: str) -> dict[str, Tensor] | None:
 def start_from(classifier: Classifier, state: Mapping[str, Tensor], origin: str) -> None:
     """Loads a pretrained state dict in place; a head of another shape is left as it is.
 
+    Counters of batches may be missing, as in older files: nothing reads them.
+
     Raises:
         BadCheckpoint: other weights are missing or of another shape.
     """
     own = classifier.network.state_dict()
     body = {k: v for k, v in state.items() if not k.startswith("fc.") or (k in own and own[k].shape == v.shape)}
-    missing = [k for k in own if k not in body and not k.startswith("fc.")]
+    missing = [k for k in own if k not in body and not k.startswith("fc.") and not k.endswith("num_batches_tracked")]
     wrong = [k for k, v in body.items() if k not in own or own[k].shape != v.shape]
     if missing or wrong:
         raise BadCheckpoint(
             f"{origin} does not fit {classifier.meaning.arch}: {len(missing)} weights are missing and {len(wrong)} are "
             f"unknown or of another shape (such as {(missing + wrong)[0]}). Give a state dict of that network."
         )
-    classifier.network.load_state_dict(body, strict=False)
+    try:
+        classifier.network.load_state_dict(body, strict=False)
+    except RuntimeError:
+        raise BadCheckpoint(
+            f"{origin} holds weights that cannot be copied into {classifier.meaning.arch} (sparse, quantized or the "
+            "like). Save plain ones with torch.save(model.state_dict(), path)."
+        ) from None
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _read_state(path: str) -> dict[str, Tensor]:
-    fs, inside = filesystem(path)
     try:
+        fs, inside = filesystem(path)
         with fs.open_input_stream(inside) as f:
             data = f.read()
     except FileNotFoundError:
         raise BadCheckpoint(f"there is no checkpoint {path}. Give the path of a .pt or .safetensors file.") from None
-    except OSError as e:
-        raise BadCheckpoint(f"{path} cannot be read: {str(e).splitlines()[0]}. Give a .pt or .safetensors file.") from None
+    except (OSError, ArrowException) as e:
+        raise BadCheckpoint(f"{path} cannot be read: {_first_line(e)}. Give a .pt or .safetensors file.") from None
     try:
         if path.endswith(".safetensors"):
             return safetensors.torch.load(data)
@@ -153,9 +169,10 @@ def _read_state(path: str) -> dict[str, Tensor]:
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    items = state.items() if isinstance(state, dict) else []
+    if not items or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in items):
         raise BadCheckpoint(f"{path} holds no state dict. Save one with torch.save(model.state_dict(), path).")
-    return {k.removeprefix("module."): v for k, v in state.items()}
+    return {k.removeprefix("module."): v for k, v in items}
 
 
 def load(path: str, meaning: Meaning | None = None) -> Classifier:
@@ -173,12 +190,22 @@ def load(path: str, meaning: Meaning | None = None) -> Classifier:
         meaning = saved_meaning(path)
     if meaning is None:
         raise BadCheckpoint(f"{path} does not say what its weights mean; name its arch and size under checkpoints.")
+    if meaning.arch not in ARCHS:
+        raise BadCheckpoint(f"{path} says it is a {meaning.arch!r}; allowed are {', '.join(ARCHS)}.")
     if "fc.weight" not in state or "fc.bias" not in state:
         raise BadCheckpoint(f"{path} has no fc.weight and fc.bias; give a torchvision {meaning.arch} state dict.")
-    outputs = int(state["fc.weight"].shape[0])
+    head = tuple(state["fc.weight"].shape)
+    outputs = head[0] if head else 0
     if outputs not in (1, 2):
         raise BadCheckpoint(f"{path} has a head of {outputs} outputs; 1 or 2 are allowed (NORMAL, PNEUMONIA).")
-    classifier = build(meaning.arch, Meaning(**{**asdict(meaning), "outputs": outputs}))
+    classifier = build(meaning.arch, replace(meaning, outputs=outputs))
+    own = classifier.network.state_dict()
+    for name in ("fc.weight", "fc.bias"):  # start_from would leave such a head random
+        if state[name].shape != own[name].shape:
+            came, wanted = (" x ".join(map(str, t.shape)) or "a number" for t in (state[name], own[name]))
+            raise BadCheckpoint(
+                f"{path}: {name} is {came}; in a {meaning.arch} it is {wanted}. Give a file of that network."
+            )
     start_from(classifier, state, path)
     with torch.inference_mode():
         probe = classifier.log_odds(torch.zeros(1, 3, meaning.size, meaning.size))
@@ -195,14 +222,18 @@ def to_bytes(classifier: Classifier) -> bytes:
 
 def saved_meaning(path: str) -> Meaning | None:
     """What a safetensors file says of itself, where we saved it; None for any other file."""
-    fs, inside = filesystem(path)
-    if not path.endswith(".safetensors") or not fs.get_file_info(inside).is_file:
+    if not path.endswith(".safetensors"):
         return None
-    with fs.open_input_file(inside) as f:
-        length = int.from_bytes(f.read(8), "little")
-        header = f.read(length) if 0 < length < 2**24 else b""
     try:
-        text = json.loads(header)["__metadata__"]["cxr_ray"]
-        return Meaning(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()})
-    except (ValueError, KeyError, TypeError):
+        fs, inside = filesystem(path)
+        with fs.open_input_file(inside) as f:
+            length = int.from_bytes(f.read(8), "little")
+            header = f.read(length) if 0 < length < 2**24 else b""
+    except (OSError, ArrowException):  # load says why
+        return None
+    try:
+        saved = json.loads(json.loads(header)["__metadata__"]["cxr_ray"])
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        return Meaning(**fields)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -1,10 +1,11 @@
 """Rankings, fills, masks and controls, and the scores of masked images. All of it stays on the images' device.
 
-Shapes: B images, P (image, target) pairs, D draws, F fills, U units (pixels or cells), S side of an image in pixels,
-G side of the grid in units, J jobs (one masked image each), V side of a map.
+Shapes: B images, P (image, target) pairs, D draws, F fills, U units (pixels or cells), S side of an image in pixels, G
+side of the grid in units, J jobs (one masked image each), V side of a map.
 
-A ranking holds for each unit its place, 0 for the most salient. Perturbing a share f in order morf fills the units whose
-place is under n = round(f U), in order lerf those whose place is at least U - n: one is the exact reverse of the other.
+A ranking holds for each unit its place, 0 for the most salient. Perturbing a share f in order morf fills the units
+whose place is under n = round(f U), in order lerf those whose place is at least U - n: one is the exact reverse of the
+other.
 """
 
 from __future__ import annotations
@@ -169,7 +170,9 @@ def shifted(places_PU: Tensor, ids: Sequence[str], seed: int, draws: int) -> Ten
     keys = torch.tensor([key(seed, i, "shifted") for i in ids], device=device)
     elements = randomness.permutation(keys, STEPS * STEPS * 8 - 1)[:, :draws] + 1  # 0 is the identity
     turn, roll = elements // (STEPS * STEPS), elements % (STEPS * STEPS)
-    down, right = (torch.div(r * g * 2 + STEPS, 2 * STEPS, rounding_mode="floor") for r in (roll // STEPS, roll % STEPS))
+    down, right = (
+        torch.div(r * g * 2 + STEPS, 2 * STEPS, rounding_mode="floor") for r in (roll // STEPS, roll % STEPS)
+    )
     y = (torch.arange(g, device=device).view(1, 1, g, 1) - down[:, :, None, None]) % g
     x = (torch.arange(g, device=device).view(1, 1, 1, g) - right[:, :, None, None]) % g
     bit = [(turn[:, :, None, None] >> b) & 1 == 1 for b in range(3)]

@@ -6,20 +6,22 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import ray
-import torch
 
 from cxr_ray.config import Sweep
 from cxr_ray.data import Manifest, Source, load_pixels
 from cxr_ray.tables import Store, chunks, pack
-from cxr_ray.worker import UNIT_IMAGES, Block, Subject, Worker
 
-LIGHT_CPUS = 0.25  # what a task that reads or writes asks for
-LOCAL_SPARE_CPUS = 2  # logical CPUs for those, beside the real ones that compute
+if TYPE_CHECKING:
+    from cxr_ray.worker import Subject  # imports torch, which tasks that read and write do without
+
+UNIT_IMAGES = 16  # images in one unit of work: fixed, so that tables do not depend on the hardware
+LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
+LOCAL_SPARE_CPUS = 1  # logical CPUs for those, beside the real ones that compute
 GPU_BATCH, CPU_BATCH = 256, 32
 SPLITS = ("val", "test")
 
@@ -35,9 +37,13 @@ def start_ray() -> bool:
         CannotRun: the cluster does not answer.
     """
     # Tune's tables, Data's bars and plans give way to our own lines
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    for name, value in (("RAY_AIR_NEW_OUTPUT", "0"), ("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_BACKEND_LOG_LEVEL", "fatal")):
+    for name, value in (
+        ("RAY_AIR_NEW_OUTPUT", "0"),
+        ("RAY_USAGE_STATS_ENABLED", "0"),
+        ("RAY_BACKEND_LOG_LEVEL", "fatal"),
+    ):
         os.environ.setdefault(name, value)
     ray.data.DataContext.get_current().enable_progress_bars = False
     if address := os.environ.get("RAY_ADDRESS"):
@@ -107,8 +113,8 @@ class Resources:
         where = "this machine" if local else f"the cluster of {len(nodes)} machine{'s' * (len(nodes) != 1)}"
         device = f"{gpus:g} GPUs" if gpus else "no GPU, so on CPUs"
         self.line = (
-            f"Ray on {where}: {cpus:g} CPUs, {device}. Up to {self.concurrent_trials} trials and {self.workers} workers "
-            "at a time."
+            f"Ray on {where}: {cpus:g} CPUs, {device}. At a time up to {self.concurrent_trials} trials, then "
+            f"{self.workers} workers."
         )
         self.n_nodes = len(nodes)
 
@@ -155,14 +161,19 @@ class _Explain:
     """The actor: a Worker that takes and gives rows of Ray Data."""
 
     def __init__(self, sweep: Sweep, subjects: Mapping[str, Subject], batch_size: int, threads: int):
+        import torch
+
+        from cxr_ray.worker import Block, Worker
+
         if threads:
             torch.set_num_threads(threads)
+        self.block = Block
         self.worker = Worker(sweep, subjects, "cuda" if torch.cuda.is_available() else "cpu", batch_size)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = json.loads(row["unit"])
         rows, size = unit["rows"], unit["size"]
-        block = Block(
+        block = self.block(
             trial_id=unit["trial_id"],
             split=unit["split"],
             image_ids=[r["image_id"] for r in rows],
@@ -205,7 +216,7 @@ def explain_sweep(
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(decode.__call__, num_cpus=LIGHT_CPUS)
         .map(
-            _Explain,
+            _Explain,  # type: ignore[arg-type]
             fn_constructor_kwargs={
                 "sweep": sweep, "subjects": dict(subjects), "batch_size": resources.batch_size,
                 "threads": resources.threads,

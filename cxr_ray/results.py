@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,9 +25,7 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """A local path or a URI (s3://, gs://, ...) to pyarrow's file system and the path inside it."""
     if "://" in path:
         return pafs.FileSystem.from_uri(path)
-    import os
-
-    return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+    return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Run:
 
     def json(self, name: str) -> dict[str, Any]:
         """``provenance.json`` or ``test_metrics.json``."""
+        if not self.fs.get_file_info(f"{self.root}/{name}").is_file:
+            raise NotARun(f"{self.path} has no {name} yet: finish the run with --resume.")
         with self.fs.open_input_stream(f"{self.root}/{name}") as f:
             return json.loads(f.read())
 
@@ -81,13 +83,18 @@ class Run:
             return yaml.safe_load(f.read())
 
 
-def open_run(path: str) -> Run:
+def open_run(path: str | Path) -> Run:
     """Opens the run folder ``path``, local or a URI.
 
     Raises:
         NotARun: there is no ``sweep.yaml`` in it.
     """
-    fs, root = filesystem(str(path))
+    try:
+        fs, root = filesystem(str(path))
+    except (OSError, pa.ArrowException) as e:
+        raise NotARun(
+            f"{path} cannot be opened: {e}. Give a folder, or a URI that pyarrow knows (s3://, gs://)."
+        ) from None
     if fs.get_file_info(f"{root}/sweep.yaml").type != pafs.FileType.File:
         raise NotARun(f"{path} is not a run: it has no sweep.yaml. Give the folder that --out named.")
     return Run(str(path), fs, root)

@@ -59,9 +59,7 @@ class Table:
         Raises:
             ValueError: a column is missing or unknown.
         """
-        missing, unknown = set(self.columns) - set(columns), set(columns) - set(self.columns)
-        if missing or unknown:
-            raise ValueError(f"table {self.name}: missing columns {sorted(missing)}, unknown columns {sorted(unknown)}")
+        self._check(columns)
         schema = self.schema.with_metadata(file_metadata(metadata or {}))
         arrays = [
             # from_pandas: NaN becomes null
@@ -71,8 +69,19 @@ class Table:
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def from_rows(self, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str] | None = None) -> pa.Table:
-        """Rows (one mapping each) to a pyarrow table; a row must have every column."""
+        """Rows (one mapping each) to a pyarrow table; a row has every column and no other.
+
+        Raises:
+            ValueError: a column is missing or unknown.
+        """
+        for row in rows:
+            self._check(row)
         return self.build({name: [row[name] for row in rows] for name in self.columns}, metadata)
+
+    def _check(self, columns: Mapping[str, Any]) -> None:
+        missing, unknown = set(self.columns) - set(columns), set(columns) - set(self.columns)
+        if missing or unknown:
+            raise ValueError(f"table {self.name}: missing columns {sorted(missing)}, unknown columns {sorted(unknown)}")
 
 
 def file_metadata(values: Mapping[str, str]) -> dict[bytes, bytes]:
@@ -113,7 +122,10 @@ IMAGES = Table(
     {
         **_IMAGE,
         "content_hash": ("str", "sha256 of the bytes alone, hex"),
-        "duplicate_of": ("str", "first image_id (test before train, then by path) of the same content; null: the first"),
+        "duplicate_of": (
+            "str",
+            "first image_id (test before train, then by path) of the same content; null: the first",
+        ),
         "path": ("str", "relative to data.path"),
         "split": ("str", "train, val or test"),
         "label": ("small", "0 NORMAL, 1 PNEUMONIA"),
@@ -195,7 +207,10 @@ CURVES = Table(
         "n_perturbed": ("small", "units perturbed: round(level * units)"),
         "prob_target": ("float", "probability of the target"),
         "logit_target": ("float", "z_target - z_other"),
-        "overlap": ("float", "share of the map's own perturbed pixels that this control perturbs too; null for controls not made from a map"),
+        "overlap": (
+            "float",
+            "share of the map's own perturbed pixels that this control perturbs too; null unless made from the map",
+        ),
     },
     ("trial_id", "explainer", "image_id", "target", "control", "draw", "grid", "fill", "order", "level"),
     ("trial_id", "explainer"),
@@ -229,7 +244,10 @@ CLASSIFICATION = Table(
     {
         "trial_id": ("str", "the model"),
         "split": ("str", "val or test"),
-        "threshold_rule": ("str", "half: 0.5; youden: largest sensitivity + specificity on val; sens95: highest with sensitivity >= 0.95 on val"),
+        "threshold_rule": (
+            "str",
+            "half: 0.5; youden: most sensitivity + specificity on val; sens95: highest with sensitivity >= 0.95 on val",
+        ),
         "threshold": ("float", "PNEUMONIA at this probability or more"),
         **_with_interval("accuracy", "share correct"),
         **_with_interval("auroc", "area under the ROC curve"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import errno
 import hashlib
 import os
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.dataset as pads
 import torch
 
@@ -68,8 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(args)
     except MISTAKES as e:
-        print(f"cxr_ray: {e}", file=sys.stderr)
+        for line in str(e).splitlines():
+            print(f"cxr_ray: {line}", file=sys.stderr)
         return MISTAKE
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"cxr_ray: no space left ({e}); make room, and the same command with --resume goes on.", file=sys.stderr)
+        return UNFINISHED
     except KeyboardInterrupt:
         print("cxr_ray: interrupted; the same command with --resume goes on.", file=sys.stderr)
         return INTERRUPTED
@@ -94,9 +102,7 @@ def load(args: argparse.Namespace) -> Sweep:
             changes |= {"data.source": "hub", "data.path": name}
         else:
             changes |= {"data.source": "folder", "data.path": args.data}
-    return load_sweep(
-        sweep_file(args.sweep), args.overrides, changes, explainers=EXPLAINERS, controls=perturb.CONTROLS
-    )
+    return load_sweep(sweep_file(args.sweep), args.overrides, changes, explainers=EXPLAINERS, controls=perturb.CONTROLS)
 
 
 def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
@@ -236,19 +242,29 @@ def _check_out(args: argparse.Namespace, sweep: Sweep) -> None:
         fs.create_dir(root, recursive=True)
         Store(out, {}).write(b"", ".writable")
         fs.delete_file(f"{root.rstrip('/')}/.writable")
-    except OSError as e:
-        raise Mistake(f"--out {out} cannot be written: {str(e).splitlines()[0]}. Give another folder.") from None
+    except (OSError, pa.ArrowException) as e:
+        reason = " ".join(str(e).split()).rstrip(".")
+        raise Mistake(f"--out {out} cannot be written: {reason}. Give another folder, or a URI.") from None
 
 
-def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
-    """Whether the run in ``store`` is finished; starts its files where there is none."""
-    import json
-
+def begin(sweep: Sweep, manifest: data.Manifest, store: Store) -> None:
+    """What a run starts with: the resolved sweep and where it comes from. Nothing where they are there."""
     if not store.exists("provenance.json"):
         store.write(sweep.to_yaml().encode(), "sweep.yaml")
         store.write_json(provenance(sweep, manifest, store), "provenance.json")
+
+
+def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
+    """Whether the run in ``store`` is finished."""
+    import json
+
+    if not store.exists("provenance.json"):
         return False
-    before = json.loads(store.read("provenance.json"))
+    try:
+        before = json.loads(store.read("provenance.json"))
+        _ = [before[k] for k in ("sweep_hash", "name", "data_fingerprint", "images", "finished")]
+    except (ValueError, KeyError, TypeError):
+        raise Mistake(f"{store.out}/provenance.json is damaged; give another folder (--out PATH).") from None
     if before["sweep_hash"] != sweep.hash:
         raise Mistake(
             f"--out {store.out} belongs to another sweep ({before['name']}, hash {before['sweep_hash']}; this one is "
@@ -264,17 +280,26 @@ def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
 
 def provenance(sweep: Sweep, manifest: data.Manifest, store: Store) -> dict[str, Any]:
     """Versions, git commit, hardware, data fingerprint, seeds."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "name": sweep.name, **store.run, "cxr_ray": cxr_ray.__version__, "git_commit": commit.stdout.strip() or None,
+        "name": sweep.name, **store.run, "cxr_ray": cxr_ray.__version__, "git_commit": _git_commit(),
         "python": platform.python_version(), "versions": {p: metadata.version(p) for p in PACKAGES},
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus},
         "data_fingerprint": manifest.fingerprint, "images": len(manifest.images), "data_notes": manifest.notes,
         "seeds": {"sweep": sweep.seed, "train": sweep.train["seed"]}, "started": _now(), "finished": None,
     }  # fmt: skip
+
+
+def _git_commit() -> str | None:
+    """Of this package's own repository; None where it is installed elsewhere, or there is no git."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return asked.stdout.strip() or None
 
 
 def _now() -> str:
@@ -304,7 +329,7 @@ def _run(
             blank = models.build(arch, Meaning(arch, sweep.data.size))
             models.start_from(blank, state, f"model.weights: {spec['model']['weights']}")
     errors = list(manifest.errors)
-    splits = {}
+    splits: dict[str, Any] = {}
     if to_train:
         splits, unreadable = training_splits(sweep, source, manifest)
         errors += unreadable
@@ -315,6 +340,7 @@ def _run(
         if sweep.data.source != "phantom":
             _check_shared(source.where, resources.n_nodes)
         say(resources.line)
+        begin(sweep, manifest, store)
         store.write_table("images", manifest.images.to_dict("records"))
         if not trials_done:
             rows = [_given_row(s) for s in given.values()]
@@ -327,7 +353,7 @@ def _run(
             return UNFINISHED
     except pipeline.CannotRun as e:
         raise Mistake(str(e)) from None
-    except ray.exceptions.RayError as e:
+    except (ray.exceptions.RayError, ray.tune.TuneError) as e:
         reason = str(e).strip().splitlines()
         print(f"cxr_ray: Ray stopped: {reason[-1] if reason else type(e).__name__}", file=sys.stderr)
         print("cxr_ray: the same command with --resume goes on from here.", file=sys.stderr)
@@ -356,7 +382,8 @@ def training_splits(
     """Train and val decoded to model size, and rows of errors."""
     from cxr_ray.training import Split
 
-    splits, errors = {}, []
+    splits: dict[str, Split] = {}
+    errors: list[dict[str, Any]] = []
     for name in ("train", "val"):
         rows = manifest.rows(name)
         pixels = data.load_pixels(source, rows, sweep.data.size, sweep.data.fit)
@@ -414,8 +441,8 @@ def chosen_subjects(
         usable = usable.loc[best.groupby(["variant", "seed"]).head(1).index].sort_index()
     root = store.out if "://" in store.out else str(Path(store.out).expanduser().resolve())
     trained = {
-        row.trial_id: Subject(row.trial_id, f"{root}/{row.checkpoint}", None, sweep.data.size)
-        for row in usable.itertuples()
+        trial_id: Subject(trial_id, f"{root}/{checkpoint}", None, sweep.data.size)
+        for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True)
     }
     return {**trained, **given}
 
@@ -471,9 +498,7 @@ def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> Non
     rows: list[dict[str, Any]] = []
     for trial_id in explained:
         mine = every[every["trial_id"] == trial_id].drop(columns="trial_id")
-        classes += classification.classification_rows(
-            mine.merge(patients, on="image_id"), trial_id, sweep.seed
-        )
+        classes += classification.classification_rows(mine.merge(patients, on="image_id"), trial_id, sweep.seed)
         chosen = pads.field("trial_id") == trial_id
         faith = run_.pandas("faithfulness", filter=chosen)
         if faith.empty:
@@ -489,9 +514,7 @@ def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> Non
     store.write_json(test_metrics(trials, classes, every), "test_metrics.json")
 
 
-def test_metrics(
-    trials: pd.DataFrame, classes: list[dict[str, Any]], predictions: pd.DataFrame
-) -> dict[str, Any]:
+def test_metrics(trials: pd.DataFrame, classes: list[dict[str, Any]], predictions: pd.DataFrame) -> dict[str, Any]:
     """The best trial's figures on the test split: chosen by val_auroc, never by test."""
     at_half = {r["trial_id"]: r for r in classes if r["split"] == "test" and r["threshold_rule"] == "half"}
     candidates = trials[trials.index.isin(list(at_half))]
@@ -526,10 +549,11 @@ def print_summary(out: str, write: Callable[[str], None] = say) -> None:
     trials = run_.pandas("trials").set_index("trial_id")
     write("Test split, threshold 0.5, with 95% intervals over patients:")
     write(f"  {'model':<26}{'variant':<14}{'accuracy':<24}{'AUROC':<24}{'images':>6}")
-    for r in classes[(classes["split"] == "test") & (classes["threshold_rule"] == "half")].itertuples():
-        accuracy = _interval(r.accuracy, r.accuracy_lower, r.accuracy_upper)
-        auroc = _interval(r.auroc, r.auroc_lower, r.auroc_upper)
-        write(f"  {r.trial_id:<26}{trials.loc[r.trial_id, 'variant']:<14}{accuracy:<24}{auroc:<24}{r.n:>6}")
+    at_half = classes[(classes["split"] == "test") & (classes["threshold_rule"] == "half")]
+    for r in at_half.to_dict("records"):
+        accuracy, auroc = (_interval(r[m], r[f"{m}_lower"], r[f"{m}_upper"]) for m in ("accuracy", "auroc"))
+        variant = trials["variant"][r["trial_id"]]
+        write(f"  {r['trial_id']:<26}{variant:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}")
     frame = run_.pandas("summary")
     if not frame.empty:
         _print_gaps(frame, write)
@@ -556,8 +580,10 @@ def _print_gaps(frame: pd.DataFrame, write: Callable[[str], None]) -> None:
     )
     controls = list(dict.fromkeys(rows["control"]))
     write(f"  {'variant':<14}{'explainer':<22}{'bucket':<8}{'n':>5}  " + "".join(f"{c:<26}" for c in controls))
-    for (trial, explainer, bucket), part in rows.groupby(["trial_id", "explainer", "bucket"], sort=False):
-        cells = {r.control: _interval(r.mean, r.lower, r.upper) + ("*" if r.p_holm < 0.05 else "") for r in part.itertuples()}
+    for (_, explainer, bucket), part in rows.groupby(["trial_id", "explainer", "bucket"], sort=False):
+        cells = {
+            r.control: _interval(r.mean, r.lower, r.upper) + ("*" if r.p_holm < 0.05 else "") for r in part.itertuples()
+        }
         one = part.iloc[0]
         write(f"  {one['variant']:<14}{explainer:<22}{bucket:<8}{one['n']:>5}  "
               + "".join(f"{cells.get(c, ''):<26}" for c in controls))  # fmt: skip

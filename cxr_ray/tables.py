@@ -1,11 +1,12 @@
 """Writes a run: finished units of work, and from them, once all are there, the tables.
 
-A unit is one file, put in place whole, named after its work: a retry overwrites itself, and a resumed run leaves out what
-exists. The tables are merged from the units in a fixed order, so they are the same whatever computed them.
+A unit is one file, put in place whole, named after its work: a retry overwrites itself, and a resumed run leaves out
+what exists. The tables are merged from the units in a fixed order, so they are the same whatever computed them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Store:
 
     @property
     def fs(self) -> pafs.FileSystem:
+        """The file system that the run lies on."""
         return filesystem(self.out)[0]
 
     def path(self, *parts: str) -> str:
@@ -73,9 +75,14 @@ class Store:
                 f.write(data)
             return
         temporary = f"{folder}/.{name}.tmp"
-        with fs.open_output_stream(temporary) as f:
-            f.write(data)
-        fs.move(temporary, path)
+        try:
+            with fs.open_output_stream(temporary) as f:
+                f.write(data)
+            fs.move(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                fs.delete_file(temporary)
+            raise
 
     def write_json(self, value: Any, *parts: str) -> None:
         """Readable JSON."""

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,7 +46,7 @@ class Epoch:
         val_auroc: AUROC on the validation split.
         best_epoch, best_auroc: the highest so far, the first of equals.
         improved: this epoch is the best.
-        state: tensors and numbers for ``resume``.
+        state: gives tensors (the live ones: save or copy them at once) and numbers for ``resume``.
     """
 
     epoch: int
@@ -128,23 +127,30 @@ def fit(
             schedule.step()
             total += loss.detach() * len(chosen)
         train_loss = float(total) / len(order)
-        if not math.isfinite(train_loss):
-            raise TrainingFailed(f"the training loss is {train_loss} in epoch {epoch}; lower train.lr ({config.lr:g}).")
         val_loss, val_auroc = evaluate(model, val, device)
+        for split, loss_now in (("training", train_loss), ("validation", val_loss)):
+            if not math.isfinite(loss_now):
+                raise TrainingFailed(
+                    f"the {split} loss is {loss_now} in epoch {epoch}; lower train.lr ({config.lr:g})."
+                )
         improved = val_auroc > best_auroc
         if improved:
             best_epoch, best_auroc = epoch, val_auroc
         state = {"epoch": epoch, "best_epoch": best_epoch, "best_auroc": best_auroc}
 
         def snapshot(numbers: dict[str, Any] = state) -> dict[str, Any]:
-            modules = {"network": model.network, "optimizer": optimizer, "schedule": schedule}
-            return {**numbers, **{name: module.state_dict() for name, module in modules.items()}}
+            return {
+                **numbers,
+                "network": model.network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+            }
 
         report(Epoch(epoch, train_loss, val_loss, val_auroc, best_epoch, best_auroc, improved, snapshot))
 
 
 def evaluate(model: Classifier, split: Split, device: str) -> tuple[float, float]:
-    """Cross-entropy in nats and AUROC of a split; leaves the model in eval mode."""
+    """Cross-entropy in nats and AUROC of a split, NaN where a score is not finite; leaves the model in eval mode."""
     model.eval()
     logits = []
     with torch.inference_mode():
@@ -153,9 +159,10 @@ def evaluate(model: Classifier, split: Split, device: str) -> tuple[float, float
             images = model.normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
             logits.append(model.log_odds(images))
     z = torch.cat(logits).double().cpu().numpy()
+    if not np.isfinite(z).all():
+        return math.nan, math.nan
     signed = np.where(split.labels == 1, z, -z)
-    finite = bool(np.isfinite(z).all())
-    return float(np.logaddexp(0, -signed).mean()), float(roc_auc_score(split.labels, expit(z))) if finite else math.nan
+    return float(np.logaddexp(0, -signed).mean()), float(roc_auc_score(split.labels, z))
 
 
 def augment(images_BCSS: Tensor, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +228,7 @@ def _can_restore(fs: pafs.FileSystem, folder: str) -> bool:
     return "tuner.pkl" in names and any(n.startswith("experiment_state") and n.endswith(".json") for n in names)
 
 
-def _by_spec(results: Iterable[Any], specs: list[dict[str, Any]]) -> list[Any]:
+def _by_spec(results: Any, specs: list[dict[str, Any]]) -> list[Any]:
     by_id = {r.config["spec"]["trial_id"]: r for r in results if "spec" in (r.config or {})}
     return [by_id[s["trial_id"]] for s in specs if s["trial_id"] in by_id]
 

@@ -27,7 +27,6 @@ from cxr_ray.randomness import key
 from cxr_ray.schemas import CURVES, ERRORS, FAITHFULNESS, PREDICTIONS, SALIENCY, SHARED
 
 MAX_MAP_SIDE = 56
-UNIT_IMAGES = 16  # images in one unit of work: fixed, so that tables do not depend on the hardware
 OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])  # [label, predicted]
 Tables = dict[tuple[str, str], pa.Table]  # (table, explainer or "") to rows
 
@@ -309,7 +308,7 @@ class _Work:
             scored = {}
             for control, part in parts.items():
                 curves = part[:, :, f] if scale == "logodds" else expit(part[:, :, f])
-                by_order = {order: curves[:, :, o] for o, order in enumerate(p.orders)}
+                by_order = {str(order): curves[:, :, o] for o, order in enumerate(p.orders)}
                 names, scored[control] = faithfulness.metrics(by_order, p.levels, done)
             value = scored["none"][:, 0]
             full = parts["none"][:, 0, f, 0, -1]

@@ -164,7 +164,9 @@ def test_tables_do_not_depend_on_the_batch_size(batch_size):
 
 
 def test_the_number_of_passes_is_exactly_what_the_dry_run_says():
-    config = sweep(explain={"explainers": list(EXPLAINERS)}, controls={"pixel_random": 2, "cell_random": 1, "shifted": 3})
+    config = sweep(
+        explain={"explainers": list(EXPLAINERS)}, controls={"pixel_random": 2, "cell_random": 1, "shifted": 3}
+    )
     size = config.data.size
     torch.manual_seed(0)
     from cxr_ray import models

@@ -1,0 +1,90 @@
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from cxr_ray.schemas import TABLES, Table
+from cxr_ray.tables import PER_UNIT, Store, pack
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A folder with chest_xray_224/ and chest_xray_native_sample/, where CXR_RAY_DATA names one."""
+    return _named("CXR_RAY_DATA")
+
+
+@pytest.fixture(scope="session")
+def shared_model() -> Path:
+    """A trained two-output ResNet-18 as a bare state dict, where CXR_RAY_MODEL names one."""
+    return _named("CXR_RAY_MODEL")
+
+
+def _named(variable: str) -> Path:
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} is not set")
+    return Path(os.environ[variable])
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """24 images of 32 pixels in Kaggle's layout: six patients of each class in train and in test, one image each."""
+    root = tmp_path_factory.mktemp("tiny") / "chest_xray"
+    for split, first in (("train", 0), ("test", 500)):
+        for i in range(first, first + 6):
+            for label, name in (("NORMAL", f"IM-{i:04d}-0001.png"), ("PNEUMONIA", f"person{i}_virus_{i}.png")):
+                pixels = np.random.default_rng([i, len(label)]).integers(0, 256, (32, 32), dtype=np.uint8)
+                stream = io.BytesIO()
+                Image.fromarray(pixels).save(stream, "PNG")
+                file = root / split / label / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(stream.getvalue())
+    return root
+
+
+@pytest.fixture(scope="session")
+def made_run(tmp_path_factory) -> Path:
+    """A run of two models and two explainers, whose tables hold made-up values, written as a real one is."""
+    store = Store(str(tmp_path_factory.mktemp("run")), {"run_id": "0123abcd", "sweep_hash": "4567cdef"})
+    store.write(b"name: made\n", "sweep.yaml")
+    store.write_json({"name": "made", "finished": None}, "provenance.json")
+    for name, table in TABLES.items():
+        if name not in PER_UNIT:
+            store.write_table(name, made_table(table, range(3)))
+    units = {trial: [f"{trial}.test.{i:05d}" for i in range(2)] for trial in ("plain-0123abcd", "study")}
+    for names in units.values():
+        for i, unit in enumerate(names):
+            rows = range(2 * i, 2 * i + 2)
+            parts = {(n, e): made_table(TABLES[n], rows) for n in PER_UNIT for e in explainers(n)}
+            store.write_unit(unit, pack(parts))
+    store.merge(units, [])
+    return Path(store.out)
+
+
+def explainers(name: str) -> tuple[str, ...]:
+    return ("gradcam", "saliency") if "explainer" in TABLES[name].partitions else ("",)
+
+
+def made_table(table: Table, rows: Iterable[int]) -> pa.Table:
+    """Row i of made-up values: names that end in i, the numbers i and i + 0.5, a null in every fourth float."""
+
+    def value(field: pa.Field, i: int) -> Any:
+        if pa.types.is_string(field.type):
+            return f"{field.name}{i}"
+        if pa.types.is_boolean(field.type):
+            return i % 2 == 0
+        if pa.types.is_list(field.type):
+            return [float(i), i + 0.5]
+        if pa.types.is_floating(field.type):
+            return None if i % 4 == 3 else i + 0.5
+        return i
+
+    return table.build({field.name: [value(field, i) for i in rows] for field in table.schema})

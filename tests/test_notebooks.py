@@ -1,0 +1,45 @@
+"""Every notebook runs from its first cell to its last, and is kept without what it printed."""
+
+import os
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+from tests.test_report import make_run
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return os.environ.get("CXR_RAY_RUN") or make_run(tmp_path_factory.mktemp("notebooks") / "run")
+
+
+def test_there_is_one():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_it_is_stripped(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.metadata
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_it_runs(path, run, monkeypatch):
+    monkeypatch.setenv("CXR_RAY_RUN", str(Path(run).resolve()))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
+    notebook = nbformat.read(path, as_version=4)
+    done = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    printed = "".join(o.get("text", "") for c in done.cells if c.cell_type == "code" for o in c.outputs)
+    assert "Mean gap in" in printed

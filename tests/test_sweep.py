@@ -1,0 +1,258 @@
+"""Whole sweeps through Ray on tiny phantoms: tables, resuming, killed workers and drivers, one and two workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from cxr_ray import models, results, sweep
+from cxr_ray.models import Meaning
+from cxr_ray.schemas import TABLES
+
+TINY = {
+    "name": "tiny",
+    "data": {"source": "phantom", "size": 64, "val_share": 0.3, "phantom": {"train": 24, "test": 20}},
+    "variants": {"plain": {}, "balanced": {"train": {"loss": "weighted", "sampler": "balanced"}}},
+    "model": {"weights": "none"},
+    "train": {"epochs": 2, "batch_size": 8, "augment": "light", "seed": {"grid": [0]}},
+    "search": {"num_samples": 1, "scheduler": "asha"},
+    "explain": {"explainers": ["gradcam", "saliency"], "targets": ["pneumonia", "predicted"]},
+    "perturb": {"grids": ["pixel", "7"], "fills": ["noise"], "levels": [0.5]},
+    "controls": {"pixel_random": 1, "cell_random": 2, "shifted": 2},
+}
+
+
+def write(folder: Path, content: dict, name: str = "tiny.yaml") -> str:
+    path = folder / name
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def given_sweep(folder: Path, n_test: int = 20) -> str:
+    """A sweep that trains nothing: an untrained network explains phantoms, in several units of work."""
+    import torch
+
+    torch.manual_seed(0)
+    model = models.build("resnet18", Meaning("resnet18", 64))
+    (folder / "model.safetensors").write_bytes(models.to_bytes(model))
+    content = {k: v for k, v in TINY.items() if k not in ("variants", "train", "search", "model")}
+    content["checkpoints"] = {"given": {"path": str(folder / "model.safetensors")}}
+    content["data"] = {**TINY["data"], "phantom": {"train": 24, "test": n_test}}
+    return write(folder, content, "given.yaml")
+
+
+def tables(out: str) -> dict[str, pd.DataFrame]:
+    run = results.open_run(out)
+    frames = {}
+    for name, table in TABLES.items():
+        frame = run.pandas(name)
+        assert not frame.duplicated(list(table.key)).any(), name
+        frames[name] = frame.sort_values(list(table.key)).reset_index(drop=True)
+    return frames
+
+
+def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
+    for name in ("images", "predictions", "saliency", "curves", "faithfulness", "summary", "errors"):
+        a, b = one[name].drop(columns="map", errors="ignore"), other[name].drop(columns="map", errors="ignore")
+        pd.testing.assert_frame_equal(a[list(b.columns)], b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("trained")
+    out = str(folder / "out")
+    assert sweep.main([write(folder, TINY), "--out", out]) == 0
+    return out
+
+
+def test_a_sweep_fills_every_table(trained):
+    frames = tables(trained)
+    assert all(len(frame) for name, frame in frames.items() if name != "errors")
+    assert set(frames["trials"].status) == {"completed"}
+    assert set(frames["trials"].variant) == {"plain", "balanced"}
+    assert frames["trials"].val_auroc.between(0, 1).all()
+    test = frames["predictions"].query("split == 'test'")
+    assert (test.groupby("trial_id").size() == 20).all()
+    assert set(frames["curves"].explainer) == {"gradcam", "saliency", "shared"}
+    assert set(frames["summary"].bucket) >= {"all", "correct", "TP-FP"} - (
+        {"TP-FP"} if not (test.outcome == "FP").any() else set()
+    )
+
+
+def test_files_are_stamped_and_nothing_temporary_is_left(trained):
+    provenance = json.loads(Path(trained, "provenance.json").read_text())
+    assert provenance["finished"]
+    assert provenance["versions"]["ray"]
+    files = [p for p in Path(trained).rglob("*") if p.is_file()]
+    parquet = [p for p in files if p.suffix == ".parquet"]
+    for path in parquet:
+        metadata = pq.read_schema(path).metadata
+        assert metadata[b"cxr_ray.run_id"].decode() == provenance["run_id"]
+        assert metadata[b"cxr_ray.sweep_hash"].decode() == provenance["sweep_hash"]
+    assert {p.parts[len(Path(trained).parts) + 1] for p in parquet} == set(TABLES)
+    assert not list(Path(trained, "tables").rglob(".*"))
+    assert not Path(trained, ".work").exists()
+
+
+def test_the_best_trial_is_chosen_by_validation(trained):
+    chosen = json.loads(Path(trained, "test_metrics.json").read_text())
+    trials = results.open_run(trained).pandas("trials").set_index("trial_id")
+    assert trials.loc[chosen["trial_id"], "val_auroc"] == trials.val_auroc.max()
+    assert chosen["TP"] + chosen["FP"] + chosen["TN"] + chosen["FN"] == chosen["n"] == 20
+
+
+def test_duckdb_reads_the_tables_without_this_package(trained):
+    sql = f"""
+        SELECT explainer, control, count(*) AS n, avg(gap) AS gap
+        FROM read_parquet('{trained}/tables/faithfulness/**/*.parquet', hive_partitioning = true)
+        WHERE metric = 'abpc' AND scale = 'logodds' GROUP BY ALL ORDER BY ALL
+    """
+    mine = duckdb.sql(sql).df()
+    frame = pd.read_parquet(f"{trained}/tables/faithfulness")
+    frame = frame[(frame.metric == "abpc") & (frame.scale == "logodds")]
+    theirs = frame.groupby(["explainer", "control"], observed=True).gap.agg(["size", "mean"]).reset_index()
+    assert list(mine.n) == list(theirs["size"])
+    assert list(mine.gap.fillna(0)) == pytest.approx(list(theirs["mean"].fillna(0)), abs=1e-5)
+
+
+def test_resuming_a_finished_run_prints_its_table(trained, capsys):
+    file = write(Path(trained).parent, TINY)
+    assert sweep.main([file, "--out", trained, "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert "finished already" in printed
+    assert "accuracy" in printed
+    assert sweep.main([file, "--out", trained]) == 2
+    assert sweep.main([file, "--out", trained, "--resume", "--set", "seed=1"]) == 2
+    assert "another sweep" in capsys.readouterr().err
+
+
+def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path):
+    file = given_sweep(tmp_path)
+    outs = []
+    for workers, batch in ((1, 8), (2, 8), (1, 1)):
+        outs.append(str(tmp_path / f"{workers}-{batch}"))
+        arguments = ["--set", f"resources.workers={workers}", "--set", f"resources.batch_size={batch}"]
+        assert sweep.main([file, "--out", outs[-1], *arguments]) == 0
+    first, *others = (tables(out) for out in outs)
+    assert set(first["trials"].status) == {"given"}
+    for other in others:
+        assert_same(first, other)
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "cxr_ray.sweep", *arguments], cwd=cwd, start_new_session=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> None:
+    for _ in range(int(seconds * 10)):
+        if condition():
+            return
+        assert process.poll() is None, "the sweep ended before the test could interrupt it"
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+@pytest.mark.slow
+def test_killed_workers_and_drivers_lose_and_double_nothing(tmp_path):
+    file = given_sweep(tmp_path, n_test=80)
+    whole = str(tmp_path / "whole")
+    assert sweep.main([file, "--out", whole]) == 0
+
+    broken, units = str(tmp_path / "broken"), tmp_path / "broken" / ".work" / "units"
+    process = start(file, "--out", broken, cwd=tmp_path)
+    wait_for(lambda: len(list(units.glob("[!.]*.arrow"))) >= 1, process)
+    actors = subprocess.run(
+        ["pgrep", "-f", "ray::.*Explain"], capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert actors
+    os.kill(int(actors[0]), signal.SIGKILL)
+    there = len(list(units.glob("[!.]*.arrow")))
+    wait_for(lambda: len(list(units.glob("[!.]*.arrow"))) > there, process)
+    os.killpg(process.pid, signal.SIGKILL)  # the driver, and Ray with it
+    process.wait()
+    done = {p.name: p.stat().st_mtime_ns for p in units.glob("[!.]*.arrow")}
+    assert 0 < len(done) < 6
+
+    assert sweep.main([file, "--out", broken, "--resume"]) == 0
+    assert_same(tables(whole), tables(broken))
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_where_it_stopped(tmp_path):
+    content = {**TINY, "train": {**TINY["train"], "epochs": 40}, "search": {"num_samples": 1, "scheduler": "none"}}
+    content["variants"] = {"plain": {}}
+    content["perturb"] = {"grids": ["7"], "fills": ["mean"], "levels": [0.5]}
+    file, out = write(tmp_path, content), tmp_path / "out"
+    process = start(file, "--out", str(out), cwd=tmp_path)
+    wait_for(lambda: len(list(out.glob("tune/experiment_state-*.json"))) and _epochs(out) >= 2, process)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = _epochs(out)
+    assert before < 40
+    assert sweep.main([file, "--out", str(out), "--resume"]) == 0
+    trials = results.open_run(str(out)).pandas("trials")
+    assert list(trials.epochs) == [40]
+    assert list(trials.status) == ["completed"]
+
+
+def _epochs(out: Path) -> int:
+    return sum(len(p.read_text().splitlines()) for p in out.glob("tune/*/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("resources.gpu_per_worker=1", "GPUs"),
+        ("resources.workers=999", "room for"),
+        ("resources.cpu_per_trial=999", "CPUs"),
+    ],
+)
+def test_what_the_machine_cannot_meet_is_an_error_at_once(tmp_path, capsys, setting, sentence):
+    file = write(tmp_path, TINY)
+    assert sweep.main([file, "--out", str(tmp_path / "out"), "--set", setting]) == 2
+    err = capsys.readouterr().err
+    assert setting.split("=")[0] in err
+    assert sentence in err
+
+
+def test_broken_images_become_rows_of_errors(tmp_path):
+    from PIL import Image
+
+    from cxr_ray.phantoms import render
+
+    for split, n in (("train", 6), ("test", 4)):
+        for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(render(100 * n + 10 * i + label, label, 64).image).save(folder / f"{name}-{i}.png")
+    bad = tmp_path / "data" / "test" / "NORMAL"
+    (bad / "text.jpeg").write_text("not an image")
+    (bad / "empty.png").write_bytes(b"")
+    whole = (bad / "NORMAL-0.png").read_bytes()
+    (bad / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    import torch
+
+    torch.manual_seed(0)
+    (tmp_path / "m.safetensors").write_bytes(models.to_bytes(models.build("resnet18", Meaning("resnet18", 64))))
+    content = {**TINY, "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3},
+               "checkpoints": {n: {"path": str(tmp_path / "m.safetensors")} for n in ("one", "two")}}  # fmt: skip
+    content = {k: v for k, v in content.items() if k not in ("variants", "train")}
+    out = str(tmp_path / "out")
+    assert sweep.main([write(tmp_path, content), "--out", out]) == 0
+    errors = results.open_run(out).pandas("errors")
+    assert sorted(Path(p).name for p in errors.path) == ["empty.png", "text.jpeg", "truncated.png"]
+    assert dict(zip(errors.path.map(lambda p: Path(p).name), errors.stage, strict=True))["truncated.png"] == "decode"
+    test = results.open_run(out).pandas("predictions").query("split == 'test'")
+    assert (test.groupby("trial_id").size() == 8).all()
