@@ -160,7 +160,7 @@ class _Decode:
 class _Explain:
     """The actor: a Worker that takes and gives rows of Ray Data."""
 
-    def __init__(self, sweep: Sweep, subjects: Mapping[str, Subject], batch_size: int, threads: int):
+    def __init__(self, sweep: Sweep, subjects: Mapping[str, Subject], batch_size: int, threads: int, passes: int):
         import torch
 
         from cxr_ray.worker import Block, Worker
@@ -168,7 +168,7 @@ class _Explain:
         if threads:
             torch.set_num_threads(threads)
         self.block = Block
-        self.worker = Worker(sweep, subjects, "cuda" if torch.cuda.is_available() else "cpu", batch_size)
+        self.worker = Worker(sweep, subjects, "cuda" if torch.cuda.is_available() else "cpu", batch_size, passes)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = json.loads(row["unit"])
@@ -182,7 +182,8 @@ class _Explain:
             pixels=np.frombuffer(row["pixels"], np.uint8).reshape(len(rows), 3, size, size),
             errors=unit["errors"],
         )
-        return {"unit": unit["unit"], "images": len(rows), "tables": pack(self.worker(block))}
+        tables = pack(self.worker(block))
+        return {"unit": unit["unit"], "images": len(rows), "form": str(self.worker.form), "tables": tables}
 
 
 class _Write:
@@ -193,7 +194,7 @@ class _Write:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         self.store.write_unit(row["unit"], row["tables"])
-        return {"unit": row["unit"], "images": row["images"]}
+        return {name: row[name] for name in ("unit", "images", "form")}
 
 
 def explain_sweep(
@@ -203,12 +204,15 @@ def explain_sweep(
     source: Source,
     store: Store,
     resources: Resources,
-) -> Iterator[tuple[str, int]]:
-    """Computes the units and writes each as a file of the run; yields (unit, images) as they are done, in any order.
+    passes_per_image: int,
+) -> Iterator[tuple[int, str]]:
+    """Computes the units and writes each as a file of the run; yields (images, form of the forward pass) a unit.
 
     A killed actor is started again and its units are computed again under the same names.
     """
     rows = [{"unit": json.dumps(unit)} for unit in units]
+    images = sum(len(u["rows"]) for u in units if u["split"] == "test")
+    passes = passes_per_image * images // (len(subjects) * min(resources.workers, len(rows)))  # of a model, a worker
     pool = ray.data.ActorPoolStrategy(size=min(resources.workers, len(rows)))
     # plain functions: classes would become actors of their own
     decode, write = _Decode(source, sweep.data.fit), _Write(store)
@@ -219,7 +223,7 @@ def explain_sweep(
             _Explain,  # type: ignore[arg-type]
             fn_constructor_kwargs={
                 "sweep": sweep, "subjects": dict(subjects), "batch_size": resources.batch_size,
-                "threads": resources.threads,
+                "threads": resources.threads, "passes": passes,
             },
             compute=pool,
             num_cpus=1,
@@ -228,4 +232,4 @@ def explain_sweep(
         .map(write.__call__, num_cpus=LIGHT_CPUS)
     )  # fmt: skip
     for row in done.iter_rows():
-        yield row["unit"], row["images"]
+        yield row["images"], row["form"]

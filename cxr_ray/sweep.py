@@ -470,10 +470,12 @@ def explain(
         + (f"; {len(units) - len(missing)} were there" if len(missing) < len(units) else ""))  # fmt: skip
     done, start, last = 0, time.monotonic(), -1e9
     if missing:
-        for n, (_, images) in enumerate(
-            pipeline.explain_sweep(sweep, missing, subjects, source, store, resources), start=1
-        ):
+        passes, _ = passes_per_image(sweep, sweep.data.size)
+        computed = pipeline.explain_sweep(sweep, missing, subjects, source, store, resources, passes)
+        for n, (images, form) in enumerate(computed, start=1):
             done += images
+            if n == 1:
+                say(f"  forward passes: {form}")
             now = time.monotonic()
             if now - last > 5 or n == len(missing):
                 last = now

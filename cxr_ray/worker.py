@@ -19,9 +19,10 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxr_ray import faithfulness, models, perturb, regions
+from cxr_ray import faithfulness, forms, models, perturb, regions
 from cxr_ray.config import Sweep
 from cxr_ray.explainers import EXPLAINERS, Inputs
+from cxr_ray.forms import Form
 from cxr_ray.models import Classifier, Meaning
 from cxr_ray.randomness import key
 from cxr_ray.schemas import CURVES, ERRORS, FAITHFULNESS, PREDICTIONS, SALIENCY, SHARED
@@ -63,15 +64,33 @@ class Block:
 class Worker:
     """Explains and perturbs blocks of images. Keeps the models that it used last."""
 
-    def __init__(self, sweep: Sweep, subjects: Mapping[str, Subject], device: str = "cpu", batch_size: int = 32):
-        self.sweep, self.subjects, self.batch_size = sweep, dict(subjects), batch_size
+    def __init__(
+        self,
+        sweep: Sweep,
+        subjects: Mapping[str, Subject],
+        device: str = "cpu",
+        batch_size: int = 32,
+        passes: int = 0,
+    ):
+        """``passes``: forward passes that each model will make; many make a faster form of it worth its start-up."""
+        self.sweep, self.subjects, self.batch_size, self.passes = sweep, dict(subjects), batch_size, passes
         self.device = torch.device(device)
+        self.form = Form("eager", {})
         self.model = lru_cache(maxsize=4)(self._load)
+        self.forward = lru_cache(maxsize=4)(self._forward)
 
     def _load(self, trial_id: str) -> Classifier:
         subject = self.subjects[trial_id]
         model = models.load(subject.checkpoint, subject.meaning).requires_grad_(False)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _forward(self, trial_id: str) -> forms.Forward:
+        """The function that scores; its form is measured for the first model and then kept."""
+        model, size = self.model(trial_id), self.subjects[trial_id].size
+        if self.form.tried:
+            return forms.make(self.form.name, model, size, self.batch_size)
+        self.form, forward = forms.choose(model, size, self.batch_size, self.passes)
+        return forward
 
     def __call__(self, block: Block) -> Tables:
         """Rows of predictions and errors; for the test split also of saliency, curves and faithfulness."""
@@ -79,7 +98,7 @@ class Worker:
         errors = list(block.errors)
         if block.image_ids:
             with torch.no_grad():
-                work = _Work(self, self.model(block.trial_id), block)
+                work = _Work(self, block)
                 tables["predictions", ""] = work.predictions()
                 if block.split == "test":
                     tables |= work.shared_controls()
@@ -102,13 +121,14 @@ class Worker:
 class _Work:
     """One block on the device: what its explainers and controls share."""
 
-    def __init__(self, worker: Worker, model: Classifier, block: Block):
-        self.sweep, self.model, self.block, self.batch_size = worker.sweep, model, block, worker.batch_size
+    def __init__(self, worker: Worker, block: Block):
+        self.model, self.forward = worker.model(block.trial_id), worker.forward(block.trial_id)
+        self.sweep, self.block, self.batch_size = worker.sweep, block, worker.batch_size
         self.device, self.seed = worker.device, worker.sweep.seed
         self.ids = list(block.image_ids)
         pixels = torch.from_numpy(np.array(block.pixels)).to(self.device).float() / 255
         self.size = pixels.shape[-1]
-        self.images = model.normalize(pixels)
+        self.images = self.model.normalize(pixels)
         self.logit_B = self._scores(self.images).double().cpu().numpy()
         self.predicted_B = (self.logit_B >= 0).astype(np.int64)
         labels = np.asarray(block.labels, dtype=np.int64)
@@ -119,7 +139,7 @@ class _Work:
     def _scores(self, images_BCHW: Tensor) -> Tensor:
         """Log-odds of PNEUMONIA of model-space images, float32 [B], in batches."""
         return torch.cat([
-            self.model.log_odds(b.contiguous(memory_format=torch.channels_last))
+            self.forward(b.contiguous(memory_format=torch.channels_last))
             for b in images_BCHW.split(self.batch_size)
         ])  # fmt: skip
 
@@ -166,7 +186,7 @@ class _Work:
         asked = perturb.counts(self.sweep.perturb.levels, units)
         image_of = torch.from_numpy(np.repeat(image_N, draws)).to(self.device)
         scores = perturb.masked_scores(
-            self.model.log_odds, self.canvas, places_NDU.flatten(0, 1), image_of, asked, self.sweep.perturb.orders,
+            self.forward, self.canvas, places_NDU.flatten(0, 1), image_of, asked, self.sweep.perturb.orders,
             self.batch_size,
         )  # fmt: skip
         inner = scores.double().cpu().numpy().reshape(n, draws, *scores.shape[1:])

@@ -1,0 +1,71 @@
+"""Masked forward passes a second beside plain forward passes a second of the same model, in one run.
+
+A plain pass is the network alone on a batch that lies ready, in each form that this machine has. A masked pass also
+makes its image: it takes ranking, level, order and fill of each job and fills the pixels; it uses the fastest form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.common import arguments, rates, ratio, show
+from cxr_ray import forms, models, perturb
+from cxr_ray.models import Meaning
+
+
+def main() -> None:
+    """The command."""
+    args = arguments(__doc__, size=(int, 224, "side of the images"), batch=(int, 32, "images in a pass"),
+                     rounds=(int, 5, "rounds"), seconds=(float, 4.0, "seconds a form and round"))  # fmt: skip
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    model = models.build("resnet18", Meaning("resnet18", args.size)).requires_grad_(False)
+    model = model.to(device, memory_format=torch.channels_last)
+    n_images, n_rankings = 4, 8
+    images = torch.rand(n_images, 3, args.size, args.size, device=device)
+    keys = torch.arange(n_images, device=device)
+    fills = torch.stack([perturb.FILLS[f](images, model.mean, keys) for f in ("mean", "blur")], 1)
+    canvas = perturb.Canvas.of(model.normalize(images), model.normalize(fills))
+    levels, orders = [0.1, 0.5], ["morf", "lerf"]
+    image_of = torch.arange(n_rankings, device=device) % n_images
+    maps = torch.rand(n_rankings, args.size**2, device=device)
+    batch = torch.rand(args.batch, 3, args.size, args.size, device=device).to(memory_format=torch.channels_last)
+    jobs = n_rankings * canvas.n_fills * len(orders) * len(levels)
+
+    def done() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def plain(forward: forms.Forward) -> Callable[[], int]:
+        def run() -> int:
+            for _ in range(jobs // args.batch):
+                forward(batch)
+            done()
+            return jobs // args.batch * args.batch
+
+        return run
+
+    def masked() -> int:
+        places = perturb.rank(maps, maps.flip(1))
+        ns = perturb.counts(levels, args.size**2)
+        perturb.masked_scores(functions[form.name], canvas, places, image_of, ns, orders, args.batch)
+        done()
+        return jobs
+
+    with torch.no_grad():
+        form, _ = forms.choose(model, args.size, args.batch, 10**7)
+        functions = {
+            n: forms.make(n, model, args.size, args.batch) for n, v in form.tried.items() if not isinstance(v, str)
+        }
+        kinds = {name: plain(forward) for name, forward in functions.items()} | {"masked": masked}
+        measured = rates(kinds, args.rounds, args.seconds)
+    target = 0.90 if device.type == "cuda" else 0.95
+    what = f"masked / {form.name}, the fastest form"
+    show("engine", measured, {what: ratio(measured, "masked", form.name)}, {what: target}, unit="passes/s",
+         as_json=args.json, chosen=str(form))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Every form of the forward pass gives the eager module's probabilities, and what is missing falls back to it."""
+
+import sys
+
+import pytest
+import torch
+
+from cxr_ray import forms, models
+from cxr_ray.models import Meaning
+
+SIZE = 64
+
+
+def model(outputs: int = 2):
+    torch.manual_seed(0)
+    made = models.build("resnet18", Meaning("resnet18", SIZE, outputs)).requires_grad_(False)
+    for module in made.modules():  # batch norms that do something
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return made
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("name", ["eager", "folded", "onnxruntime"])
+@torch.no_grad()
+def test_forms_agree_with_the_eager_module_also_for_other_batch_sizes(name, outputs):
+    eager = model(outputs)
+    forward = forms.make(name, eager, SIZE, 4)
+    for batch in (4, 1, 9):
+        images = torch.randn(batch, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+        expected = eager.log_odds(images)
+        assert torch.allclose(forward(images), expected, atol=1e-4)
+        assert (torch.sigmoid(forward(images)) - torch.sigmoid(expected)).abs().max() <= forms.TOLERANCE
+    assert (forward == eager.log_odds) == (name == "eager")
+
+
+def test_few_passes_start_nothing_and_many_try_everything(monkeypatch):
+    made = model()
+    assert forms.choose(made, SIZE, 2, 0) == (forms.Form("eager", {}), made.log_odds)
+    assert set(forms.choose(made, SIZE, 2, 1)[0].tried) == {"eager"}
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    form, _ = forms.choose(made, SIZE, 2, 10**9)
+    assert set(form.tried) == set(forms.FORMS)
+    assert form.tried["compiled"] == "for GPUs"
+    rates = {name: rate for name, rate in form.tried.items() if not isinstance(rate, str)}
+    assert form.name == max(rates, key=rates.get)
+    assert form.name in str(form)
+
+
+def test_without_the_extra_it_says_so_and_goes_on(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    made = model()
+    form, _ = forms.choose(made, SIZE, 2, 10**9)
+    assert "cxr-ray[fast]" in form.tried["onnxruntime"]
+    assert forms.make("onnxruntime", made, SIZE, 2) == made.log_odds
+
+
+def test_a_network_that_cannot_be_traced_stays_eager(monkeypatch):
+    class Branching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3 * SIZE * SIZE, 2)
+
+        def forward(self, x):
+            return self.linear(x.flatten(1)) if x.mean() > 1e9 else self.linear(-x.flatten(1))
+
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    made = models.Classifier(Branching(), Meaning("resnet18", SIZE)).requires_grad_(False)
+    form, forward = forms.choose(made, SIZE, 2, 10**9)
+    assert form.name == "eager"
+    assert "traced" in form.tried["folded"]
+    assert forward == made.log_odds
+
+
+def test_a_form_that_disagrees_is_refused(monkeypatch):
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setitem(forms.FORMS, "folded", lambda m, example: lambda x: m.log_odds(x) + 0.01)
+    form, _ = forms.choose(model(), SIZE, 2, 10**9)
+    assert form.name != "folded"
+    assert "differs" in form.tried["folded"]
