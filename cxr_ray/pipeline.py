@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 UNIT_IMAGES = 16  # images in one unit of work: fixed, so that tables do not depend on the hardware
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
 LOCAL_SPARE_CPUS = 1  # logical CPUs for those, beside the real ones that compute
-GPU_BATCH, CPU_BATCH = 256, 32
 SPLITS = ("val", "test")
 
 
@@ -107,9 +106,7 @@ class Resources:
             )
         self.workers = room if asked.workers == "auto" else asked.workers
         self.threads = max(1, int(cpus) // self.workers) if local and not self.worker_gpus else 0
-        self.batch_size = (
-            (GPU_BATCH if self.worker_gpus else CPU_BATCH) if asked.batch_size == "auto" else asked.batch_size
-        )
+        self.batch_size = None if asked.batch_size == "auto" else asked.batch_size  # None: found on the device
         where = "this machine" if local else f"the cluster of {len(nodes)} machine{'s' * (len(nodes) != 1)}"
         device = f"{gpus:g} GPUs" if gpus else "no GPU, so on CPUs"
         self.line = (
@@ -160,7 +157,9 @@ class _Decode:
 class _Explain:
     """The actor: a Worker that takes and gives rows of Ray Data."""
 
-    def __init__(self, sweep: Sweep, subjects: Mapping[str, Subject], batch_size: int, threads: int, passes: int):
+    def __init__(
+        self, sweep: Sweep, subjects: Mapping[str, Subject], batch_size: int | None, threads: int, passes: int
+    ):
         import torch
 
         from cxr_ray.worker import Block, Worker

@@ -69,11 +69,20 @@ class Worker:
         sweep: Sweep,
         subjects: Mapping[str, Subject],
         device: str = "cpu",
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         passes: int = 0,
     ):
-        """``passes``: forward passes that each model will make; many make a faster form of it worth its start-up."""
-        self.sweep, self.subjects, self.batch_size, self.passes = sweep, dict(subjects), batch_size, passes
+        """Takes a sweep and the models it may be asked about.
+
+        Args:
+            sweep: what to explain and how to perturb.
+            subjects: the models by trial_id.
+            device: cpu or cuda.
+            batch_size: masked images in one pass; None: found once for the device.
+            passes: forward passes that each model will make; many make a faster form of it worth its start-up.
+        """
+        self.sweep, self.subjects, self.passes = sweep, dict(subjects), passes
+        self._batch_size = batch_size
         self.device = torch.device(device)
         self.form = Form("eager", {})
         self.model = lru_cache(maxsize=4)(self._load)
@@ -88,9 +97,15 @@ class Worker:
         """The function that scores; its form is measured for the first model and then kept."""
         model, size = self.model(trial_id), self.subjects[trial_id].size
         if self.form.tried:
-            return forms.make(self.form.name, model, size, self.batch_size)
-        self.form, forward = forms.choose(model, size, self.batch_size, self.passes)
+            return forms.make(self.form.name, model, size, self.batch_size(trial_id))
+        self.form, forward = forms.choose(model, size, self.batch_size(trial_id), self.passes)
         return forward
+
+    def batch_size(self, trial_id: str) -> int:
+        """Masked images in one pass."""
+        if self._batch_size is None:
+            self._batch_size = forms.batch_size(self.model(trial_id), self.subjects[trial_id].size)
+        return self._batch_size
 
     def __call__(self, block: Block) -> Tables:
         """Rows of predictions and errors; for the test split also of saliency, curves and faithfulness."""
@@ -123,7 +138,7 @@ class _Work:
 
     def __init__(self, worker: Worker, block: Block):
         self.model, self.forward = worker.model(block.trial_id), worker.forward(block.trial_id)
-        self.sweep, self.block, self.batch_size = worker.sweep, block, worker.batch_size
+        self.sweep, self.block, self.batch_size = worker.sweep, block, worker.batch_size(block.trial_id)
         self.device, self.seed = worker.device, worker.sweep.seed
         self.ids = list(block.image_ids)
         pixels = torch.from_numpy(np.array(block.pixels)).to(self.device).float() / 255

@@ -80,3 +80,22 @@ def test_a_form_that_disagrees_is_refused(monkeypatch):
     form, _ = forms.choose(model(), SIZE, 2, 10**9)
     assert form.name != "folded"
     assert "differs" in form.tried["folded"]
+
+
+def test_the_batch_size_is_the_smallest_near_the_fastest_that_fits(monkeypatch):
+    made = model()
+    assert forms.batch_size(made, SIZE) == 32  # a CPU
+    speed = {32: 100.0, 64: 180.0, 128: 196.0, 256: 200.0}
+
+    def rate(forward, example, seconds):
+        if len(example) > 256:
+            raise torch.OutOfMemoryError
+        return speed[len(example)]
+
+    class Parameter:
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(forms, "_rate", rate)
+    monkeypatch.setattr(forms, "_example", lambda m, size, batch: [0] * batch)
+    monkeypatch.setattr(made, "parameters", lambda: iter([Parameter()]))
+    assert forms.batch_size(made, SIZE) == 128

@@ -1,0 +1,55 @@
+"""``fit`` against bare forward and backward passes of the same model and batch, in images a second.
+
+The bare loop has its batch ready in model space and takes neither optimizer steps nor validation; ``fit`` decodes from
+uint8, augments, normalises, steps, and validates on two images an epoch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from benchmarks.common import arguments, rates, ratio, show
+from cxr_ray import models, training
+from cxr_ray.config import Train
+from cxr_ray.models import Meaning
+
+
+def main() -> None:
+    """The command."""
+    args = arguments(__doc__, size=(int, 224, "side of the images"), batch=(int, 32, "images in a batch"),
+                     batches=(int, 4, "batches an epoch"), rounds=(int, 5, "rounds"))  # fmt: skip
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    n = args.batch * args.batches
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (n, 3, args.size, args.size), np.uint8)
+    train = training.Split(pixels, np.arange(n) % 2)
+    val = training.Split(pixels[:2], np.array([0, 1]))
+    config = Train(epochs=1, batch_size=args.batch, lr=1e-4)
+    meaning = Meaning("resnet18", args.size)
+    bare_model = models.build("resnet18", meaning).to(device, memory_format=torch.channels_last).train()
+    ready = torch.randn(args.batch, 3, args.size, args.size, device=device).to(memory_format=torch.channels_last)
+    labels = torch.arange(args.batch, device=device) % 2
+
+    def bare() -> int:
+        for _ in range(args.batches):
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                logits = bare_model(ready)
+            bare_model.zero_grad(set_to_none=True)
+            F.cross_entropy(logits.float(), labels).backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return n
+
+    def fit() -> int:
+        training.fit(models.build("resnet18", meaning), train, val, config, lambda epoch: None, device=device)
+        return n
+
+    measured = rates({"bare": bare, "fit": fit}, args.rounds, seconds=1.0)
+    show("training", measured, {"fit / bare": ratio(measured, "fit", "bare")}, {"fit / bare": 0.9}, unit="images/s",
+         as_json=args.json)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
