@@ -42,7 +42,9 @@ def main() -> None:
         checkpoint = Path(folder, "m.safetensors")
         checkpoint.write_bytes(models.to_bytes(models.build("resnet18", Meaning("resnet18", args.size))))
         subjects = {"m": Subject("m", str(checkpoint), None, args.size)}
-        units = [u for u in pipeline.plan_units(manifest, subjects)["m"].values() if u["split"] == "test"]
+        units = [
+            u for u in pipeline.plan_units(manifest, subjects, passes, "cpu")["m"].values() if u["split"] == "test"
+        ]
         for r in range(args.rounds):
             measured["bare engine"].append(_bare(sweep, subjects, units, manifest, source, passes))
             pipeline.start_ray()
@@ -79,7 +81,7 @@ def _bare(sweep: Any, subjects: Any, units: Any, manifest: data.Manifest, source
     blocks = []
     for i, unit in enumerate(units):
         columns = {key: [row[key] for row in unit["rows"]] for key in ("image_id", "path", "label")}
-        start = i * pipeline.UNIT_IMAGES
+        start = i * len(units[0]["rows"])
         part = pixels[start : start + len(unit["rows"])]
         blocks.append(Block("m", "test", columns["image_id"], columns["path"], columns["label"], part))
     worker(blocks[0])

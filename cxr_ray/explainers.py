@@ -19,6 +19,7 @@ from cxr_ray import randomness
 from cxr_ray.models import Classifier
 
 IG_STEPS = 32
+OCCLUSION_BATCH = 32  # images in a pass
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def occlusion(model: Classifier, inputs: Inputs) -> Tensor:
             strides=(3, stride, stride),
             baselines=inputs.blurred,
             target=inputs.targets,
+            perturbations_per_eval=max(1, OCCLUSION_BATCH // len(inputs.images)),
         )
     return maps.sum(1).float()
 

@@ -19,7 +19,10 @@ from cxr_ray.tables import Store, chunks, pack
 if TYPE_CHECKING:
     from cxr_ray.worker import Subject  # imports torch, which tasks that read and write do without
 
-UNIT_IMAGES = 16  # images in one unit of work: fixed, so that tables do not depend on the hardware
+# A unit of work is at most so many images and about so many forward passes: seconds on a GPU, a minute on a CPU core. It
+# depends on the sweep and on the kind of device alone, so that tables do not depend on workers and batches.
+UNIT_IMAGES = 16
+UNIT_PASSES = {"gpu": 32768, "cpu": 1024}
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
 LOCAL_SPARE_CPUS = 1  # logical CPUs for those, beside the real ones that compute
 SPLITS = ("val", "test")
@@ -122,16 +125,22 @@ def _slots(nodes: list[dict[str, Any]], gpus_each: float) -> int:
     return sum(int(g // gpus_each) if gpus_each >= 1 else g * int(1 / gpus_each + 1e-9) for g in have)
 
 
-def plan_units(manifest: Manifest, subjects: Mapping[str, Subject]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Units of work: trial_id to unit name to what the unit needs. Blocks of 16 images of one split, in order."""
+def plan_units(
+    manifest: Manifest, subjects: Mapping[str, Subject], passes_per_image: int, device: str
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Units of work: trial_id to unit name to what the unit needs. Blocks of images of one split, in order.
+
+    ``device``: cpu or gpu. A unit's name holds its size, so that a run resumed on another kind of device is whole.
+    """
+    size = {"val": UNIT_IMAGES, "test": max(1, min(UNIT_IMAGES, UNIT_PASSES[device] // passes_per_image))}
     blocks = {
-        split: list(chunks(manifest.rows(split)[["image_id", "path", "label"]].to_dict("records"), UNIT_IMAGES))
+        split: list(chunks(manifest.rows(split)[["image_id", "path", "label"]].to_dict("records"), size[split]))
         for split in SPLITS
     }
     return {
         trial_id: {
-            f"{trial_id}.{split}.{i:05d}": {
-                "unit": f"{trial_id}.{split}.{i:05d}", "trial_id": trial_id, "split": split, "size": subject.size,
+            f"{trial_id}.{split}.{size[split]}.{i:05d}": {
+                "unit": f"{trial_id}.{split}.{size[split]}.{i:05d}", "trial_id": trial_id, "split": split, "size": subject.size,
                 "rows": rows,
             }
             for split in SPLITS

@@ -461,7 +461,8 @@ def explain(
 
     for subject in subjects.values():
         models.load(subject.checkpoint, subject.meaning)  # a broken model fails here, not in an endless restart
-    plan = pipeline.plan_units(manifest, subjects)
+    passes, _ = passes_per_image(sweep, sweep.data.size)
+    plan = pipeline.plan_units(manifest, subjects, passes, "gpu" if resources.worker_gpus else "cpu")
     units = {name: unit for by_name in plan.values() for name, unit in by_name.items()}
     there = store.finished_units()
     missing = [unit for name, unit in units.items() if name not in there]
@@ -470,7 +471,6 @@ def explain(
         + (f"; {len(units) - len(missing)} were there" if len(missing) < len(units) else ""))  # fmt: skip
     done, start, last = 0, time.monotonic(), -1e9
     if missing:
-        passes, _ = passes_per_image(sweep, sweep.data.size)
         computed = pipeline.explain_sweep(sweep, missing, subjects, source, store, resources, passes)
         for n, (images, form) in enumerate(computed, start=1):
             done += images
