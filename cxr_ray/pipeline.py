@@ -19,8 +19,8 @@ from cxr_ray.tables import Store, chunks, pack
 if TYPE_CHECKING:
     from cxr_ray.worker import Subject  # imports torch, which tasks that read and write do without
 
-# A unit of work is at most so many images and about so many forward passes: seconds on a GPU, a minute on a CPU core. It
-# depends on the sweep and on the kind of device alone, so that tables do not depend on workers and batches.
+# A unit of work is at most so many images and about so many forward passes: seconds on a GPU, a minute on a CPU core.
+# It depends on the sweep and on the kind of device alone, so that tables do not depend on workers and batches.
 UNIT_IMAGES = 16
 UNIT_PASSES = {"gpu": 32768, "cpu": 1024}
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
@@ -137,17 +137,16 @@ def plan_units(
         split: list(chunks(manifest.rows(split)[["image_id", "path", "label"]].to_dict("records"), size[split]))
         for split in SPLITS
     }
-    return {
-        trial_id: {
-            f"{trial_id}.{split}.{size[split]}.{i:05d}": {
-                "unit": f"{trial_id}.{split}.{size[split]}.{i:05d}", "trial_id": trial_id, "split": split, "size": subject.size,
-                "rows": rows,
-            }
-            for split in SPLITS
-            for i, rows in enumerate(blocks[split])
-        }
-        for trial_id, subject in subjects.items()
-    }  # fmt: skip
+    plan: dict[str, dict[str, dict[str, Any]]] = {}
+    for trial_id, subject in subjects.items():
+        plan[trial_id] = {}
+        for split in SPLITS:
+            for i, rows in enumerate(blocks[split]):
+                name = f"{trial_id}.{split}.{size[split]}.{i:05d}"
+                plan[trial_id][name] = {
+                    "unit": name, "trial_id": trial_id, "split": split, "size": subject.size, "rows": rows
+                }  # fmt: skip
+    return plan
 
 
 class _Decode:
