@@ -1,8 +1,10 @@
 """``ray job submit`` to a head started on this machine."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,29 +16,40 @@ from tests.test_sweep import TINY
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
+def _submit(work: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
+    """A job, once the head takes one: its dashboard and then its agent need seconds to start."""
+    command = [*RAY, "job", "submit", "--address", "http://127.0.0.1:8299", "--working-dir", str(work), "--",
+               sys.executable, "-m", "cxr_ray.sweep", *arguments]  # fmt: skip
+    for _ in range(60):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
+        if "No available agent" not in done.stderr and "Failed to connect" not in done.stderr:
+            return done
+        time.sleep(1)
+    raise AssertionError("the head took no job: " + done.stderr[-2000:])
+
+
 @pytest.mark.slow
 def test_ray_job_submit_runs_a_sweep(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     (work / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     out = tmp_path / "out"
-    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    head = ["start", "--head", "--port=6399", "--dashboard-port=8299", "--num-cpus=4", "--include-dashboard=true"]
-    subprocess.run([*RAY, *head], env=env, check=True, capture_output=True, timeout=120)
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token",
+           "RAY_AUTH_TOKEN": "0" * 32, "PYTHONPATH": str(Path(__file__).parent.parent)}  # fmt: skip
+    head = ["start", "--head", "--block", "--port=6399", "--dashboard-port=8299", "--num-cpus=4",
+            "--include-dashboard=true"]  # fmt: skip
+    # its own session: "ray stop" would end every Ray on this machine
+    process = subprocess.Popen([*RAY, *head], env=env, start_new_session=True, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
     try:
-        submit = ["job", "submit", "--address", "http://127.0.0.1:8299", "--working-dir", str(work), "--",
-                  sys.executable, "-m", "cxr_ray.sweep", "tiny.yaml", "--out"]  # fmt: skip
-        done = subprocess.run(
-            [*RAY, *submit, str(out)], env=env, capture_output=True, text=True, timeout=400, check=False
-        )
+        done = _submit(work, env, "tiny.yaml", "--out", str(out))
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert "the cluster of 1 machine" in done.stdout
         assert len(results.open_run(str(out)).pandas("summary"))
         # a relative --out would be lost with the job's copy of the working directory
-        refused = subprocess.run(
-            [*RAY, *submit, "results/x"], env=env, capture_output=True, text=True, timeout=200, check=False
-        )
+        refused = _submit(work, env, "tiny.yaml", "--out", "results/x")
         assert refused.returncode != 0
         assert "absolute path" in refused.stdout + refused.stderr
     finally:
-        subprocess.run([*RAY, "stop", "--force"], env=env, capture_output=True, timeout=60, check=False)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
