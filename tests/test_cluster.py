@@ -37,7 +37,7 @@ def test_ray_job_submit_runs_a_sweep(tmp_path):
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token",
            "RAY_AUTH_TOKEN": "0" * 32, "PYTHONPATH": str(Path(__file__).parent.parent)}  # fmt: skip
     head = ["start", "--head", "--block", "--port=6399", "--dashboard-port=8299", "--num-cpus=4",
-            "--include-dashboard=true"]  # fmt: skip
+            "--include-dashboard=true", "--dashboard-agent-listen-port=52399"]  # fmt: skip
     # its own session: "ray stop" would end every Ray on this machine
     process = subprocess.Popen([*RAY, *head], env=env, start_new_session=True, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)  # fmt: skip
