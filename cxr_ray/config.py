@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from cxr_ray.schemas import NAME_PATTERN, to_json
 
-Fill = Literal["black", "grey", "mean", "blur", "noise"]
+Fill = Literal["black", "grey", "mean", "blur", "noise", "linear"]
 Grid = Literal["pixel", "7", "14", "28"]
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]

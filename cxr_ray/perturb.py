@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from cxr_ray import randomness
+from cxr_ray import impute, randomness
 from cxr_ray.randomness import key
 
 STEPS = 7  # rolls by sevenths; the tie-breaking and smooth fields have 7 x 7 knots
 BLUR_KERNEL, BLUR_SIGMA = 11, 5.0  # RISE's
+LINEAR_NOISE = 0.01  # ROAD's, in pixel space
 
 
 def side(grid: str, size: int) -> int:
@@ -76,7 +77,8 @@ def _places(order_NU: Tensor) -> Tensor:
 
 
 # Fills: pixel-space images [B, 3, S, S] in [0, 1], the grey value [3, 1, 1] and one key an image, to what replaces
-# perturbed pixels [B, 3, S, S].
+# perturbed pixels [B, 3, S, S]. Linear depends on the mask as well: here stands what it is where everything is
+# perturbed, and ``Linear`` makes the rest.
 
 
 def _black(images: Tensor, grey: Tensor, keys_B: Tensor) -> Tensor:
@@ -106,6 +108,7 @@ FILLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "mean": _mean,
     "blur": _blur,
     "noise": _noise,
+    "linear": _mean,
 }
 
 
@@ -203,6 +206,44 @@ def overlap(places_PU: Tensor, control_PDU: Tensor, n: int, order: str) -> Tenso
 
 
 @dataclass(frozen=True)
+class Linear:
+    """Noisy linear imputation (Rong et al., ROAD, ICML 2022), made anew for each mask.
+
+    A perturbed pixel is the weighted mean of its neighbours (``impute``) plus noise, not clipped to [0, 1], as in
+    ROAD's published code. Unlike there, an image's noise is one field, the same for all channels, masks and levels:
+    draws are paired with it, and the channels of an X-ray stay equal. Where nothing is left, it is the image's mean
+    without noise.
+
+    Attributes:
+        fill: its place among the fills.
+        planes: pixel space, [B, 1, S, S] if the channels of every image are equal, else [B, 3, S, S].
+        noise: [B, 1, S, S], standard deviation 0.01 in pixel space.
+        normalize: pixel space [b, 3, S, S] to model space.
+    """
+
+    fill: int
+    planes: Tensor
+    noise: Tensor
+    normalize: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def of(cls, fill: int, images_BCSS: Tensor, keys_B: Tensor, normalize: Callable[[Tensor], Tensor]) -> Linear:
+        """From pixel-space images [B, 3, S, S] and one key an image for its noise."""
+        size = images_BCSS.shape[-1]
+        grey = bool((images_BCSS == images_BCSS[:, :1]).all())
+        noise = randomness.normal(keys_B, size * size).view(-1, 1, size, size) * LINEAR_NOISE
+        return cls(fill, images_BCSS[:, :1] if grey else images_BCSS, noise, normalize)
+
+    def __call__(self, image_J: Tensor, filled_JU: Tensor) -> Tensor:
+        """Model space [J, S * S, 3], what replaces the filled pixels (bool [J, S * S]) of each job's image."""
+        planes = self.planes.index_select(0, image_J)
+        missing = filled_JU.view(-1, 1, *planes.shape[-2:])
+        made = impute.linear(planes.flatten(0, 1), missing.expand_as(planes).flatten(0, 1)).view_as(planes)
+        made = made + self.noise.index_select(0, image_J) * ~missing.all(3).all(2)[:, :, None, None]
+        return self.normalize(made.expand(-1, 3, -1, -1)).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+@dataclass(frozen=True)
 class Canvas:
     """Images and fills in model space, laid out so that a batch of masked images is one gather and one select.
 
@@ -211,19 +252,21 @@ class Canvas:
         fills: [B * F, S * S, 3].
         size: S.
         n_fills: F.
+        linear: the fill that depends on the mask, if it is among them.
     """
 
     images: Tensor
     fills: Tensor
     size: int
     n_fills: int
+    linear: Linear | None = None
 
     @classmethod
-    def of(cls, images_BCSS: Tensor, fills_BFCSS: Tensor) -> Canvas:
+    def of(cls, images_BCSS: Tensor, fills_BFCSS: Tensor, linear: Linear | None = None) -> Canvas:
         """From model-space images [B, 3, S, S] and fills [B, F, 3, S, S]."""
         images = images_BCSS.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
         fills = fills_BFCSS.flatten(0, 1).permute(0, 2, 3, 1).flatten(1, 2).contiguous()
-        return cls(images, fills, images_BCSS.shape[-1], fills_BFCSS.shape[1])
+        return cls(images, fills, images_BCSS.shape[-1], fills_BFCSS.shape[1], linear)
 
 
 def masked_scores(
@@ -267,10 +310,10 @@ def masked_scores(
         if g != size:
             filled = filled.index_select(1, unit_of_pixel)
         image = image_of_N[ranking]
-        pixels = torch.where(
-            filled[:, :, None],
-            canvas.fills.index_select(0, image * canvas.n_fills + fill),
-            canvas.images.index_select(0, image),
-        )
+        fills = canvas.fills.index_select(0, image * canvas.n_fills + fill)
+        if canvas.linear:
+            own = (fill == canvas.linear.fill).nonzero()[:, 0]
+            fills.index_copy_(0, own, canvas.linear(image[own], filled[own]))
+        pixels = torch.where(filled[:, :, None], fills, canvas.images.index_select(0, image))
         scores.append(forward(pixels.view(len(batch), size, size, 3).permute(0, 3, 1, 2)))
     return torch.cat(scores).view(shape)

@@ -176,7 +176,11 @@ class _Work:
             [self.model.normalize(perturb.FILLS[f](pixels, grey, noise_keys)) for f in perturbation.fills], dim=1
         )
         self.blank_BF = self._scores(fills.flatten(0, 1)).double().cpu().numpy().reshape(len(self.ids), -1)
-        self.canvas = perturb.Canvas.of(self.images, fills)
+        linear = None
+        if "linear" in perturbation.fills:
+            linear_keys = torch.tensor([key(self.seed, i, "linear fill") for i in self.ids], device=self.device)
+            linear = perturb.Linear.of(perturbation.fills.index("linear"), pixels, linear_keys, self.model.normalize)
+        self.canvas = perturb.Canvas.of(self.images, fills, linear)
         self.blurred = self.model.normalize(perturb.FILLS["blur"](pixels, grey, noise_keys))
         tie_keys = torch.tensor([key(self.seed, i, "ties") for i in self.ids], device=self.device)
         self.ties_BSS = perturb.smooth_field(tie_keys, self.size)

@@ -61,9 +61,9 @@ def folder(tmp_path) -> Path:
 
 def test_every_module_is_listed():
     named = {
-        "classification", "config", "data", "explainers", "faithfulness", "images", "models", "perturb", "phantoms",
-        "randomness", "regions", "report", "results", "schemas", "stats", "summary", "sweep", "tables", "training",
-        "worker",
+        "classification", "config", "data", "explainers", "faithfulness", "images", "impute", "models", "perturb",
+        "phantoms", "randomness", "regions", "report", "results", "schemas", "stats", "summary", "sweep", "tables",
+        "training", "worker",
     }  # fmt: skip
     assert named | RAY <= set(MODULES)
 
@@ -90,7 +90,7 @@ def test_importing_all_of_it_starts_nothing_writes_nothing_and_logs_nowhere(fold
 def test_imports_run_one_way():
     """No module imports one of a later layer, inside functions neither."""
     order = [
-        {"schemas", "randomness"},
+        {"schemas", "randomness", "impute"},
         {"config", "results"},
         {"images", "phantoms", "regions", "faithfulness", "stats", "models", "tables"},
         {"report", "classification", "summary", "perturb", "explainers", "data", "training"},

@@ -179,6 +179,28 @@ def test_the_number_of_passes_is_exactly_what_the_dry_run_says():
     assert sum(forward) + 2 * sum(backward) == 3 * passes_per_image(config, size)[0]
 
 
+def test_linear_is_scored_like_any_fill_and_ends_at_the_mean():
+    fills = ["mean", "linear"]
+    few = {
+        "explain": {"explainers": ["saliency"], "targets": ["pneumonia"]},
+        "controls": {"cell_random": 1, "shifted": 1},
+    }
+    config = sweep(perturb={"grids": ["pixel", "7"], "fills": fills, "levels": [0.5, 0.999]}, **few)
+    model, passes = linear_model(), []
+    model.network.register_forward_pre_hook(lambda m, a: passes.append(len(a[0])))
+    curves = frames(worker(config, model)(block()))["curves"]
+    wide = curves[curves.explainer == "shared"].pivot_table(
+        index=["image_id", "target", "control", "draw", "grid", "order", "level"], columns="fill", values="logit_target"
+    )
+    level = wide.index.get_level_values("level")
+    assert np.allclose(*wide[level.isin([0.0, 1.0])].to_numpy().T, atol=1e-5)
+    # 0.999 of 49 cells are all of them
+    assert np.allclose(*wide[(level == 0.999) & (wide.index.get_level_values("grid") == "7")].to_numpy().T, atol=1e-4)
+    assert (wide[level == 0.5]["mean"] - wide[level == 0.5]["linear"]).abs().min() > 1e-4
+    backward = EXPLAINERS["saliency"].passes(SIZE)[1]
+    assert sum(passes) + 2 * 5 * backward == 5 * passes_per_image(config, SIZE)[0]
+
+
 def test_validation_images_are_predicted_and_no_more():
     tables = worker(sweep(), linear_model())(block(split="val"))
     assert list(tables) == [("predictions", "")]
