@@ -22,10 +22,15 @@ from cxr_ray.schemas import NAME_PATTERN, to_json
 
 Fill = Literal["black", "grey", "mean", "blur", "noise", "linear"]
 Grid = Literal["pixel", "7", "14", "28"]
+Arch = Literal["resnet18", "resnet18d", "seresnet18"]
+Preprocess = Literal["none", "crop_border", "mask_border", "clahe"]
+Region = Literal["border", "corners", "centre", "outside_lungs", "marker", "opacity"]
+Edit = Literal["paste_marker", "lower_contrast", "raise_contrast", "equalize"]
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
 MAX_SHIFTED = 7 * 7 * 8 - 1  # rolls by sevenths x the dihedral group, without the identity
+NULLABLE = ("sequential", "regions", "sanity")  # sections that null turns off
 SPACES = ("grid", "choice", "uniform", "loguniform")
 
 
@@ -63,9 +68,11 @@ class Data(Section):
 class Model(Section):
     """The network that is trained."""
 
-    arch: Literal["resnet18"] = "resnet18"
+    arch: Arch = "resnet18"
     weights: str = Field("imagenet", min_length=1, description="imagenet, none, or a file with a state dict")
     freeze: Literal["none", "backbone"] = Field("none", description="backbone: only the last block and the head train")
+    size: int | None = Field(None, ge=32, le=1024, description="side of its input in pixels; null: data.size")
+    preprocess: Preprocess = Field("none", description="what is done to every image before this model sees it")
 
 
 class Train(Section):
@@ -78,6 +85,7 @@ class Train(Section):
     loss: Literal["ce", "weighted", "focal"] = "ce"
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     augment: Literal["none", "light"] = "light"
+    labels: Literal["given", "shuffled"] = Field("given", description="shuffled: a model that has nothing to learn")
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
 
@@ -93,8 +101,9 @@ class Checkpoint(Section):
     """A model that exists: a torchvision state dict with one or two outputs."""
 
     path: str = Field(min_length=1)
-    arch: Literal["resnet18"] = "resnet18"
+    arch: Arch = "resnet18"
     size: int | None = Field(None, ge=32, le=1024, description="side of its input; null: data.size")
+    preprocess: Preprocess = "none"
     mean: Annotated[tuple[float, float, float], Field(strict=False, description="of its normalisation")] = (
         0.485, 0.456, 0.406,
     )  # fmt: skip
@@ -130,6 +139,31 @@ class Perturb(Section):
     @classmethod
     def _ascending(cls, levels: list[float]) -> list[float]:
         return sorted(levels)  # areas are integrals over them
+
+
+class Sequential(Section):
+    """Draws beyond the fixed ones of ``controls``, for p_value alone (Besag & Clifford, Biometrika 1991)."""
+
+    max_draws: int = Field(199, ge=19, le=9999, description="draws of a map's control at most")
+    extreme: int = Field(10, ge=1, description="stop once so many draws are at least as faithful as the map")
+
+
+class Regions(Section):
+    """Parts of an image that are removed on their own, beside the same shapes elsewhere."""
+
+    names: list[Region] = Field(["border", "corners", "centre"], min_length=1)
+    draws: int = Field(5, ge=1, le=99, description="matched controls of each region")
+    lungs: str | None = Field(None, min_length=1, description="lung masks: a folder, or torchxrayvision; phantoms: own")
+    edits: list[Edit] = Field([], description="changes of the whole image beside them, each scored once")
+
+
+class Sanity(Section):
+    """Cascading randomisation of a model's weights, from the head down (Adebayo et al., NeurIPS 2018)."""
+
+    images: int = Field(32, ge=2, description="test images, chosen by the seed")
+    layers: list[Literal["fc", "layer4", "layer3", "layer2", "layer1"]] = Field(
+        ["fc", "layer4", "layer3"], min_length=1, description="each is randomised beside those before it"
+    )
 
 
 def _auto_or_count(value: Any) -> Any:
@@ -174,6 +208,9 @@ class Sweep(Section):
     explain: Explain = Explain()
     perturb: Perturb = Perturb()
     controls: dict[Name, Annotated[int, Field(ge=1, le=999)]] = {"pixel_random": 5, "cell_random": 5, "shifted": 5}
+    sequential: Sequential | None = None
+    regions: Regions | None = Regions()
+    sanity: Sanity | None = Sanity()
     resources: Resources = Resources()
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
@@ -330,7 +367,7 @@ def resolve(
     """Plain data to a resolved sweep; raises SweepMistake with all ``mistakes`` and those found here."""
     found = list(mistakes)
     raw = {k: {} if v is None and k in ("controls", "checkpoints", "variants") else v for k, v in raw.items()}
-    raw = {k: v for k, v in raw.items() if v is not None}
+    raw = {k: v for k, v in raw.items() if v is not None or k in NULLABLE}
     for section in ("model", "train"):
         raw[section] = _with_defaults(section, raw.get(section, {}), found, section)
     if not raw.get("variants") and not raw.get("checkpoints"):

@@ -231,12 +231,67 @@ FAITHFULNESS = Table(
         "u": ("float", "share of draws that the map beats, ties half, minus 1/2"),
         "n_draws": ("small", "draws"),
         "n_as_extreme": ("small", "draws at least as faithful as the map"),
-        "p_value": ("float", "(1 + n_as_extreme) / (1 + n_draws), on log-odds; null under 19 draws"),
+        "p_value": (
+            "float",
+            "one-sided, on log-odds: (1 + draws as extreme) / (1 + p_draws), or extreme / p_draws where sequential "
+            "draws were stopped; null under 19 draws",
+        ),
+        "p_draws": ("small", "draws behind p_value: n_draws, or more where they are sequential; null without p_value"),
         "score_full": ("float", "score of the wholly filled image, on this row's scale"),
         "baseline_valid": ("bool", "the filled image is at least 1 log-odds below the untouched one"),
     },
     ("trial_id", "explainer", "image_id", "target", "grid", "fill", "metric", "level", "scale", "control"),
     ("trial_id", "explainer"),
+)
+
+REGIONS = Table(
+    "regions",
+    {
+        **_IMAGE,
+        **_TARGET,
+        "region": (
+            "str",
+            "what is changed: border, corners, centre, outside_lungs, marker, opacity; or an edit: paste_marker, "
+            "lower_contrast, raise_contrast, equalize; or glyph (the other marker, phantoms only)",
+        ),
+        "fill": (
+            "str",
+            "what replaces its pixels; rerender: the phantom is drawn again without it (the causal truth); edit: the "
+            "image is edited",
+        ),
+        "control": ("str", "none: the region itself; matched: the same area and shape elsewhere"),
+        "draw": ("small", "0 for the region, 0, 1, ... for its control"),
+        "share_of_area": ("float", "share of the image's pixels that change hands"),
+        "prob_target": ("float", "probability of the target, the region changed"),
+        "logit_target": ("float", "z_target - z_other, the region changed"),
+        "prob_full_image": ("float", "probability of the target, the untouched image"),
+        "logit_full_image": ("float", "z_target - z_other, the untouched image"),
+    },
+    ("trial_id", "image_id", "target", "region", "fill", "control", "draw"),
+    ("trial_id",),
+)
+
+SANITY = Table(
+    "sanity",
+    {
+        "explainer": ("str", "the map's explainer; those that know nothing of the model have no rows"),
+        **_IMAGE,
+        **_TARGET,
+        "mode": ("str", "cascade: weights randomised from the head down to layer; labels: a model of shuffled labels"),
+        "layer": ("str", "the last layer that was randomised; labels: the other model's trial_id"),
+        "seed": ("int", "of the random weights"),
+        "spearman": ("float", "rank correlation of the two maps at their own resolution; 1: nothing changed"),
+        "spearman_abs": ("float", "the same of their absolute values"),
+        "ssim": ("float", "structural similarity of the two maps, each scaled to [0, 1]"),
+        **{k: _TEST[k] for k in ("grid", "fill")},
+        "metric": ("str", "of gap: abpc, or deletion_auc or insertion_auc where one order is measured"),
+        "scale": ("str", "of gap: logodds"),
+        "control": ("str", "of gap: the control, made anew from the randomised map; null: none is measured"),
+        "n_draws": ("small", "of gap: draws of the control"),
+        "gap": ("float", "the randomised model's map on the trained model, against its control; above 0: faithful"),
+    },
+    ("trial_id", "explainer", "image_id", "target", "mode", "layer", "seed"),
+    ("trial_id",),
 )
 
 CLASSIFICATION = Table(
@@ -301,6 +356,34 @@ SUMMARY = Table(
     ),
 )  # fmt: skip
 
+HYPOTHESES = Table(
+    "hypotheses",
+    {
+        "hypothesis": ("str", "H1 shortcuts, H2 imbalance, H3 plausible but unfaithful"),
+        "subject": ("str", "variant, or A-B for a difference of variants"),
+        "role": ("str", "verdict: the row that is judged; beside: what stands beside it, unjudged"),
+        "quantity": ("str", "what effect is, in words, with level, fill, target, scale and control"),
+        "unit": ("str", "log-odds, share, or as named"),
+        "n_trials": ("small", "models"),
+        "n": ("small", "images (of one model)"),
+        "n_patients": ("small", "patients among them"),
+        "effect": ("float", "the quantity"),
+        "lower": ("float", "lower bound of its 95% interval"),
+        "upper": ("float", "upper bound of its 95% interval"),
+        "ci_method": ("str", "how the interval is made"),
+        "margin": ("float", "effects within it do not count; null beside"),
+        "test": ("str", "the test behind p; null beside"),
+        "alternative": ("str", "what a small p speaks for"),
+        "p": ("float", "p-value"),
+        "family": ("str", "the rows that p_holm corrects over"),
+        "family_size": ("small", "tests in the family"),
+        "p_holm": ("float", "p after Holm's correction"),
+        "verdict": ("str", "supported, not supported or undecided; null beside"),
+        "reason": ("str", "why, in one sentence"),
+    },
+    ("hypothesis", "subject", "role", "quantity"),
+)
+
 ERRORS = Table(
     "errors",
     {
@@ -315,6 +398,7 @@ ERRORS = Table(
 TABLES: dict[str, Table] = {
     t.name: t
     for t in (
-        IMAGES, TRIALS, PREDICTIONS, SALIENCY, CURVES, FAITHFULNESS, CLASSIFICATION, SUMMARY, ERRORS
+        IMAGES, TRIALS, PREDICTIONS, SALIENCY, CURVES, FAITHFULNESS, REGIONS, SANITY, CLASSIFICATION, SUMMARY,
+        HYPOTHESES, ERRORS
     )
 }  # fmt: skip

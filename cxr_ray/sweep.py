@@ -513,6 +513,7 @@ def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> Non
         )  # fmt: skip
     store.write_table("classification", classes)
     store.write_table("summary", rows)
+    store.write_table("hypotheses", [])
     store.write_json(test_metrics(trials, classes, every), "test_metrics.json")
 
 

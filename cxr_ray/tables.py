@@ -21,7 +21,7 @@ from cxr_ray.schemas import ERRORS, TABLES, file_metadata
 
 UNITS = ".work/units"
 ROW_GROUP = 2**17
-PER_UNIT = ("predictions", "saliency", "curves", "faithfulness")
+PER_UNIT = ("predictions", "saliency", "curves", "faithfulness", "regions", "sanity")
 Tables = Mapping[tuple[str, str], pa.Table]
 
 

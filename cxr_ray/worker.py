@@ -361,6 +361,7 @@ class _Work:
                     compared = faithfulness.compare(value, draws_PDM, higher)
                 logodds = scale == "logodds"
                 p_values = faithfulness.p_value(compared["n_as_extreme"], n_draws if logodds else 0)
+                p_draws = np.where(np.isnan(p_values), np.nan, n_draws)
                 pair, metric = (i.ravel() for i in np.indices(value.shape))
                 tables.append(FAITHFULNESS.build({
                     "image_id": _take(self.pair_ids, pair),
@@ -376,6 +377,7 @@ class _Work:
                     **{name: column.ravel() for name, column in compared.items()},
                     "n_draws": np.full(pair.shape, n_draws),
                     "p_value": p_values.ravel(),
+                    "p_draws": p_draws.ravel(),
                     "score_full": (full if logodds else expit(full))[pair],
                     "baseline_valid": valid_PF[pair, f],
                 }))  # fmt: skip

@@ -39,6 +39,8 @@ explain: {explainers: [gradcam, integrated_gradients, occlusion], targets: [pneu
 perturb:
   {grids: [pixel, 14], fills: [mean, blur], levels: [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95], orders: [morf, lerf]}
 controls: {pixel_random: 5, cell_random: 5, shifted: 5}
+regions: {names: [border, corners, centre]}
+sanity: {images: 32, layers: [fc, layer4, layer3]}
 resources: {workers: auto, gpu_per_worker: auto, gpu_per_trial: auto, cpu_per_trial: 1, batch_size: auto}
 seed: 0
 """
@@ -58,6 +60,10 @@ def test_the_defaults_are_those_of_the_design():
     written, have = parse_yaml(DEFAULTS, "design"), swept("").model_dump(mode="json")
     assert have["data"].pop("phantom") == {"train": 480, "test": 96, "prevalence": 0.5, "marker_correlation": 0.5}
     assert have["train"].pop("weight_decay") == 0.01
+    assert have["train"].pop("labels") == "given"
+    assert (have["model"].pop("size"), have["model"].pop("preprocess")) == (None, "none")
+    assert have.pop("sequential") is None
+    assert (have["regions"].pop("draws"), have["regions"].pop("lungs"), have["regions"].pop("edits")) == (5, None, [])
     written["perturb"]["grids"] = ["pixel", "14"]
     assert have == written
 
@@ -143,6 +149,7 @@ def test_the_hash_ignores_resources_and_the_path_of_the_data_and_nothing_else():
         "data: {val_share: 0.2}", "data: {phantom: {train: 10}}", "variants: {b: {}}", "model: {freeze: backbone}",
         "train: {lr: 2e-3}", "search: {num_samples: 5}", "evaluate: all", "checkpoints: {a: {path: m.pt}}",
         "explain: {keep_maps: false}", "perturb: {fills: [mean]}", "controls: {shifted: 6}", "seed: 1",
+            "sequential: {max_draws: 99}", "regions: null", "sanity: {images: 8}",
     )  # fmt: skip
     assert set(Sweep.model_fields) == {yaml_key.split(":")[0] for yaml_key in different} | {"resources"}
     hashes = [base.hash, *(swept(text).hash for text in different)]
@@ -241,7 +248,7 @@ SENTENCES = [
     ("variants: {plain: {modle: {}}}",
      "variants.plain.modle: unknown key. Did you mean 'model'? Allowed: model, train."),
     ("checkpoints: {int8: {path: m.pt, sise: 224}}",
-     "checkpoints.int8.sise: unknown key. Did you mean 'size'? Allowed: path, arch, size, mean, std."),
+     "checkpoints.int8.sise: unknown key. Did you mean 'size'? Allowed: path, arch, size, preprocess, mean, std."),
     ("checkpoints: {study: {}}", "checkpoints.study.path: {} came; field required."),
     ("checkpoints: {study: {path: m.pt, std: [1, 1, 0]}}",
      "checkpoints.study.std.2: 0 came; it should be greater than 0."),

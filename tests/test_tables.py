@@ -168,8 +168,10 @@ def test_units_become_one_file_a_partition(store):
         "faithfulness/part-0.parquet",
         "predictions/trial_id=plain-1/part-0.parquet",
         "predictions/trial_id=study/part-0.parquet",
+        "regions/part-0.parquet",
         "saliency/trial_id=plain-1/explainer=gradcam/part-0.parquet",
         "saliency/trial_id=study/explainer=gradcam/part-0.parquet",
+        "sanity/part-0.parquet",
     ]
     for file in Path(store.out, "tables").rglob("*.parquet"):
         name = file.relative_to(Path(store.out, "tables")).parts[0]
