@@ -33,6 +33,7 @@ from benchmarks.common import arguments, machine
 from cxr_ray import faithfulness, models, perturb, phantoms
 from cxr_ray.config import resolve
 from cxr_ray.explainers import EXPLAINERS, IG_STEPS, Entry, Inputs
+from cxr_ray.forms import Forward
 from cxr_ray.models import Classifier, Meaning
 from cxr_ray.worker import Block, Subject, Worker
 
@@ -279,9 +280,17 @@ def with_grad_cam() -> Findings:
 
 
 def worker_scores(
-    model: Classifier, pixels: NDArray[np.uint8], maps: Tensor, fill: str, levels: list[float]
+    model: Classifier,
+    pixels: NDArray[np.uint8],
+    maps: Tensor,
+    fill: str,
+    levels: list[float],
+    forward: Forward | None = None,
 ) -> NDArray:
-    """Log-odds of PNEUMONIA of given maps as a run computes them, through the worker, float64 [B, O, L]."""
+    """Log-odds of PNEUMONIA of given maps as a run computes them, through the worker, float64 [B, O, L].
+
+    ``forward``: the form of the model that scores; None: the eager one.
+    """
     size, n = pixels.shape[-1], len(pixels)
     sweep = resolve({
         "data": {"size": size}, "controls": {},
@@ -290,6 +299,7 @@ def worker_scores(
     })  # fmt: skip
     worker = Worker(sweep, {"given": Subject("given", "none", None, size)}, device=str(maps.device))
     worker.model = lambda trial_id: model  # type: ignore[assignment]
+    worker.forward = lambda trial_id: forward or model.log_odds  # type: ignore[assignment]
     ids = [f"{i:016x}" for i in range(n)]
     block = Block("given", "test", ids, ids, [0] * n, pixels)
     with mock.patch.dict(EXPLAINERS, {"gradcam": Entry(lambda m, inputs: maps, lambda s: (0, 0))}):
