@@ -51,12 +51,32 @@ class Explainer(Protocol):
         ...
 
 
+Cam = Callable[[Classifier, Inputs], tuple[Tensor, Tensor]]
+"""A class activation map in parts: weights [B, K] or [B, K, V, V] and activations [B, K, V, V], to be combined."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """An explainer and what it costs an (image, target) pair: forward and backward passes at a given image size."""
+    """An explainer and what it costs an (image, target) pair.
+
+    Attributes:
+        explain: the function.
+        passes: forward and backward passes through the network at a given image size.
+        model_free: it knows nothing of the model, so that randomising the model says nothing about it.
+        cam: for class activation maps, the parts that ``explain`` combines.
+    """
 
     explain: Explainer
     passes: Callable[[int], tuple[int, int]]
+    model_free: bool = False
+    cam: Cam | None = None
+
+
+def combine(weights: Tensor, activations: Tensor) -> Tensor:
+    """The class activation map relu(sum over K of weights * activations), [B, V, V]; weights [B, K] or [B, K, V, V]."""
+    if weights.ndim == 2:
+        return torch.einsum("bk,bkhw->bhw", weights, activations).relu()
+    return (weights * activations).sum(1).relu()
 
 
 def _leaf(images: Tensor) -> Tensor:
@@ -64,42 +84,65 @@ def _leaf(images: Tensor) -> Tensor:
     return images.detach().clone().requires_grad_()
 
 
-def _last_activations(model: Classifier, images: Tensor) -> Tensor:
-    """Output of the last block, [B, K, V, V]."""
+def _last_block(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Activations of the last block and the gradient of z_target with respect to them, both [B, K, V, V].
+
+    Where average pooling and one linear layer follow, as in every network of ``models.ARCHS``, the gradient is that
+    layer's weight over the number of places, so no backward pass is run; else it is autograd's.
+    """
+    weights = _head_weights(model, inputs.targets)
     kept: list[Tensor] = []
     handle = model.cam_layer.register_forward_hook(lambda module, args, output: kept.append(output))
     try:
-        with torch.no_grad():
-            model(images)
+        with torch.set_grad_enabled(weights is None):
+            z = model(inputs.images if weights is not None else _leaf(inputs.images))
     finally:
         handle.remove()
-    return kept[0]
+    activations = kept[0]
+    if weights is None:
+        chosen = z.gather(1, inputs.targets[:, None]).sum()
+        return activations.detach(), torch.autograd.grad(chosen, activations)[0]
+    places = activations.shape[2] * activations.shape[3]
+    return activations, (weights / places)[:, :, None, None].expand_as(activations)
 
 
 def _head_weights(model: Classifier, targets: Tensor) -> Tensor | None:
     """d z_target / d (pooled features), [B, K]; None where a network does not end in pooling and one linear layer."""
-    pool, head = getattr(model.network, "avgpool", None), getattr(model.network, "fc", None)
+    network = model.network
+    pool, head = getattr(network, "avgpool", getattr(network, "global_pool", None)), getattr(network, "fc", None)
     pooled = isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1))
-    if not pooled or not isinstance(head, nn.Linear):
+    timms = getattr(pool, "pool_type", None) == "avg"
+    if not (pooled or timms) or not isinstance(head, nn.Linear):
         return None
     weight = head.weight.detach()
     return weight[targets] if model.meaning.outputs == 2 else weight[0] * (2 * targets[:, None] - 1)
 
 
-def gradcam(model: Classifier, inputs: Inputs) -> Tensor:
-    """Grad-CAM (Selvaraju et al., ICCV 2017) at the last block, with its ReLU.
+def gradcam(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Grad-CAM (Selvaraju et al., ICCV 2017) at the last block: a channel's weight is its mean gradient.
 
-    Where average pooling and one linear layer follow, the gradient is that layer's weight over the number of places, so
-    no backward pass is run (Grad-CAM is then CAM, Zhou et al., CVPR 2016); else captum's LayerGradCam.
+    With pooling and one linear layer behind that block it is CAM (Zhou et al., CVPR 2016), up to a factor.
     """
-    weights = _head_weights(model, inputs.targets)
-    if weights is None:
-        cam = attr.LayerGradCam(model, model.cam_layer)
-        maps = cam.attribute(_leaf(inputs.images), target=inputs.targets, relu_attributions=True)
-        return maps[:, 0].detach()
-    activations = _last_activations(model, inputs.images)
-    places = activations.shape[2] * activations.shape[3]
-    return torch.einsum("bk,bkhw->bhw", weights / places, activations).relu()
+    activations, gradients = _last_block(model, inputs)
+    return gradients.mean((2, 3)), activations
+
+
+def gradcam_plus_plus(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Grad-CAM++ (Chattopadhay et al., WACV 2018): a channel's weight is the sum of alpha relu(g) over its places.
+
+    alpha = g^2 / (2 g^2 + sum(A) g^3), so alpha relu(g) = relu(g) / (2 + sum(A) relu(g)): no small number is needed in
+    the denominator, which in other code outweighs g^2. The paper scores exp(z); its factor exp(z) of the whole map is
+    left out.
+    """
+    activations, gradients = _last_block(model, inputs)
+    g = gradients.relu()
+    return (g / (2 + activations.sum((2, 3), keepdim=True) * g)).sum((2, 3)), activations
+
+
+def layercam(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """LayerCAM (Jiang et al., TIP 2021) at the last block: each place has its own weight, relu of its gradient."""
+    activations, gradients = _last_block(model, inputs)
+    return gradients.relu(), activations
 
 
 def saliency(model: Classifier, inputs: Inputs) -> Tensor:
@@ -155,11 +198,17 @@ def random(model: Classifier, inputs: Inputs) -> Tensor:
     return randomness.uniform(keys.to(inputs.images.device), 49).view(-1, 7, 7)
 
 
+def _cam_entry(cam: Cam, passes: Callable[[int], tuple[int, int]]) -> Entry:
+    return Entry(lambda model, inputs: combine(*cam(model, inputs)), passes, cam=cam)
+
+
 EXPLAINERS: dict[str, Entry] = {
-    "gradcam": Entry(gradcam, lambda size: (1, 0)),
+    "gradcam": _cam_entry(gradcam, lambda size: (1, 0)),
+    "gradcam_plus_plus": _cam_entry(gradcam_plus_plus, lambda size: (1, 0)),
+    "layercam": _cam_entry(layercam, lambda size: (1, 0)),
     "saliency": Entry(saliency, lambda size: (1, 1)),
     "input_x_gradient": Entry(input_x_gradient, lambda size: (1, 1)),
     "integrated_gradients": Entry(integrated_gradients, lambda size: (IG_STEPS, IG_STEPS)),
     "occlusion": Entry(occlusion, _occlusion_passes),
-    "random": Entry(random, lambda size: (0, 0)),
+    "random": Entry(random, lambda size: (0, 0), model_free=True),
 }

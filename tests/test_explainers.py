@@ -6,7 +6,7 @@ from captum import attr
 from torch import nn
 
 from cxr_ray import models, perturb
-from cxr_ray.explainers import EXPLAINERS, IG_STEPS, Inputs, _head_weights, gradcam
+from cxr_ray.explainers import EXPLAINERS, IG_STEPS, Inputs, _head_weights
 from cxr_ray.models import Classifier, Meaning
 
 SIZE = 64
@@ -40,17 +40,17 @@ def test_gradcam_equals_captum_and_needs_no_backward_pass(outputs):
         images = given.images.clone().requires_grad_()
         expected = layer.attribute(images, target=given.targets, relu_attributions=True)
     with torch.inference_mode():
-        made = gradcam(model, given)
+        made = EXPLAINERS["gradcam"].explain(model, given)
     assert expected.abs().max() > 1e-4
     assert torch.allclose(made, expected[:, 0], atol=1e-6)
 
 
 def test_gradcam_falls_back_to_captum_where_the_closed_form_does_not_hold():
     model, given = classifier(), inputs()
-    expected = gradcam(model, given)
+    expected = EXPLAINERS["gradcam"].explain(model, given)
     model.network.fc = nn.Sequential(model.network.fc)
     assert _head_weights(model, given.targets) is None
-    assert torch.allclose(gradcam(model, given), expected, atol=1e-6)
+    assert torch.allclose(EXPLAINERS["gradcam"].explain(model, given), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
