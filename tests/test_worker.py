@@ -15,6 +15,7 @@ from cxr_ray.models import Classifier, Meaning
 from cxr_ray.schemas import TABLES
 from cxr_ray.sweep import passes_per_image
 from cxr_ray.worker import Block, Subject, Worker
+from tests import networks
 
 SIZE = 28
 
@@ -163,15 +164,14 @@ def test_tables_do_not_depend_on_the_batch_size(batch_size):
         pd.testing.assert_frame_equal(a, b, rtol=0, atol=1e-4)
 
 
-def test_the_number_of_passes_is_exactly_what_the_dry_run_says():
+def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
     config = sweep(
         explain={"explainers": list(EXPLAINERS)}, controls={"pixel_random": 2, "cell_random": 1, "shifted": 3}
     )
     size = config.data.size
-    torch.manual_seed(0)
-    from cxr_ray import models
-
-    model = models.build("resnet18", Meaning("resnet18", size)).requires_grad_(False)
+    model = networks.small(size=size)
+    monkeypatch.setattr(explainers, "CHANNELS", networks.CHANNELS)
+    monkeypatch.setattr(explainers, "RISE_MASKS", 70)
     forward, backward = [], []
     model.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))
     model.network.conv1.register_full_backward_hook(lambda m, i, o: backward.append(len(o[0])))
