@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, the machine in words, and the printed table."""
+"""What the benchmarks share: interleaved timing, phantoms and models of them, the machine, and the printed table."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from cxr_ray import models, training
+from cxr_ray.config import Train
+from cxr_ray.models import Classifier, Meaning
+from cxr_ray.phantoms import Phantom, render
 
 
 def rates(forms: Mapping[str, Callable[[], int]], rounds: int = 5, seconds: float = 2.0) -> dict[str, list[float]]:
@@ -41,9 +48,32 @@ def machine() -> str:
     return f"{device}, {torch.get_num_threads()} torch threads, torch {torch.__version__}, {platform.system()}"
 
 
-def arguments(text: str | None, **options: tuple[type, Any, str]) -> argparse.Namespace:
-    """Parses ``--json`` and the options (name: type, default, help)."""
+def phantoms(n: int, size: int, first: int, **how: Any) -> list[Phantom]:
+    """n phantoms, NORMAL and PNEUMONIA in turn, of the seeds from ``first``; ``how`` is what ``render`` takes."""
+    return [render(first + i, i % 2, size, **how) for i in range(n)]
+
+
+def pixels(drawn: Sequence[Phantom]) -> NDArray[np.uint8]:
+    """uint8 [N, 3, S, S]."""
+    return np.repeat(np.stack([p.image for p in drawn])[:, None], 3, axis=1)
+
+
+def trained(drawn: Sequence[Phantom], epochs: int, seed: int, lr: float = 1e-3) -> Classifier:
+    """A ResNet-18 from scratch after so many epochs on phantoms whose labels alternate; eval mode."""
+    size = drawn[0].image.shape[0]
+    torch.manual_seed(seed)
+    model = models.build("resnet18", Meaning("resnet18", size))
+    split = training.Split(pixels(drawn), np.arange(len(drawn)) % 2)
+    few = training.Split(split.pixels[:64], split.labels[:64])
+    training.fit(model, split, few, Train(epochs=epochs, batch_size=32, lr=lr, seed=seed), lambda epoch: None)
+    return model.eval().requires_grad_(False)
+
+
+def arguments(text: str | None, run: str | None = None, **options: tuple[type, Any, str]) -> argparse.Namespace:
+    """Parses ``--json``, the options (name: type, default, help) and, where ``run`` says what for, a run's folder."""
     parser = argparse.ArgumentParser(description=text)
+    if run is not None:
+        parser.add_argument("run", nargs="?", help=run)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     for name, (kind, default, meaning) in options.items():
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} (default: {default})")

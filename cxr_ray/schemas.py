@@ -107,6 +107,7 @@ _METRIC = {
     "control": ("str", "what the map is compared with; none: nothing, the value alone"),
 }
 _BOUNDS = "bound of the 95% percentile bootstrap interval over patients"
+_MEAN_BOUNDS = "bound of the 95% interval over patients, made as ci_method says"
 
 
 def _with_interval(name: str, meaning: str) -> dict[str, tuple[str, str]]:
@@ -338,8 +339,8 @@ SUMMARY = Table(
         "n_degenerate": ("small", "images whose map is constant, ranked by the tie-breaking field alone"),
         "draws": ("small", "draws of the control; 0 for none"),
         "mean": ("float", "mean gap to the control, or for control none mean value"),
-        "lower": ("float", f"lower {_BOUNDS}; null under 20 patients"),
-        "upper": ("float", f"upper {_BOUNDS}; null under 20 patients"),
+        "lower": ("float", f"lower {_MEAN_BOUNDS}; null under 20 patients"),
+        "upper": ("float", f"upper {_MEAN_BOUNDS}; null under 20 patients"),
         "ci_method": ("str", "how the interval is made"),
         "n_boot": ("small", "bootstrap samples"),
         "test": ("str", "sign-flip of the patients' sums of u; null for control none and contrasts"),

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr_ray.stats import (
+    CI_METHOD,
     Floats,
     Ints,
     bootstrap_difference,
@@ -129,7 +130,7 @@ def summarize(
         cells = _cells(faithfulness, degenerate, image_ids, target_N)
         target_logit_N = np.where(target_N == 1, logit_N, -logit_N)
         same = {"trial_id": trial_id, "variant": variant, "seed": seed, "target_rule": rule, "cluster": "patient"}
-        same |= {"ci_method": "percentile bootstrap over patients", "n_boot": n_boot}
+        same |= {"ci_method": CI_METHOD, "n_boot": n_boot}
 
         for bucket, at in members.items():
             if len(at):
