@@ -31,6 +31,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
 MAX_SHIFTED = 7 * 7 * 8 - 1  # rolls by sevenths x the dihedral group, without the identity
 NULLABLE = ("sequential", "regions", "sanity")  # sections that null turns off
+SEGMENTER = "torchxrayvision"  # as regions.lungs: masks by its network
+RERENDERED = {"opacity": ("opacity",), "marker": ("marker", "glyph")}  # region to the versions of a phantom that tell
 SPACES = ("grid", "choice", "uniform", "loguniform")
 
 
@@ -222,6 +224,13 @@ class Sweep(Section):
         plain["data"].pop("path")
         return hashlib.sha256(to_json(plain).encode()).hexdigest()[:16]
 
+    @property
+    def rerenders(self) -> list[str]:
+        """What is changed in the phantoms that are drawn again, as the truth beside their regions."""
+        if self.regions is None or self.data.source != "phantom":
+            return []
+        return [version for name in self.regions.names for version in RERENDERED.get(name, ())]
+
     def to_yaml(self) -> str:
         """The resolved sweep as YAML that loads back to itself."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
@@ -400,6 +409,8 @@ def resolve(
             "explain.explainers": sweep.explain.explainers, "explain.targets": sweep.explain.targets,
             "perturb.grids": sweep.perturb.grids, "perturb.fills": sweep.perturb.fills,
             "perturb.levels": sweep.perturb.levels, "perturb.orders": sweep.perturb.orders,
+            "regions.names": sweep.regions.names if sweep.regions else [],
+            "regions.edits": sweep.regions.edits if sweep.regions else [],
         }  # fmt: skip
         for where, values in lists.items():
             twice = sorted({str(v) for v in values if values.count(v) > 1})
@@ -410,6 +421,18 @@ def resolve(
             found.append(f"checkpoints: {', '.join(both)} is also a variant; give it another name.")
         if sweep.controls.get("shifted", 0) > MAX_SHIFTED:
             found.append(f"controls.shifted: {sweep.controls['shifted']} came; at most {MAX_SHIFTED} shifts differ.")
+        if sweep.regions and sweep.data.source != "phantom":
+            found += [
+                f"regions.names: {name} came, but {sweep.data.source} images do not say where it is; only those of "
+                "data.source: phantom do. Leave it out."
+                for name in sweep.regions.names
+                if name in ("marker", "opacity")
+            ]
+            if "outside_lungs" in sweep.regions.names and sweep.regions.lungs is None:
+                found.append(
+                    "regions.names: outside_lungs needs lung masks; set regions.lungs to a folder of them or to "
+                    "torchxrayvision (a segmenter), or leave it out."
+                )
     if found or sweep is None:
         raise SweepMistake("\n".join(dict.fromkeys(found)))
     return sweep

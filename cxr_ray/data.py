@@ -24,7 +24,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cxr_ray import images, results
-from cxr_ray.config import Data
+from cxr_ray.config import SEGMENTER, Data, Sweep
 from cxr_ray.schemas import CLASSES, IMAGES
 
 ENDINGS = (".jpeg", ".jpg", ".jpe", ".png", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".webp")
@@ -199,6 +199,10 @@ class PhantomSource:
         phantom = _phantom(*self._arguments(path))
         return {"lungs": phantom.lungs, "opacity": phantom.opacity, "marker": phantom.marker}
 
+    def version(self, path: str, change: str) -> bytes:
+        """The phantom drawn again without its ``opacity``, without its ``marker``, or with the other ``glyph``."""
+        return _pgm(_phantom(*self._arguments(path), **_VERSIONS[change]).image)
+
     def _arguments(self, path: str) -> tuple[int, int, int, float]:
         match = re.fullmatch(rf"(?:train|test)/({'|'.join(CLASSES)})/phantom-(\d+)\.pgm", path)
         if match is None or int(match[2]) >= self.train + self.test:
@@ -207,16 +211,24 @@ class PhantomSource:
         return seed, CLASSES.index(match[1]), self.size, self.marker_correlation
 
 
-def _phantom(seed: int, label: int, size: int, marker_correlation: float) -> Any:
+_VERSIONS: dict[str, dict[str, Any]] = {
+    "opacity": {"opacity": False}, "marker": {"marker": "none"}, "glyph": {"marker": "other"}
+}  # fmt: skip
+
+
+def _phantom(seed: int, label: int, size: int, marker_correlation: float, **changes: Any) -> Any:
     from cxr_ray.phantoms import render
 
-    return render(seed, label, size, marker_correlation=marker_correlation)
+    return render(seed, label, size, marker_correlation=marker_correlation, **changes)
+
+
+def _pgm(image: NDArray[np.uint8]) -> bytes:
+    return b"P5\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
 
 
 @functools.lru_cache(maxsize=768)  # one costs about 50 ms, and the manifest and the pixels both ask; 38 MB at size 224
 def _phantom_file(seed: int, label: int, size: int, marker_correlation: float) -> bytes:
-    image = _phantom(seed, label, size, marker_correlation).image
-    return b"P5\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
+    return _pgm(_phantom(seed, label, size, marker_correlation).image)
 
 
 def hub_folder(name: str) -> str:
@@ -446,6 +458,135 @@ def load_pixels(source: Source, rows: pd.DataFrame, size: int, fit: images.Fit =
                 keep[i] = True
                 kept += 1
     return Pixels(pixels[:kept], keep, errors)
+
+
+# ---------------------------------------------------------------------------------------------------- parts of images
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """Lung masks: images of any ending under ``path``, above 127 in the lungs, each named as its image.
+
+    Where a name stands in several folders below it, the one whose path there is the image's counts.
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if "://" not in self.path:  # as in FolderSource
+            object.__setattr__(self, "path", os.path.abspath(os.path.expanduser(self.path)))  # noqa: PTH100, PTH111
+        fs, base = _filesystem(self.path)
+        if fs.get_file_info(base or "/").type != pafs.FileType.Directory:
+            raise DataMistake(
+                f"regions.lungs: there is no folder {self.path}; give the folder of the lung masks, torchxrayvision "
+                "(a segmenter), or null."
+            )
+
+    def find(self, path: str) -> str | None:
+        """The mask of the image at ``path`` (of its manifest row), as a path inside the folder."""
+        found = _mask_files(self.path)
+        whole = PurePosixPath(path).with_suffix("")
+        return found.get(str(whole)) or found.get(whole.name)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one mask. Raises OSError where it cannot be read."""
+        return FolderSource(self.path).read(path)
+
+
+@functools.lru_cache(maxsize=4)
+def _mask_files(folder: str) -> dict[str, str | None]:
+    """Path or name without its ending to the file; None for a name that several files have."""
+    fs, base = _filesystem(folder)
+    found: dict[str, str | None] = {}
+    for info in fs.get_file_info(pafs.FileSelector(base or "/", recursive=True)):
+        inside = PurePosixPath(info.path[len(base) + 1 :])
+        if info.type == pafs.FileType.File and inside.suffix.lower() in ENDINGS and not _is_junk(inside.name):
+            for name in {str(inside.with_suffix("")), inside.stem}:
+                found[name] = None if name in found else str(inside)
+    return found
+
+
+def lungs_of(sweep: Sweep) -> MaskFolder | None:
+    """The folder of lung masks that a sweep names, if it does.
+
+    Raises:
+        DataMistake: there is no such folder.
+    """
+    lungs = sweep.regions.lungs if sweep.regions else None
+    if lungs is None or sweep.data.source == "phantom" or lungs == SEGMENTER:
+        return None
+    return MaskFolder(lungs)
+
+
+def lung_note(lungs: MaskFolder, manifest: Manifest) -> str:
+    """How many of the test images have a mask. Raises DataMistake where none has."""
+    paths = list(manifest.rows("test")["path"])
+    found = sum(lungs.find(path) is not None for path in paths)
+    if not found:
+        raise DataMistake(
+            f"regions.lungs: no file in {lungs.path} is named as a test image (such as "
+            f"{PurePosixPath(paths[0]).with_suffix('')}); give the masks their images' names."
+        )
+    return f"Lung masks: {found} of {len(paths)} test images have one in {lungs.path}; the others' columns are null."
+
+
+class Parts(NamedTuple):
+    """What is known of images beside their pixels; an array per name, its rows in the order asked for.
+
+    masks: lungs, opacity, marker: bool [N, size, size]; nowhere: not known, or not there.
+    rerendered: phantoms drawn again, by what was changed: uint8 [N, 3, size, size].
+    errors: rows of ``schemas.ERRORS`` for masks that cannot be read.
+    """
+
+    masks: dict[str, NDArray[np.bool_]]
+    rerendered: dict[str, NDArray[np.uint8]]
+    errors: list[Row]
+
+
+def load_parts(
+    source: Source,
+    lungs: MaskFolder | None,
+    rows: Sequence[Row],
+    size: int,
+    fit: images.Fit = "squash",
+    rerender: Sequence[str] = (),
+) -> Parts:
+    """Masks of the images of ``rows`` (path, image_id), and the versions named by ``rerender`` of phantoms."""
+
+    def of_phantom(row: Row) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.uint8]]]:
+        assert isinstance(source, PhantomSource)
+        path = row["path"]
+        return (
+            {name: images.fit_mask(mask, size, fit) for name, mask in source.masks(path).items()},
+            {change: images.decode(source.version(path, change), size, fit) for change in rerender},
+        )
+
+    def of_folder(row: Row) -> NDArray[np.bool_] | Row:
+        assert lungs is not None
+        nowhere = np.zeros((size, size), bool)
+        if (path := lungs.find(row["path"])) is None:
+            return nowhere
+        try:
+            return images.decode_mask(lungs.read(path), size, fit)
+        except (images.BadImage, OSError, pa.ArrowException) as e:
+            reason = str(e) if isinstance(e, images.BadImage) else _unreadable(e)
+            return {"path": row["path"], "image_id": row["image_id"], "stage": "lungs", "reason": reason}
+
+    if not rows:
+        return Parts({}, {}, [])
+    if isinstance(source, PhantomSource):
+        masks, versions = zip(*_in_threads(of_phantom, rows), strict=True)
+        return Parts(
+            {name: np.stack([m[name] for m in masks]) for name in masks[0]},
+            {change: np.stack([v[change] for v in versions]) for change in rerender},
+            [],
+        )
+    if lungs is None:
+        return Parts({}, {}, [])
+    loaded = _in_threads(of_folder, rows)
+    errors = [r for r in loaded if isinstance(r, dict)]
+    read = [np.zeros((size, size), bool) if isinstance(r, dict) else r for r in loaded]
+    return Parts({"lungs": np.stack(read)}, {}, errors)
 
 
 # --------------------------------------------------------------------------------------------------- inside a folder

@@ -69,18 +69,37 @@ def decode(data: bytes, size: int, fit: Fit = "squash") -> NDArray[np.uint8]:
     """
     if fit not in get_args(Fit):
         raise ValueError(f"fit is {fit!r}; it must be one of {', '.join(get_args(Fit))}")
+    array = np.asarray(_loaded(data, lambda image: _fit(image, size, fit)))
+    if array.ndim == 2:
+        return np.repeat(array[None], 3, axis=0)
+    return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def decode_mask(data: bytes, size: int, fit: Fit = "squash") -> NDArray[np.bool_]:
+    """A mask's file to bool [size, size]: above 127 is inside; resized as ``decode`` does, but to the nearest pixel.
+
+    Raises:
+        BadImage: as ``decode``.
+    """
+    return fit_mask(np.asarray(_loaded(data, lambda image: image.convert("L"))) > 127, size, fit)
+
+
+def fit_mask(mask: NDArray[np.bool_], size: int, fit: Fit = "squash") -> NDArray[np.bool_]:
+    """A mask of any size to bool [size, size], by the nearest pixel."""
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(_fit(image, size, fit, Image.Resampling.NEAREST)) > 127
+
+
+def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What ``work`` makes of the image's pixels in L or RGB."""
     image = _open(data)
     try:
         image.load()
-        pixels = _fit(_eight_bit(image), size, fit)
+        return work(_eight_bit(image))
     except BadImage:
         raise
     except Exception as e:  # hostile bytes raise almost anything in Pillow: OSError, SyntaxError, struct.error, ...
         raise BadImage(f"The image is truncated or damaged: {_reason(e)}.") from e
-    array = np.asarray(pixels)
-    if array.ndim == 2:
-        return np.repeat(array[None], 3, axis=0)
-    return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def _open(data: bytes) -> ImageFile:
@@ -124,23 +143,25 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+def _fit(
+    image: Image.Image, size: int, fit: Fit, resampling: Image.Resampling = Image.Resampling.BILINEAR
+) -> Image.Image:
     """L or RGB of any size to size x size."""
     width, height = image.size
     if fit == "squash":
-        return _resize(image, size, size)
+        return _resize(image, size, size, resampling)
     if fit == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        return _resize(image.crop((left, top, left + side, top + side)), size, size)
+        return _resize(image.crop((left, top, left + side, top + side)), size, size, resampling)
     scale = size / max(width, height)
-    inner = _resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
+    inner = _resize(image, max(1, round(width * scale)), max(1, round(height * scale)), resampling)
     canvas = Image.new(image.mode, (size, size))
     canvas.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
     return canvas
 
 
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+def _resize(image: Image.Image, width: int, height: int, resampling: Image.Resampling) -> Image.Image:
     if image.size == (width, height):
         return image
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    return image.resize((width, height), resampling)

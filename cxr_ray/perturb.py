@@ -268,6 +268,15 @@ class Canvas:
         fills = fills_BFCSS.flatten(0, 1).permute(0, 2, 3, 1).flatten(1, 2).contiguous()
         return cls(images, fills, images_BCSS.shape[-1], fills_BFCSS.shape[1], linear)
 
+    def filled(self, image_J: Tensor, fill_J: Tensor, filled_JU: Tensor) -> Tensor:
+        """Model-space images [J, 3, S, S] (channels_last), pixels in bool [J, S * S] replaced by each job's fill."""
+        fills = self.fills.index_select(0, image_J * self.n_fills + fill_J)
+        if self.linear:
+            own = (fill_J == self.linear.fill).nonzero()[:, 0]
+            fills.index_copy_(0, own, self.linear(image_J[own], filled_JU[own]))
+        pixels = torch.where(filled_JU[:, :, None], fills, self.images.index_select(0, image_J))
+        return pixels.view(-1, self.size, self.size, 3).permute(0, 3, 1, 2)
+
 
 def masked_scores(
     forward: Callable[[Tensor], Tensor],
@@ -309,11 +318,17 @@ def masked_scores(
         filled = (places >= low[mask, None]) & (places < high[mask, None])
         if g != size:
             filled = filled.index_select(1, unit_of_pixel)
-        image = image_of_N[ranking]
-        fills = canvas.fills.index_select(0, image * canvas.n_fills + fill)
-        if canvas.linear:
-            own = (fill == canvas.linear.fill).nonzero()[:, 0]
-            fills.index_copy_(0, own, canvas.linear(image[own], filled[own]))
-        pixels = torch.where(filled[:, :, None], fills, canvas.images.index_select(0, image))
-        scores.append(forward(pixels.view(len(batch), size, size, 3).permute(0, 3, 1, 2)))
+        scores.append(forward(canvas.filled(image_of_N[ranking], fill, filled)))
     return torch.cat(scores).view(shape)
+
+
+def region_scores(
+    forward: Callable[[Tensor], Tensor], canvas: Canvas, masks_NU: Tensor, image_of_N: Tensor, batch_size: int
+) -> Tensor:
+    """Scores of every mask x fill, float32 [N, F]: ``masked_scores`` for given masks, bool [N, S * S]."""
+    jobs = torch.arange(len(masks_NU) * canvas.n_fills, device=masks_NU.device)
+    scores = []
+    for batch in jobs.split(batch_size):
+        mask, fill = batch // canvas.n_fills, batch % canvas.n_fills
+        scores.append(forward(canvas.filled(image_of_N[mask], fill, masks_NU.index_select(0, mask))))
+    return torch.cat(scores).view(len(masks_NU), canvas.n_fills)

@@ -23,6 +23,7 @@ Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 MIN_SIZE = 64
+PLATE = 0.35  # a marker's plate darkens what lies under it to this share
 _STREAM = 0x0C42  # keeps these draws apart from any other use of the same seed
 _AIR = 1.25  # attenuation that the air of a whole lung takes away
 _FAINTEST = 0.03  # attenuation; less of an opacity than this (about 3 grey levels) is none
@@ -161,6 +162,12 @@ def render(
         _stamp(grey, _GLYPHS[label if agrees else 1 - label], box, p["marker_tone"])
         marked[box] = True
     return Phantom(np.rint(grey * 255).astype(np.uint8), lung > 0.5, filled > 0, marked)
+
+
+def pasted_marker(size: int) -> tuple[Floats, tuple[slice, slice]]:
+    """The marker P for the top left corner of any image: its ink, 0 to 1, and the rows and columns of its plate."""
+    box = _box(0, 0.10, 0.03, 0.03, size)
+    return 0.9 * _ink(_GLYPHS[1], box), box
 
 
 def _check(seed: int, label: int, size: int, marker_correlation: float, marker: str) -> None:
@@ -401,6 +408,10 @@ def _box(corner: int, height: float, dx: float, dy: float, size: int) -> tuple[s
 
 def _stamp(grey: Floats, glyph: Floats, box: tuple[slice, slice], tone: float) -> None:
     """Write a glyph on a dark plate into `grey`, in place."""
+    grey[box] = np.maximum(grey[box] * PLATE, tone * _ink(glyph, box))
+
+
+def _ink(glyph: Floats, box: tuple[slice, slice]) -> Floats:
+    """A glyph, 0 or 1, at the size of a box, with a margin of one pixel."""
     rows, cols = (part.stop - part.start - 2 for part in box)
-    ink = np.pad(glyph[np.ix_(np.arange(rows) * 7 // rows, np.arange(cols) * 5 // cols)], 1)
-    grey[box] = np.maximum(grey[box] * 0.35, tone * ink)
+    return np.pad(glyph[np.ix_(np.arange(rows) * 7 // rows, np.arange(cols) * 5 // cols)], 1)

@@ -13,7 +13,7 @@ import pandas as pd
 import ray
 
 from cxr_ray.config import Sweep
-from cxr_ray.data import Manifest, Source, load_pixels
+from cxr_ray.data import Manifest, MaskFolder, Source, load_parts, load_pixels, lungs_of
 from cxr_ray.tables import Store, chunks, pack
 
 if TYPE_CHECKING:
@@ -152,14 +152,23 @@ def plan_units(
 class _Decode:
     """A unit's images, read and decoded; runs in tasks beside the actors."""
 
-    def __init__(self, source: Source, fit: str):
-        self.source, self.fit = source, fit
+    def __init__(self, source: Source, lungs: MaskFolder | None, sweep: Sweep):
+        self.source, self.lungs, self.fit = source, lungs, sweep.data.fit
+        self.parts, self.rerender = sweep.regions is not None, sweep.rerenders
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = json.loads(row["unit"])
-        pixels, keep, errors = load_pixels(self.source, pd.DataFrame(unit["rows"]), unit["size"], self.fit)  # type: ignore[arg-type]
+        pixels, keep, errors = load_pixels(self.source, pd.DataFrame(unit["rows"]), unit["size"], self.fit)
         unit["rows"] = [r for r, kept in zip(unit["rows"], keep, strict=True) if kept]
-        return {"unit": json.dumps({**unit, "errors": errors}), "pixels": pixels.tobytes()}
+        rows = unit["rows"] if self.parts and unit["split"] == "test" else []
+        parts = load_parts(self.source, self.lungs, rows, unit["size"], self.fit, self.rerender)
+        unit |= {"errors": errors + parts.errors, "masks": list(parts.masks), "rerendered": list(parts.rerendered)}
+        return {
+            "unit": json.dumps(unit),
+            "pixels": pixels.tobytes(),
+            "masks": b"".join(mask.tobytes() for mask in parts.masks.values()),
+            "rerendered": b"".join(version.tobytes() for version in parts.rerendered.values()),
+        }
 
 
 class _Explain:
@@ -180,6 +189,11 @@ class _Explain:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = json.loads(row["unit"])
         rows, size = unit["rows"], unit["size"]
+
+        def arrays(names: str, dtype: type, *shape: int) -> dict[str, Any]:
+            stacked: Any = np.frombuffer(row[names], dtype).reshape(len(unit[names]), len(rows), *shape)
+            return dict(zip(unit[names], stacked, strict=True))
+
         block = self.block(
             trial_id=unit["trial_id"],
             split=unit["split"],
@@ -188,6 +202,8 @@ class _Explain:
             labels=[r["label"] for r in rows],
             pixels=np.frombuffer(row["pixels"], np.uint8).reshape(len(rows), 3, size, size),
             errors=unit["errors"],
+            masks=arrays("masks", np.bool_, size, size),
+            rerendered=arrays("rerendered", np.uint8, 3, size, size),
         )
         tables = pack(self.worker(block))
         return {"unit": unit["unit"], "images": len(rows), "form": str(self.worker.form), "tables": tables}
@@ -222,7 +238,7 @@ def explain_sweep(
     passes = passes_per_image * images // (len(subjects) * min(resources.workers, len(rows)))  # of a model, a worker
     pool = ray.data.ActorPoolStrategy(size=min(resources.workers, len(rows)))
     # plain functions: classes would become actors of their own
-    decode, write = _Decode(source, sweep.data.fit), _Write(store)
+    decode, write = _Decode(source, lungs_of(sweep), sweep), _Write(store)
     done = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(decode.__call__, num_cpus=LIGHT_CPUS)

@@ -23,7 +23,7 @@ import pyarrow.dataset as pads
 import torch
 
 import cxr_ray
-from cxr_ray import classification, data, models, perturb, results, summary
+from cxr_ray import classification, data, models, perturb, regions, results, summary
 from cxr_ray.config import Sweep, SweepMistake, load_sweep
 from cxr_ray.explainers import EXPLAINERS
 from cxr_ray.models import Meaning
@@ -117,11 +117,12 @@ def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
     )
     own = sum(draws for c, draws in sweep.controls.items() if c in perturb.MAP_CONTROLS)
     maps, grids = len(sweep.explain.explainers), len(p.grids)
-    total = 1 + len(p.fills) + curve * (shared + maps * grids * (1 + own)) + explain
+    parts = regions.passes(sweep)
+    total = 1 + len(p.fills) + curve * (shared + maps * grids * (1 + own)) + parts + explain
     text = (
         f"1 untouched + {len(p.fills)} filled + {curve} (fills x orders x levels) x ({shared} shared rankings + "
-        f"{maps} explainers x {grids} grids x (1 map + {own} controls made from it)) + {explain} to explain "
-        f"(a backward pass counts as two)"
+        f"{maps} explainers x {grids} grids x (1 map + {own} controls made from it)) + {parts} of regions and edits + "
+        f"{explain} to explain (a backward pass counts as two)"
     )
     return total, text
 
@@ -186,6 +187,8 @@ def run(args: argparse.Namespace) -> int:
     manifest = data.load_manifest(
         source, seed=sweep.seed, val_share=sweep.data.val_share, limit=sweep.data.limit, training=training
     )
+    if (lungs := data.lungs_of(sweep)) is not None:
+        manifest.notes.append(data.lung_note(lungs, manifest))
     from cxr_ray import tuning  # Ray: only now, so that mistakes are told at once
 
     specs = tuning.trial_specs(sweep)
@@ -201,6 +204,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"{args.out} is finished already.")
         print_summary(args.out)
         return DONE
+    if regions.wants_segmenter(sweep):
+        regions.segmenter()  # fails now, not after training
     return _run(sweep, source, manifest, specs, given, store)
 
 
@@ -339,6 +344,8 @@ def _run(
         _check_shared(store.out, resources.n_nodes)
         if sweep.data.source != "phantom":
             _check_shared(source.where, resources.n_nodes)
+        if (lungs := data.lungs_of(sweep)) is not None:
+            _check_shared(lungs.path, resources.n_nodes)
         say(resources.line)
         begin(sweep, manifest, store)
         store.write_table("images", manifest.images.to_dict("records"))

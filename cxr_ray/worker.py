@@ -25,7 +25,7 @@ from cxr_ray.explainers import EXPLAINERS, Inputs
 from cxr_ray.forms import Form
 from cxr_ray.models import Classifier, Meaning
 from cxr_ray.randomness import key
-from cxr_ray.schemas import CURVES, ERRORS, FAITHFULNESS, PREDICTIONS, SALIENCY, SHARED
+from cxr_ray.schemas import CURVES, ERRORS, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SHARED
 
 MAX_MAP_SIDE = 56
 OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])  # [label, predicted]
@@ -50,6 +50,9 @@ class Block:
         pixels: uint8 [B, 3, S, S].
         image_ids, paths, labels: one for each image.
         errors: rows of the errors table for images that could not be decoded.
+        masks: lungs, marker and opacity as far as they are known: bool [B, S, S]; nowhere: not known, or not there.
+        rerendered: phantoms drawn again without their opacity, without their marker, with the other glyph: uint8
+            [B, 3, S, S].
     """
 
     trial_id: str
@@ -59,6 +62,8 @@ class Block:
     labels: Sequence[int]
     pixels: NDArray[np.uint8]
     errors: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    rerendered: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 class Worker:
@@ -87,6 +92,7 @@ class Worker:
         self.form = Form("eager", {})
         self.model = lru_cache(maxsize=4)(self._load)
         self.forward = lru_cache(maxsize=4)(self._forward)
+        self.segmenter = regions.segmenter(self.device) if regions.wants_segmenter(sweep) else None
 
     def _load(self, trial_id: str) -> Classifier:
         subject = self.subjects[trial_id]
@@ -117,6 +123,8 @@ class Worker:
                 tables["predictions", ""] = work.predictions()
                 if block.split == "test":
                     tables |= work.shared_controls()
+                    if self.sweep.regions:
+                        tables |= work.regions()
                     for explainer in self.sweep.explain.explainers:
                         try:
                             tables |= work.explain(explainer)
@@ -141,7 +149,8 @@ class _Work:
         self.sweep, self.block, self.batch_size = worker.sweep, block, worker.batch_size(block.trial_id)
         self.device, self.seed = worker.device, worker.sweep.seed
         self.ids = list(block.image_ids)
-        pixels = torch.from_numpy(np.array(block.pixels)).to(self.device).float() / 255
+        self.bytes = torch.from_numpy(np.array(block.pixels)).to(self.device)
+        pixels = self.bytes.float() / 255
         self.size = pixels.shape[-1]
         self.images = self.model.normalize(pixels)
         self.logit_B = self._scores(self.images).double().cpu().numpy()
@@ -150,6 +159,11 @@ class _Work:
         self.outcome_B = OUTCOMES[labels, self.predicted_B]
         if block.split == "test":
             self._prepare(pixels)
+            self.masks = {name: torch.from_numpy(np.array(m)).to(self.device) for name, m in block.masks.items()}
+            if worker.segmenter:
+                self.masks["lungs"] = worker.segmenter(self.bytes)
+            nowhere = torch.zeros(len(self.ids), self.size, self.size, dtype=torch.bool, device=self.device)
+            self.masks.setdefault("lungs", nowhere)
 
     def _scores(self, images_BCHW: Tensor) -> Tensor:
         """Log-odds of PNEUMONIA of model-space images, float32 [B], in batches."""
@@ -260,6 +274,69 @@ class _Work:
                 rows.append(self._curve_rows(control, grid, self.shared[control, grid], None))
         return {("curves", SHARED): pa.concat_tables(rows)} if rows else {}
 
+    def regions(self) -> Tables:
+        """What it does to remove parts of an image, or the same shapes elsewhere, or to change the image otherwise."""
+        wanted = self.sweep.regions
+        assert wanted is not None
+        fills = self.sweep.perturb.fills
+        parts = regions.of_images(wanted.names, self.masks, len(self.ids), self.size, self.device)
+        rows: list[tuple[int, str, str, str, int, float]] = []  # image, region, fill, control, draw, share of area
+        masks, images = [], []
+        for name, mask_BSS in parts.items():
+            there = mask_BSS.flatten(1).any(1).nonzero()[:, 0]
+            if not len(there):
+                continue
+            keys = [[key(self.seed, self.ids[i], f"region {name}", d) for d in range(wanted.draws)] for i in there]
+            own = mask_BSS[there]
+            groups = torch.cat([own[:, None], regions.matched(name, own, torch.tensor(keys, device=self.device))], 1)
+            share = groups.flatten(2).float().mean(2).tolist()
+            masks.append(groups.flatten(0, 1))
+            images.append(there.repeat_interleave(1 + wanted.draws))
+            rows += [
+                (i, name, fill, "matched" if d else "none", max(d - 1, 0), share[n][d])
+                for n, i in enumerate(there.tolist())
+                for d in range(1 + wanted.draws)
+                for fill in fills
+            ]
+        scores = []
+        if masks:
+            scores.append(
+                perturb.region_scores(
+                    self.forward, self.canvas, torch.cat(masks).flatten(1), torch.cat(images), self.batch_size
+                ).flatten()
+            )
+        changed = []
+        for edit in wanted.edits:
+            changed.append(regions.EDITS[edit](self.bytes))
+            share_of_edit = regions.edited_share(edit, self.size)
+            rows += [(i, edit, "edit", "none", 0, share_of_edit) for i in range(len(self.ids))]
+        for name, versions in self.block.rerendered.items():
+            area = self.masks["marker" if name == "glyph" else name].flatten(1).float().mean(1)
+            there = area.nonzero()[:, 0]
+            changed.append(torch.from_numpy(np.array(versions)).to(self.device)[there].float() / 255)
+            rows += [(i, name, "rerender", "none", 0, float(area[i])) for i in there.tolist()]
+        if changed:
+            scores.append(self._scores(self.model.normalize(torch.cat(changed))))
+        if not rows:
+            return {}
+        image, region, fill, control, draw, share_R = zip(*rows, strict=True)
+        pair, row = np.nonzero(self.image_P[:, None] == np.array(image))
+        logit = torch.cat(scores).double().cpu().numpy()[row] * self.sign_P[pair]
+        untouched = self.logit_B[self.image_P[pair]] * self.sign_P[pair]
+        return {("regions", ""): REGIONS.build({
+            "image_id": _take(self.pair_ids, pair),
+            "target": self.target_P[pair],
+            "region": _take(region, row),
+            "fill": _take(fill, row),
+            "control": _take(control, row),
+            "draw": np.array(draw)[row],
+            "share_of_area": np.array(share_R)[row],
+            "prob_target": expit(logit),
+            "logit_target": logit,
+            "prob_full_image": expit(untouched),
+            "logit_full_image": untouched,
+        })}  # fmt: skip
+
     def explain(self, explainer: str) -> Tables:
         """Maps of one explainer, their curves, their own controls, and how they compare with every control."""
         inputs = Inputs(
@@ -316,7 +393,10 @@ class _Work:
         if side > MAX_MAP_SIDE:
             maps = F.adaptive_avg_pool2d(maps[:, None], MAX_MAP_SIDE)[:, 0]
             side = MAX_MAP_SIDE
-        where = {name: column.cpu().numpy() for name, column in regions.describe(full).items()}
+        where = {
+            name: column.cpu().numpy()
+            for name, column in regions.describe(full, self.masks["lungs"][self.image_P]).items()
+        }
         none = ~finite.cpu().numpy()
         degenerate = constant.cpu().numpy() & ~none
         focus = np.where(degenerate, regions.FOCUS.index("degenerate"), where.pop("focus"))
@@ -331,7 +411,6 @@ class _Work:
             "map_width": np.full(count, side),
             "tied": np.where(none, np.nan, tied),
             "degenerate": degenerate,
-            "lung_share": np.full(count, np.nan),
             "focus": [None if bad else regions.FOCUS[f] for bad, f in zip(none, focus, strict=True)],
             **{name: np.where(none, np.nan, column) for name, column in where.items()},
         })  # fmt: skip
