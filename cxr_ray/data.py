@@ -418,15 +418,17 @@ class Pixels(NamedTuple):
     errors: list[Row]
 
 
-def load_pixels(source: Source, rows: pd.DataFrame, size: int, fit: images.Fit = "squash") -> Pixels:
-    """Reads and decodes the images of ``rows`` (columns path and image_id) in threads.
+def load_pixels(
+    source: Source, rows: pd.DataFrame, size: int, fit: images.Fit = "squash", preprocess: str = "none"
+) -> Pixels:
+    """Reads, decodes and preprocesses the images of ``rows`` (columns path and image_id) in threads.
 
     An image that cannot be decoded is left out and becomes an error of stage ``decode``.
     """
 
     def load(path: str) -> NDArray[np.uint8] | str:
         try:
-            return images.decode(source.read(path), size, fit)
+            return images.preprocess(images.decode(source.read(path), size, fit), preprocess)
         except images.BadImage as e:
             return str(e)
         except (OSError, pa.ArrowException) as e:
