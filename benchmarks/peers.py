@@ -8,8 +8,8 @@ flips 12 equal steps of all channel-pixels (``--steps``), in order morf. ROADCom
 orders; ours uses the fill ``linear``. A peer that is missing is named and left out. Maps lie ready for all, and so does
 the form of the network that a run would choose. It is a ResNet-18 with random weights, or that of CXR_RAY_MODEL.
 
-Both sides of the first ratio run the same forward passes, and on a CPU these are nearly all of Quantus's time too: there
-the ratio is that of the chosen form to the eager one, and 4 is out of reach at equal passes of the same network.
+Both sides of the first ratio run the same forward passes, and on a CPU these are nearly all of Quantus's time too:
+there the ratio is that of the chosen form to the eager one, and 4 is out of reach at equal passes of the same network.
 ROADCombined spends its time on sparse systems, and scores the untouched image 18 times.
 """
 

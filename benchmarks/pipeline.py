@@ -43,7 +43,9 @@ def main() -> None:
         checkpoint.write_bytes(models.to_bytes(models.build("resnet18", Meaning("resnet18", args.size))))
         subjects = {"m": Subject("m", str(checkpoint), None, args.size)}
         units = [
-            u for u in pipeline.plan_units(manifest, subjects, passes, "cpu")["m"].values() if u["split"] == "test"
+            u
+            for u in pipeline.plan_units(manifest, subjects, {"m": passes}, "cpu")["m"].values()
+            if u["split"] == "test"
         ]
         for r in range(args.rounds):
             measured["bare engine"].append(_bare(sweep, subjects, units, manifest, source, passes))
@@ -52,7 +54,9 @@ def main() -> None:
                 resources = _resources(sweep, workers)
                 store = Store(str(Path(folder, f"{r}-{workers}")), {})
                 start, done = None, 0
-                for images, _ in pipeline.explain_sweep(sweep, units, subjects, source, store, resources, passes):
+                for images, _ in pipeline.explain_sweep(
+                    sweep, units, subjects, source, store, resources, {"m": passes}
+                ):
                     if start is None:
                         start = time.perf_counter()
                     else:

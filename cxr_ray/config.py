@@ -100,12 +100,12 @@ class Search(Section):
 
 
 class Checkpoint(Section):
-    """A model that exists: a torchvision state dict with one or two outputs."""
+    """A model that exists: a state dict with one or two outputs. A file that we saved says the rest itself."""
 
     path: str = Field(min_length=1)
     arch: Arch = "resnet18"
     size: int | None = Field(None, ge=32, le=1024, description="side of its input; null: data.size")
-    preprocess: Preprocess = "none"
+    preprocess: Preprocess = Field("none", description="what was done to the images that it was trained on")
     mean: Annotated[tuple[float, float, float], Field(strict=False, description="of its normalisation")] = (
         0.485, 0.456, 0.406,
     )  # fmt: skip
@@ -230,6 +230,10 @@ class Sweep(Section):
         if self.regions is None or self.data.source != "phantom":
             return []
         return [version for name in self.regions.names for version in RERENDERED.get(name, ())]
+
+    def images_of(self, model: Mapping[str, Any]) -> tuple[int, str]:
+        """Size and preprocessing of the images that a model section without spaces asks for."""
+        return model["size"] or self.data.size, model["preprocess"]
 
     def to_yaml(self) -> str:
         """The resolved sweep as YAML that loads back to itself."""

@@ -430,15 +430,17 @@ class Pixels(NamedTuple):
     errors: list[Row]
 
 
-def load_pixels(source: Source, rows: pd.DataFrame, size: int, fit: images.Fit = "squash") -> Pixels:
-    """Reads and decodes the images of ``rows`` (columns path and image_id) in threads.
+def load_pixels(
+    source: Source, rows: pd.DataFrame, size: int, fit: images.Fit = "squash", preprocess: str = "none"
+) -> Pixels:
+    """Reads, decodes and preprocesses the images of ``rows`` (columns path and image_id) in threads.
 
     An image that cannot be decoded is left out and becomes an error of stage ``decode``.
     """
 
     def load(path: str) -> NDArray[np.uint8] | str:
         try:
-            return images.decode(source.read(path), size, fit)
+            return images.preprocess(images.decode(source.read(path), size, fit), preprocess)
         except images.BadImage as e:
             return str(e)
         except (OSError, pa.ArrowException) as e:
@@ -549,16 +551,26 @@ def load_parts(
     rows: Sequence[Row],
     size: int,
     fit: images.Fit = "squash",
+    preprocess: str = "none",
     rerender: Sequence[str] = (),
 ) -> Parts:
-    """Masks of the images of ``rows`` (path, image_id), and the versions named by ``rerender`` of phantoms."""
+    """Masks of the images of ``rows`` (path, image_id), and the versions named by ``rerender`` of phantoms.
+
+    All lie where ``load_pixels`` puts the images.
+    """
+
+    def placed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return images.preprocess_mask(mask, preprocess)
 
     def of_phantom(row: Row) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.uint8]]]:
         assert isinstance(source, PhantomSource)
         path = row["path"]
         return (
-            {name: images.fit_mask(mask, size, fit) for name, mask in source.masks(path).items()},
-            {change: images.decode(source.version(path, change), size, fit) for change in rerender},
+            {name: placed(images.fit_mask(mask, size, fit)) for name, mask in source.masks(path).items()},
+            {
+                change: images.preprocess(images.decode(source.version(path, change), size, fit), preprocess)
+                for change in rerender
+            },
         )
 
     def of_folder(row: Row) -> NDArray[np.bool_] | Row:
@@ -567,7 +579,7 @@ def load_parts(
         if (path := lungs.find(row["path"])) is None:
             return nowhere
         try:
-            return images.decode_mask(lungs.read(path), size, fit)
+            return placed(images.decode_mask(lungs.read(path), size, fit))
         except (images.BadImage, OSError, pa.ArrowException) as e:
             reason = str(e) if isinstance(e, images.BadImage) else _unreadable(e)
             return {"path": row["path"], "image_id": row["image_id"], "stage": "lungs", "reason": reason}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 Fit = Literal["squash", "pad", "crop"]
 
 MAX_PIXELS = 100_000_000
+BORDER = 0.10  # of a side, as in regions
+CLIP_LIMIT = 0.01  # of CLAHE, as a share of a tile's pixels; tiles of 1/8 of a side
 _FORMATS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -100,6 +102,68 @@ def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image]) -> Image.Im
         raise
     except Exception as e:  # hostile bytes raise almost anything in Pillow: OSError, SyntaxError, struct.error, ...
         raise BadImage(f"The image is truncated or damaged: {_reason(e)}.") from e
+
+
+def preprocess(pixels_CSS: NDArray[np.uint8], name: str = "none") -> NDArray[np.uint8]:
+    """What a model's images go through after decoding: uint8 RGB [3, S, S] to the same.
+
+    Args:
+        pixels_CSS: as ``decode`` gives them.
+        name: key of PREPROCESS.
+    """
+    return PREPROCESS[name](pixels_CSS)
+
+
+def preprocess_mask(mask_SS: NDArray[np.bool_], name: str = "none") -> NDArray[np.bool_]:
+    """Where the places of a bool mask [S, S] lie once ``preprocess`` has been there; only a crop moves them."""
+    return _crop_border(mask_SS) if name == "crop_border" else mask_SS
+
+
+def border_width(size: int) -> int:
+    """Pixels on each side whose centre lies in the outer 10%."""
+    return int(((np.arange(size) + 0.5) / size < BORDER).sum())
+
+
+def _crop_border(places: NDArray[Any]) -> NDArray[Any]:
+    """Without the border, resized back: uint8 [3, S, S] as ``decode`` does it, bool [S, S] to the nearest."""
+    size = places.shape[-1]
+    cut = border_width(size)
+    inner = places[..., cut : size - cut, cut : size - cut]
+    if places.dtype == bool:
+        return np.asarray(Image.fromarray(inner).resize((size, size), Image.Resampling.NEAREST))
+    channels = [Image.fromarray(channel) for channel in inner]
+    return np.stack([np.asarray(c.resize((size, size), Image.Resampling.BILINEAR)) for c in channels])
+
+
+def _mask_border(pixels_CSS: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The border black."""
+    size = pixels_CSS.shape[-1]
+    cut = border_width(size)
+    inner = (..., slice(cut, size - cut), slice(cut, size - cut))
+    masked = np.zeros_like(pixels_CSS)
+    masked[inner] = pixels_CSS[inner]
+    return masked
+
+
+def _clahe(pixels_CSS: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Contrast-limited adaptive histogram equalisation (Zuiderveld, 1994); of the HSV value where there is colour."""
+    from skimage.exposure import equalize_adapthist
+
+    grey = pixels_CSS[0]
+    if grey.min() == grey.max():
+        return pixels_CSS  # nothing to equalise
+    if (pixels_CSS == grey).all():
+        return np.repeat(np.rint(255 * equalize_adapthist(grey, clip_limit=CLIP_LIMIT)).astype(np.uint8)[None], 3, 0)
+    equalized = equalize_adapthist(pixels_CSS.transpose(1, 2, 0), clip_limit=CLIP_LIMIT)
+    return np.ascontiguousarray(np.rint(255 * equalized).astype(np.uint8).transpose(2, 0, 1))
+
+
+PREPROCESS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    "none": lambda pixels: pixels,
+    "crop_border": _crop_border,
+    "mask_border": _mask_border,
+    "clahe": _clahe,
+}
 
 
 def _open(data: bytes) -> ImageFile:

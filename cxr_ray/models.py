@@ -18,6 +18,7 @@ import torchvision
 from pyarrow import ArrowException
 from torch import Tensor, nn
 
+from cxr_ray.images import PREPROCESS
 from cxr_ray.results import filesystem
 from cxr_ray.schemas import CLASSES
 
@@ -32,11 +33,41 @@ class NoWeights(ValueError):
     """Pretrained weights cannot be had; the message says what to do."""
 
 
+class MissingPackage(ValueError):
+    """A network needs a package that is not installed; the message says which."""
+
+
+def _timm(arch: str) -> Any:
+    """The package timm, imported only where a network of its is asked for."""
+    try:
+        import timm
+    except ImportError:
+        raise MissingPackage(
+            f"{arch} is a network of timm, which is not installed: pip install 'cxr-ray[timm]'."
+        ) from None
+    return timm
+
+
 def _resnet18(outputs: int) -> nn.Module:
     return torchvision.models.resnet18(weights=None, num_classes=outputs)
 
 
-ARCHS: dict[str, Callable[[int], nn.Module]] = {"resnet18": _resnet18}
+def _resnet18d(outputs: int) -> nn.Module:
+    """A stem of three convolutions, and pooling in the shortcuts (He et al., CVPR 2019)."""
+    return _timm("resnet18d").create_model("resnet18d", num_classes=outputs)
+
+
+def _seresnet18(outputs: int) -> nn.Module:
+    """Channels gated by what the whole image holds (Hu et al., CVPR 2018)."""
+    return _timm("seresnet18").create_model("seresnet18", num_classes=outputs)
+
+
+# Each has layer1 to layer4, global average pooling and one linear layer called fc.
+ARCHS: dict[str, Callable[[int], nn.Module]] = {
+    "resnet18": _resnet18,
+    "resnet18d": _resnet18d,
+    "seresnet18": _seresnet18,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +79,7 @@ class Meaning:
         size: side of the input in pixels.
         outputs: 2 (logits of NORMAL, PNEUMONIA) or 1 (log-odds of PNEUMONIA).
         mean, std: normalisation of RGB in [0, 1].
+        preprocess: what its images go through after decoding; key of images.PREPROCESS.
     """
 
     arch: str
@@ -57,6 +89,7 @@ class Meaning:
     std: tuple[float, float, float] = IMAGENET_STD
     classes: tuple[str, str] = CLASSES
     variant: str = ""
+    preprocess: str = "none"
 
 
 class Classifier(nn.Module):
@@ -96,11 +129,11 @@ def build(arch: str, meaning: Meaning) -> Classifier:
     return Classifier(ARCHS[arch](meaning.outputs), meaning).eval()
 
 
-def pretrained_state(weights: str) -> dict[str, Tensor] | None:
-    """The state dict that training starts from: ``imagenet``, a file, or ``none`` (None).
+def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] | None:
+    """The state dict that training of an ``arch`` starts from: ``imagenet``, a file, or ``none`` (None).
 
     Raises:
-        NoWeights: the download failed.
+        NoWeights: the download failed, or nobody has published any.
         BadCheckpoint: the file is no state dict.
     """
     if weights == "none":
@@ -108,12 +141,23 @@ def pretrained_state(weights: str) -> dict[str, Tensor] | None:
     if weights != "imagenet":
         return _read_state(weights)
     try:
-        return dict(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
+        if arch == "resnet18":
+            published = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+            return dict(published.get_state_dict(progress=False, check_hash=True))
+        timm = _timm(arch)
+        if not timm.models.is_model_pretrained(arch):
+            raise NoWeights(
+                f"model.weights: timm has no imagenet weights for {arch}. Give a file "
+                f"(--set model.weights=path/to/{arch}.pth) or train from scratch (--set model.weights=none)."
+            )
+        # without the hub's id timm takes the file's address, and fails at once where there is no network
+        network = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"hf_hub_id": None})
+        return dict(network.state_dict())
     except (OSError, RuntimeError, http.client.HTTPException) as e:
         reason = _first_line(getattr(e, "reason", e))
         raise NoWeights(
             f"model.weights: imagenet could not be downloaded ({reason}). With network access try again; without, "
-            "give a file (--set model.weights=path/to/resnet18.pth) or train from scratch (--set model.weights=none)."
+            f"give a file (--set model.weights=path/to/{arch}.pth) or train from scratch (--set model.weights=none)."
         ) from None
 
 
@@ -192,8 +236,12 @@ def load(path: str, meaning: Meaning | None = None) -> Classifier:
         raise BadCheckpoint(f"{path} does not say what its weights mean; name its arch and size under checkpoints.")
     if meaning.arch not in ARCHS:
         raise BadCheckpoint(f"{path} says it is a {meaning.arch!r}; allowed are {', '.join(ARCHS)}.")
+    if meaning.preprocess not in PREPROCESS:
+        raise BadCheckpoint(
+            f"{path} says that its images go through {meaning.preprocess!r}; allowed are {', '.join(PREPROCESS)}."
+        )
     if "fc.weight" not in state or "fc.bias" not in state:
-        raise BadCheckpoint(f"{path} has no fc.weight and fc.bias; give a torchvision {meaning.arch} state dict.")
+        raise BadCheckpoint(f"{path} has no fc.weight and fc.bias; give the state dict of a {meaning.arch}.")
     head = tuple(state["fc.weight"].shape)
     outputs = head[0] if head else 0
     if outputs not in (1, 2):

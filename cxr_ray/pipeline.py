@@ -126,25 +126,25 @@ def _slots(nodes: list[dict[str, Any]], gpus_each: float) -> int:
 
 
 def plan_units(
-    manifest: Manifest, subjects: Mapping[str, Subject], passes_per_image: int, device: str
+    manifest: Manifest, subjects: Mapping[str, Subject], passes_per_image: Mapping[str, int], device: str
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Units of work: trial_id to unit name to what the unit needs. Blocks of images of one split, in order.
 
-    ``device``: cpu or gpu. A unit's name holds its size, so that a run resumed on another kind of device is whole.
+    ``passes_per_image``: by trial_id. ``device``: cpu or gpu. A unit's name holds its size, so that a run resumed on
+    another kind of device is whole.
     """
-    size = {"val": UNIT_IMAGES, "test": max(1, min(UNIT_IMAGES, UNIT_PASSES[device] // passes_per_image))}
-    blocks = {
-        split: list(chunks(manifest.rows(split)[["image_id", "path", "label"]].to_dict("records"), size[split]))
-        for split in SPLITS
-    }
+    rows_of = {split: manifest.rows(split)[["image_id", "path", "label"]].to_dict("records") for split in SPLITS}
     plan: dict[str, dict[str, dict[str, Any]]] = {}
     for trial_id, subject in subjects.items():
         plan[trial_id] = {}
+        passes = UNIT_PASSES[device] // passes_per_image[trial_id]
+        length = {"val": UNIT_IMAGES, "test": max(1, min(UNIT_IMAGES, passes))}
         for split in SPLITS:
-            for i, rows in enumerate(blocks[split]):
-                name = f"{trial_id}.{split}.{size[split]}.{i:05d}"
+            for i, rows in enumerate(chunks(rows_of[split], length[split])):
+                name = f"{trial_id}.{split}.{length[split]}.{i:05d}"
                 plan[trial_id][name] = {
-                    "unit": name, "trial_id": trial_id, "split": split, "size": subject.size, "rows": rows
+                    "unit": name, "trial_id": trial_id, "split": split, "size": subject.size,
+                    "preprocess": subject.preprocess, "rows": rows,
                 }  # fmt: skip
     return plan
 
@@ -158,10 +158,11 @@ class _Decode:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = json.loads(row["unit"])
-        pixels, keep, errors = load_pixels(self.source, pd.DataFrame(unit["rows"]), unit["size"], self.fit)
+        frame, size, preprocess = pd.DataFrame(unit["rows"]), unit["size"], unit["preprocess"]
+        pixels, keep, errors = load_pixels(self.source, frame, size, self.fit, preprocess)
         unit["rows"] = [r for r, kept in zip(unit["rows"], keep, strict=True) if kept]
         rows = unit["rows"] if self.parts and unit["split"] == "test" else []
-        parts = load_parts(self.source, self.lungs, rows, unit["size"], self.fit, self.rerender)
+        parts = load_parts(self.source, self.lungs, rows, size, self.fit, preprocess, self.rerender)
         unit |= {"errors": errors + parts.errors, "masks": list(parts.masks), "rerendered": list(parts.rerendered)}
         return {
             "unit": json.dumps(unit),
@@ -227,15 +228,15 @@ def explain_sweep(
     source: Source,
     store: Store,
     resources: Resources,
-    passes_per_image: int,
+    passes_per_image: Mapping[str, int],
 ) -> Iterator[tuple[int, str]]:
     """Computes the units and writes each as a file of the run; yields (images, form of the forward pass) a unit.
 
     A killed actor is started again and its units are computed again under the same names.
     """
     rows = [{"unit": json.dumps(unit)} for unit in units]
-    images = sum(len(u["rows"]) for u in units if u["split"] == "test")
-    passes = passes_per_image * images // (len(subjects) * min(resources.workers, len(rows)))  # of a model, a worker
+    total = sum(passes_per_image[u["trial_id"]] * len(u["rows"]) for u in units if u["split"] == "test")
+    passes = total // (len(subjects) * min(resources.workers, len(rows)))  # of a model, a worker
     pool = ray.data.ActorPoolStrategy(size=min(resources.workers, len(rows)))
     # plain functions: classes would become actors of their own
     decode, write = _Decode(source, lungs_of(sweep), sweep), _Write(store)

@@ -39,7 +39,10 @@ class Mistake(ValueError):
     """What was asked for cannot be done; the message says what came, what is allowed and what to do."""
 
 
-MISTAKES = (Mistake, SweepMistake, data.DataMistake, models.BadCheckpoint, models.NoWeights, results.NotARun)
+MISTAKES = (
+    Mistake, SweepMistake, data.DataMistake, models.BadCheckpoint, models.MissingPackage, models.NoWeights,
+    results.NotARun,
+)  # fmt: skip
 
 
 def say(text: str = "") -> None:
@@ -54,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
         description="Trains, explains and measures: whether saliency maps on chest X-rays show what the model used.",
         epilog="Exit codes: 0 done, 1 could not finish, 2 the request was wrong, 130 interrupted.",
     )
-    p.add_argument("sweep", nargs="?", help="a sweep file (default: the quickstart, minutes on a laptop)")
+    ours = ", ".join(sorted(path.stem for path in shipped().glob("*.yaml")))
+    p.add_argument("sweep", nargs="?", help=f"a sweep file, or one that ships: {ours} (default: quickstart)")
     p.add_argument("--data", help="a folder in Kaggle's layout, 'phantom', or 'hub:NAME' (kaggle, huggingface)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                    help="change one value of the sweep, such as train.epochs=5; may be repeated")  # fmt: skip
@@ -83,12 +87,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def shipped() -> Path:
+    """The folder of the sweep files that ship with the package."""
+    inside = Path(str(files("cxr_ray"))) / "sweeps"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "sweeps"
+
+
 def sweep_file(name: str | None) -> Path:
-    """The sweep file named; the quickstart that ships with the package if none."""
-    if name is not None:
-        return Path(name)
-    inside = Path(str(files("cxr_ray"))) / "sweeps" / "quickstart.yaml"
-    return inside if inside.is_file() else Path(__file__).parent.parent / "sweeps" / "quickstart.yaml"
+    """The sweep file named; if there is none, NAME, NAME.yaml and sweeps/NAME.yaml mean the one that ships."""
+    path = Path(name if name is not None else "quickstart")
+    ours = shipped() / f"{path.name.removesuffix('.yaml')}.yaml"
+    is_ours = ours.is_file() and str(path.parent) in (".", "sweeps")
+    return ours if is_ours and (name is None or not path.is_file()) else path
 
 
 def load(args: argparse.Namespace) -> Sweep:
@@ -127,32 +137,44 @@ def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
     return total, text
 
 
-def dry_run(sweep: Sweep, source: data.Source, manifest: data.Manifest, specs: list[dict[str, Any]]) -> None:
+def dry_run(sweep: Sweep, manifest: data.Manifest, specs: list[dict[str, Any]], given: Mapping[str, Subject]) -> None:
     """Prints what would be done."""
     say(sweep.to_yaml())
     for note in manifest.notes:
         say(note)
-    models_ = len({(s["variant"], s["train"]["seed"]) for s in specs}) if sweep.evaluate != "all" else len(specs)
-    models_ += len(sweep.checkpoints)
     say(f"\nTrials to train: {len(specs)}")
     for spec in specs:
-        changed = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in spec["train"].items())
-        say(f"  {spec['trial_id']}: {changed}")
-    n_test, n_val = len(manifest.rows("test")), len(manifest.rows("val"))
-    total, formula = passes_per_image(sweep, sweep.data.size)
-    passes = models_ * (n_test * total + n_val)
-    n_train = len(manifest.training_rows())
-    train_passes = sum(3 * s["train"]["epochs"] * n_train for s in specs)
-    say(f"\nModels to explain: {models_}; test images: {n_test}; validation images: {n_val}")
-    say(f"Forward passes a test image and target: {total:,} = {formula}")
-    say(f"Forward passes to explain, one target an image: {passes:,} = {models_} x ({n_test} x {total:,} + {n_val})")
-    say(f"To train: at most {train_passes:,} (images x epochs x trials, a backward pass counted as two)")
-    rate = forward_rate(sweep.data.size)
-    seconds = (passes + train_passes) / rate
-    say(
-        f"This machine does about {rate:,.0f} forward passes a second at {sweep.data.size} x {sweep.data.size}"
-        f" ({'GPU' if torch.cuda.is_available() else 'CPU'}): about {_duration(seconds)}. Nothing was started."
-    )
+        asked = {**spec["train"], **{k: v for k, v in spec["model"].items() if v is not None}}
+        say(f"  {spec['trial_id']}: "
+            + ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in asked.items()))  # fmt: skip
+    explained = {(s["trial_id"] if sweep.evaluate == "all" else _rivals(s)): s for s in specs}  # sizes as of the last
+    sizes = [sweep.images_of(s["model"])[0] for s in explained.values()] + [s.size for s in given.values()]
+    n_test, n_val, n_train = (len(rows) for rows in (
+        manifest.rows("test"), manifest.rows("val"), manifest.training_rows()))  # fmt: skip
+    say(f"\nModels to explain: {len(sizes)}; test images: {n_test}; validation images: {n_val}")
+    trained = [sweep.images_of(s["model"])[0] for s in specs]
+    shapes = sorted({*sizes, *trained})
+    passes, seconds, rates = 0, 0.0, []
+    for size in shapes:
+        at, n_models = f" at {size} x {size}" if len(shapes) > 1 else "", sizes.count(size)
+        total, formula = passes_per_image(sweep, size)
+        to_explain = n_models * (n_test * total + n_val)
+        to_train = sum(
+            3 * s["train"]["epochs"] * n_train for s, mine in zip(specs, trained, strict=True) if mine == size
+        )
+        say(f"Forward passes a test image and target{at}: {total:,} = {formula}")
+        say(
+            f"Forward passes to explain{at}, one target an image: {to_explain:,} = {n_models} x "
+            f"({n_test} x {total:,} + {n_val})"
+        )
+        say(f"To train{at}: at most {to_train:,} (images x epochs x trials, a backward pass counted as two)")
+        rates.append(forward_rate(size))
+        passes, seconds = passes + to_explain + to_train, seconds + (to_explain + to_train) / rates[-1]
+    if len(shapes) > 1:
+        say(f"All together: {passes:,}")
+    fast = ", ".join(f"{rate:,.0f} forward passes a second at {s} x {s}" for rate, s in zip(rates, shapes, strict=True))
+    device = "GPU" if torch.cuda.is_available() else "CPU"
+    say(f"This machine does about {fast} ({device}): about {_duration(seconds)}. Nothing was started.")
 
 
 def forward_rate(size: int) -> float:
@@ -192,9 +214,11 @@ def run(args: argparse.Namespace) -> int:
     from cxr_ray import tuning  # Ray: only now, so that mistakes are told at once
 
     specs = tuning.trial_specs(sweep)
+    for arch in {s["model"]["arch"] for s in specs}:
+        models.build(arch, Meaning(arch, sweep.data.size))  # a package may be missing
     given = given_subjects(sweep)
     if args.dry_run:
-        dry_run(sweep, source, manifest, specs)
+        dry_run(sweep, manifest, specs, given)
         return DONE
     for note in manifest.notes:
         say(note)
@@ -214,11 +238,11 @@ def given_subjects(sweep: Sweep) -> dict[str, Subject]:
     subjects = {}
     for name, c in sweep.checkpoints.items():
         meaning = models.saved_meaning(c.path) or Meaning(
-            c.arch, c.size or sweep.data.size, mean=c.mean, std=c.std, variant=name
+            c.arch, c.size or sweep.data.size, mean=c.mean, std=c.std, variant=name, preprocess=c.preprocess
         )
         models.load(c.path, meaning)
         path = c.path if "://" in c.path else str(Path(c.path).expanduser().resolve())
-        subjects[name] = Subject(name, path, meaning, meaning.size)
+        subjects[name] = Subject(name, path, meaning, meaning.size, meaning.preprocess)
     return subjects
 
 
@@ -327,17 +351,16 @@ def _run(
     trials_done = store.exists("tables", "trials")
     to_train = [] if trials_done else specs
     # weights after the data's mistakes and before Ray starts
-    states = {w: models.pretrained_state(w) for w in sorted({s["model"]["weights"] for s in to_train})}
-    for spec in to_train:
-        if (state := states[spec["model"]["weights"]]) is not None:
-            arch = spec["model"]["arch"]
-            blank = models.build(arch, Meaning(arch, sweep.data.size))
-            models.start_from(blank, state, f"model.weights: {spec['model']['weights']}")
+    wanted = sorted({(s["model"]["weights"], s["model"]["arch"]) for s in to_train})
+    states = {(weights, arch): models.pretrained_state(weights, arch) for weights, arch in wanted}
+    for (weights, arch), state in states.items():
+        if state is not None:
+            models.start_from(models.build(arch, Meaning(arch, sweep.data.size)), state, f"model.weights: {weights}")
     errors = list(manifest.errors)
-    splits: dict[str, Any] = {}
-    if to_train:
-        splits, unreadable = training_splits(sweep, source, manifest)
-        errors += unreadable
+    splits: dict[tuple[int, str], Any] = {}
+    for size, preprocess in sorted({sweep.images_of(s["model"]) for s in to_train}):
+        splits[size, preprocess], unreadable = training_splits(sweep, source, manifest, size, preprocess)
+        errors += unreadable if len(splits) == 1 else []  # the same files each time
     try:
         local = pipeline.start_ray()
         resources = pipeline.Resources(sweep, len(to_train), local=local)
@@ -356,7 +379,8 @@ def _run(
             store.write_table("trials", rows)
         splits.clear()
         trials = results.open_run(store.out).pandas("trials")
-        if not explain(sweep, source, manifest, chosen_subjects(sweep, trials, store, given), store, resources, errors):
+        subjects = chosen_subjects(sweep, trials, specs, store, given)
+        if not explain(sweep, source, manifest, subjects, store, resources, errors):
             return UNFINISHED
     except pipeline.CannotRun as e:
         raise Mistake(str(e)) from None
@@ -384,16 +408,16 @@ def _check_shared(path: str, n_nodes: int) -> None:
 
 
 def training_splits(
-    sweep: Sweep, source: data.Source, manifest: data.Manifest
+    sweep: Sweep, source: data.Source, manifest: data.Manifest, size: int, preprocess: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Train and val decoded to model size, and rows of errors."""
+    """Train and val as a model of that size and preprocessing sees them, and rows of errors."""
     from cxr_ray.training import Split
 
     splits: dict[str, Split] = {}
     errors: list[dict[str, Any]] = []
     for name in ("train", "val"):
         rows = manifest.rows(name)
-        pixels = data.load_pixels(source, rows, sweep.data.size, sweep.data.fit)
+        pixels = data.load_pixels(source, rows, size, sweep.data.fit, preprocess)
         labels = rows["label"].to_numpy("int64")[pixels.keep]
         errors += pixels.errors
         if len(set(labels)) < 2:
@@ -408,8 +432,8 @@ def training_splits(
 def train(
     sweep: Sweep,
     specs: list[dict[str, Any]],
-    splits: dict[str, Any],
-    states: dict[str, Any],
+    splits: dict[tuple[int, str], Any],
+    states: dict[tuple[str, str], Any],
     store: Store,
     resources: Any,
 ) -> list[dict[str, Any]]:
@@ -438,17 +462,28 @@ def _given_row(subject: Subject) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _rivals(spec: Mapping[str, Any]) -> tuple[str, int]:
+    """What the best is chosen within: the samples of one variant, grid point and seed."""
+    return spec["group"], spec["train"]["seed"]
+
+
 def chosen_subjects(
-    sweep: Sweep, trials: pd.DataFrame, store: Store, given: Mapping[str, Subject]
+    sweep: Sweep,
+    trials: pd.DataFrame,
+    specs: list[dict[str, Any]],
+    store: Store,
+    given: Mapping[str, Subject],
 ) -> dict[str, Subject]:
-    """The models that are explained: the best of each (variant, seed), or all; and those given."""
+    """The models that are explained: the best of each (variant, grid point, seed), or all; and those given."""
     usable = trials[trials["status"].isin(["completed", "stopped"])]
+    spec_of = {s["trial_id"]: s for s in specs}
     if sweep.evaluate == "best_per_variant_seed" and len(usable):
         best = usable.sort_values(["val_auroc", "trial_id"], ascending=[False, True])
-        usable = usable.loc[best.groupby(["variant", "seed"]).head(1).index].sort_index()
+        rivals = best["trial_id"].map(lambda trial_id: _rivals(spec_of[trial_id]))
+        usable = usable.loc[best[~rivals.duplicated()].index].sort_index()
     root = store.out if "://" in store.out else str(Path(store.out).expanduser().resolve())
     trained = {
-        trial_id: Subject(trial_id, f"{root}/{checkpoint}", None, sweep.data.size)
+        trial_id: Subject(trial_id, f"{root}/{checkpoint}", None, *sweep.images_of(spec_of[trial_id]["model"]))
         for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True)
     }
     return {**trained, **given}
@@ -468,7 +503,7 @@ def explain(
 
     for subject in subjects.values():
         models.load(subject.checkpoint, subject.meaning)  # a broken model fails here, not in an endless restart
-    passes, _ = passes_per_image(sweep, sweep.data.size)
+    passes = {trial_id: passes_per_image(sweep, subject.size)[0] for trial_id, subject in subjects.items()}
     plan = pipeline.plan_units(manifest, subjects, passes, "gpu" if resources.worker_gpus else "cpu")
     units = {name: unit for by_name in plan.values() for name, unit in by_name.items()}
     there = store.finished_units()

@@ -104,7 +104,10 @@ def fit(
         schedule.load_state_dict(resume["schedule"])
         first, best_epoch, best_auroc = resume["epoch"] + 1, resume["best_epoch"], resume["best_auroc"]
     pixels = torch.from_numpy(np.array(train.pixels)).to(device)
-    labels = torch.from_numpy(np.array(train.labels)).to(device)
+    labels = torch.from_numpy(np.array(train.labels))
+    if config.labels == "shuffled":  # a function of the seed alone; validation keeps the given ones
+        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(config.seed))]
+    labels = labels.to(device)
     loss_of = _loss(config.loss, labels)
     for epoch in range(first, config.epochs + 1):
         generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)

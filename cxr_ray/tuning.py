@@ -125,13 +125,16 @@ class _Progress(Callback):
         self.say(f"  {trial.config['spec']['trial_id']}  failed")
 
 
-def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any, size: int) -> None:
+def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any) -> None:
     """The trainable: one trial, reporting and keeping its best weights after every epoch."""
     spec = config["spec"]
     model_config, train_config = concrete(spec["model"], spec["train"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(train_config.seed)
-    model = models.build(model_config.arch, Meaning(model_config.arch, size, variant=spec["variant"]))
+    meaning = Meaning(
+        model_config.arch, data["train"].pixels.shape[-1], variant=spec["variant"], preprocess=model_config.preprocess
+    )
+    model = models.build(model_config.arch, meaning)
     if state is not None:
         models.start_from(model, state, f"model.weights: {model_config.weights}")
     best, resume, earlier = b"", None, 0.0
@@ -167,8 +170,8 @@ def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any, size: 
 def tune_sweep(
     sweep: Sweep,
     specs: list[dict[str, Any]],
-    data: dict[str, Split],
-    states: dict[str, Any],
+    data: dict[tuple[int, str], dict[str, Split]],
+    states: dict[tuple[str, str], Any],
     store: Store,
     *,
     resources: dict[str, float],
@@ -180,8 +183,8 @@ def tune_sweep(
     Args:
         sweep: the resolved sweep.
         specs: from ``trial_specs``.
-        data: splits train and val.
-        states: by ``model.weights``, the state dict to start from, or None.
+        data: splits train and val, by size and preprocessing.
+        states: by weights and arch, the state dict to start from, or None.
         store: the run folder.
         resources: CPUs and GPUs of a trial.
         max_concurrent: trials at a time.
@@ -190,11 +193,12 @@ def tune_sweep(
     Returns:
         Rows of the ``trials`` table.
     """
-    data_ref, state_refs = ray.put(data), {weights: ray.put(state) for weights, state in states.items()}
+    data_refs, state_refs = ({key: ray.put(value) for key, value in by.items()} for by in (data, states))
 
     def trainable(config: dict[str, Any]) -> None:
-        state = ray.get(state_refs[config["spec"]["model"]["weights"]])
-        run_trial(config, ray.get(data_ref), state, sweep.data.size)
+        model = config["spec"]["model"]
+        state = ray.get(state_refs[model["weights"], model["arch"]])
+        run_trial(config, ray.get(data_refs[sweep.images_of(model)]), state)
 
     runnable = tune.with_resources(trainable, {k: v for k, v in resources.items() if v})
     folder, fs = store.path(_FOLDER), store.fs

@@ -34,12 +34,20 @@ Tables = dict[tuple[str, str], pa.Table]  # (table, explainer or "") to rows
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be explained: its trial_id, its weights, and what they mean (None: the file says so itself)."""
+    """A model to be explained.
+
+    Attributes:
+        trial_id: its name in the tables.
+        checkpoint: its weights.
+        meaning: what they mean; None: the file says so itself.
+        size, preprocess: what its images become, as in its meaning.
+    """
 
     trial_id: str
     checkpoint: str
     meaning: Meaning | None
     size: int
+    preprocess: str = "none"
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class Worker:
         """
         self.sweep, self.subjects, self.passes = sweep, dict(subjects), passes
         self._batch_size = batch_size
+        self._found: dict[int, int] = {}  # by size of the images
         self.device = torch.device(device)
         self.form = Form("eager", {})
         self.model = lru_cache(maxsize=4)(self._load)
@@ -109,9 +118,10 @@ class Worker:
 
     def batch_size(self, trial_id: str) -> int:
         """Masked images in one pass."""
-        if self._batch_size is None:
-            self._batch_size = forms.batch_size(self.model(trial_id), self.subjects[trial_id].size)
-        return self._batch_size
+        size = self.subjects[trial_id].size
+        if self._batch_size is None and size not in self._found:
+            self._found[size] = forms.batch_size(self.model(trial_id), size)
+        return self._batch_size or self._found[size]
 
     def __call__(self, block: Block) -> Tables:
         """Rows of predictions and errors; for the test split also of saliency, curves and faithfulness."""

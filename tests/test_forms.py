@@ -11,9 +11,9 @@ from cxr_ray.models import Meaning
 SIZE = 64
 
 
-def model(outputs: int = 2):
+def model(outputs: int = 2, arch: str = "resnet18"):
     torch.manual_seed(0)
-    made = models.build("resnet18", Meaning("resnet18", SIZE, outputs)).requires_grad_(False)
+    made = models.build(arch, Meaning(arch, SIZE, outputs)).requires_grad_(False)
     for module in made.modules():  # batch norms that do something
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -33,6 +33,17 @@ def test_forms_agree_with_the_eager_module_also_for_other_batch_sizes(name, outp
         assert torch.allclose(forward(images), expected, atol=1e-4)
         assert (torch.sigmoid(forward(images)) - torch.sigmoid(expected)).abs().max() <= forms.TOLERANCE
     assert (forward == eager.log_odds) == (name == "eager")
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"), [("folded", "resnet18d"), ("folded", "seresnet18"), ("onnxruntime", "seresnet18")]
+)
+@torch.no_grad()
+def test_timms_networks_have_the_same_forms(name, arch):
+    eager = model(arch=arch)
+    images = torch.randn(5, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    forward = forms.FORMS[name](eager, images[:2])
+    assert torch.allclose(forward(images), eager.log_odds(images), atol=1e-4)
 
 
 def test_few_passes_start_nothing_and_many_try_everything(monkeypatch):

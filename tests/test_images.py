@@ -1,12 +1,16 @@
 import contextlib
 import io
 import warnings
+from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile
+from torchvision.transforms import v2
 
-from cxr_ray import images
+from cxr_ray import images, regions
+from cxr_ray.config import Preprocess
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -201,3 +205,82 @@ def test_an_unknown_fit_is_the_callers_mistake():
     with pytest.raises(ValueError, match="squash, pad, crop") as e:
         images.decode(JPEG, 32, "stretch")  # type: ignore[arg-type]
     assert not isinstance(e.value, images.BadImage)
+
+
+# What a model's images go through after decoding
+
+
+def rgb(size: int, seed: int = 0) -> np.ndarray:
+    return np.repeat(np.random.default_rng(seed).integers(0, 256, (1, size, size), dtype=np.uint8), 3, 0)
+
+
+def test_every_preprocessing_that_a_sweep_may_name_exists():
+    assert tuple(images.PREPROCESS) == get_args(Preprocess)
+
+
+@pytest.mark.parametrize("name", images.PREPROCESS)
+def test_preprocessing_keeps_shape_type_grey_and_its_input(name):
+    for pixels in (rgb(50), np.random.default_rng(1).integers(0, 256, (3, 33, 33), dtype=np.uint8)):
+        kept = pixels.copy()
+        done = images.preprocess(pixels, name)
+        assert (done.dtype, done.shape, done.flags["C_CONTIGUOUS"]) == (np.uint8, pixels.shape, True)
+        np.testing.assert_array_equal(pixels, kept)
+        if (pixels == pixels[0]).all():
+            np.testing.assert_array_equal(done, np.repeat(done[:1], 3, 0))
+        assert np.array_equal(done, pixels) == (name == "none")
+
+
+def test_the_border_is_that_of_the_regions():
+    for size in range(32, 400):
+        cut = images.border_width(size)
+        inside = np.zeros((size, size), bool)
+        inside[cut : size - cut, cut : size - cut] = True
+        np.testing.assert_array_equal(~inside, regions.masks(size)["border"].numpy())
+
+
+def test_a_masked_border_is_black_and_nothing_else_changes():
+    pixels = np.maximum(rgb(60), 1)
+    done = images.preprocess(pixels, "mask_border")
+    np.testing.assert_array_equal(done[:, 6:54, 6:54], pixels[:, 6:54, 6:54])
+    np.testing.assert_array_equal(done == 0, np.broadcast_to(regions.masks(60)["border"].numpy(), done.shape))
+
+
+def test_a_cropped_border_is_gone_and_the_rest_fills_the_image():
+    ramp = np.broadcast_to(np.arange(100.0), (100, 100))  # value x at pixel x, the border white
+    pixels = np.full((3, 100, 100), 255, np.uint8)
+    pixels[:, 10:90, 10:90] = ramp[10:90, 10:90]
+    done = images.preprocess(pixels, "crop_border")
+    # pixel x shows the place 10 + 0.8 (x + 1/2) of the ramp, whose value there is that less 1/2
+    expected = np.clip(10 + 0.8 * (np.arange(100) + 0.5) - 0.5, 10, 89)
+    assert np.abs(done - expected).max() <= 1
+    tensor = torch.from_numpy(rgb(60)[:, 6:54, 6:54])
+    oracle = v2.functional.resize(tensor, [60, 60], antialias=True).numpy()  # another implementation
+    assert np.abs(images.preprocess(rgb(60), "crop_border").astype(int) - oracle).max() <= 1
+
+
+def test_masks_are_cropped_as_images_are():
+    y, x = np.indices((80, 80))
+    disc = (y - 50) ** 2 + (x - 30) ** 2 < 15**2
+    pixels = np.repeat(disc[None] * np.uint8(255), 3, 0)
+    cropped = images.preprocess_mask(disc, "crop_border")
+    assert cropped.dtype == bool
+    bright = images.preprocess(pixels, "crop_border")[0]
+    assert (cropped != (bright > 127)).mean() < 0.01
+    assert cropped.sum() == pytest.approx(disc.sum() / 0.8**2, rel=0.02)
+    assert not images.preprocess_mask(regions.masks(80)["border"].numpy(), "crop_border").any()
+    for name in ("none", "mask_border", "clahe"):
+        np.testing.assert_array_equal(images.preprocess_mask(disc, name), disc)
+
+
+def test_clahe_evens_out_local_contrast_with_a_limit():
+    y, x = np.indices((96, 96))
+    faint = (100 + 60 * (x > 47) + 4 * ((x // 4 + y // 4) % 2)).astype(np.uint8)  # faint checks on two plateaus
+    done = images.preprocess(np.repeat(faint[None], 3, 0), "clahe")[0].astype(float)
+
+    def contrast(image: np.ndarray) -> float:
+        return float(image[10:86, 10:38].std())
+
+    assert contrast(done) > 2 * contrast(faint.astype(float))
+    assert contrast(done) < 60, "the limit keeps checks of 4 grey values from becoming black and white"
+    constant = np.full((3, 40, 40), 7, np.uint8)
+    np.testing.assert_array_equal(images.preprocess(constant, "clahe"), constant)

@@ -93,7 +93,7 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
             "train.epochs: 'many' came; it should be a valid integer.",
             "train.lr: 7 came; it should be less than 1.",
             "train.los: unknown key. Did you mean 'loss'? Allowed: epochs, batch_size, lr, weight_decay, loss, "
-            "sampler, augment, seed.",
+            "sampler, augment, labels, seed.",
             "explain.explainers: 'gradcan' is unknown. Did you mean 'gradcam'? Allowed: "
             f"{', '.join(sweep.EXPLAINERS)}.",
             f"controls: 'shiftd' is unknown. Did you mean 'shifted'? Allowed: {', '.join(CONTROLS)}.",
@@ -102,7 +102,7 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
             "controls.pixel_random: 0 came; it should be greater than or equal to 1.",
             "variants.Plain: 'Plain' is no name; names match [a-z][a-z0-9_-]*.",
             "trian: unknown key. Did you mean 'train'? Allowed: name, data, variants, model, train, search, evaluate, "
-            "checkpoints, explain, perturb, controls, resources, seed.",
+            "checkpoints, explain, perturb, controls, sequential, regions, sanity, resources, seed.",
             "seed: -1 came; it should be greater than or equal to 0.",
         ]
     )
@@ -147,7 +147,7 @@ def test_overrides(told):
     assert told("tiny.yaml", "--set", "name.x=3") == ["--set name.x: name is a value, not a section."]
     assert told("tiny.yaml", "--set", "train.epoch=3") == [
         "train.epoch: unknown key. Did you mean 'epochs'? Allowed: epochs, batch_size, lr, weight_decay, loss, "
-        "sampler, augment, seed."
+        "sampler, augment, labels, seed."
     ]
     (line,) = told("tiny.yaml", "--set", "train.lr={grid: [1e-3")
     assert line.startswith("--set train.lr={grid: [1e-3, line 1: not valid YAML: ")
@@ -267,7 +267,10 @@ BROKEN = {
     "a bare pickle": (lambda: pickle.dumps(Attack()), "{} is no checkpoint that can be loaded safely"),
     "a list": (lambda: [1, 2], "{} holds no state dict. Save one with torch.save(model.state_dict(), path)."),
     "numbers as keys": (lambda: {0: torch.zeros(1)}, "{} holds no state dict."),
-    "another network": (lambda: {"weight": torch.zeros(2, 2)}, "{} has no fc.weight and fc.bias; give a torchvision"),
+    "another network": (
+        lambda: {"weight": torch.zeros(2, 2)},
+        "{} has no fc.weight and fc.bias; give the state dict of a resnet18.",
+    ),
     "three outputs": (
         lambda: torchvision.models.resnet18(num_classes=3).state_dict(),
         "{} has a head of 3 outputs; 1 or 2 are allowed (NORMAL, PNEUMONIA).",
@@ -335,7 +338,17 @@ def test_a_safetensors_file_of_another_architecture(told):
     meaning = '{"arch": "resnet50", "size": 32}'
     safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": meaning})
     (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
-    assert line == "model.safetensors says it is a 'resnet50'; allowed are resnet18."
+    assert line == "model.safetensors says it is a 'resnet50'; allowed are resnet18, resnet18d, seresnet18."
+
+
+def test_a_safetensors_file_of_another_preprocessing(told):
+    meaning = '{"arch": "resnet18", "size": 32, "preprocess": "sharpen"}'
+    safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": meaning})
+    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
+    assert line == (
+        "model.safetensors says that its images go through 'sharpen'; allowed are none, crop_border, mask_border, "
+        "clahe."
+    )
 
 
 def test_a_checkpoint_at_a_uri_that_nothing_opens(told):

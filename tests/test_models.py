@@ -1,12 +1,19 @@
 import dataclasses
+import json
+import sys
+import urllib.error
+from typing import get_args
 
 import pytest
 import safetensors.torch
 import torch
 import torchvision
+from captum.attr import LayerGradCam
 from torch import nn
 
 from cxr_ray import models
+from cxr_ray.config import Arch
+from cxr_ray.explainers import EXPLAINERS, Inputs
 from cxr_ray.models import BadCheckpoint, Meaning
 
 SIZE = 64
@@ -33,7 +40,9 @@ def one() -> nn.Module:
 
 @torch.no_grad()
 def test_a_saved_model_comes_back_with_its_meaning(tmp_path, two):
-    meaning = Meaning("resnet18", SIZE, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), variant="balanced")
+    meaning = Meaning(
+        "resnet18", SIZE, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), variant="balanced", preprocess="clahe"
+    )
     saved = models.Classifier(two, meaning).eval()
     path = tmp_path / "model.safetensors"
     path.write_bytes(models.to_bytes(saved))
@@ -108,6 +117,105 @@ def test_log_odds_are_float32_whatever_the_network_computes_in(two):
 
 def test_grad_cam_reads_the_last_block(two):
     assert models.Classifier(two, Meaning("resnet18", SIZE)).cam_layer is two.layer4[1]
+
+
+def test_a_file_saved_before_there_was_preprocessing_has_none(tmp_path, two):
+    path = str(tmp_path / "model.safetensors")
+    fields = dataclasses.asdict(Meaning("resnet18", SIZE, preprocess="clahe"))
+    del fields["preprocess"]
+    safetensors.torch.save_file(two.state_dict(), path, metadata={"cxr_ray": json.dumps(fields)})
+    assert models.load(path).meaning == Meaning("resnet18", SIZE)
+
+
+def test_every_arch_that_a_sweep_may_name_exists():
+    assert tuple(models.ARCHS) == get_args(Arch)
+
+
+def other(arch: str, outputs: int = 2) -> models.Classifier:
+    """A network with random weights and batch norms that do something."""
+    torch.manual_seed(0)
+    made = models.build(arch, Meaning(arch, SIZE, outputs))
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return made
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("arch", ["resnet18d", "seresnet18"])
+@torch.no_grad()
+def test_checkpoints_of_timms_networks_come_back(tmp_path, arch, outputs):
+    saved, path = other(arch, outputs), tmp_path / "model.safetensors"
+    path.write_bytes(models.to_bytes(saved))
+    torch.save(saved.network.state_dict(), tmp_path / "model.pt")
+    for loaded in (models.load(str(path)), models.load(str(tmp_path / "model.pt"), Meaning(arch, SIZE))):
+        assert (loaded.meaning.arch, loaded.meaning.outputs) == (arch, outputs)
+        torch.testing.assert_close(loaded(IMAGES), saved(IMAGES), rtol=0, atol=0)
+    with pytest.raises(BadCheckpoint, match="does not fit resnet18: "):
+        models.load(str(tmp_path / "model.pt"), Meaning("resnet18", SIZE))
+
+
+@pytest.mark.parametrize("arch", models.ARCHS)
+def test_grad_cam_of_every_network_is_that_of_captum_at_its_last_block(arch):
+    made = other(arch)
+    inputs = Inputs(IMAGES, IMAGES, torch.zeros(3, 1, 1), torch.tensor([0, 1, 1]), ["a", "b", "c"], 0)
+    cam = LayerGradCam(made, made.network.layer4[1])
+    oracle = cam.attribute(IMAGES.clone().requires_grad_(), target=inputs.targets, relu_attributions=True)[:, 0]
+    assert oracle.shape == (3, 2, 2)
+    assert oracle.max() > 0
+    torch.testing.assert_close(EXPLAINERS["gradcam"].explain(made, inputs), oracle.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("arch", models.ARCHS)
+def test_the_head_is_one_linear_layer_called_fc_after_average_pooling(arch):
+    """What freezing, cascading randomisation and the class activation maps rely on."""
+    made, kept = other(arch), []
+    assert {n.split(".")[0] for n in made.network.state_dict()} == {
+        "conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc",
+    }  # fmt: skip
+    handle = made.cam_layer.register_forward_hook(lambda module, args, output: kept.append(output))
+    with torch.no_grad():
+        z = made(IMAGES)
+    handle.remove()
+    torch.testing.assert_close(made.network.fc(kept[0].mean((2, 3))), z)
+
+
+def test_without_timm_its_networks_are_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(models.MissingPackage) as caught:
+        models.build("seresnet18", Meaning("seresnet18", SIZE))
+    assert str(caught.value) == (
+        "seresnet18 is a network of timm, which is not installed: pip install 'cxr-ray[timm]'."
+    )
+
+
+def test_imagenet_weights_of_timms_networks(tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    published = timm.create_model("resnet18d").state_dict()  # a stand-in for the file, in the cache of downloads
+    file = tmp_path / "hub" / "checkpoints" / timm.get_pretrained_cfg("resnet18d").url.rsplit("/", 1)[-1]
+    file.parent.mkdir(parents=True)
+    torch.save(published, file)
+    state = models.pretrained_state("imagenet", "resnet18d")
+    assert state.keys() == published.keys()
+    assert all(torch.equal(state[k], published[k]) for k in state)
+    started = other("resnet18d")
+    models.start_from(started, state, "imagenet")
+    assert torch.equal(started.network.layer4[1].conv2.weight, published["layer4.1.conv2.weight"])
+    assert started.network.fc.weight.shape == (2, 512)
+
+
+def test_imagenet_weights_that_cannot_be_had(tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    with pytest.raises(models.NoWeights, match=r"could not be downloaded \(no network\).*path/to/resnet18d\.pth"):
+        models.pretrained_state("imagenet", "resnet18d")
+    with pytest.raises(models.NoWeights, match=r"^model\.weights: timm has no imagenet weights for seresnet18\. Give"):
+        models.pretrained_state("imagenet", "seresnet18")
 
 
 def test_a_file_that_does_not_say_what_it_means_needs_a_meaning(tmp_path, two):

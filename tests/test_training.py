@@ -25,9 +25,9 @@ def split(n: int, seed: int, share: float = 0.5) -> Split:
     return Split(np.repeat(pixels, 3, 1).astype(np.uint8), labels)
 
 
-def classifier(seed: int = 0) -> models.Classifier:
+def classifier(seed: int = 0, arch: str = "resnet18") -> models.Classifier:
     torch.manual_seed(seed)
-    return models.build("resnet18", Meaning("resnet18", SIZE))
+    return models.build(arch, Meaning(arch, SIZE))
 
 
 def trained(config: Train, *, train: Split | None = None, model=None, resume=None, frozen=False):
@@ -93,9 +93,10 @@ def test_a_state_goes_through_a_file_without_code(tmp_path):
     assert same(whole, trained(config, model=classifier(seed=3), resume=state)[0])
 
 
-def test_a_frozen_backbone_does_not_move():
-    before, model = classifier(), classifier()
-    trained(Train(epochs=1, batch_size=16, augment="none"), model=model, frozen=True)
+@pytest.mark.parametrize("arch", models.ARCHS)
+def test_a_frozen_backbone_does_not_move(arch):
+    before, model = classifier(arch=arch), classifier(arch=arch)
+    trained(Train(epochs=2, batch_size=16, augment="none"), model=model, frozen=True)
     moved = {
         name
         for name, value in model.network.state_dict().items()
@@ -103,6 +104,31 @@ def test_a_frozen_backbone_does_not_move():
     }
     last = {n for n in before.network.state_dict() if n.startswith(("layer4.", "fc."))}
     assert moved == last
+
+
+def test_shuffled_labels_are_a_permutation_drawn_from_the_seed_and_validation_keeps_its_own(monkeypatch):
+    data, validated = split(16, 1), []
+    monkeypatch.setattr(training, "evaluate", lambda model, val, device: validated.append(val.labels) or (1.0, 0.5))
+    config = Train(epochs=1, batch_size=8, labels="shuffled", loss="weighted", sampler="balanced")
+    shuffled, epochs = trained(config, train=data)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).numpy()
+    by_hand = Split(data.pixels, data.labels[order])
+    assert 0.2 < (by_hand.labels == data.labels).mean() < 0.8, "about half of them stay right"
+    given = config.model_copy(update={"labels": "given"})
+    assert same(shuffled, trained(given, train=by_hand)[0])
+    assert not same(shuffled, trained(given, train=data)[0])
+    assert all(np.array_equal(labels, split(8, 2).labels) for labels in validated)
+    assert epochs[0][0].best_epoch == 1
+    other = config.model_copy(update={"seed": 1})
+    assert not same(
+        trained(other, train=data)[0], trained(other.model_copy(update={"labels": "given"}), train=by_hand)[0]
+    )
+
+
+def test_going_on_with_shuffled_labels_shuffles_them_alike():
+    config = Train(epochs=2, batch_size=8, labels="shuffled")
+    whole, epochs = trained(config)
+    assert same(whole, trained(config, model=classifier(seed=3), resume=epochs[0][1])[0])
 
 
 def test_without_freezing_everything_moves():
