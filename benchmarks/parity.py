@@ -196,8 +196,8 @@ def with_captum() -> Findings:
     apart = np.abs(lift.detach().sum((1, 2, 3)).numpy() - change).max()
     yield Fault(
         "captum",
-        "DeepLift refuses a network whose ReLU serves twice; with separate ones, its rule for max pooling where windows "
-        f"overlap misses z(image) - z(black) by up to {apart:.4f}, ours by {np.abs(ours - change).max():.1e}",
+        "DeepLift refuses a network whose ReLU serves twice; with separate ones, its rule for max pooling where "
+        f"windows overlap misses z(image) - z(black) by up to {apart:.4f}, ours by {np.abs(ours - change).max():.1e}",
     )
     size = 224
     images = model_space(model, chests(size, 2))

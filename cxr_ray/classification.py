@@ -102,7 +102,7 @@ def expected_calibration_error(label_N: Ints, prob_N: Floats) -> float:
 
     15 bins of equal width (Naeini et al. 2015, of the positive class rather than of the predicted one).
     """
-    gap_N, bins_N = prob_N - label_N, _bins(prob_N)
+    gap_N, bins_N = prob_N - label_N, bins(prob_N)
     return float(np.abs(np.bincount(bins_N, gap_N, ECE_BINS)).sum() / len(prob_N))
 
 
@@ -135,7 +135,7 @@ def _threshold_free_samples(
     n_patients = weights_BP.shape[1]
     n_B, error_B = _totals(weights_BP, codes_N, np.stack([np.ones(len(prob_N)), (prob_N - label_N) ** 2], axis=1)).T
     gap_PG = np.zeros((n_patients, ECE_BINS))
-    np.add.at(gap_PG, (codes_N, _bins(prob_N)), prob_N - label_N)
+    np.add.at(gap_PG, (codes_N, bins(prob_N)), prob_N - label_N)
 
     scores, place_N = np.unique(logit_N, return_inverse=True)
     counts_2PG = np.zeros((2, n_patients, len(scores)))
@@ -192,7 +192,8 @@ def _bounds(samples: dict[str, Floats], name: str) -> tuple[float | None, float 
     return _known(lower_1[0]), _known(upper_1[0])
 
 
-def _bins(prob_N: Floats) -> Ints:
+def bins(prob_N: Floats) -> Ints:
+    """Bin of the calibration error that each probability falls in, 0 to 14."""
     return np.minimum((prob_N * ECE_BINS).astype(np.int64), ECE_BINS - 1)
 
 

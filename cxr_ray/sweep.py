@@ -23,7 +23,7 @@ import pyarrow.dataset as pads
 import torch
 
 import cxr_ray
-from cxr_ray import classification, data, models, perturb, regions, results, summary
+from cxr_ray import classification, data, hypotheses, models, perturb, regions, results, summary
 from cxr_ray.config import Sweep, SweepMistake, load_sweep
 from cxr_ray.explainers import EXPLAINERS
 from cxr_ray.models import Meaning
@@ -532,7 +532,7 @@ def explain(
 
 
 def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> None:
-    """The tables classification and summary, and test_metrics.json."""
+    """The tables classification, summary and hypotheses, and test_metrics.json."""
     run_ = results.open_run(store.out)
     trials = run_.pandas("trials").set_index("trial_id")
     patients = manifest.images[["image_id", "patient_id"]]
@@ -555,8 +555,24 @@ def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> Non
         )  # fmt: skip
     store.write_table("classification", classes)
     store.write_table("summary", rows)
-    store.write_table("hypotheses", [])
+    store.write_table("hypotheses", hypotheses.hypotheses(_hypothesis_inputs(sweep, run_, trials, every, patients)))
     store.write_json(test_metrics(trials, classes, every), "test_metrics.json")
+
+
+def _hypothesis_inputs(
+    sweep: Sweep, run_: results.Run, trials: pd.DataFrame, predictions: pd.DataFrame, patients: pd.DataFrame
+) -> hypotheses.Inputs:
+    """What hypotheses need of a run's tables, and no more of the large ones."""
+    wanted = pads.field("explainer") == hypotheses.explainer_of(sweep)
+    first = {"metric": "abpc", "scale": "logodds", "grid": sweep.perturb.grids[0], "fill": sweep.perturb.fills[0]}
+    chosen = wanted
+    for name, value in first.items():
+        chosen &= pads.field(name) == value
+    return hypotheses.Inputs(
+        sweep, trials.reset_index(), predictions, patients.set_index("image_id")["patient_id"], run_.pandas("regions"),
+        run_.pandas("saliency", ["trial_id", "explainer", "image_id", "target", "focus", "lung_share"], wanted),
+        run_.pandas("faithfulness", ["trial_id", "image_id", "target", "control", "gap", "p_value"], chosen),
+    )  # fmt: skip
 
 
 def test_metrics(trials: pd.DataFrame, classes: list[dict[str, Any]], predictions: pd.DataFrame) -> dict[str, Any]:
