@@ -28,6 +28,7 @@ TINY = {
     "explain": {"explainers": ["gradcam", "saliency"], "targets": ["pneumonia", "predicted"]},
     "perturb": {"grids": ["pixel", "7"], "fills": ["noise"], "levels": [0.5]},
     "controls": {"pixel_random": 1, "cell_random": 2, "shifted": 2},
+    "regions": {"names": ["border", "outside_lungs", "marker", "opacity"], "draws": 1, "edits": ["paste_marker"]},
 }
 
 
