@@ -19,8 +19,16 @@ from PIL import Image
 
 from cxr_ray import data, images, schemas
 from cxr_ray.data import (
-    DataMistake, Entry, FolderSource, MaskFolder, PhantomSource, load_manifest, load_parts, load_pixels, lung_note
-)  # fmt: skip
+    DataMistake,
+    Entry,
+    FolderSource,
+    MaskFolder,
+    PhantomSource,
+    load_manifest,
+    load_parts,
+    load_pixels,
+    lung_note,
+)
 
 REAL = os.environ.get("CXR_RAY_DATA")
 needs_real_data = pytest.mark.skipif(not REAL, reason="CXR_RAY_DATA names no folder")
