@@ -384,3 +384,28 @@ def test_ill_formed_yaml_is_a_mistake(text, tmp_path):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(SweepMistake):
         load_sweep(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("regions", "words"),
+    [
+        ("{names: [border, marker]}", ["regions.names: marker came", "data.source: phantom", "Leave it out"]),
+        ("{names: [opacity]}", ["regions.names: opacity came", "folder images"]),
+        ("{names: [outside_lungs]}", ["outside_lungs needs lung masks", "regions.lungs", "torchxrayvision"]),
+        ("{names: [border, border]}", ["regions.names: border given twice"]),
+        ("{edits: [equalize, equalize]}", ["regions.edits: equalize given twice"]),
+        ("{names: [lungs]}", ["regions.names", "Did you mean 'outside_lungs'", "corners"]),
+    ],
+)
+def test_regions_that_the_data_cannot_have_are_mistakes(regions, words):
+    with pytest.raises(SweepMistake) as e:
+        swept(f"regions: {regions}")
+    assert len(str(e.value).splitlines()) == 1
+    assert all(word in str(e.value) for word in words), e.value
+
+
+def test_regions_that_need_masks_are_fine_where_there_are_some():
+    assert swept("{regions: {names: [outside_lungs], lungs: masks}}").rerenders == []
+    phantom = swept("{data: {source: phantom}, regions: {names: [marker, outside_lungs, opacity]}}")
+    assert phantom.rerenders == ["marker", "glyph", "opacity"]
+    assert swept("{data: {source: phantom}, regions: null}").rerenders == []

@@ -3,6 +3,7 @@
 import errno
 import pickle
 import re
+import sys
 import urllib.error
 from pathlib import Path
 
@@ -501,3 +502,14 @@ def evaluated(formula: str) -> int:
 def test_dry_run_tells_mistakes_too(told):
     assert len(told("tiny.yaml", "--dry-run", "--set", "checkpoints={study: {path: nowhere.pt}}")) == 1
     assert not Path("results").exists()
+
+
+def test_lungs_that_cannot_be_had_are_told_before_training(told, monkeypatch):
+    asked = ["tiny.yaml", "--set", "regions.names=[outside_lungs]", "--set"]
+    (line,) = told(*asked, "regions.lungs=no/such/folder")
+    assert line.startswith("regions.lungs: there is no folder ")
+    monkeypatch.setitem(sys.modules, "torchxrayvision.baseline_models.chestx_det", None)
+    (line,) = told(*asked, "regions.lungs=torchxrayvision")
+    assert "pip install 'cxr-ray[lungs]'" in line
+    (line,) = told("tiny.yaml", "--set", "regions.names=[marker]")
+    assert line.startswith("regions.names: marker came")

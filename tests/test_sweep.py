@@ -28,6 +28,7 @@ TINY = {
     "explain": {"explainers": ["gradcam", "saliency"], "targets": ["pneumonia", "predicted"]},
     "perturb": {"grids": ["pixel", "7"], "fills": ["noise"], "levels": [0.5]},
     "controls": {"pixel_random": 1, "cell_random": 2, "shifted": 2},
+    "regions": {"names": ["border", "outside_lungs", "marker", "opacity"], "draws": 1, "edits": ["paste_marker"]},
 }
 
 
@@ -61,7 +62,7 @@ def tables(out: str) -> dict[str, pd.DataFrame]:
 
 
 def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
-    for name in ("images", "predictions", "saliency", "curves", "faithfulness", "summary", "errors"):
+    for name in ("images", "predictions", "saliency", "curves", "faithfulness", "regions", "summary", "errors"):
         a, b = one[name].drop(columns="map", errors="ignore"), other[name].drop(columns="map", errors="ignore")
         pd.testing.assert_frame_equal(a[list(b.columns)], b, rtol=1e-4, atol=1e-4)
 

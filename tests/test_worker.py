@@ -1,5 +1,6 @@
 """The worker's rows: exact curves of a linear network, shared endpoints, counted passes, batches, maps that fail."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -166,8 +167,10 @@ def test_tables_do_not_depend_on_the_batch_size(batch_size):
 
 def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
     config = sweep(
-        explain={"explainers": list(EXPLAINERS)}, controls={"pixel_random": 2, "cell_random": 1, "shifted": 3}
-    )
+        explain={"explainers": list(EXPLAINERS)}, controls={"pixel_random": 2, "cell_random": 1, "shifted": 3},
+        data={"size": SIZE + 4, "source": "phantom"},
+        regions={"names": ["border", "outside_lungs", "marker", "opacity"], "draws": 3, "edits": ["equalize"]},
+    )  # fmt: skip
     size = config.data.size
     model = networks.small(size=size)
     monkeypatch.setattr(explainers, "CHANNELS", networks.CHANNELS)
@@ -175,7 +178,11 @@ def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
     forward, backward = [], []
     model.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))
     model.network.conv1.register_full_backward_hook(lambda m, i, o: backward.append(len(o[0])))
-    worker(config, model)(block(3, size))
+    masks = dict.fromkeys(("lungs", "marker", "opacity"), np.zeros((3, size, size), bool))
+    for mask in masks.values():
+        mask[:, 3:9, 5:10] = True
+    versions = dict.fromkeys(("opacity", "marker", "glyph"), np.zeros((3, 3, size, size), np.uint8))
+    worker(config, model)(dataclasses.replace(block(3, size), masks=masks, rerendered=versions))
     assert sum(forward) + 2 * sum(backward) == 3 * passes_per_image(config, size)[0]
 
 
