@@ -561,3 +561,45 @@ def _sentence(error: Any, prefix: str = "") -> str:
         return f"{path}: {error['msg'].removeprefix('Value error, ')}."
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"{path}: {shown} came; {message.replace('input should', 'it should')}."
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a sweep file, for editors: sections with every key, search spaces under model and train."""
+    schema = Sweep.model_json_schema()
+    defs = schema["$defs"]
+    sections = {}
+    for name, section in _CONCRETE.items():
+        plain = section.model_json_schema()
+        properties = {key: _or_space(key, value) for key, value in plain["properties"].items()}
+        sections[name] = {"type": "object", "properties": properties, "additionalProperties": False}
+    change = {"type": ["object", "null"], "properties": sections, "additionalProperties": False}
+    schema["properties"] |= sections
+    schema["properties"]["variants"] = {"type": "object", "additionalProperties": change}
+    cells = [int(g) for g in get_args(Grid) if g.isdigit()]  # as they may be written
+    defs["Perturb"]["properties"]["grids"]["items"] = {"enum": [*get_args(Grid), *cells]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _or_space(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    plain = {k: v for k, v in value.items() if k not in ("title", "description", "default")}
+    told = {k: v for k, v in value.items() if k in ("description", "default")}
+    kinds = {"grid": {"type": "array", "items": plain, "minItems": 1}}
+    kinds["choice"] = kinds["grid"]
+    if plain.get("type") == "number":
+        bounds = {"type": "array", "items": plain, "minItems": 2, "maxItems": 2}
+        kinds |= {"uniform": bounds, "loguniform": bounds}
+    space = {
+        "type": "object",
+        "properties": kinds,
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+    return {**told, "anyOf": [plain, space]}
+
+
+if __name__ == "__main__":  # python -m cxr_ray.config > sweeps/schema.json
+    import json
+    import sys
+
+    sys.stdout.write(json.dumps(json_schema(), indent=1) + "\n")

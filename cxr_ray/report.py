@@ -347,7 +347,10 @@ class _Report:
         chosen = (pc.field("trial_id") == trial_id) & (pc.field("explainer") == explainer)
         rules = self.sweep["explain"]["targets"]
         total = pa.table(
-            {**{k: pa.array([], pa.string()) for k in keys}, "logodds": [], "prob": [], "n": []}
+            {
+                **{k: pa.array([], pa.string()) for k in keys},
+                **{k: pa.array([], pa.float64()) for k in ("logodds", "prob", "n")},
+            }
         ).to_pandas()
         for batch in self.run.dataset("curves").to_batches(
             columns=["image_id", "target", *keys[2:], *sums], filter=chosen, batch_readahead=1, fragment_readahead=1

@@ -1,8 +1,11 @@
 import itertools
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given
@@ -16,12 +19,14 @@ from cxr_ray.config import (
     Sweep,
     SweepMistake,
     concrete,
+    json_schema,
     load_sweep,
     parse_yaml,
     resolve,
 )  # fmt: skip
 from cxr_ray.explainers import EXPLAINERS
 from cxr_ray.perturb import CONTROLS, FILLS
+from cxr_ray.sweep import parser as sweep_parser
 
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
 
@@ -188,8 +193,74 @@ def test_the_sweep_files_that_ship_load_and_name_no_file_that_the_user_lacks(pat
         assert concrete(*without_spaces)[0].weights in ("imagenet", "none")
 
 
-def test_sweep_files_ship():
-    assert "quickstart" in [p.stem for p in SWEEPS]
+def test_there_is_a_sweep_file_for_each_question():
+    assert {p.stem for p in SWEEPS} >= {
+        "quickstart", "findings", "imbalance", "shortcuts", "resolution", "seeds", "explainers", "pretraining",
+        "architectures",
+    }  # fmt: skip
+
+
+def test_sweeps_that_settle_the_imbalance_are_paired_by_seed_and_stop_nothing_early():
+    for name in ("findings", "imbalance"):
+        sweep = load_sweep(SWEEPS[0].parent / f"{name}.yaml")
+        seeds: dict[str, list[int]] = {}
+        for variant, _, train in sweep.trial_points():
+            assert not any(isinstance(v, dict) for v in train.values()), "a sampled value would differ between pairs"
+            seeds.setdefault(variant, []).append(train["seed"])
+        assert seeds["plain"] == seeds["balanced"]
+        assert len(seeds["plain"]) >= 5
+        assert sweep.search.scheduler == "none"
+
+
+def test_the_findings_have_what_the_hypotheses_and_the_study_need():
+    sweep = load_sweep(SWEEPS[0].parent / "findings.yaml")
+    assert sweep.explain.explainers[0] == "gradcam"
+    assert sweep.explain.targets == ["pneumonia", "predicted"]
+    assert 0.25 in sweep.perturb.levels
+    assert 0.5 in sweep.perturb.levels
+    assert set(sweep.perturb.fills) >= {"mean", "grey", "blur"}
+    assert sweep.controls["shifted"] >= 39
+    assert sweep.regions is not None
+    assert set(sweep.regions.names) >= {"border", "corners"}
+
+
+def test_the_schema_for_editors_is_current():
+    """If it is not: python -m cxr_ray.config > sweeps/schema.json."""
+    assert json.loads((SWEEPS[0].parent / "schema.json").read_text()) == json_schema()
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_editors_find_the_schema_of_a_sweep_file_and_no_fault_in_it(path):
+    text = path.read_text()
+    assert text.startswith("# yaml-language-server: $schema=schema.json\n")
+    jsonschema.validate(parse_yaml(text, path.name), json_schema())
+
+
+def test_the_schema_accepts_what_a_sweep_may_hold_and_finds_what_it_may_not():
+    validator = jsonschema.Draft202012Validator(json_schema())
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    assert validator.is_valid(parse_yaml(EVERYTHING, "test"))
+    assert validator.is_valid(json.loads(swept(EVERYTHING).model_dump_json()))
+    for text in (
+        "trian: {epochs: 3}", "train: {epoch: 3}", "train: {epochs: many}", "train: {lr: {grd: [1]}}", "train: {lr: 7}",
+        "train: {epochs: {uniform: [1, 2]}}", "model: {arch: resnet50}", "model: {size: 8}", "perturb: {grids: [15]}",
+        "variants: {a: {trian: {}}}", "variants: {a: {train: {los: ce}}}", "regions: {names: [edge]}",
+    ):  # fmt: skip
+        assert not validator.is_valid(parse_yaml(text, "test")), text
+
+
+def test_the_cluster_runs_the_tested_ray_on_a_sweep_that_ships():
+    folder = SWEEPS[0].parent / "cluster"
+    job = yaml.safe_load((folder / "rayjob.yaml").read_text())["spec"]
+    pinned = re.search(r"^ray==(.*)$", (folder.parent.parent / "constraints.txt").read_text(), re.MULTILINE)[1]
+    assert job["rayClusterSpec"]["rayVersion"] == pinned
+    assert f"FROM rayproject/ray:{pinned}-" in (folder / "Dockerfile").read_text()
+    assert job["shutdownAfterJobFinishes"] is True
+    assert job["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    asked = sweep_parser().parse_args(job["entrypoint"].split()[3:])
+    assert (folder.parent.parent / asked.sweep).is_file()
+    assert "://" in asked.data
+    assert "://" in asked.out, "machines need not share a folder"
 
 
 def test_every_default_name_exists_and_every_fill_has_a_function():

@@ -135,6 +135,27 @@ def test_a_binary_sweep_file(told, content):
     assert re.fullmatch(r"bad\.yaml.* (cannot be read as text|not valid YAML): .*", line), line
 
 
+def test_a_name_is_that_of_a_sweep_that_ships_unless_there_is_such_a_file(told):
+    for name in ("seeds", "seeds.yaml", "sweeps/seeds.yaml"):
+        assert sweep.load(sweep.parser().parse_args([name])).name == "seeds"
+    assert sweep.load(sweep.parser().parse_args([])).name == "quickstart"
+    Path("seeds.yaml").write_text("name: mine\n")
+    assert sweep.load(sweep.parser().parse_args(["seeds.yaml"])).name == "mine"
+    assert sweep.load(sweep.parser().parse_args(["sweeps/seeds.yaml"])).name == "seeds"
+    (line,) = told("elsewhere/seeds.yaml")
+    assert line.startswith("there is no sweep file elsewhere/seeds.yaml.")
+    assert "seeds" in sweep.parser().format_help()
+
+
+def test_a_network_of_a_package_that_is_not_installed(told, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    sentence = "resnet18d is a network of timm, which is not installed: pip install 'cxr-ray[timm]'."
+    assert told("tiny.yaml", "--set", "model.arch={grid: [resnet18, resnet18d]}") == [sentence]
+    assert told("tiny.yaml", "--dry-run", "--set", "model.arch=resnet18d") == [sentence]
+    torch.save(state(), "model.pt")
+    assert told("tiny.yaml", "--set", "checkpoints={study: {path: model.pt, arch: resnet18d}}") == [sentence]
+
+
 def test_a_sweep_file_that_is_not_there(told):
     assert told("tiny.yml") == ["there is no sweep file tiny.yml. Did you mean tiny.yaml?"]
     assert told("nowhere/x.yaml") == ["there is no sweep file nowhere/x.yaml. Give the path of a YAML file."]
@@ -489,6 +510,21 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, t
     assert re.search(
         r"about [\d,]+ forward passes a second at 32 x 32 \(\wPU\): about .*\. Nothing was started\.$", out
     )
+
+
+def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder):
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "explain.explainers=[occlusion]"]
+    assert sweep.main([*argv, "--set", "variants={a: {model: {size: {grid: [32, 40]}}}, b: {model: {size: 40}}}"]) == 0
+    out = capsys.readouterr().out
+    at = {
+        size: int(re.search(rf"^Forward passes a test image and target at {size} x {size}: ([\d,]+) =", out, re.M)[1])
+        for size in (32, 40)
+    }
+    assert at[40] != at[32], "occlusion's windows are counted at each size"
+    assert f"at 32 x 32, one target an image: {12 * at[32] + 4:,} = 1 x (12 x {at[32]:,} + 4)" in out
+    assert f"at 40 x 40, one target an image: {2 * (12 * at[40] + 4):,} = 2 x (12 x {at[40]:,} + 4)" in out
+    assert "To train at 40 x 40: at most 48 (" in out
+    assert f"All together: {12 * at[32] + 4 + 2 * (12 * at[40] + 4) + 3 * 24:,}" in out
 
 
 def evaluated(formula: str) -> int:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cxr_ray import models, results, sweep
+from cxr_ray import images, models, results, sweep
 from cxr_ray.models import Meaning
 from cxr_ray.schemas import TABLES
 
@@ -87,6 +87,49 @@ def test_a_sweep_fills_every_table(trained):
     assert set(frames["summary"].bucket) >= {"all", "correct", "TP-FP"} - (
         {"TP-FP"} if not (test.outcome == "FP").any() else set()
     )
+
+
+@pytest.mark.slow
+def test_each_model_sees_images_as_its_own_section_says(tmp_path, tiny_folder):
+    """A grid over sizes and a masked border in one sweep: each is trained, kept and explained as asked."""
+    import numpy as np
+    import torch
+
+    content = {
+        "name": "sizes",
+        "data": {"size": 40, "val_share": 0.2},
+        "variants": {
+            "sized": {"model": {"size": {"grid": [32, 48]}}},
+            "masked": {"model": {"preprocess": "mask_border"}},
+        },
+        "model": {"weights": "none"},
+        "train": {"epochs": 1, "batch_size": 4, "augment": "none"},
+        "search": {"num_samples": 1, "scheduler": "none"},
+        "explain": {"explainers": ["gradcam"]},
+        "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
+        "controls": {"shifted": 1},
+        "regions": None,
+        "sanity": None,
+    }
+    out = str(tmp_path / "out")
+    assert sweep.main([write(tmp_path, content), "--data", str(tiny_folder), "--out", out]) == 0
+    run = results.open_run(out)
+    predictions, seen = run.pandas("predictions"), set()
+    paths = run.pandas("images").set_index("image_id").path
+    assert set(run.pandas("curves").trial_id) == set(predictions.trial_id)
+    for trial_id, mine in predictions[predictions.split == "test"].groupby("trial_id"):
+        model = models.load(f"{out}/checkpoints/{trial_id}/model.safetensors")
+        meaning = model.meaning
+        seen.add((meaning.variant, meaning.size, meaning.preprocess))
+        pixels = [images.decode((tiny_folder / paths[i]).read_bytes(), meaning.size) for i in mine.image_id]
+        if meaning.preprocess == "mask_border":
+            for p in pixels:
+                p[:, [*range(4), *range(36, 40)], :] = 0
+                p[:, :, [*range(4), *range(36, 40)]] = 0
+        with torch.no_grad():
+            z = model.log_odds(model.normalize(torch.from_numpy(np.stack(pixels)).float() / 255))
+        np.testing.assert_allclose(mine.logit_pneumonia, z.numpy(), atol=1e-4)
+    assert seen == {("sized", 32, "none"), ("sized", 48, "none"), ("masked", 40, "mask_border")}
 
 
 def test_files_are_stamped_and_nothing_temporary_is_left(trained):
