@@ -488,6 +488,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, t
     monkeypatch.setattr(models, "pretrained_state", fetched)
     before = sorted(Path().rglob("*"))
     argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "model.weights=imagenet"]
+    argv += ["--set", "regions=null", "--set", "sanity=null"]
     argv += ["--set", "train.lr={grid: [1e-3, 1e-4]}", "--set", "controls={pixel_random: 3, shifted: 2}"]
     argv += ["--set", "perturb.levels=[0.25, 0.75]", "--set", "explain.explainers=[gradcam, saliency]"]
     assert sweep.main([*argv, "--set", "evaluate=all"]) == 0
