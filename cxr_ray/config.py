@@ -146,7 +146,7 @@ class Perturb(Section):
 class Sequential(Section):
     """Draws beyond the fixed ones of ``controls``, for p_value alone (Besag & Clifford, Biometrika 1991)."""
 
-    max_draws: int = Field(199, ge=19, le=9999, description="draws of a map's control at most")
+    max_draws: int = Field(199, ge=19, le=9999, description="draws of a control for a map at most, the fixed ones too")
     extreme: int = Field(10, ge=1, description="stop once so many draws are at least as faithful as the map")
 
 
@@ -437,6 +437,8 @@ def resolve(
                     "regions.names: outside_lungs needs lung masks; set regions.lungs to a folder of them or to "
                     "torchxrayvision (a segmenter), or leave it out."
                 )
+        if sweep.controls.get("mean_map", 1) != 1:
+            found.append(f"controls.mean_map: {sweep.controls['mean_map']} came; there is one mean, so give 1.")
     if found or sweep is None:
         raise SweepMistake("\n".join(dict.fromkeys(found)))
     return sweep

@@ -50,35 +50,68 @@ def metrics(
     return names, np.stack(values, axis=-1)
 
 
+def primary(orders: Sequence[str]) -> str:
+    """The area that is tested: abpc, or that of the one order that is measured."""
+    return "abpc" if len(orders) == 2 else {"morf": "deletion_auc", "lerf": "insertion_auc"}[orders[0]]
+
+
 def compare(value_NM: Array, control_NDM: Array, higher: NDArray[np.bool_]) -> dict[str, Array]:
     """A map's metrics against its control's draws.
 
     Args:
         value_NM: of the map.
-        control_NDM: of the draws.
+        control_NDM: of the draws; NaN where there is none.
         higher: bool [M], whether a higher value is more faithful.
 
     Returns:
         [N, M] each: control_mean, control_sd (NaN for one draw), gap (positive: the map is more faithful), u in
-        [-1/2, 1/2] (share of draws that the map beats, ties half, minus 1/2), n_as_extreme (draws as faithful or more).
-        All NaN where the map's value is.
+        [-1/2, 1/2] (share of draws that the map beats, ties half, minus 1/2), n_as_extreme (draws as faithful or more),
+        all NaN where the map has no value or no draw; and n_draws.
     """
-    draws = control_NDM.shape[1]
     sign = np.where(higher, 1.0, -1.0)
+    drawn = ~np.isnan(control_NDM)
     ahead = sign * (value_NM[:, None] - control_NDM)
-    missing = np.isnan(value_NM) | np.isnan(control_NDM).any(1)
-    out = {
-        "control_mean": control_NDM.mean(1),
-        "control_sd": control_NDM.std(1, ddof=1) if draws > 1 else np.full(value_NM.shape, np.nan),
-        "gap": ahead.mean(1),
-        "u": ((ahead > 0) + 0.5 * (ahead == 0)).mean(1) - 0.5,
-        "n_as_extreme": (ahead <= 0).sum(1).astype(float),
-    }
-    return {name: np.where(missing, np.nan, column) for name, column in out.items()}
+    n = drawn.sum(1)
+    missing = np.isnan(value_NM) | (n == 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(drawn, control_NDM, 0.0).sum(1) / n
+        squares = np.where(drawn, control_NDM - mean[:, None], 0.0) ** 2
+        out = {
+            "control_mean": mean,
+            "control_sd": np.where(n > 1, np.sqrt(squares.sum(1) / (n - 1)), np.nan),
+            "gap": sign * (value_NM - mean),
+            "u": ((ahead > 0) + 0.5 * (ahead == 0)).sum(1) / n - 0.5,
+            "n_as_extreme": (ahead <= 0).sum(1).astype(float),
+        }
+    return {name: np.where(missing, np.nan, column) for name, column in out.items()} | {"n_draws": n.astype(float)}
 
 
-def p_value(n_as_extreme: Array, draws: int) -> Array:
+def p_value(n_as_extreme: Array, n_draws: Array) -> Array:
     """One-sided Monte Carlo p-value (1 + as extreme) / (1 + draws) (Davison & Hinkley, 1997); NaN under 19 draws."""
-    if draws < MIN_DRAWS_FOR_P:
-        return np.full(n_as_extreme.shape, np.nan)
-    return (1 + n_as_extreme) / (1 + draws)
+    return np.where(n_draws < MIN_DRAWS_FOR_P, np.nan, (1 + n_as_extreme) / (1 + n_draws))
+
+
+def sequential_p(
+    value_N: Array, control_NT: Array, higher: bool, extreme: int
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """One-sided p-values of draws that stop once ``extreme`` of them are as faithful as the map.
+
+    The rule is applied draw by draw, so that what was drawn beyond the stop changes nothing. It is valid for any number
+    of draws: P(p <= a) <= a where map and draws are exchangeable (Besag & Clifford, Biometrika 1991).
+
+    Args:
+        value_N: of the maps.
+        control_NT: of the draws in their order; NaN behind the last.
+        higher: whether a higher value is more faithful.
+        extreme: draws as faithful or more at which to stop.
+
+    Returns:
+        [N] each: p, ``extreme`` / draws where it stopped, otherwise as ``p_value``; the draws behind it; whether it
+        stopped. p is NaN where the map has no value.
+    """
+    sign = 1.0 if higher else -1.0
+    as_extreme = (sign * (value_N[:, None] - control_NT) <= 0).cumsum(1)
+    stopped = as_extreme[:, -1] >= extreme
+    draws = np.where(stopped, (as_extreme < extreme).sum(1) + 1.0, (~np.isnan(control_NT)).sum(1))
+    p = np.where(stopped, extreme / np.maximum(draws, 1), p_value(as_extreme[:, -1].astype(float), draws))
+    return np.where(np.isnan(value_N), np.nan, p), draws, stopped

@@ -1,7 +1,7 @@
 """Rankings, fills, masks and controls, and the scores of masked images. All of it stays on the images' device.
 
 Shapes: B images, P (image, target) pairs, D draws, F fills, U units (pixels or cells), S side of an image in pixels, G
-side of the grid in units, J jobs (one masked image each), V side of a map.
+side of the grid in units, J jobs (one masked image each), V side of a map, K channels.
 
 A ranking holds for each unit its place, 0 for the most salient. Perturbing a share f in order morf fills the units
 whose place is under n = round(f U), in order lerf those whose place is at least U - n: one is the exact reverse of the
@@ -11,7 +11,7 @@ other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from cxr_ray import impute, randomness
+from cxr_ray.config import MAX_SHIFTED, Sequential
 from cxr_ray.randomness import key
 
 STEPS = 7  # rolls by sevenths; the tie-breaking and smooth fields have 7 x 7 knots
@@ -71,6 +72,23 @@ def rank(maps_NU: Tensor, ties_NU: Tensor) -> Tensor:
     return _places(order)
 
 
+def rank_on(maps_NSS: Tensor, ties_NSS: Tensor, g: int) -> Tensor:
+    """Places of the cells of a g x g grid by the maps' means over them, int32 [N, g * g]."""
+    return rank(cell_means(maps_NSS, g).flatten(1), cell_means(ties_NSS, g).flatten(1))
+
+
+def tie_fields(ids: Sequence[str], seed: int, size: int, device: torch.device | str = "cpu") -> Tensor:
+    """The smooth field that breaks each image's ties, [N, size, size]."""
+    return smooth_field(torch.tensor([key(seed, i, "ties") for i in ids], device=device), size)
+
+
+def at_size(maps_NVV: Tensor, size: int) -> Tensor:
+    """Maps at image size, [N, size, size]; a constant one is zero, since upsampling may round it apart."""
+    flat = maps_NVV.flatten(1)
+    constant = flat.amax(1) == flat.amin(1)
+    return torch.where(constant[:, None, None], 0.0, upsample(maps_NVV, size))
+
+
 def _places(order_NU: Tensor) -> Tensor:
     places = torch.arange(order_NU.shape[1], dtype=torch.int32, device=order_NU.device).expand_as(order_NU)
     return torch.empty_like(order_NU, dtype=torch.int32).scatter_(1, order_NU, places)
@@ -113,14 +131,17 @@ FILLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 # Controls that know nothing of the map: image ids to rankings int32 [B, D, U], shared by every explainer and target.
+# ``draws`` are the numbers of the draws, 0, 1, ...
+
+Draws = Sequence[int]
 
 
-def pixel_random(ids: Sequence[str], seed: int, draws: int, grid: str, size: int, device: torch.device) -> Tensor:
+def pixel_random(ids: Sequence[str], seed: int, draws: Draws, grid: str, size: int, device: torch.device) -> Tensor:
     """Random pixels. Destroys texture everywhere: a floor, not a control of shape."""
     return _draws(ids, seed, "pixel_random", draws, device, lambda keys: _places(randomness.permutation(keys, size**2)))
 
 
-def cell_random(ids: Sequence[str], seed: int, draws: int, grid: str, size: int, device: torch.device) -> Tensor:
+def cell_random(ids: Sequence[str], seed: int, draws: Draws, grid: str, size: int, device: torch.device) -> Tensor:
     """Random cells of the grid; on grid pixel, of 7 x 7 cells."""
     if grid != "pixel":
         units = side(grid, size) ** 2
@@ -135,7 +156,7 @@ def cell_random(ids: Sequence[str], seed: int, draws: int, grid: str, size: int,
     return _draws(ids, seed, "cell_random pixel", draws, device, blocks)
 
 
-def smooth_random(ids: Sequence[str], seed: int, draws: int, grid: str, size: int, device: torch.device) -> Tensor:
+def smooth_random(ids: Sequence[str], seed: int, draws: Draws, grid: str, size: int, device: torch.device) -> Tensor:
     """A Gaussian 7 x 7 field, bilinear: as smooth as a class activation map."""
 
     def field(keys: Tensor) -> Tensor:
@@ -145,13 +166,13 @@ def smooth_random(ids: Sequence[str], seed: int, draws: int, grid: str, size: in
     return _draws(ids, seed, "smooth_random", draws, device, field)
 
 
-def _draws(ids: Sequence[str], seed: int, purpose: str, draws: int, device: torch.device,
+def _draws(ids: Sequence[str], seed: int, purpose: str, draws: Draws, device: torch.device,
            places: Callable[[Tensor], Tensor]) -> Tensor:  # fmt: skip
-    keys = torch.tensor([key(seed, i, purpose, d) for i in ids for d in range(draws)], device=device)
-    return places(keys).view(len(ids), draws, -1)
+    keys = torch.tensor([key(seed, i, purpose, d) for i in ids for d in draws], device=device)
+    return places(keys).view(len(ids), len(draws), -1)
 
 
-SharedControl = Callable[[Sequence[str], int, int, str, int, torch.device], Tensor]
+SharedControl = Callable[[Sequence[str], int, Draws, str, int, torch.device], Tensor]
 SHARED_CONTROLS: dict[str, SharedControl] = {
     "pixel_random": pixel_random,
     "cell_random": cell_random,
@@ -159,10 +180,10 @@ SHARED_CONTROLS: dict[str, SharedControl] = {
 }
 
 
-# Controls made from the map: rankings int32 [P, U] and their images' ids to int32 [P, D, U].
+# Controls made from the map's ranking, int32 [P, U], and its images' ids: rankings int32 [P, D, U].
 
 
-def shifted(places_PU: Tensor, ids: Sequence[str], seed: int, draws: int) -> Tensor:
+def shifted(places_PU: Tensor, ids: Sequence[str], seed: int, draws: Draws) -> Tensor:
     """The map itself, rolled by sevenths and turned: the same area and shape elsewhere.
 
     Drawn without replacement from the non-identity elements of roll x dihedral (7 * 7 * 8 - 1). An image's draws are
@@ -171,7 +192,7 @@ def shifted(places_PU: Tensor, ids: Sequence[str], seed: int, draws: int) -> Ten
     device, units = places_PU.device, places_PU.shape[1]
     g = round(units**0.5)
     keys = torch.tensor([key(seed, i, "shifted") for i in ids], device=device)
-    elements = randomness.permutation(keys, STEPS * STEPS * 8 - 1)[:, :draws] + 1  # 0 is the identity
+    elements = randomness.permutation(keys, MAX_SHIFTED)[:, list(draws)] + 1  # 0 is the identity
     turn, roll = elements // (STEPS * STEPS), elements % (STEPS * STEPS)
     down, right = (
         torch.div(r * g * 2 + STEPS, 2 * STEPS, rounding_mode="floor") for r in (roll // STEPS, roll % STEPS)
@@ -181,13 +202,37 @@ def shifted(places_PU: Tensor, ids: Sequence[str], seed: int, draws: int) -> Ten
     bit = [(turn[:, :, None, None] >> b) & 1 == 1 for b in range(3)]
     y, x = torch.where(bit[0], g - 1 - y, y), torch.where(bit[1], g - 1 - x, x)
     source = torch.where(bit[2], x * g + y, y * g + x)
-    return places_PU[:, None].expand(-1, draws, -1).gather(2, source.view(len(ids), draws, units))
+    return places_PU[:, None].expand(-1, len(draws), -1).gather(2, source.view(len(ids), len(draws), units))
 
 
-MapControl = Callable[[Tensor, Sequence[str], int, int], Tensor]
+MapControl = Callable[[Tensor, Sequence[str], int, Draws], Tensor]
 MAP_CONTROLS: dict[str, MapControl] = {"shifted": shifted}
 
-CONTROLS = (*SHARED_CONTROLS, *MAP_CONTROLS)
+
+# Controls that are maps themselves, ranked as the map is, ties by the same field. random_cam: the same activations, the
+# class's weights permuted over channels (class activation maps only). other_image: the map of another patient's image
+# with the same prediction. mean_map: the mean rank map over all of those; one draw.
+
+
+def permuted_weights(weights_PK: Tensor, ids: Sequence[str], seed: int, draw: int) -> Tensor:
+    """random_cam's weights: each pair's, [P, K] or [P, K, V, V], permuted over channels.
+
+    An image's draws are the same for every explainer and target.
+    """
+    keys = torch.tensor([key(seed, i, "random_cam", draw) for i in ids], device=weights_PK.device)
+    order = randomness.permutation(keys, weights_PK.shape[1])
+    return weights_PK.gather(1, order.view(*order.shape, *[1] * (weights_PK.ndim - 2)).expand_as(weights_PK))
+
+
+OTHER_IMAGES = ("other_image", "mean_map")
+CONTROLS = (*SHARED_CONTROLS, *MAP_CONTROLS, "random_cam", *OTHER_IMAGES)
+
+
+def most_draws(control: str, draws: int, sequential: Sequential | None) -> int:
+    """Draws of a control behind p_value at most, given its fixed ones."""
+    if sequential is None or control == "mean_map":
+        return draws
+    return max(draws, min(sequential.max_draws, MAX_SHIFTED) if control == "shifted" else sequential.max_draws)
 
 
 def control_grids(control: str, grids: Sequence[str]) -> list[str]:
@@ -267,6 +312,12 @@ class Canvas:
         images = images_BCSS.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
         fills = fills_BFCSS.flatten(0, 1).permute(0, 2, 3, 1).flatten(1, 2).contiguous()
         return cls(images, fills, images_BCSS.shape[-1], fills_BFCSS.shape[1], linear)
+
+    def only(self, fill: int) -> Canvas:
+        """The same images with one of the fills."""
+        fills = self.fills[fill :: self.n_fills]
+        linear = replace(self.linear, fill=0) if self.linear and self.linear.fill == fill else None
+        return Canvas(self.images, fills, self.size, 1, linear)
 
     def filled(self, image_J: Tensor, fill_J: Tensor, filled_JU: Tensor) -> Tensor:
         """Model-space images [J, 3, S, S] (channels_last), pixels in bool [J, S * S] replaced by each job's fill."""

@@ -1,4 +1,7 @@
-"""Ray Data: read, decode, explain and perturb, write. One execution for all models and images of a sweep."""
+"""Ray Data: read, decode, explain and perturb, write. One execution for all models and images of a sweep.
+
+Before it, where a control needs other images' maps, a smaller one makes the predictions and the maps.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import ray
 
 from cxr_ray.config import Sweep
 from cxr_ray.data import Manifest, MaskFolder, Source, load_parts, load_pixels, lungs_of
-from cxr_ray.tables import Store, chunks, pack
+from cxr_ray.tables import UNITS, Store, chunks, pack
 
 if TYPE_CHECKING:
     from cxr_ray.worker import Subject  # imports torch, which tasks that read and write do without
@@ -158,7 +161,8 @@ class _Decode:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = json.loads(row["unit"])
-        frame, size, preprocess = pd.DataFrame(unit["rows"]), unit["size"], unit["preprocess"]
+        size, preprocess = unit["size"], unit["preprocess"]
+        frame = pd.DataFrame(unit["rows"], columns=["image_id", "path", "label"])
         pixels, keep, errors = load_pixels(self.source, frame, size, self.fit, preprocess)
         unit["rows"] = [r for r, kept in zip(unit["rows"], keep, strict=True) if kept]
         rows = unit["rows"] if self.parts and unit["split"] == "test" else []
@@ -176,16 +180,25 @@ class _Explain:
     """The actor: a Worker that takes and gives rows of Ray Data."""
 
     def __init__(
-        self, sweep: Sweep, subjects: Mapping[str, Subject], batch_size: int | None, threads: int, passes: int
+        self,
+        sweep: Sweep,
+        subjects: Mapping[str, Subject],
+        batch_size: int | None,
+        threads: int,
+        passes: int,
+        store: Store,
+        first: bool,
     ):
         import torch
 
+        from cxr_ray.donors import OtherMaps
         from cxr_ray.worker import Block, Worker
 
         if threads:
             torch.set_num_threads(threads)
-        self.block = Block
-        self.worker = Worker(sweep, subjects, "cuda" if torch.cuda.is_available() else "cpu", batch_size, passes)
+        self.block, self.first = Block, first
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.worker = Worker(sweep, subjects, device, batch_size, passes, OtherMaps(store, sweep))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = json.loads(row["unit"])
@@ -205,19 +218,20 @@ class _Explain:
             errors=unit["errors"],
             masks=arrays("masks", np.bool_, size, size),
             rerendered=arrays("rerendered", np.uint8, 3, size, size),
+            unit=unit["unit"],
         )
-        tables = pack(self.worker(block))
+        tables = self.worker.first(block) if self.first else pack(self.worker(block))
         return {"unit": unit["unit"], "images": len(rows), "form": str(self.worker.form), "tables": tables}
 
 
 class _Write:
     """Puts a unit's tables in place; only its name goes on to the driver."""
 
-    def __init__(self, store: Store):
-        self.store = store
+    def __init__(self, store: Store, folder: str):
+        self.store, self.folder = store, folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        self.store.write_unit(row["unit"], row["tables"])
+        self.store.write_unit(row["unit"], row["tables"], self.folder)
         return {name: row[name] for name in ("unit", "images", "form")}
 
 
@@ -229,17 +243,20 @@ def explain_sweep(
     store: Store,
     resources: Resources,
     passes_per_image: Mapping[str, int],
+    *,
+    first: str | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Computes the units and writes each as a file of the run; yields (images, form of the forward pass) a unit.
 
-    A killed actor is started again and its units are computed again under the same names.
+    A killed actor is started again and its units are computed again under the same names. ``first``: the folder for
+    predictions and maps, where these are all that is to be made.
     """
     rows = [{"unit": json.dumps(unit)} for unit in units]
     total = sum(passes_per_image[u["trial_id"]] * len(u["rows"]) for u in units if u["split"] == "test")
     passes = total // (len(subjects) * min(resources.workers, len(rows)))  # of a model, a worker
     pool = ray.data.ActorPoolStrategy(size=min(resources.workers, len(rows)))
     # plain functions: classes would become actors of their own
-    decode, write = _Decode(source, lungs_of(sweep), sweep), _Write(store)
+    decode, write = _Decode(source, lungs_of(sweep), sweep), _Write(store, first or UNITS)
     done = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(decode.__call__, num_cpus=LIGHT_CPUS)
@@ -247,7 +264,7 @@ def explain_sweep(
             _Explain,  # type: ignore[arg-type]
             fn_constructor_kwargs={
                 "sweep": sweep, "subjects": dict(subjects), "batch_size": resources.batch_size,
-                "threads": resources.threads, "passes": passes,
+                "threads": resources.threads, "passes": passes, "store": store, "first": first is not None,
             },
             compute=pool,
             num_cpus=1,
@@ -257,3 +274,25 @@ def explain_sweep(
     )  # fmt: skip
     for row in done.iter_rows():
         yield row["images"], row["form"]
+
+
+class _Total:
+    """Writes the sum of rank maps that mean_map needs, of one model, explainer, target and prediction."""
+
+    def __init__(self, sweep: Sweep, store: Store):
+        self.sweep, self.store = sweep, store
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        from cxr_ray.donors import OtherMaps
+
+        target = row["explainer"], row["target"]
+        OtherMaps(self.store, self.sweep).write_total(row["trial_id"], target, row["predicted"], row["size"])
+        return {"trial_id": row["trial_id"]}
+
+
+def sum_maps(sweep: Sweep, groups: list[dict[str, Any]], store: Store) -> None:
+    """Writes the sums that mean_map needs: one for each group of trial_id, explainer, target, predicted and size."""
+    total = _Total(sweep, store)
+    rows = ray.data.from_items(groups, override_num_blocks=len(groups)).map(total.__call__, num_cpus=1)
+    for _ in rows.iter_rows():
+        pass

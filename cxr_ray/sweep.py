@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,7 @@ import pyarrow.dataset as pads
 import torch
 
 import cxr_ray
-from cxr_ray import classification, data, hypotheses, models, perturb, regions, results, summary
+from cxr_ray import classification, data, donors, hypotheses, models, perturb, regions, results, summary
 from cxr_ray.config import Sweep, SweepMistake, load_sweep
 from cxr_ray.explainers import EXPLAINERS
 from cxr_ray.models import Meaning
@@ -116,23 +116,31 @@ def load(args: argparse.Namespace) -> Sweep:
 
 
 def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
-    """Forward passes (a backward pass counts two) for one test image and one target, and the formula as text."""
+    """Forward passes (a backward pass counts two) for one test image and one target, and the formula as text.
+
+    Exact but for draws that need not be scored, where it is the most: sequential ones, those of an image with fewer
+    donors, those that rank as the map does.
+    """
     p = sweep.perturb
     curve = len(p.fills) * len(p.orders) * len(p.levels)
     explain = sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(size) for e in sweep.explain.explainers))
-    shared = sum(
-        draws * len(perturb.control_grids(c, p.grids))
-        for c, draws in sweep.controls.items()
-        if c in perturb.SHARED_CONTROLS
-    )
-    own = sum(draws for c, draws in sweep.controls.items() if c in perturb.MAP_CONTROLS)
-    maps, grids = len(sweep.explain.explainers), len(p.grids)
+    maps, shared, own, extra = len(sweep.explain.explainers), 0, 0, 0
+    for control, draws in sweep.controls.items():
+        grids = len(perturb.control_grids(control, p.grids))
+        cams = sum(EXPLAINERS[e].cam is not None for e in sweep.explain.explainers)
+        compared = cams if control == "random_cam" else maps
+        extra += grids * compared * (perturb.most_draws(control, draws, sweep.sequential) - draws)
+        if control in perturb.SHARED_CONTROLS:
+            shared += grids * draws
+        else:
+            own += grids * compared * draws
     parts = regions.passes(sweep)
-    total = 1 + len(p.fills) + curve * (shared + maps * grids * (1 + own)) + parts + explain
+    total = 1 + len(p.fills) + curve * (shared + maps * len(p.grids) + own + extra) + parts + explain
     text = (
         f"1 untouched + {len(p.fills)} filled + {curve} (fills x orders x levels) x ({shared} shared rankings + "
-        f"{maps} explainers x {grids} grids x (1 map + {own} controls made from it)) + {parts} of regions and edits + "
-        f"{explain} to explain (a backward pass counts as two)"
+        f"{maps * len(p.grids)} maps on grids + {own} controls made for them"
+        + (f" + at most {extra} sequential draws" if sweep.sequential else "")
+        + f") + {parts} of regions and edits + {explain} to explain (a backward pass counts as two)"
     )
     return total, text
 
@@ -155,6 +163,7 @@ def dry_run(sweep: Sweep, manifest: data.Manifest, specs: list[dict[str, Any]], 
     trained = [sweep.images_of(s["model"])[0] for s in specs]
     shapes = sorted({*sizes, *trained})
     passes, seconds, rates = 0, 0.0, []
+    most = "at most " if sweep.sequential else ""
     for size in shapes:
         at, n_models = f" at {size} x {size}" if len(shapes) > 1 else "", sizes.count(size)
         total, formula = passes_per_image(sweep, size)
@@ -162,16 +171,16 @@ def dry_run(sweep: Sweep, manifest: data.Manifest, specs: list[dict[str, Any]], 
         to_train = sum(
             3 * s["train"]["epochs"] * n_train for s, mine in zip(specs, trained, strict=True) if mine == size
         )
-        say(f"Forward passes a test image and target{at}: {total:,} = {formula}")
+        say(f"Forward passes a test image and target{at}: {most}{total:,} = {formula}")
         say(
-            f"Forward passes to explain{at}, one target an image: {to_explain:,} = {n_models} x "
+            f"Forward passes to explain{at}, one target an image: {most}{to_explain:,} = {n_models} x "
             f"({n_test} x {total:,} + {n_val})"
         )
         say(f"To train{at}: at most {to_train:,} (images x epochs x trials, a backward pass counted as two)")
         rates.append(forward_rate(size))
         passes, seconds = passes + to_explain + to_train, seconds + (to_explain + to_train) / rates[-1]
     if len(shapes) > 1:
-        say(f"All together: {passes:,}")
+        say(f"All together: {most}{passes:,}")
     fast = ", ".join(f"{rate:,.0f} forward passes a second at {s} x {s}" for rate, s in zip(rates, shapes, strict=True))
     device = "GPU" if torch.cuda.is_available() else "CPU"
     say(f"This machine does about {fast} ({device}): about {_duration(seconds)}. Nothing was started.")
@@ -508,27 +517,84 @@ def explain(
     units = {name: unit for by_name in plan.values() for name, unit in by_name.items()}
     there = store.finished_units()
     missing = [unit for name, unit in units.items() if name not in there]
+    if missing and donors.needed(sweep) and not make_maps(sweep, source, manifest, subjects, store, resources, plan):
+        return False
     total = sum(len(u["rows"]) for u in missing)
     say(f"Explaining {len(subjects)} models: {total} (model, image) pairs in {len(missing)} units of work"
         + (f"; {len(units) - len(missing)} were there" if len(missing) < len(units) else ""))  # fmt: skip
-    done, start, last = 0, time.monotonic(), -1e9
     if missing:
-        computed = pipeline.explain_sweep(sweep, missing, subjects, source, store, resources, passes)
-        for n, (images, form) in enumerate(computed, start=1):
-            done += images
-            if n == 1:
-                say(f"  forward passes: {form}")
-            now = time.monotonic()
-            if now - last > 5 or n == len(missing):
-                last = now
-                left = (now - start) / n * (len(missing) - n)
-                say(f"  {n} of {len(missing)} units, {done / (now - start):.1f} images/s, {_duration(left)} left")
+        _watch(pipeline.explain_sweep(sweep, missing, subjects, source, store, resources, passes), len(missing))
     lost = set(units) - store.finished_units()
     if lost:
         print(f"cxr_ray: {len(lost)} units were not written; --resume computes them.", file=sys.stderr)
         return False
     store.merge({trial: list(by_name) for trial, by_name in plan.items()}, errors)
     return True
+
+
+def make_maps(
+    sweep: Sweep,
+    source: data.Source,
+    manifest: data.Manifest,
+    subjects: Mapping[str, Subject],
+    store: Store,
+    resources: Any,
+    plan: Mapping[str, Mapping[str, dict[str, Any]]],
+) -> bool:
+    """The first of two executions: predictions and maps of all test images, and who lends maps to whom."""
+    from cxr_ray import pipeline
+
+    test = {
+        trial_id: {name: unit for name, unit in units.items() if unit["split"] == "test"}
+        for trial_id, units in plan.items()
+    }
+    units = {name: unit for by_name in test.values() for name, unit in by_name.items()}
+    there = store.finished_units(donors.MAPS)
+    missing = [unit for name, unit in units.items() if name not in there]
+    if missing:
+        say(f"Maps of all images first, since a control needs those of others: {len(missing)} units of work")
+        passes = {
+            trial_id: 1 + sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(s.size) for e in sweep.explain.explainers))
+            for trial_id, s in subjects.items()
+        }
+        alone = sweep.model_copy(update={"regions": None})
+        made = pipeline.explain_sweep(alone, missing, subjects, source, store, resources, passes, first=donors.MAPS)
+        _watch(made, len(missing))
+    lost = set(units) - store.finished_units(donors.MAPS)
+    if lost:
+        print(f"cxr_ray: maps of {len(lost)} units were not written; --resume computes them.", file=sys.stderr)
+        return False
+    patients = dict(zip(manifest.images["image_id"], manifest.images["patient_id"], strict=True))
+    targets = [(e, t) for e in sweep.explain.explainers for t in (0, 1)]
+    groups = []
+    for trial_id, by_name in test.items():
+        lenders = donors.find_lenders(store, by_name, patients, targets)
+        donors.OtherMaps(store, sweep).write_lenders(trial_id, lenders)
+        for unit in by_name.values():  # what could not be decoded is among the errors
+            unit["rows"] = [r for r in unit["rows"] if r["image_id"] in lenders.images]
+        groups += [
+            {"trial_id": trial_id, "explainer": e, "target": t, "predicted": p, "size": subjects[trial_id].size}
+            for e, t in targets
+            for p in (0, 1)
+            if lenders.group(p, (e, t))
+        ]
+    if groups and "mean_map" in sweep.controls:
+        pipeline.sum_maps(sweep, groups, store)
+    return True
+
+
+def _watch(computed: Iterator[tuple[int, str]], n_units: int) -> None:
+    """Tells how far the units of work are."""
+    done, start, last = 0, time.monotonic(), -1e9
+    for n, (images, form) in enumerate(computed, start=1):
+        done += images
+        if n == 1:
+            say(f"  forward passes: {form}")
+        now = time.monotonic()
+        if now - last > 5 or n == n_units:
+            last = now
+            left = (now - start) / n * (n_units - n)
+            say(f"  {n} of {n_units} units, {done / (now - start):.1f} images/s, {_duration(left)} left")
 
 
 def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> None:

@@ -104,15 +104,15 @@ class Store:
         pq.write_table(table.replace_schema_metadata(file_metadata(self.run)), sink, row_group_size=ROW_GROUP)
         self.write(sink.getvalue().to_pybytes(), "tables", name, "part-0.parquet")
 
-    def finished_units(self) -> set[str]:
+    def finished_units(self, folder: str = UNITS) -> set[str]:
         """Names of the units that are there."""
-        selector = pafs.FileSelector(self.path(UNITS), allow_not_found=True)
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
         names = (info.base_name for info in self.fs.get_file_info(selector))
         return {name.removesuffix(".arrow") for name in names if name.endswith(".arrow") and not name.startswith(".")}
 
-    def write_unit(self, unit: str, data: bytes) -> None:
+    def write_unit(self, unit: str, data: bytes, folder: str = UNITS) -> None:
         """A packed unit."""
-        self.write(data, UNITS, f"{unit}.arrow")
+        self.write(data, folder, f"{unit}.arrow")
 
     def merge(self, units_by_trial: Mapping[str, list[str]], errors: list[dict[str, Any]]) -> None:
         """Units to tables, one file a partition; memory does not grow with the number of units.

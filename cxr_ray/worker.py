@@ -5,10 +5,11 @@ Shapes: B images, P (image, target) pairs, D draws, F fills, O orders, L levels 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxr_ray import faithfulness, forms, models, perturb, regions
+from cxr_ray import donors, faithfulness, forms, models, perturb, regions
 from cxr_ray.config import Sweep
-from cxr_ray.explainers import EXPLAINERS, Inputs
+from cxr_ray.donors import MapFile, Maps, OtherMaps
+from cxr_ray.explainers import EXPLAINERS, Inputs, combine
 from cxr_ray.forms import Form
 from cxr_ray.models import Classifier, Meaning
 from cxr_ray.randomness import key
@@ -61,6 +63,7 @@ class Block:
         masks: lungs, marker and opacity as far as they are known: bool [B, S, S]; nowhere: not known, or not there.
         rerendered: phantoms drawn again without their opacity, without their marker, with the other glyph: uint8
             [B, 3, S, S].
+        unit: the name under which a first execution kept its maps.
     """
 
     trial_id: str
@@ -72,6 +75,7 @@ class Block:
     errors: Sequence[Mapping[str, Any]] = field(default_factory=list)
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     rerendered: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    unit: str = ""
 
 
 class Worker:
@@ -84,6 +88,7 @@ class Worker:
         device: str = "cpu",
         batch_size: int | None = 32,
         passes: int = 0,
+        others: OtherMaps | None = None,
     ):
         """Takes a sweep and the models it may be asked about.
 
@@ -93,8 +98,9 @@ class Worker:
             device: cpu or cuda.
             batch_size: masked images in one pass; None: found once for the device.
             passes: forward passes that each model will make; many make a faster form of it worth its start-up.
+            others: the maps that ``first`` made, for controls that need those of other images.
         """
-        self.sweep, self.subjects, self.passes = sweep, dict(subjects), passes
+        self.sweep, self.subjects, self.passes, self.others = sweep, dict(subjects), passes, others
         self._batch_size = batch_size
         self._found: dict[int, int] = {}  # by size of the images
         self.device = torch.device(device)
@@ -127,53 +133,83 @@ class Worker:
         """Rows of predictions and errors; for the test split also of saliency, curves and faithfulness."""
         tables: Tables = {}
         errors = list(block.errors)
+        file = None
+        if block.split == "test" and donors.needed(self.sweep):
+            if self.others is None:
+                raise ValueError(f"{' and '.join(perturb.OTHER_IMAGES)} need the maps of other images: give others.")
+            file = self.others.file(block.unit)
+            errors += file.errors
         if block.image_ids:
             with torch.no_grad():
-                work = _Work(self, block)
-                tables["predictions", ""] = work.predictions()
-                if block.split == "test":
-                    tables |= work.shared_controls()
-                    if self.sweep.regions:
-                        tables |= work.regions()
-                    for explainer in self.sweep.explain.explainers:
-                        try:
-                            tables |= work.explain(explainer)
-                        except (RuntimeError, ValueError, ArithmeticError, AssertionError) as e:
-                            # a lost map is an entry in errors, never a lost run
-                            reason = (str(e).splitlines() or [type(e).__name__])[0]
-                            stage = f"explain:{block.trial_id}:{explainer}"
-                            errors += [
-                                {"path": path, "image_id": image_id, "stage": stage, "reason": reason}
-                                for path, image_id in zip(block.paths, block.image_ids, strict=True)
-                            ]
+                tables |= self._explain(block, file, errors)
         if errors:
             tables["errors", ""] = ERRORS.from_rows(errors)
         return tables
+
+    def _explain(self, block: Block, file: MapFile | None, errors: list[Mapping[str, Any]]) -> Tables:
+        work = _Work(self, block, self.sweep, file)
+        tables = {("predictions", ""): work.predictions()}
+        if block.split == "test":
+            tables |= work.shared_controls()
+            if self.sweep.regions:
+                tables |= work.regions()
+            for explainer in self.sweep.explain.explainers:
+                with _lost_maps(block, "explain", explainer, errors):
+                    tables |= work.explain(explainer)
+        return tables
+
+    def first(self, block: Block) -> bytes:
+        """What the first of two executions keeps of a test block: its predictions and maps."""
+        errors = list(block.errors)
+        if not block.image_ids:
+            return donors.pack_maps({}, [], {}, errors)
+        maps = {}
+        with torch.no_grad():
+            work = _Work(self, block, self.sweep)
+            for explainer in self.sweep.explain.explainers:
+                with _lost_maps(block, "explain", explainer, errors):
+                    maps[explainer] = work.maps(explainer, work.model)
+        logits = dict(zip(work.ids, work.logit_B.tolist(), strict=True))
+        return donors.pack_maps(logits, list(zip(work.pair_ids, work.target_P.tolist(), strict=True)), maps, errors)
+
+
+@contextlib.contextmanager
+def _lost_maps(block: Block, what: str, explainer: str, errors: list[Mapping[str, Any]]) -> Iterator[None]:
+    """A lost map is an entry in errors, never a lost run."""
+    try:
+        yield
+    except (RuntimeError, ValueError, ArithmeticError, AssertionError) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        stage = f"{what}:{block.trial_id}:{explainer}"
+        errors += [
+            {"path": path, "image_id": image_id, "stage": stage, "reason": reason}
+            for path, image_id in zip(block.paths, block.image_ids, strict=True)
+        ]
 
 
 class _Work:
     """One block on the device: what its explainers and controls share."""
 
-    def __init__(self, worker: Worker, block: Block):
+    def __init__(self, worker: Worker, block: Block, sweep: Sweep, file: MapFile | None = None):
+        """``file`` holds the predictions and maps of a first execution, so that they are not made again."""
         self.model, self.forward = worker.model(block.trial_id), worker.forward(block.trial_id)
-        self.sweep, self.block, self.batch_size = worker.sweep, block, worker.batch_size(block.trial_id)
-        self.device, self.seed = worker.device, worker.sweep.seed
+        self.sweep, self.block, self.batch_size = sweep, block, worker.batch_size(block.trial_id)
+        self.device, self.seed = worker.device, sweep.seed
+        self.file, self.others, self.segmenter = file, worker.others, worker.segmenter
         self.ids = list(block.image_ids)
         self.bytes = torch.from_numpy(np.array(block.pixels)).to(self.device)
-        pixels = self.bytes.float() / 255
-        self.size = pixels.shape[-1]
-        self.images = self.model.normalize(pixels)
-        self.logit_B = self._scores(self.images).double().cpu().numpy()
+        self.pixels = self.bytes.float() / 255
+        self.size = self.pixels.shape[-1]
+        self.images = self.model.normalize(self.pixels)
+        if file is None:
+            self.logit_B = self._scores(self.images).double().cpu().numpy()
+        else:
+            self.logit_B = np.array([file.logits[i] for i in self.ids])
         self.predicted_B = (self.logit_B >= 0).astype(np.int64)
         labels = np.asarray(block.labels, dtype=np.int64)
         self.outcome_B = OUTCOMES[labels, self.predicted_B]
-        if block.split == "test":
-            self._prepare(pixels)
-            self.masks = {name: torch.from_numpy(np.array(m)).to(self.device) for name, m in block.masks.items()}
-            if worker.segmenter:
-                self.masks["lungs"] = worker.segmenter(self.bytes)
-            nowhere = torch.zeros(len(self.ids), self.size, self.size, dtype=torch.bool, device=self.device)
-            self.masks.setdefault("lungs", nowhere)
+        if block.split != "val":
+            self._prepare()
 
     def _scores(self, images_BCHW: Tensor) -> Tensor:
         """Log-odds of PNEUMONIA of model-space images, float32 [B], in batches."""
@@ -182,8 +218,8 @@ class _Work:
             for b in images_BCHW.split(self.batch_size)
         ])  # fmt: skip
 
-    def _prepare(self, pixels: Tensor) -> None:
-        """Pairs, fills and their scores, tie-breaking fields, and the layout for masked passes."""
+    def _prepare(self) -> None:
+        """Pairs and tie-breaking fields."""
         wanted = {
             (i, 1 if rule == "pneumonia" else int(self.predicted_B[i]))
             for rule, i in itertools.product(self.sweep.explain.targets, range(len(self.ids)))
@@ -193,22 +229,42 @@ class _Work:
         self.target_P = np.array([t for _, t in self.pairs])
         self.sign_P = np.where(self.target_P == 1, 1.0, -1.0)
         self.pair_ids = [self.ids[i] for i in self.image_P]
-        perturbation = self.sweep.perturb
-        grey = self.model.mean
-        noise_keys = torch.tensor([key(self.seed, i, "noise fill") for i in self.ids], device=self.device)
-        fills = torch.stack(
-            [self.model.normalize(perturb.FILLS[f](pixels, grey, noise_keys)) for f in perturbation.fills], dim=1
-        )
-        self.blank_BF = self._scores(fills.flatten(0, 1)).double().cpu().numpy().reshape(len(self.ids), -1)
-        linear = None
-        if "linear" in perturbation.fills:
-            linear_keys = torch.tensor([key(self.seed, i, "linear fill") for i in self.ids], device=self.device)
-            linear = perturb.Linear.of(perturbation.fills.index("linear"), pixels, linear_keys, self.model.normalize)
-        self.canvas = perturb.Canvas.of(self.images, fills, linear)
-        self.blurred = self.model.normalize(perturb.FILLS["blur"](pixels, grey, noise_keys))
-        tie_keys = torch.tensor([key(self.seed, i, "ties") for i in self.ids], device=self.device)
-        self.ties_BSS = perturb.smooth_field(tie_keys, self.size)
+        self.ties_PSS = perturb.tie_fields(self.ids, self.seed, self.size, self.device)[self.image_P]
         self.shared: dict[tuple[str, str], NDArray[np.floating]] = {}
+
+    def _keys(self, purpose: str) -> Tensor:
+        return torch.tensor([key(self.seed, i, purpose) for i in self.ids], device=self.device)
+
+    @cached_property
+    def masks(self) -> dict[str, Tensor]:
+        """Lungs, and what else is known of where things are: bool [B, S, S]; nowhere where it is not."""
+        masks = {name: torch.from_numpy(np.array(m)).to(self.device) for name, m in self.block.masks.items()}
+        if self.segmenter:
+            masks["lungs"] = self.segmenter(self.bytes)
+        nowhere = torch.zeros(len(self.ids), self.size, self.size, dtype=torch.bool, device=self.device)
+        return {"lungs": nowhere, **masks}
+
+    @cached_property
+    def blurred(self) -> Tensor:
+        """Images under the fill blur, in model space."""
+        return self.model.normalize(perturb.FILLS["blur"](self.pixels, self.model.mean, self._keys("noise fill")))
+
+    @cached_property
+    def canvas(self) -> perturb.Canvas:
+        """Images and fills, laid out for masked passes."""
+        names, keys = self.sweep.perturb.fills, self._keys("noise fill")
+        made = [self.model.normalize(perturb.FILLS[f](self.pixels, self.model.mean, keys)) for f in names]
+        linear = None
+        if "linear" in names:
+            linear_keys = self._keys("linear fill")
+            linear = perturb.Linear.of(names.index("linear"), self.pixels, linear_keys, self.model.normalize)
+        return perturb.Canvas.of(self.images, torch.stack(made, dim=1), linear)
+
+    @cached_property
+    def blank_BF(self) -> NDArray[np.floating]:
+        """Log-odds of the wholly filled images."""
+        filled = self.canvas.fills.view(-1, self.size, self.size, 3).permute(0, 3, 1, 2)
+        return self._scores(filled).double().cpu().numpy().reshape(len(self.ids), -1)
 
     def predictions(self) -> pa.Table:
         return PREDICTIONS.build({
@@ -223,35 +279,46 @@ class _Work:
 
     # Curves
 
-    def _curves(self, places_NDU: Tensor, image_N: NDArray[np.integer], grid: str) -> NDArray[np.floating]:
-        """Log-odds of PNEUMONIA over the levels 0, asked for, 1: float64 [N, D, F, O, L + 2]."""
+    def _curves(self, places_NDU: Tensor, image_N: NDArray[np.integer], fill: int | None = None,
+                scored_ND: NDArray[np.bool_] | None = None) -> NDArray[np.floating]:  # fmt: skip
+        """Log-odds of PNEUMONIA over the levels 0, asked for, 1: float64 [N, D, F, O, L + 2], NaN if not scored.
+
+        ``fill``: the only one; None: all.
+        """
         n, draws, units = places_NDU.shape
         asked = perturb.counts(self.sweep.perturb.levels, units)
-        image_of = torch.from_numpy(np.repeat(image_N, draws)).to(self.device)
+        at = np.arange(n * draws) if scored_ND is None else np.flatnonzero(scored_ND)
+        here = torch.from_numpy(at).to(self.device)
         scores = perturb.masked_scores(
-            self.forward, self.canvas, places_NDU.flatten(0, 1), image_of, asked, self.sweep.perturb.orders,
+            self.forward, self.canvas if fill is None else self.canvas.only(fill), places_NDU.flatten(0, 1)[here],
+            torch.from_numpy(image_N).to(self.device)[here // draws], asked, self.sweep.perturb.orders,
             self.batch_size,
         )  # fmt: skip
-        inner = scores.double().cpu().numpy().reshape(n, draws, *scores.shape[1:])
-        edge = inner.shape[:-1]
-        untouched = np.broadcast_to(self.logit_B[image_N][:, None, None, None], edge)
-        filled = np.broadcast_to(self.blank_BF[image_N][:, None, :, None], edge)
-        return np.concatenate([untouched[..., None], inner, filled[..., None]], axis=-1)
+        blank_BF = self.blank_BF if fill is None else self.blank_BF[:, [fill]]
+        image = image_N[at // draws]
+        curves = np.full((n * draws, *scores.shape[1:-1], len(asked) + 2), np.nan)
+        curves[at, ..., 0] = self.logit_B[image, None, None]
+        curves[at, ..., 1:-1] = scores.double().cpu().numpy()
+        curves[at, ..., -1] = blank_BF[image][:, :, None]
+        return curves.reshape(n, draws, *curves.shape[1:])
 
     def _curve_rows(self, control: str, grid: str, logit_PDFOL: NDArray[np.floating],
-                    overlap_PDOL: NDArray[np.floating] | None) -> pa.Table:  # fmt: skip
-        """Rows of ``curves`` from log-odds of the target."""
+                    overlap_PDOL: NDArray[np.floating] | None, drawn_PD: NDArray[np.bool_] | None = None
+                    ) -> pa.Table:  # fmt: skip
+        """Rows of ``curves`` from log-odds of the target, for the draws that there are."""
         p = self.sweep.perturb
         units = perturb.side(grid, self.size) ** 2
         levels = np.array([0.0, *p.levels, 1.0])
         done = np.array([0, *perturb.counts(p.levels, units), units])
         shape = logit_PDFOL.shape
-        pair, draw, fill, order, level = (i.ravel() for i in np.indices(shape))
-        logit = logit_PDFOL.ravel()
+        drawn = np.ones(shape[:2], dtype=bool) if drawn_PD is None else drawn_PD
+        kept = np.broadcast_to(drawn[:, :, None, None, None], shape)
+        pair, draw, fill, order, level = np.nonzero(kept)
+        logit = logit_PDFOL[kept]
         if overlap_PDOL is None:
             overlap = np.full(logit.shape, np.nan)
         else:
-            overlap = np.broadcast_to(overlap_PDOL[:, :, None], shape).ravel()
+            overlap = np.broadcast_to(overlap_PDOL[:, :, None], shape)[kept]
         return CURVES.build({
             "image_id": _take(self.pair_ids, pair),
             "target": self.target_P[pair],
@@ -278,8 +345,9 @@ class _Work:
             if control not in perturb.SHARED_CONTROLS:
                 continue
             for grid in perturb.control_grids(control, self.sweep.perturb.grids):
-                places = perturb.SHARED_CONTROLS[control](self.ids, self.seed, draws, grid, self.size, self.device)
-                curves = self._curves(places, np.arange(len(self.ids)), grid)
+                make = perturb.SHARED_CONTROLS[control]
+                places = make(self.ids, self.seed, range(draws), grid, self.size, self.device)
+                curves = self._curves(places, np.arange(len(self.ids)))
                 self.shared[control, grid] = self._towards_target(curves[self.image_P])
                 rows.append(self._curve_rows(control, grid, self.shared[control, grid], None))
         return {("curves", SHARED): pa.concat_tables(rows)} if rows else {}
@@ -349,6 +417,13 @@ class _Work:
 
     def explain(self, explainer: str) -> Tables:
         """Maps of one explainer, their curves, their own controls, and how they compare with every control."""
+        if self.file is None:
+            return self.measure(explainer, self.maps(explainer, self.model))
+        maps = self.file.maps(explainer, list(zip(self.pair_ids, self.target_P.tolist(), strict=True)))
+        return {} if maps is None else self.measure(explainer, maps)  # it failed: an entry in errors says so
+
+    def maps(self, explainer: str, model: Classifier) -> Maps:
+        """Maps of one explainer, of this model or another, and the draws of random_cam that may be needed."""
         inputs = Inputs(
             images=self.images[self.image_P],
             blurred=self.blurred[self.image_P],
@@ -357,36 +432,98 @@ class _Work:
             ids=self.pair_ids,
             seed=self.seed,
         )
+        entry = EXPLAINERS[explainer]
         with torch.enable_grad():
-            maps = EXPLAINERS[explainer].explain(self.model, inputs).detach().float()
-        finite = torch.isfinite(maps).flatten(1).all(1)
-        clean = torch.where(finite[:, None, None], maps, 0.0)
-        flat = clean.flatten(1)
+            if entry.cam is None or "random_cam" not in self.sweep.controls:
+                return Maps(entry.explain(model, inputs).detach().float(), None)
+            weights, activations = (part.detach() for part in entry.cam(model, inputs))
+        most = perturb.most_draws("random_cam", self.sweep.controls["random_cam"], self.sweep.sequential)
+        draws = [
+            combine(perturb.permuted_weights(weights, self.pair_ids, self.seed, draw), activations)
+            for draw in range(most)
+        ]
+        return Maps(combine(weights, activations).float(), torch.stack(draws, 1).float())
+
+    def measure(self, explainer: str, maps: Maps) -> Tables:
+        """Rows of saliency, curves and faithfulness of one explainer's maps."""
+        own = maps.own.to(self.device)
+        finite = torch.isfinite(own).flatten(1).all(1)
+        flat = own.flatten(1)
         constant = flat.amax(1) == flat.amin(1)
-        full = perturb.upsample(clean, self.size)
-        full = torch.where(constant[:, None, None], 0.0, full)  # upsampling a constant may round it apart
-        tables = {("saliency", explainer): self._saliency_rows(maps, full, finite, constant)}
+        full = perturb.at_size(torch.where(finite[:, None, None], own, 0.0), self.size)
+        tables = {("saliency", explainer): self._saliency_rows(own, full, finite, constant)}
         missing_P = ~finite.cpu().numpy()
+        controls = _OwnControls(self, explainer, full, maps.random_cam)
         curve_rows, faith_rows = [], []
-        own = {c: n for c, n in self.sweep.controls.items() if c in perturb.MAP_CONTROLS}
         for grid in self.sweep.perturb.grids:
-            g = perturb.side(grid, self.size)
-            ties = perturb.cell_means(self.ties_BSS, g).flatten(1)[self.image_P]
-            places = perturb.rank(perturb.cell_means(full, g).flatten(1), ties)
-            groups = {"none": places[:, None]}
-            groups |= {c: perturb.MAP_CONTROLS[c](places, self.pair_ids, self.seed, n) for c, n in own.items()}
-            curves = self._towards_target(self._curves(torch.cat(list(groups.values()), 1), self.image_P, grid))
+            made = {"none": controls.map(grid)}
+            made |= {c: controls.draws(c, grid, range(len(self.pairs)), range(n)) for c, n in controls.wanted.items()}
+            places = torch.cat([places for places, _ in made.values()], 1)
+            drawn = np.concatenate([drawn for _, drawn in made.values()], 1)
+            # what ranks as the map does has its curve: another batch might round it apart
+            equal = (places == places[:, :1]).all(2).cpu().numpy() & drawn
+            equal[:, 0] = False
+            curves = self._towards_target(self._curves(places, self.image_P, scored_ND=drawn & ~equal))
+            curves[equal] = curves[np.nonzero(equal)[0], 0]
             curves[missing_P] = np.nan
-            widths = [group.shape[1] for group in groups.values()]
-            parts = dict(zip(groups, np.split(curves, np.cumsum(widths)[:-1], axis=1), strict=True))
+            widths = [places.shape[1] for places, _ in made.values()]
+            parts = dict(zip(made, np.split(curves, np.cumsum(widths)[:-1], axis=1), strict=True))
             for control, part in parts.items():
-                shares = None if control == "none" else self._overlap(places, groups[control])
-                curve_rows.append(self._curve_rows(control, grid, part, shares))
-            parts |= {c: part for (c, g_), part in self.shared.items() if g_ == grid}
-            faith_rows += self._faithfulness_rows(grid, parts)
+                shares = None if control == "none" else self._overlap(made["none"][0][:, 0], made[control][0])
+                curve_rows.append(self._curve_rows(control, grid, part, shares, made[control][1]))
+            parts |= {c: part for (c, g), part in self.shared.items() if g == grid}
+            tests = {c: self._sequential(controls, c, grid, parts) for c in parts if self._is_sequential(c)}
+            faith_rows += self._faithfulness_rows(grid, parts, tests)
         tables["curves", explainer] = pa.concat_tables(curve_rows)
         tables["faithfulness", explainer] = pa.concat_tables(faith_rows)
         return tables
+
+    def _is_sequential(self, control: str) -> bool:
+        return self.sweep.sequential is not None and control not in ("none", "mean_map")
+
+    def _primary(self, curves_NDFOL: NDArray[np.floating], grid: str) -> NDArray[np.floating]:
+        """The area that is tested, [N, D, F]."""
+        p = self.sweep.perturb
+        by_order = {str(order): curves_NDFOL[..., o, :] for o, order in enumerate(p.orders)}
+        names, values = faithfulness.metrics(by_order, p.levels, self._done(grid))
+        return values[..., [name for name, _ in names].index(faithfulness.primary(p.orders))]
+
+    def _done(self, grid: str) -> NDArray[np.floating]:
+        """Shares perturbed at the levels 0, asked for, 1."""
+        units = perturb.side(grid, self.size) ** 2
+        return np.array([0, *perturb.counts(self.sweep.perturb.levels, units), units]) / units
+
+    def _sequential(
+        self, controls: _OwnControls, control: str, grid: str, parts: Mapping[str, NDArray[np.floating]]
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """p-values of the tested area and the draws behind them, [P, F]: more are drawn until each test is decided."""
+        rule, p = self.sweep.sequential, self.sweep.perturb
+        assert rule is not None
+        most = perturb.most_draws(control, self.sweep.controls[control], rule)
+        higher = faithfulness.HIGHER_IS_FAITHFUL[faithfulness.primary(p.orders)]
+        value_PF = self._primary(parts["none"], grid)[:, 0]
+        seen_PFD = self._primary(parts[control], grid).swapaxes(1, 2)
+        cells = value_PF.shape
+        while True:
+            n = seen_PFD.shape[2]
+            p_values, draws, stopped = faithfulness.sequential_p(
+                value_PF.ravel(), seen_PFD.reshape(-1, n), higher, rule.extreme
+            )
+            # a control without a next draw has run out
+            going = ~stopped.reshape(cells) & ~np.isnan(value_PF) & ~np.isnan(seen_PFD[:, :, -1])
+            if n >= most or not going.any():
+                return p_values.reshape(cells), draws.reshape(cells)
+            jobs = int(going.sum()) * len(p.orders) * len(p.levels)
+            more = range(n, min(most, n + max(1, self.batch_size // jobs)))
+            seen_PFD = np.concatenate([seen_PFD, np.full((*cells, len(more)), np.nan)], axis=2)
+            for f in np.flatnonzero(going.any(0)):
+                pairs = np.flatnonzero(going[:, f])
+                places, drawn = controls.draws(control, grid, pairs, more)
+                curves = self._curves(places, self.image_P[pairs], int(f), drawn)
+                curves *= self.sign_P[pairs].reshape(-1, 1, 1, 1, 1)
+                equal = (places == controls.map(grid)[0][pairs]).all(2).cpu().numpy() & drawn
+                curves[equal] = parts["none"][pairs[np.nonzero(equal)[0]], 0, f : f + 1]
+                seen_PFD[pairs, f, n:] = self._primary(curves, grid)[:, :, 0]
 
     def _overlap(self, places_PU: Tensor, control_PDU: Tensor) -> NDArray[np.floating]:
         """[P, D, O, L + 2]; NaN at level 0."""
@@ -425,11 +562,20 @@ class _Work:
             **{name: np.where(none, np.nan, column) for name, column in where.items()},
         })  # fmt: skip
 
-    def _faithfulness_rows(self, grid: str, parts: Mapping[str, NDArray[np.floating]]) -> list[pa.Table]:
-        """Rows for one grid: ``parts`` maps "none" (the map) and each control to log-odds [P, D, F, O, L + 2]."""
-        p = self.sweep.perturb
-        units = perturb.side(grid, self.size) ** 2
-        done = np.array([0, *perturb.counts(p.levels, units), units]) / units
+    def _faithfulness_rows(
+        self,
+        grid: str,
+        parts: Mapping[str, NDArray[np.floating]],
+        tests: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]],
+    ) -> list[pa.Table]:
+        """Rows for one grid.
+
+        Args:
+            grid: its name.
+            parts: "none" (the map) and each control to log-odds [P, D, F, O, L + 2], NaN where there is no draw.
+            tests: control to p-values and draws [P, F] of sequential draws.
+        """
+        p, done = self.sweep.perturb, self._done(grid)
         valid_PF = (parts["none"][:, 0, :, 0, 0] - parts["none"][:, 0, :, 0, -1]) >= faithfulness.VALID_BASELINE
         tables = []
         for f, scale in itertools.product(range(len(p.fills)), ("prob", "logodds")):
@@ -442,15 +588,19 @@ class _Work:
             full = parts["none"][:, 0, f, 0, -1]
             higher = np.array([faithfulness.HIGHER_IS_FAITHFUL[name] for name, _ in names])
             for control, draws_PDM in scored.items():
-                n_draws = 0 if control == "none" else draws_PDM.shape[1]
                 if control == "none":
                     nothing = np.full(value.shape, np.nan)
                     compared = dict.fromkeys(("control_mean", "control_sd", "gap", "u", "n_as_extreme"), nothing)
+                    compared |= {"n_draws": np.zeros(value.shape)}
                 else:
                     compared = faithfulness.compare(value, draws_PDM, higher)
                 logodds = scale == "logodds"
-                p_values = faithfulness.p_value(compared["n_as_extreme"], n_draws if logodds else 0)
-                p_draws = np.where(np.isnan(p_values), np.nan, n_draws)
+                p_draws = compared["n_draws"] * logodds
+                p_values = faithfulness.p_value(compared["n_as_extreme"], p_draws)
+                if logodds and control in tests:
+                    tested = [name for name, _ in names].index(faithfulness.primary(p.orders))
+                    p_values[:, tested], p_draws[:, tested] = (part[:, f] for part in tests[control])
+                p_draws = np.where(np.isnan(p_values), np.nan, p_draws)
                 pair, metric = (i.ravel() for i in np.indices(value.shape))
                 tables.append(FAITHFULNESS.build({
                     "image_id": _take(self.pair_ids, pair),
@@ -464,13 +614,67 @@ class _Work:
                     "outcome": _take(list(self.outcome_B), self.image_P[pair]),
                     "value": value.ravel(),
                     **{name: column.ravel() for name, column in compared.items()},
-                    "n_draws": np.full(pair.shape, n_draws),
                     "p_value": p_values.ravel(),
                     "p_draws": p_draws.ravel(),
                     "score_full": (full if logodds else expit(full))[pair],
                     "baseline_valid": valid_PF[pair, f],
                 }))  # fmt: skip
         return tables
+
+
+class _OwnControls:
+    """The rankings of one explainer's maps, and any draws of any control beside them."""
+
+    def __init__(self, work: _Work, explainer: str, full_PSS: Tensor, random_cam_PDVV: Tensor | None):
+        """Takes maps at image size, finite, and their random_cam draws, if they have any."""
+        self.work, self.explainer, self.full, self.random_cam = work, explainer, full_PSS, random_cam_PDVV
+        self._places: dict[str, Tensor] = {}
+        own = [*perturb.MAP_CONTROLS, *([] if random_cam_PDVV is None else ["random_cam"]), *perturb.OTHER_IMAGES]
+        self.wanted = {c: n for c, n in work.sweep.controls.items() if c in own}  # made from or for these maps
+
+    def map(self, grid: str) -> tuple[Tensor, NDArray[np.bool_]]:
+        """The map's own ranking, as ``draws`` gives them: [P, 1, U], [P, 1]."""
+        if grid not in self._places:
+            g = perturb.side(grid, self.work.size)
+            self._places[grid] = perturb.rank_on(self.full, self.work.ties_PSS, g)[:, None]
+        return self._places[grid], np.ones((len(self.full), 1), dtype=bool)
+
+    def draws(
+        self, control: str, grid: str, pairs: Sequence[int] | NDArray[np.integer], draws: range
+    ) -> tuple[Tensor, NDArray[np.bool_]]:
+        """These draws of a control for N of the pairs: rankings int32 [N, D, U], and whether there is one, [N, D]."""
+        work, g = self.work, perturb.side(grid, self.work.size)
+        pairs = np.asarray(pairs)
+        ids = [work.pair_ids[i] for i in pairs]
+        all_drawn = np.ones((len(pairs), len(draws)), dtype=bool)
+        if control in perturb.SHARED_CONTROLS:
+            made = perturb.SHARED_CONTROLS[control](ids, work.seed, draws, grid, work.size, work.device)
+            return made, all_drawn
+        own = self.map(grid)[0][pairs, 0]
+        if control in perturb.MAP_CONTROLS:
+            return perturb.MAP_CONTROLS[control](own, ids, work.seed, draws), all_drawn
+        places, drawn = own[:, None].repeat(1, len(draws), 1), np.zeros_like(all_drawn)
+        for n, pair in enumerate(pairs):
+            full = self._maps(control, int(pair), draws)
+            if full is not None:
+                ties = work.ties_PSS[pair].expand(len(full), -1, -1)
+                places[n, : len(full)] = perturb.rank_on(full, ties, g)
+                drawn[n, : len(full)] = True
+        return places, drawn
+
+    def _maps(self, control: str, pair: int, draws: range) -> Tensor | None:
+        """Maps at image size that stand for draws of a control, [<= D, S, S], as many as there are."""
+        work, of = self.work, (self.explainer, int(self.work.target_P[pair]))
+        trial_id, image_id = work.block.trial_id, work.pair_ids[pair]
+        if control == "random_cam":
+            assert self.random_cam is not None
+            return perturb.at_size(self.random_cam[pair, list(draws)].to(work.device), work.size)
+        assert work.others is not None  # else the worker has refused the block
+        if control == "mean_map":
+            mean = work.others.mean(trial_id, image_id, of, work.size)
+            return None if mean is None else mean[None].to(work.device)
+        maps = work.others.donated(trial_id, image_id, of, draws)
+        return None if maps is None else perturb.at_size(maps.to(work.device), work.size)
 
 
 def _take(values: Sequence[str], index: NDArray[np.integer]) -> pa.Array:

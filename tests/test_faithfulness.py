@@ -45,6 +45,7 @@ def test_comparison_by_hand():
 
 def test_a_missing_value_gives_nulls():
     out = faithfulness.compare(np.array([[np.nan]]), np.ones((1, 3, 1)), np.array([True]))
+    assert out.pop("n_draws").tolist() == [[3]]
     assert all(np.isnan(column).all() for column in out.values())
 
 
