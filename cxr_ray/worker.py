@@ -5,8 +5,9 @@ Shapes: B images, P (image, target) pairs, D draws, F fills, O orders, L levels 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -19,13 +20,13 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxr_ray import faithfulness, forms, models, perturb, regions
+from cxr_ray import faithfulness, forms, models, perturb, regions, sanity
 from cxr_ray.config import Sweep
 from cxr_ray.explainers import EXPLAINERS, Inputs
 from cxr_ray.forms import Form
 from cxr_ray.models import Classifier, Meaning
 from cxr_ray.randomness import key
-from cxr_ray.schemas import CURVES, ERRORS, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SHARED
+from cxr_ray.schemas import CURVES, ERRORS, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SANITY, SHARED
 
 MAX_MAP_SIDE = 56
 OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])  # [label, predicted]
@@ -55,6 +56,7 @@ class Block:
     """Images of one split for one model.
 
     Attributes:
+        split: val, test, or sanity (images of test whose maps are compared with those of random weights).
         pixels: uint8 [B, 3, S, S].
         image_ids, paths, labels: one for each image.
         errors: rows of the errors table for images that could not be decoded.
@@ -124,40 +126,69 @@ class Worker:
         return self._batch_size or self._found[size]
 
     def __call__(self, block: Block) -> Tables:
-        """Rows of predictions and errors; for the test split also of saliency, curves and faithfulness."""
+        """Rows of predictions and errors; for the test split also of saliency, curves and faithfulness.
+
+        For a block of sanity, rows of sanity and errors.
+        """
         tables: Tables = {}
         errors = list(block.errors)
         if block.image_ids:
             with torch.no_grad():
-                work = _Work(self, block)
-                tables["predictions", ""] = work.predictions()
-                if block.split == "test":
-                    tables |= work.shared_controls()
-                    if self.sweep.regions:
-                        tables |= work.regions()
-                    for explainer in self.sweep.explain.explainers:
-                        try:
-                            tables |= work.explain(explainer)
-                        except (RuntimeError, ValueError, ArithmeticError, AssertionError) as e:
-                            # a lost map is an entry in errors, never a lost run
-                            reason = (str(e).splitlines() or [type(e).__name__])[0]
-                            stage = f"explain:{block.trial_id}:{explainer}"
-                            errors += [
-                                {"path": path, "image_id": image_id, "stage": stage, "reason": reason}
-                                for path, image_id in zip(block.paths, block.image_ids, strict=True)
-                            ]
+                if block.split == "sanity":
+                    tables |= self._sanity(block, errors)
+                else:
+                    tables |= self._explain(block, errors)
         if errors:
             tables["errors", ""] = ERRORS.from_rows(errors)
         return tables
+
+    def _explain(self, block: Block, errors: list[Mapping[str, Any]]) -> Tables:
+        work = _Work(self, block, self.sweep)
+        tables = {("predictions", ""): work.predictions()}
+        if block.split == "test":
+            tables |= work.shared_controls()
+            if self.sweep.regions:
+                tables |= work.regions()
+            for explainer in self.sweep.explain.explainers:
+                with _lost_maps(block, "explain", explainer, errors):
+                    tables |= work.explain(explainer)
+        return tables
+
+    def _sanity(self, block: Block, errors: list[Mapping[str, Any]]) -> Tables:
+        assert self.sweep.sanity is not None  # else there is no such block
+        test = sanity.narrowed(self.sweep)
+        work = _Work(self, block, test)
+        work.shared_controls()
+        model, layers = self.model(block.trial_id), self.sweep.sanity.layers
+        randomised = list(sanity.cascade(model, layers, self.sweep.seed, block.trial_id))
+        tables = []
+        for explainer in test.explain.explainers:
+            with _lost_maps(block, "sanity", explainer, errors):
+                tables += work.sanity(explainer, randomised)
+        return {("sanity", ""): pa.concat_tables(tables)} if tables else {}
+
+
+@contextlib.contextmanager
+def _lost_maps(block: Block, what: str, explainer: str, errors: list[Mapping[str, Any]]) -> Iterator[None]:
+    """A lost map is an entry in errors, never a lost run."""
+    try:
+        yield
+    except (RuntimeError, ValueError, ArithmeticError, AssertionError) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        stage = f"{what}:{block.trial_id}:{explainer}"
+        errors += [
+            {"path": path, "image_id": image_id, "stage": stage, "reason": reason}
+            for path, image_id in zip(block.paths, block.image_ids, strict=True)
+        ]
 
 
 class _Work:
     """One block on the device: what its explainers and controls share."""
 
-    def __init__(self, worker: Worker, block: Block):
+    def __init__(self, worker: Worker, block: Block, sweep: Sweep):
         self.model, self.forward = worker.model(block.trial_id), worker.forward(block.trial_id)
-        self.sweep, self.block, self.batch_size = worker.sweep, block, worker.batch_size(block.trial_id)
-        self.device, self.seed = worker.device, worker.sweep.seed
+        self.sweep, self.block, self.batch_size = sweep, block, worker.batch_size(block.trial_id)
+        self.device, self.seed = worker.device, sweep.seed
         self.ids = list(block.image_ids)
         self.bytes = torch.from_numpy(np.array(block.pixels)).to(self.device)
         pixels = self.bytes.float() / 255
@@ -167,10 +198,10 @@ class _Work:
         self.predicted_B = (self.logit_B >= 0).astype(np.int64)
         labels = np.asarray(block.labels, dtype=np.int64)
         self.outcome_B = OUTCOMES[labels, self.predicted_B]
-        if block.split == "test":
+        if block.split != "val":
             self._prepare(pixels)
             self.masks = {name: torch.from_numpy(np.array(m)).to(self.device) for name, m in block.masks.items()}
-            if worker.segmenter:
+            if worker.segmenter and block.split == "test":
                 self.masks["lungs"] = worker.segmenter(self.bytes)
             nowhere = torch.zeros(len(self.ids), self.size, self.size, dtype=torch.bool, device=self.device)
             self.masks.setdefault("lungs", nowhere)
@@ -349,6 +380,10 @@ class _Work:
 
     def explain(self, explainer: str) -> Tables:
         """Maps of one explainer, their curves, their own controls, and how they compare with every control."""
+        return self.measure(explainer, self.maps(explainer, self.model))
+
+    def maps(self, explainer: str, model: Classifier) -> Tensor:
+        """Maps of one explainer, float32 [P, V, V], of this model or another."""
         inputs = Inputs(
             images=self.images[self.image_P],
             blurred=self.blurred[self.image_P],
@@ -358,7 +393,10 @@ class _Work:
             seed=self.seed,
         )
         with torch.enable_grad():
-            maps = EXPLAINERS[explainer].explain(self.model, inputs).detach().float()
+            return EXPLAINERS[explainer].explain(model, inputs).detach().float()
+
+    def measure(self, explainer: str, maps: Tensor) -> Tables:
+        """Rows of saliency, curves and faithfulness of one explainer's maps."""
         finite = torch.isfinite(maps).flatten(1).all(1)
         clean = torch.where(finite[:, None, None], maps, 0.0)
         flat = clean.flatten(1)
@@ -386,6 +424,37 @@ class _Work:
             faith_rows += self._faithfulness_rows(grid, parts)
         tables["curves", explainer] = pa.concat_tables(curve_rows)
         tables["faithfulness", explainer] = pa.concat_tables(faith_rows)
+        return tables
+
+    def sanity(self, explainer: str, randomised: Sequence[tuple[str, Classifier]]) -> list[pa.Table]:
+        """Rows of ``sanity``: maps of each randomised model beside this one's, and through the test on this one."""
+        own = self.maps(explainer, self.model).cpu().numpy()
+        metric, control = sanity.metric(self.sweep), next(iter(self.sweep.controls), None)
+        tables = []
+        for layer, model in randomised:
+            maps = self.maps(explainer, model)
+            gap = np.full(len(self.pairs), np.nan)
+            if control is not None:
+                faith = self.measure(explainer, maps)["faithfulness", explainer].to_pandas()
+                faith = faith[(faith.metric == metric) & (faith.scale == "logodds") & (faith.control == control)]
+                gap = faith.set_index(["image_id", "target"]).gap[list(zip(self.pair_ids, self.target_P, strict=True))]
+            same = {
+                "explainer": explainer,
+                "mode": "cascade",
+                "layer": layer,
+                "seed": self.seed,
+                "grid": self.sweep.perturb.grids[0],
+                "fill": self.sweep.perturb.fills[0],
+                "metric": metric,
+                "scale": "logodds",
+                "control": control,
+                "n_draws": next(iter(self.sweep.controls.values()), None),
+            }
+            tables.append(SANITY.build({
+                "image_id": self.pair_ids, "target": self.target_P, "gap": np.asarray(gap),
+                **sanity.similarity(own, maps.cpu().numpy()),
+                **{name: [value] * len(self.pairs) for name, value in same.items()},
+            }))  # fmt: skip
         return tables
 
     def _overlap(self, places_PU: Tensor, control_PDU: Tensor) -> NDArray[np.floating]:
