@@ -44,7 +44,9 @@ def main() -> None:
         subjects = {"m": Subject("m", str(checkpoint), None, args.size)}
         units = [
             u
-            for u in pipeline.plan_units(manifest, subjects, {"m": passes}, "cpu")["m"].values()
+            for u in pipeline.plan_units(
+                manifest, subjects, {"m": passes}, "cpu", manifest.rows("test").iloc[:0], {"m": 0}
+            )["m"].values()
             if u["split"] == "test"
         ]
         for r in range(args.rounds):

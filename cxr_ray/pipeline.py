@@ -129,20 +129,27 @@ def _slots(nodes: list[dict[str, Any]], gpus_each: float) -> int:
 
 
 def plan_units(
-    manifest: Manifest, subjects: Mapping[str, Subject], passes_per_image: Mapping[str, int], device: str
+    manifest: Manifest,
+    subjects: Mapping[str, Subject],
+    passes_per_image: Mapping[str, int],
+    device: str,
+    sanity: pd.DataFrame,
+    sanity_passes: Mapping[str, int],
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Units of work: trial_id to unit name to what the unit needs. Blocks of images of one split, in order.
 
     ``passes_per_image``: by trial_id. ``device``: cpu or gpu. A unit's name holds its size, so that a run resumed on
-    another kind of device is whole.
+    another kind of device is whole. ``sanity``: images of test whose maps are compared with those of random weights, in
+    units of a split of that name, at ``sanity_passes`` an image by trial_id.
     """
-    rows_of = {split: manifest.rows(split)[["image_id", "path", "label"]].to_dict("records") for split in SPLITS}
+    images = {**{split: manifest.rows(split) for split in SPLITS}, "sanity": sanity}
+    rows_of = {split: rows[["image_id", "path", "label"]].to_dict("records") for split, rows in images.items()}
     plan: dict[str, dict[str, dict[str, Any]]] = {}
     for trial_id, subject in subjects.items():
         plan[trial_id] = {}
-        passes = UNIT_PASSES[device] // passes_per_image[trial_id]
-        length = {"val": UNIT_IMAGES, "test": max(1, min(UNIT_IMAGES, passes))}
-        for split in SPLITS:
+        passes = {"val": 1, "test": passes_per_image[trial_id], "sanity": max(1, sanity_passes[trial_id])}
+        length = {split: max(1, min(UNIT_IMAGES, UNIT_PASSES[device] // n)) for split, n in passes.items()}
+        for split in rows_of:
             for i, rows in enumerate(chunks(rows_of[split], length[split])):
                 name = f"{trial_id}.{split}.{length[split]}.{i:05d}"
                 plan[trial_id][name] = {

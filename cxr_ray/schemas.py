@@ -390,7 +390,10 @@ ERRORS = Table(
     {
         "path": ("str", "relative to data.path"),
         "image_id": ("str", "null where the file could not be read as an image"),
-        "stage": ("str", "read, decode, lungs (a mask), or explain:<trial_id>:<explainer>"),
+        "stage": (
+            "str",
+            "read, decode, lungs (a mask), explain:<trial_id>:<explainer> or sanity:<trial_id>:<explainer>",
+        ),
         "reason": ("str", "what was wrong"),
     },
     ("path", "image_id", "stage"),

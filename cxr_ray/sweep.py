@@ -23,7 +23,7 @@ import pyarrow.dataset as pads
 import torch
 
 import cxr_ray
-from cxr_ray import classification, data, donors, hypotheses, models, perturb, regions, results, summary
+from cxr_ray import classification, data, donors, hypotheses, models, perturb, regions, results, sanity, summary
 from cxr_ray.config import Sweep, SweepMistake, load_sweep
 from cxr_ray.explainers import EXPLAINERS
 from cxr_ray.models import Meaning
@@ -157,8 +157,9 @@ def dry_run(sweep: Sweep, manifest: data.Manifest, specs: list[dict[str, Any]], 
             + ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in asked.items()))  # fmt: skip
     explained = {(s["trial_id"] if sweep.evaluate == "all" else _rivals(s)): s for s in specs}  # sizes as of the last
     sizes = [sweep.images_of(s["model"])[0] for s in explained.values()] + [s.size for s in given.values()]
-    n_test, n_val, n_train = (len(rows) for rows in (
-        manifest.rows("test"), manifest.rows("val"), manifest.training_rows()))  # fmt: skip
+    n_test, n_val, n_train, n_sanity = (len(rows) for rows in (
+        manifest.rows("test"), manifest.rows("val"), manifest.training_rows(), sanity_images(sweep, manifest)
+    ))  # fmt: skip
     say(f"\nModels to explain: {len(sizes)}; test images: {n_test}; validation images: {n_val}")
     trained = [sweep.images_of(s["model"])[0] for s in specs]
     shapes = sorted({*sizes, *trained})
@@ -176,14 +177,31 @@ def dry_run(sweep: Sweep, manifest: data.Manifest, specs: list[dict[str, Any]], 
             f"Forward passes to explain{at}, one target an image: {most}{to_explain:,} = {n_models} x "
             f"({n_test} x {total:,} + {n_val})"
         )
+        total, formula = sanity.passes(sweep, size)
+        to_check = n_models * n_sanity * total
+        if n_sanity:
+            say(f"Forward passes an image and target of sanity{at}: {total:,} = {formula}")
+            say(
+                f"Forward passes of sanity{at}, one target an image: {to_check:,} = {n_models} x {n_sanity} x {total:,}"
+            )
         say(f"To train{at}: at most {to_train:,} (images x epochs x trials, a backward pass counted as two)")
         rates.append(forward_rate(size))
-        passes, seconds = passes + to_explain + to_train, seconds + (to_explain + to_train) / rates[-1]
+        here = to_explain + to_check + to_train
+        passes, seconds = passes + here, seconds + here / rates[-1]
     if len(shapes) > 1:
         say(f"All together: {most}{passes:,}")
     fast = ", ".join(f"{rate:,.0f} forward passes a second at {s} x {s}" for rate, s in zip(rates, shapes, strict=True))
     device = "GPU" if torch.cuda.is_available() else "CPU"
     say(f"This machine does about {fast} ({device}): about {_duration(seconds)}. Nothing was started.")
+
+
+def sanity_images(sweep: Sweep, manifest: data.Manifest) -> pd.DataFrame:
+    """The test images of ``sanity``, the same for every model; none where it is off or no explainer reads the model."""
+    test = manifest.rows("test")
+    if sanity.passes(sweep, sweep.data.size)[0] == 0 or sweep.sanity is None:
+        return test.iloc[:0]
+    chosen = data.choose(test["image_id"], test["label"], sweep.sanity.images, sweep.seed)
+    return test[test["image_id"].isin(chosen)]
 
 
 def forward_rate(size: int) -> float:
@@ -513,7 +531,10 @@ def explain(
     for subject in subjects.values():
         models.load(subject.checkpoint, subject.meaning)  # a broken model fails here, not in an endless restart
     passes = {trial_id: passes_per_image(sweep, subject.size)[0] for trial_id, subject in subjects.items()}
-    plan = pipeline.plan_units(manifest, subjects, passes, "gpu" if resources.worker_gpus else "cpu")
+    plan = pipeline.plan_units(
+        manifest, subjects, passes, "gpu" if resources.worker_gpus else "cpu", sanity_images(sweep, manifest),
+        {trial_id: sanity.passes(sweep, subject.size)[0] for trial_id, subject in subjects.items()},
+    )  # fmt: skip
     units = {name: unit for by_name in plan.values() for name, unit in by_name.items()}
     there = store.finished_units()
     missing = [unit for name, unit in units.items() if name not in there]
@@ -622,6 +643,11 @@ def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> Non
     store.write_table("classification", classes)
     store.write_table("summary", rows)
     store.write_table("hypotheses", hypotheses.hypotheses(_hypothesis_inputs(sweep, run_, trials, every, patients)))
+    if sweep.sanity is not None and sweep.explain.keep_maps:
+        pairs = sanity.shuffled_models(trials.loc[explained].reset_index())
+        explainers = sanity.narrowed(sweep).explain.explainers
+        for trial_id, table in sanity.label_rows(pairs, explainers, lambda t, e: _kept_maps(run_, t, e)):
+            store.write_part("sanity", trial_id, "labels", table)
     store.write_json(test_metrics(trials, classes, every), "test_metrics.json")
 
 
@@ -639,6 +665,11 @@ def _hypothesis_inputs(
         run_.pandas("saliency", ["trial_id", "explainer", "image_id", "target", "focus", "lung_share"], wanted),
         run_.pandas("faithfulness", ["trial_id", "image_id", "target", "control", "gap", "p_value"], chosen),
     )  # fmt: skip
+
+
+def _kept_maps(run_: results.Run, trial_id: str, explainer: str) -> pd.DataFrame:
+    chosen = (pads.field("trial_id") == trial_id) & (pads.field("explainer") == explainer)
+    return run_.pandas("saliency", ["image_id", "target", "map", "map_height", "map_width"], chosen)
 
 
 def test_metrics(trials: pd.DataFrame, classes: list[dict[str, Any]], predictions: pd.DataFrame) -> dict[str, Any]:

@@ -104,6 +104,14 @@ class Store:
         pq.write_table(table.replace_schema_metadata(file_metadata(self.run)), sink, row_group_size=ROW_GROUP)
         self.write(sink.getvalue().to_pybytes(), "tables", name, "part-0.parquet")
 
+    def write_part(self, name: str, trial_id: str, part: str, table: pa.Table) -> None:
+        """Another file of a trial's partition; the empty file of a table without rows gives way."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(file_metadata(self.run)), sink, row_group_size=ROW_GROUP)
+        self.write(sink.getvalue().to_pybytes(), "tables", name, f"trial_id={trial_id}", f"part-{part}.parquet")
+        if self.exists("tables", name, "part-0.parquet"):
+            self.fs.delete_file(self.path("tables", name, "part-0.parquet"))
+
     def finished_units(self, folder: str = UNITS) -> set[str]:
         """Names of the units that are there."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)

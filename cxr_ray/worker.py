@@ -20,14 +20,14 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxr_ray import donors, faithfulness, forms, models, perturb, regions
+from cxr_ray import donors, faithfulness, forms, models, perturb, regions, sanity
 from cxr_ray.config import Sweep
 from cxr_ray.donors import MapFile, Maps, OtherMaps
 from cxr_ray.explainers import EXPLAINERS, Inputs, combine
 from cxr_ray.forms import Form
 from cxr_ray.models import Classifier, Meaning
 from cxr_ray.randomness import key
-from cxr_ray.schemas import CURVES, ERRORS, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SHARED
+from cxr_ray.schemas import CURVES, ERRORS, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SANITY, SHARED
 
 MAX_MAP_SIDE = 56
 OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])  # [label, predicted]
@@ -57,6 +57,7 @@ class Block:
     """Images of one split for one model.
 
     Attributes:
+        split: val, test, or sanity (images of test whose maps are compared with those of random weights).
         pixels: uint8 [B, 3, S, S].
         image_ids, paths, labels: one for each image.
         errors: rows of the errors table for images that could not be decoded.
@@ -130,7 +131,10 @@ class Worker:
         return self._batch_size or self._found[size]
 
     def __call__(self, block: Block) -> Tables:
-        """Rows of predictions and errors; for the test split also of saliency, curves and faithfulness."""
+        """Rows of predictions and errors; for the test split also of saliency, curves and faithfulness.
+
+        For a block of sanity, rows of sanity and errors.
+        """
         tables: Tables = {}
         errors = list(block.errors)
         file = None
@@ -141,7 +145,10 @@ class Worker:
             errors += file.errors
         if block.image_ids:
             with torch.no_grad():
-                tables |= self._explain(block, file, errors)
+                if block.split == "sanity":
+                    tables |= self._sanity(block, errors)
+                else:
+                    tables |= self._explain(block, file, errors)
         if errors:
             tables["errors", ""] = ERRORS.from_rows(errors)
         return tables
@@ -171,6 +178,19 @@ class Worker:
                     maps[explainer] = work.maps(explainer, work.model)
         logits = dict(zip(work.ids, work.logit_B.tolist(), strict=True))
         return donors.pack_maps(logits, list(zip(work.pair_ids, work.target_P.tolist(), strict=True)), maps, errors)
+
+    def _sanity(self, block: Block, errors: list[Mapping[str, Any]]) -> Tables:
+        assert self.sweep.sanity is not None  # else there is no such block
+        test = sanity.narrowed(self.sweep)
+        work = _Work(self, block, test)
+        work.shared_controls()
+        model, layers = self.model(block.trial_id), self.sweep.sanity.layers
+        randomised = list(sanity.cascade(model, layers, self.sweep.seed, block.trial_id))
+        tables = []
+        for explainer in test.explain.explainers:
+            with _lost_maps(block, "sanity", explainer, errors):
+                tables += work.sanity(explainer, randomised)
+        return {("sanity", ""): pa.concat_tables(tables)} if tables else {}
 
 
 @contextlib.contextmanager
@@ -239,7 +259,7 @@ class _Work:
     def masks(self) -> dict[str, Tensor]:
         """Lungs, and what else is known of where things are: bool [B, S, S]; nowhere where it is not."""
         masks = {name: torch.from_numpy(np.array(m)).to(self.device) for name, m in self.block.masks.items()}
-        if self.segmenter:
+        if self.segmenter and self.block.split == "test":
             masks["lungs"] = self.segmenter(self.bytes)
         nowhere = torch.zeros(len(self.ids), self.size, self.size, dtype=torch.bool, device=self.device)
         return {"lungs": nowhere, **masks}
@@ -476,6 +496,37 @@ class _Work:
             faith_rows += self._faithfulness_rows(grid, parts, tests)
         tables["curves", explainer] = pa.concat_tables(curve_rows)
         tables["faithfulness", explainer] = pa.concat_tables(faith_rows)
+        return tables
+
+    def sanity(self, explainer: str, randomised: Sequence[tuple[str, Classifier]]) -> list[pa.Table]:
+        """Rows of ``sanity``: maps of each randomised model beside this one's, and through the test on this one."""
+        own = self.maps(explainer, self.model).own.cpu().numpy()
+        metric, control = sanity.metric(self.sweep), next(iter(self.sweep.controls), None)
+        tables = []
+        for layer, model in randomised:
+            maps = self.maps(explainer, model)
+            gap = np.full(len(self.pairs), np.nan)
+            if control is not None:
+                faith = self.measure(explainer, maps)["faithfulness", explainer].to_pandas()
+                faith = faith[(faith.metric == metric) & (faith.scale == "logodds") & (faith.control == control)]
+                gap = faith.set_index(["image_id", "target"]).gap[list(zip(self.pair_ids, self.target_P, strict=True))]
+            same = {
+                "explainer": explainer,
+                "mode": "cascade",
+                "layer": layer,
+                "seed": self.seed,
+                "grid": self.sweep.perturb.grids[0],
+                "fill": self.sweep.perturb.fills[0],
+                "metric": metric,
+                "scale": "logodds",
+                "control": control,
+                "n_draws": next(iter(self.sweep.controls.values()), None),
+            }
+            tables.append(SANITY.build({
+                "image_id": self.pair_ids, "target": self.target_P, "gap": np.asarray(gap),
+                **sanity.similarity(own, maps.own.cpu().numpy()),
+                **{name: [value] * len(self.pairs) for name, value in same.items()},
+            }))  # fmt: skip
         return tables
 
     def _is_sequential(self, control: str) -> bool:
