@@ -69,15 +69,11 @@ def captums_gradcam(model: Classifier, given: Inputs) -> Tensor:
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("arch", ["small", "resnet18", "resnet18d", "seresnet18"])
 def test_gradcam_equals_captum_and_needs_no_backward_pass(arch, outputs):
+    if arch in ("resnet18d", "seresnet18"):
+        pytest.importorskip("timm")
     torch.manual_seed(0)
-    meaning = Meaning("resnet18", 64, outputs)
-    if arch == "small":
-        model = small(outputs)
-    elif arch == "resnet18":
-        model = models.build(arch, meaning).requires_grad_(False)
-    else:
-        timm = pytest.importorskip("timm")
-        model = Classifier(timm.create_model(arch, num_classes=outputs), meaning).eval().requires_grad_(False)
+    meaning = Meaning(arch, 64, outputs)
+    model = small(outputs) if arch == "small" else models.build(arch, meaning).requires_grad_(False)
     given = inputs(64, 2)
     assert _head_weights(model, given.targets) is not None
     expected = captums_gradcam(model, given)
@@ -311,12 +307,10 @@ def test_deeplift_is_complete(outputs):
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet18d"])
 def test_deeplift_is_complete_on_the_networks_of_a_sweep(arch):
+    if arch != "resnet18":
+        pytest.importorskip("timm")
     torch.manual_seed(0)
-    if arch == "resnet18":
-        model = models.build(arch, Meaning(arch, 64)).requires_grad_(False)
-    else:
-        timm = pytest.importorskip("timm")
-        model = Classifier(timm.create_model(arch, num_classes=2), Meaning(arch, 64)).eval().requires_grad_(False)
+    model = models.build(arch, Meaning(arch, 64)).requires_grad_(False)
     given = inputs(64, 2)
     made = explain("deeplift", model, given).flatten(1).sum(1)
     black = given.black.expand_as(given.images)
