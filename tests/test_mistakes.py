@@ -515,6 +515,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, t
 
 def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder):
     argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "explain.explainers=[occlusion]"]
+    argv += ["--set", "sanity=null"]
     assert sweep.main([*argv, "--set", "variants={a: {model: {size: {grid: [32, 40]}}}, b: {model: {size: 40}}}"]) == 0
     out = capsys.readouterr().out
     at = {
