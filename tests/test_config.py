@@ -338,6 +338,7 @@ SENTENCES = [
     ("controls: {shiftet: 2}",
      f"controls: 'shiftet' is unknown. Did you mean 'shifted'? Allowed: {', '.join(CONTROLS)}."),
     (f"controls: {{shifted: {MAX_SHIFTED + 1}}}", "controls.shifted: 392 came; at most 391 shifts differ."),
+    ("controls: {mean_map: 5}", "controls.mean_map: 5 came; there is one mean, so give 1."),
     ("controls: {shifted: 0}", "controls.shifted: 0 came; it should be greater than or equal to 1."),
     ("explain: {explainers: [saliency, saliency]}", "explain.explainers: saliency given twice; keep one."),
     ("explain: {explainers: []}",

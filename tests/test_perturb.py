@@ -183,6 +183,34 @@ def test_shifted_reaches_every_element_but_the_identity_once():
     assert tuple(range(49)) not in {tuple(m.tolist()) for m in made}
 
 
+@pytest.mark.parametrize("shape", [(3, 64), (3, 64, 7, 7)])
+def test_random_cams_weights_are_permuted_over_channels(shape):
+    weights = torch.rand(shape, generator=torch.Generator().manual_seed(2))
+    made = [perturb.permuted_weights(weights, IDS, 0, draw) for draw in range(5)]
+    for draw in made:
+        assert torch.equal(draw.sort(1).values, weights.sort(1).values)  # so their sum is conserved
+        assert not torch.equal(draw, weights)
+    assert len({tuple(draw[0].flatten().tolist()) for draw in made}) == 5
+    assert torch.equal(perturb.permuted_weights(weights[1:2], IDS[1:2], 0, 3)[0], made[3][1])  # other batch
+    assert not torch.equal(perturb.permuted_weights(weights, IDS, 1, 0), made[0])
+    if len(shape) == 4:  # a channel keeps its places
+        channels = {tuple(c.flatten().tolist()) for c in weights[0]}
+        assert {tuple(c.flatten().tolist()) for c in made[0][0]} == channels
+
+
+def test_a_canvas_with_one_of_its_fills_gives_its_scores():
+    size, given = 14, torch.rand(2, 3, 14, 14)
+    fills = torch.rand(2, 3, 3, size, size)
+    linear = perturb.Linear.of(2, given, torch.tensor([1, 2]), lambda x: x)
+    canvas = perturb.Canvas.of(given, fills, linear)
+    places = perturb.rank(torch.rand(2, 49), torch.rand(2, 49))
+    ask = places, torch.arange(2), [10, 30], ["morf", "lerf"], 5
+    score = lambda x: x.sum((1, 2, 3))  # noqa: E731
+    every = perturb.masked_scores(score, canvas, *ask)
+    for fill in range(3):
+        assert torch.allclose(perturb.masked_scores(score, canvas.only(fill), *ask)[:, 0], every[:, fill])
+
+
 def test_overlap_counts_shared_units():
     a = torch.tensor([[0, 1, 2, 3]], dtype=torch.int32)
     b = torch.tensor([[[3, 2, 1, 0], [0, 1, 2, 3], [1, 0, 3, 2]]], dtype=torch.int32)

@@ -192,6 +192,45 @@ def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path):
         assert_same(first, other)
 
 
+def test_maps_of_other_images_are_the_same_after_an_interruption_and_for_two_workers(tmp_path, monkeypatch):
+    from cxr_ray import pipeline
+
+    content = yaml.safe_load(Path(given_sweep(tmp_path, n_test=12)).read_text())
+    content |= {"controls": {"random_cam": 2, "other_image": 2, "mean_map": 1}, "regions": None, "sanity": None}
+    content |= {"perturb": {"grids": ["7"], "fills": ["noise"], "levels": [0.5]}}
+    file = write(tmp_path, content)
+    monkeypatch.setattr(pipeline, "UNIT_IMAGES", 3)
+    whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
+    assert sweep.main([file, "--out", whole, "--set", "resources.workers=1"]) == 0
+
+    explain_sweep, asked = pipeline.explain_sweep, []
+
+    def interrupted(run_, units, *arguments, first=None):
+        asked.append((first, [unit["unit"] for unit in units]))
+        for n, row in enumerate(explain_sweep(run_, units, *arguments, first=first)):
+            if n == 1 and len(asked) == 1:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(pipeline, "explain_sweep", interrupted)
+    assert sweep.main([file, "--out", broken, "--set", "resources.workers=1"]) == 130
+    done = {p.stem for p in Path(broken, ".work", "maps").glob("[!.]*.arrow")}
+    assert done
+    assert sweep.main([file, "--out", broken, "--set", "resources.workers=2", "--resume"]) == 0
+    (_, planned), *rest = asked
+    assert len(planned) == 4
+    left = [units for first, units in rest if first]
+    assert [set(units) for units in left] == ([set(planned) - done] if done < set(planned) else [])
+    one, other = tables(whole), tables(broken)
+    assert_same(one, other)
+    faith = one["faithfulness"]
+    assert set(faith.control) == {"none", "random_cam", "other_image", "mean_map"}
+    predicted = one["predictions"].query("split == 'test'").groupby("predicted").size()
+    expected = {n: min(2, n - 1) for n in predicted}  # every image is a patient here
+    assert set(faith[faith.control == "other_image"].n_draws) == set(expected.values())
+    assert not Path(broken, ".work").exists()
+
+
 def start(*arguments: str, cwd: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "cxr_ray.sweep", *arguments], cwd=cwd, start_new_session=True,
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
