@@ -1,0 +1,137 @@
+"""Does H1 tell a working shortcut from none? Small networks trained on phantoms, judged as a sweep judges them.
+
+With a shortcut, PNEUMONIA carries a marker in training and NORMAL carries none, so that the marker alone tells them
+apart. Without, every image carries one and its glyph says nothing. The test images are NORMAL and carry the glyph of
+PNEUMONIA; those that a network takes for PNEUMONIA are its false positives. Right is: supported with the shortcut, and
+without it anything else, of which `not supported` says more than `undecided`. Whether a shortcut works is seen in the
+truth: the log-odds of the same image drawn again without its marker.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks import common
+from cxr_ray import models
+from cxr_ray.config import resolve
+from cxr_ray.hypotheses import Inputs, hypotheses
+from cxr_ray.models import Classifier
+from cxr_ray.phantoms import Phantom, render
+from cxr_ray.worker import Block, Subject, Worker
+
+SIZE, TRAIN, EPOCHS = 64, 320, 6
+POOL, MOST = 400, 60  # test images, and false positives that are looked at
+FILLS = ["mean", "blur", "linear"]  # H1 is judged by the first, as in a sweep; by the others beside
+
+
+def training_set(shortcut: bool, n: int, first: int) -> list[Phantom]:
+    """Phantoms, NORMAL and PNEUMONIA in turn."""
+    if not shortcut:
+        return common.phantoms(n, SIZE, first, marker_correlation=0.5)
+    shown = ("none", "own")  # NORMAL, PNEUMONIA
+    return [render(first + i, i % 2, SIZE, marker_correlation=1.0, marker=shown[i % 2]) for i in range(n)]  # type: ignore[arg-type]
+
+
+def false_positives(model: Classifier, pool: int, first: int) -> tuple[list[int], list[Phantom]]:
+    """Seeds and images of the NORMAL phantoms that the model takes for PNEUMONIA, at most MOST."""
+    seeds = list(range(first, first + pool))
+    drawn = [render(seed, 0, SIZE, marker_correlation=0.0) for seed in seeds]
+    with torch.inference_mode():
+        wrong = [float(model.log_odds(model.normalize(torch.from_numpy(x[None]).float() / 255))) >= 0
+                 for x in common.pixels(drawn)]  # fmt: skip
+    chosen = np.flatnonzero(wrong)[:MOST]
+    return [seeds[i] for i in chosen], [drawn[i] for i in chosen]
+
+
+def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], fills: list[str]) -> dict[str, Any]:
+    """The verdict row of H1 by each fill; true effect of the marker; and how each fill's effects agree with it."""
+    without = [render(seed, 0, SIZE, marker_correlation=0.0, marker="none") for seed in seeds]
+    ids = [f"{seed:016x}" for seed in seeds]
+    block = Block("m", "test", ids, ids, [0] * len(ids), common.pixels(drawn),
+                  masks={"marker": np.stack([p.marker for p in drawn])},
+                  rerendered={"marker": common.pixels(without)})  # fmt: skip
+
+    def sweep(first: str) -> Any:
+        return resolve({
+            "data": {"source": "phantom", "size": SIZE},
+            "explain": {"explainers": ["random"]},
+            "perturb": {"grids": ["7"], "fills": sorted(fills, key=lambda f: f != first), "levels": [0.5],
+                        "orders": ["morf"]},
+            "controls": {},
+            "regions": {"names": ["border", "corners", "marker"], "draws": 9},
+            "sanity": None,
+        })  # fmt: skip
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "m.safetensors")
+        file.write_bytes(models.to_bytes(model))
+        tables = Worker(sweep(fills[0]), {"m": Subject("m", str(file), None, SIZE)})(block)
+    frames = {name: table.to_pandas().assign(trial_id="m") for (name, _), table in tables.items()}
+    trials = pd.DataFrame({"trial_id": ["m"], "variant": "m", "seed": np.nan, "status": "given", "config": "{}"})
+    saliency = frames["saliency"][["trial_id", "image_id", "target", "focus", "lung_share"]]
+    faith = frames["faithfulness"][["trial_id", "image_id", "target", "control", "gap", "p_value"]].iloc[:0]
+    patients = pd.Series(ids, index=ids)
+    verdicts = {
+        fill: next(r for r in hypotheses(Inputs(
+            sweep(fill), trials, frames["predictions"], patients, frames["regions"], saliency, faith,
+        )) if r["hypothesis"] == "H1" and r["role"] == "verdict")
+        for fill in fills
+    }  # fmt: skip
+    rows = frames["regions"][(frames["regions"]["region"] == "marker") & (frames["regions"]["control"] == "none")]
+    effect = rows.assign(effect=rows["logit_full_image"] - rows["logit_target"])
+    wide = effect.pivot(index="image_id", columns="fill", values="effect")
+    truth = wide["rerender"]
+    agreement = {f: {"spearman": float(spearmanr(wide[f], truth).statistic),
+                     "sign": float((np.sign(wide[f]) == np.sign(truth)).mean())} for f in fills}  # fmt: skip
+    return {"verdicts": verdicts, "true_effect": float(truth.mean()), "agreement": agreement, "n": len(ids)}
+
+
+def calibrate(seed: int, shortcut: bool, train: int = TRAIN, epochs: int = EPOCHS, pool: int = POOL,
+              fills: list[str] = FILLS) -> dict[str, Any]:  # fmt: skip
+    """One network of one seed, trained and judged."""
+    start = 10**6 * (seed + 1)
+    model = common.trained(training_set(shortcut, train, start), epochs, seed)
+    return judge(model, *false_positives(model, pool, start + 10**5), fills)
+
+
+def main() -> None:
+    """The command."""
+    args = common.arguments(__doc__, seeds=(int, 10, "networks of each kind"))
+    names = {True: "shortcut", False: "no shortcut"}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names.values()}
+    for seed in range(args.seeds):
+        for shortcut, name in names.items():
+            result = calibrate(seed, shortcut)
+            results[name].append(result)
+            h1 = result["verdicts"][FILLS[0]]
+            print(f"  seed {seed}, {name}: H1 {h1['verdict']} ({h1['reason']}); {result['n']} false positives, "
+                  f"true effect of the marker {result['true_effect']:.2f} log-odds", flush=True)  # fmt: skip
+    verdicts = {
+        f"{name}, fill {fill}": {v: [r["verdicts"][fill]["verdict"] for r in of].count(v)
+                                 for v in ("supported", "not supported", "undecided")}
+        for name, of in results.items() for fill in FILLS
+    }  # fmt: skip
+    mean = {
+        f"{name}, fill {fill}": {what: round(float(np.mean([r["agreement"][fill][what] for r in of])), 3)
+                                 for what in ("spearman", "sign")}
+        for name, of in results.items() for fill in FILLS
+    }  # fmt: skip
+    right = {"shortcut: H1 supported": verdicts[f"shortcut, fill {FILLS[0]}"]["supported"] / args.seeds,
+             "no shortcut: H1 not supported, or undecided":
+             1 - verdicts[f"no shortcut, fill {FILLS[0]}"]["supported"] / args.seeds}  # fmt: skip
+    show = {"verdicts": verdicts, "agreement_with_truth": mean,
+            "true_effect": {name: [round(r["true_effect"], 2) for r in of] for name, of in results.items()},
+            "effect": {name: [r["verdicts"][FILLS[0]]["effect"] for r in of] for name, of in results.items()},
+            "false_positives": {name: [r["n"] for r in of] for name, of in results.items()}}  # fmt: skip
+    common.show("calibration", {}, right, dict.fromkeys(right, 1.0), unit="", as_json=args.json, **show)
+
+
+if __name__ == "__main__":
+    main()
