@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from cxr_ray import page as page_
 from cxr_ray import report
 from cxr_ray.schemas import SHARED, TABLES
 from cxr_ray.tables import Store
@@ -204,10 +205,14 @@ def test_the_page_opens_offline(page, run):
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
     assert links
     for link in links:
-        assert link.startswith("data:") or (Path(run) / link).is_file(), link[:80]
+        inside = link.startswith("#") and f'id="{link[1:]}"' in page
+        assert inside or link.startswith("data:") or (Path(run) / link).is_file(), link[:80]
     assert not re.search(r"https?://|@import|url\(", page)
-    assert len(list(Path(run, "figures").glob("*.png"))) == 3  # one of gaps, one of curves for each explainer
-    assert {p.name for p in Path(run, "galleries").iterdir()} == {f"{TRIAL}-{b}.png" for b in ("TP", "FP", "random")}
+    kinds = sorted(p.name.split("-")[0] for p in Path(run, "figures").iterdir())
+    assert kinds == ["curves", "curves", "deletion", "focus", "gaps"]
+    files = {p.name for p in Path(run, "galleries").iterdir()}
+    assert files == {"legend.png", "tp_localized_01.png", "tp_localized_02.png", "fp_localized_01.png",
+                     *(f"random_localized_{i:02d}.png" for i in range(1, 7))}  # fmt: skip
 
 
 def test_drawn_again_it_is_the_same_page(run, page, capsys):
@@ -236,7 +241,10 @@ def test_one_order_has_no_abpc_no_maps_no_gallery_no_errors_no_list(tmp_path):
 def test_missing_values_two_rules_and_a_given_model(tmp_path):
     out = make_run(tmp_path / "run", null_map=True, given=True, rules=("pneumonia", "predicted"))
     page = page_of(out)
-    assert "study gradcam NORMAL 3 0 0 0.25 3 0 0 study gradcam PNEUMONIA 6 1 0 0.25 5 0 0" in text_of(page)
+    text = text_of(page)
+    # maps, border, localized, diffuse, degenerate, four shares of mass, constant, not finite, ties
+    assert "gradcam all 6 0 (0%) 5 (83%) 0 (0%) 0 (0%) – – – – 0 1 0.25" in text
+    assert "target rule predicted What the maps look like" in text
     assert "study plain – given – – – yes" in text_of(page)
     assert "1 images without a finite map are missing from the map" in page
     assert "target rule predicted" in page
@@ -272,14 +280,14 @@ def test_a_wrong_path_is_one_sentence(kind, tmp_path, capsys):
 
 
 def test_numbers():
-    assert report.number(-0.0004, sign=True) == "−4e−04"
-    assert report.number(0.0, sign=True) == "0.000"
-    assert report.number(0.0005, sign=True) == "+0.001"
-    assert report.number(-1.5) == "−1.500"
-    assert report.number(None) == report.number(float("nan")) == "–"
-    assert report.interval(0.5, None, None) == "0.500"
-    assert report.p_text(0.0001) == "<0.001"
-    assert report.p_text(0.9999) == "1.000"
+    assert page_.number(-0.0004, sign=True) == "−4e−04"
+    assert page_.number(0.0, sign=True) == "0.000"
+    assert page_.number(0.0005, sign=True) == "+0.001"
+    assert page_.number(-1.5) == "−1.500"
+    assert page_.number(None) == page_.number(float("nan")) == "–"
+    assert page_.interval(0.5, None, None) == "0.500"
+    assert page_.p_text(0.0001) == "<0.001"
+    assert page_.p_text(0.9999) == "1.000"
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
