@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from cxr_ray.config import RERENDERED
 from cxr_ray.hypotheses import CHANCE
-from cxr_ray.regions import BORDER, CENTRE, CORNER, FOCUS, RERENDERED
+from cxr_ray.regions import BORDER, CENTRE, CORNER, FOCUS
 from cxr_ray.stats import patient_bootstrap
 
 BUCKETS = ("all", "TP", "FP", "TN", "FN")
