@@ -15,7 +15,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return os.environ.get("CXR_RAY_RUN") or make_run(tmp_path_factory.mktemp("notebooks") / "run")
+    return os.environ.get("CXR_RAY_RUN") or make_run(tmp_path_factory.mktemp("notebooks") / "run", more=True)
 
 
 def test_there_is_one():

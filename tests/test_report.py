@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from cxr_ray import page as page_
 from cxr_ray import report
 from cxr_ray.schemas import SHARED, TABLES
 from cxr_ray.tables import Store
@@ -23,8 +24,11 @@ LEVELS = (0.25, 0.5)
 
 
 def make_run(out, *, orders=("morf", "lerf"), keep_maps=True, null_map=False, given=False, errors=(), data=None,
-             rules=("pneumonia",), valid=True):  # fmt: skip
-    """A finished run on six phantoms; each number of `summary` is its own, so that a page cannot mix them up."""
+             rules=("pneumonia",), valid=True, more=False):  # fmt: skip
+    """A finished run on six phantoms; each number of `summary` is its own, so that a page cannot mix them up.
+
+    `more`: with regions, randomised models, hypotheses and contrasts of drops, as runs before them lack.
+    """
     store = Store(str(out), {"run_id": "feedfeedfeedfeed", "sweep_hash": "0123456789abcdef"})
     trial = "study" if given else TRIAL
     phantom = {"train": 8, "test": 6, "prevalence": 0.5, "marker_correlation": 0.5}
@@ -61,8 +65,13 @@ def make_run(out, *, orders=("morf", "lerf"), keep_maps=True, null_map=False, gi
          "half", "threshold": 0.5, "accuracy": 0.66667, "accuracy_lower": 0.3111, "accuracy_upper": 0.9222,
          "auroc": 0.71234, "sensitivity": 2 / 3, "specificity": 2 / 3, "n": n, "n_patients": n}
     ])  # fmt: skip
-    store.write_table("summary", summary_rows(trial, orders, rules, valid))
+    contrasts = contrast_rows(trial) if more else []
+    store.write_table("summary", summary_rows(trial, orders, rules, valid) + contrasts)
     store.write_table("errors", list(errors))
+    if more:
+        store.write_table("hypotheses", hypothesis_rows())
+        _partition(store, "regions", {"trial_id": trial}, _columns("regions", region_rows(ids)))
+        _partition(store, "sanity", {"trial_id": trial}, _columns("sanity", sanity_rows(ids)))
 
     logits = np.where(predicted, 2.0, -2.0)
     _partition(store, "predictions", {"trial_id": trial}, {
@@ -122,6 +131,61 @@ def summary_rows(trial, orders, rules, valid):
         })  # fmt: skip
     contrast = {**rows[0], "bucket": "TP-FP", "contrast": True, "mean": 99.999}
     return [*rows, contrast]
+
+
+def contrast_rows(trial):
+    """Drop of TP less that of FP: in log-odds above 0, and in probability below it at 0.5 alone."""
+    values = {("logodds", 0.25): 1.25, ("logodds", 0.5): 1.5, ("prob", 0.25): 0.125, ("prob", 0.5): -0.064}
+    return [
+        {**dict.fromkeys(TABLES["summary"].columns), "trial_id": trial, "explainer": "gradcam", "target_rule":
+         "pneumonia", "grid": "pixel", "fill": "mean", "metric": "drop", "level": level, "scale": scale, "control":
+         "none", "bucket": "TP-FP", "contrast": True, "matched": matched, "cluster": "patient", "n": 60, "n_patients":
+         55, "n_null": 0, "n_degenerate": 0, "draws": 0, "mean": mean, "lower": None if matched else mean - 0.05,
+         "upper": None if matched else mean + 0.05}
+        for (scale, level), mean in values.items() for matched in (False, True)
+    ]  # fmt: skip
+
+
+def region_rows(ids):
+    """Effects in log-odds: border 1 to 6 beside controls of 0.5 and 1.5; marker i, in truth 2 i; equalize -0.25."""
+    effects = [
+        *(("border", "mean", "none", 0, 1.0 + i, i) for i in range(6)),
+        *(("border", "mean", "matched", d, 0.5 + d, i) for i in range(6) for d in range(2)),
+        *(("marker", "mean", "none", 0, float(i), i) for i in range(6)),
+        *(("marker", "rerender", "none", 0, 2.0 * i, i) for i in range(6)),
+        *(("equalize", "edit", "none", 0, -0.25, i) for i in range(6)),
+    ]
+    return [
+        {"image_id": ids[i], "target": 1, "region": region, "fill": fill, "control": control, "draw": draw,
+         "share_of_area": 0.36, "prob_target": 0.25, "logit_target": 2.0 - effect, "prob_full_image": 0.75,
+         "logit_full_image": 2.0}
+        for region, fill, control, draw, effect, i in effects
+    ]  # fmt: skip
+
+
+def sanity_rows(ids):
+    same = {"target": 1, "seed": 0, "grid": "pixel", "fill": "mean", "metric": "abpc", "scale": "logodds",
+            "control": "shifted", "n_draws": 1}  # fmt: skip
+    return [
+        {**same, "explainer": "gradcam", "image_id": ids[i], "mode": "cascade", "layer": layer, "spearman": value + i,
+         "spearman_abs": value, "ssim": 0.375, "gap": 0.0625}
+        for i in range(2) for layer, value in (("fc", 0.25), ("layer4", -0.25))
+    ]  # fmt: skip
+
+
+def hypothesis_rows():
+    same = {**dict.fromkeys(TABLES["hypotheses"].columns), "n_trials": 1, "n": 60, "n_patients": 50}
+    judged = {**same, "role": "verdict", "test": "sign-flip", "family": "H1, H2 and H3 | plain", "family_size": 2}
+    return [
+        {**judged, "hypothesis": "H1", "subject": "plain", "quantity": "removing <border> and corners",
+        "unit": "log-odds",
+         "effect": 1.75, "lower": 1.25, "upper": 2.25, "margin": 0.5, "p": 0.0011, "p_holm": 0.0022, "verdict":
+         "supported", "reason": "the interval lies above 0.5"},
+        {**same, "hypothesis": "H1", "subject": "plain", "role": "beside", "quantity": "focus border, FP less TP",
+         "unit": "share", "effect": 0.125},
+        {**judged, "hypothesis": "H3", "subject": "plain", "quantity": "share that beats shifted", "unit": "share",
+         "margin": 0.1, "verdict": "undecided", "reason": "there are no lung masks"},
+    ]  # fmt: skip
 
 
 def curve_columns(ids, pairs, orders, controls, bad):
@@ -204,10 +268,14 @@ def test_the_page_opens_offline(page, run):
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
     assert links
     for link in links:
-        assert link.startswith("data:") or (Path(run) / link).is_file(), link[:80]
+        inside = link.startswith("#") and f'id="{link[1:]}"' in page
+        assert inside or link.startswith("data:") or (Path(run) / link).is_file(), link[:80]
     assert not re.search(r"https?://|@import|url\(", page)
-    assert len(list(Path(run, "figures").glob("*.png"))) == 3  # one of gaps, one of curves for each explainer
-    assert {p.name for p in Path(run, "galleries").iterdir()} == {f"{TRIAL}-{b}.png" for b in ("TP", "FP", "random")}
+    kinds = sorted(p.name.split("-")[0] for p in Path(run, "figures").iterdir())
+    assert kinds == ["curves", "curves", "deletion", "focus", "gaps"]
+    files = {p.name for p in Path(run, "galleries").iterdir()}
+    assert files == {"legend.png", "tp_localized_01.png", "tp_localized_02.png", "fp_localized_01.png",
+                     *(f"random_localized_{i:02d}.png" for i in range(1, 7))}  # fmt: skip
 
 
 def test_drawn_again_it_is_the_same_page(run, page, capsys):
@@ -218,6 +286,56 @@ def test_drawn_again_it_is_the_same_page(run, page, capsys):
 
 def test_absolute_areas_where_the_baseline_is_valid(page):
     assert "gradcam all 6 (5) 6 of 6 −1.000 [−1.500, −0.750] −1.010" in text_of(page)
+
+
+def test_an_older_run_says_what_it_lacks(page):
+    text = text_of(page)
+    assert "This run judges no hypothesis" in text
+    assert "The run measured no regions" in text
+    assert "The run has no randomised models" in text
+    assert "it takes two models and a control" in text
+
+
+@pytest.fixture(scope="module")
+def findings_text(tmp_path_factory):
+    return text_of(page_of(make_run(tmp_path_factory.mktemp("more") / "run", more=True)))
+
+
+def test_hypotheses_with_verdicts_in_words(findings_text):
+    assert "Supported (plain): the interval lies above 0.5 Quantity removing <border> and corners" in findings_text
+    assert "Effect +1.750 [+1.250, +2.250] log-odds; margin 0.50; 1 models, 60 images, 50 patients" in findings_text
+    assert "Test sign-flip: p 0.001, p_holm 0.002 in the family H1, H2 and H3 | plain (2)" in findings_text
+    assert "focus border, FP less TP plain +0.125 share 1 / 60 / 50" in findings_text
+    assert "This run has no verdict on H2." in findings_text
+    assert "Undecided (plain): there are no lung masks" in findings_text
+    assert "nan" not in findings_text.lower().split()
+
+
+def test_the_sign_under_every_choice(findings_text):
+    up, down = "\N{BLACK UP-POINTING TRIANGLE}", "\N{BLACK DOWN-POINTING TRIANGLE}"
+    # probability, all and matched; log-odds, all and matched
+    assert (
+        f"pneumonia mean 0.5 {down} −0.064 [−0.114, −0.014] n = 60 −0.064 n = 60 {up} +1.500 [+1.450, +1.550] n = 60 "
+        "+1.500 n = 60"
+    ) in findings_text
+    assert "Of 8 cells, 3 lie wholly above 0 (the first bucket falls further), 1 wholly below" in findings_text
+    assert "scale logodds prob 4 2 (50%) 1 (25%)" in findings_text
+    assert "level 0.25 0.5 4 2 (50%) 1 (25%)" in findings_text
+
+
+def test_deletion_as_the_study_did_it(findings_text):
+    assert "Deletion at level 0.25 by gradcam" in findings_text
+    # gradcam, TP, drop at 0.25 (fourth metric), in probability and log-odds; value 0.5 + i never falls below 0
+    assert "TP 2 (1) −1.131 −1.130 0 of 2" in findings_text
+    assert "TP minus FP 60 (55) +0.125 [+0.075, +0.175] +1.250 [+1.200, +1.300]" in findings_text
+
+
+def test_regions_truth_and_randomised_models(findings_text):
+    assert "border mean all 36.0% 6 (6) +3.500 +1.000 +2.500" in findings_text
+    assert "border mean FP 36.0% 1 (1) +3.000 +1.000 +2.000" in findings_text
+    assert "equalize all 6 (6) −0.250 +0.500" in findings_text
+    assert "marker without its marker mean 6 1.00 100%" in findings_text
+    assert "gradcam weights randomised down to fc 2 (2) 0.750 0.250 0.375 +0.062 −0.150" in findings_text
 
 
 def test_one_order_has_no_abpc_no_maps_no_gallery_no_errors_no_list(tmp_path):
@@ -236,7 +354,10 @@ def test_one_order_has_no_abpc_no_maps_no_gallery_no_errors_no_list(tmp_path):
 def test_missing_values_two_rules_and_a_given_model(tmp_path):
     out = make_run(tmp_path / "run", null_map=True, given=True, rules=("pneumonia", "predicted"))
     page = page_of(out)
-    assert "study gradcam NORMAL 3 0 0 0.25 3 0 0 study gradcam PNEUMONIA 6 1 0 0.25 5 0 0" in text_of(page)
+    text = text_of(page)
+    # maps, border, localized, diffuse, degenerate, four shares of mass, constant, not finite, ties
+    assert "gradcam all 6 0 (0%) 5 (83%) 0 (0%) 0 (0%) – – – – 0 1 0.25" in text
+    assert "target rule predicted What the maps look like" in text
     assert "study plain – given – – – yes" in text_of(page)
     assert "1 images without a finite map are missing from the map" in page
     assert "target rule predicted" in page
@@ -272,14 +393,14 @@ def test_a_wrong_path_is_one_sentence(kind, tmp_path, capsys):
 
 
 def test_numbers():
-    assert report.number(-0.0004, sign=True) == "−4e−04"
-    assert report.number(0.0, sign=True) == "0.000"
-    assert report.number(0.0005, sign=True) == "+0.001"
-    assert report.number(-1.5) == "−1.500"
-    assert report.number(None) == report.number(float("nan")) == "–"
-    assert report.interval(0.5, None, None) == "0.500"
-    assert report.p_text(0.0001) == "<0.001"
-    assert report.p_text(0.9999) == "1.000"
+    assert page_.number(-0.0004, sign=True) == "−4e−04"
+    assert page_.number(0.0, sign=True) == "0.000"
+    assert page_.number(0.0005, sign=True) == "+0.001"
+    assert page_.number(-1.5) == "−1.500"
+    assert page_.number(None) == page_.number(float("nan")) == "–"
+    assert page_.interval(0.5, None, None) == "0.500"
+    assert page_.p_text(0.0001) == "<0.001"
+    assert page_.p_text(0.9999) == "1.000"
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
