@@ -120,19 +120,12 @@ def passes(sweep: Sweep, size: int) -> tuple[int, str]:
         for kind in (perturb.SHARED_CONTROLS, perturb.MAP_CONTROLS)
     )
     if not test.controls:  # nothing to compare with, so nothing is scored
-        return 2 + (1 + layers) * explain, f"1 untouched + 1 filled + {1 + layers} models x {explain} to explain"
+        return 1 + (1 + layers) * explain, f"1 untouched + {1 + layers} models x {explain} to explain"
     total = 2 + curve * (shared + layers * maps * (1 + own)) + (1 + layers) * explain
     return total, (
         f"1 untouched + 1 filled + {curve} (orders x levels) x ({shared} shared rankings + {layers} layers x {maps} "
         f"explainers x (1 map + {own} controls made from it)) + {1 + layers} models x {explain} to explain"
     )
-
-
-def metric(sweep: Sweep) -> str:
-    """What ``gap`` is of: abpc, or the one area that the sweep measures."""
-    if len(sweep.perturb.orders) == 2:
-        return "abpc"
-    return {"morf": "deletion_auc", "lerf": "insertion_auc"}[sweep.perturb.orders[0]]
 
 
 def shuffled_models(trials: pd.DataFrame) -> list[tuple[str, str, int]]:

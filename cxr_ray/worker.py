@@ -501,7 +501,7 @@ class _Work:
     def sanity(self, explainer: str, randomised: Sequence[tuple[str, Classifier]]) -> list[pa.Table]:
         """Rows of ``sanity``: maps of each randomised model beside this one's, and through the test on this one."""
         own = self.maps(explainer, self.model).own.cpu().numpy()
-        metric, control = sanity.metric(self.sweep), next(iter(self.sweep.controls), None)
+        metric, control = faithfulness.primary(self.sweep.perturb.orders), next(iter(self.sweep.controls), None)
         tables = []
         for layer, model in randomised:
             maps = self.maps(explainer, model)
