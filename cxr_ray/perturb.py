@@ -74,7 +74,15 @@ def rank(maps_NU: Tensor, ties_NU: Tensor) -> Tensor:
 
 def rank_on(maps_NSS: Tensor, ties_NSS: Tensor, g: int) -> Tensor:
     """Places of the cells of a g x g grid by the maps' means over them, int32 [N, g * g]."""
-    return rank(cell_means(maps_NSS, g).flatten(1), cell_means(ties_NSS, g).flatten(1))
+    means = cell_means(maps_NSS, g)
+    means = means if g == maps_NSS.shape[-1] else _rounded(means)
+    return rank(means.flatten(1), cell_means(ties_NSS, g).flatten(1))
+
+
+def _rounded(maps_NVV: Tensor) -> Tensor:
+    """To 2^-16 of each map's largest magnitude: values equal but for the order of a sum tie, on every batch alike."""
+    step = maps_NVV.abs().amax((1, 2), keepdim=True) * 2.0**-16
+    return torch.where(step > 0, torch.round(maps_NVV / step) * step, 0.0)
 
 
 def tie_fields(ids: Sequence[str], seed: int, size: int, device: torch.device | str = "cpu") -> Tensor:
@@ -86,7 +94,8 @@ def at_size(maps_NVV: Tensor, size: int) -> Tensor:
     """Maps at image size, [N, size, size]; a constant one is zero, since upsampling may round it apart."""
     flat = maps_NVV.flatten(1)
     constant = flat.amax(1) == flat.amin(1)
-    return torch.where(constant[:, None, None], 0.0, upsample(maps_NVV, size))
+    full = maps_NVV if maps_NVV.shape[-1] == size else _rounded(upsample(maps_NVV, size))
+    return torch.where(constant[:, None, None], 0.0, full)
 
 
 def _places(order_NU: Tensor) -> Tensor:
