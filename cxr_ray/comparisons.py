@@ -181,12 +181,10 @@ def curve_figure(shown: Loaded, trial_id: str, explainer: str, s: Setting, part:
     lost = max(counts.values()) - counts["none"]
     note = f" {lost} images without a finite map are missing from the map's line, but not from every control's."
     caption = (
-        f"{explainer}, model {trial_id}; {s}; levels {', '.join(f'{x:g}' for x in shown.levels)} and the ends 0 and 1. "
-        "Line: mean over images of the map's curve. Band: smallest to largest draw of a control, each a mean over "
-        "images "
-        "(how far draws differ, not an interval over patients). Deletion: a curve below the control's is more "
-        "faithful; "
-        "insertion: above."
+        f"{explainer}, model {trial_id}; {s}; levels {', '.join(f'{x:g}' for x in shown.levels)} and the ends 0 and "
+        "1. Line: mean over images of the map's curve. Band: smallest to largest draw of a control, each a mean "
+        "over images (how far draws differ, not an interval over patients). Deletion: a curve below the control's "
+        "is more faithful; insertion: above."
     )
     return shown.picture(
         figures.curves(part, shown.controls, f"{trial_id}, {explainer}: mean over images\n{s}"), inline,
@@ -246,9 +244,9 @@ def signs(shown: Loaded, trial_id: str) -> Iterator[Block]:
         f"Which choice turns the sign: pairs of cells that differ in one choice alone; {where}. Clearly: both "
         "intervals "
         "lie wholly on opposite sides of 0.", ["choice", "from", "to", "pairs", "sign of the mean turns", "clearly"],
-        [[names_of.get(r.axis, r.axis), r.a, r.b, str(r.pairs), page.share(r.turned, r.pairs), page.share(r.clearly,
-         r.pairs)]
-         for r in turns.itertuples()],
+        [[names_of.get(r.axis, r.axis), r.a, r.b, str(r.pairs), page.share(r.turned, r.pairs),
+          page.share(r.clearly, r.pairs)]
+         for r in findings.rows_of(turns)],
     )  # fmt: skip
 
 
@@ -264,11 +262,10 @@ def ranking(shown: Loaded, trial_id: str) -> Iterator[Block]:
         for r in taus.itertuples()
     ]  # fmt: skip
     yield page.table(
-        f"Does the ranking of explainers by mean gap survive a change of one choice? Kendall's tau (1: the same "
-        "ranking, "
-        f"0: unrelated, −1: reversed) of the two rankings, over the settings of all other choices; model {trial_id}, "
-        f"bucket all, metric {shown.primary} (choice level: drop). Controls that no explainer enters (pixel_random, "
-        "cell_random, smooth_random) rank explainers alike by construction.",
+        "Does the ranking of explainers by mean gap survive a change of one choice? Kendall's tau (1: the same "
+        "ranking, 0: unrelated, −1: reversed) of the two rankings, over the settings of all other choices; model "
+        f"{trial_id}, bucket all, metric {shown.primary} (choice level: drop). Controls that no explainer enters "
+        "(pixel_random, cell_random, smooth_random) rank explainers alike by construction.",
         ["choice", "from", "to", "mean tau", "smallest to largest", "settings", "explainers"], rows,
     )  # fmt: skip
 
@@ -295,9 +292,8 @@ def regions(shown: Loaded, trial_id: str) -> Iterator[Block]:
     edits = means[means["fill"] == "edit"]
     if len(edits):
         yield page.table(
-            f"Edits of the whole image: score of the untouched image less that of the edited one [95% interval]; "
-            f"{where}. "
-            "Above 0: the edit lowered the target's score; below 0: it raised it. There is no control.",
+            "Edits of the whole image: score of the untouched image less that of the edited one [95% interval]; "
+            f"{where}. Above 0: the edit lowered the target's score; below 0: it raised it. There is no control.",
             ["edit", "bucket", "images (patients)", "effect, log-odds", "effect, probability"],
             [[r["region"], r["bucket"], f"{r['n']} ({r['n_patients']})", *(page.bounds(r,
              f"effect_{x}") for x in SCALES)]
@@ -311,9 +307,8 @@ def regions(shown: Loaded, trial_id: str) -> Iterator[Block]:
             f"{trial_id}: region effects against the causal truth, log-odds of the target"),
             True, f"truth-{trial_id}.png", f"Region effects against the causal truth on phantoms, model {trial_id}",
             "One point an image. Across: log-odds of the target of the image less those of the same phantom drawn "
-            "again "
-            "without the thing (or with the other glyph). Up: what the tool measures by filling the region;"
-                f" target rule {rule}.",
+            "again without the thing (or with the other glyph). Up: what the tool measures by filling the region; "
+            f"target rule {rule}.",
         )  # fmt: skip
         yield page.table(
             f"Agreement with the causal truth, log-odds; {where}.",
@@ -333,9 +328,9 @@ def region_table(shown: Loaded, means: pd.DataFrame, scale: str, where: str) -> 
     draws = means["draws"].max()
     caption = (
         f"Effect of filling a region, {SCALES[scale]} of the target (untouched less filled) [95% interval]; {where}; "
-        f"level: the region's own area. Matched control: the same area and shape elsewhere, mean of "
-        f"{page.number(draws, 0)} "
-        "draws. Above 0: the target's score fell; difference above 0: it fell further than under the control."
+        "level: the region's own area. Matched control: the same area and shape elsewhere, mean of "
+        f"{page.number(draws, 0)} draws. Above 0: the target's score fell; difference above 0: it fell further than "
+        "under the control."
     )
     head = [
         "region",
@@ -378,10 +373,9 @@ def sanity(shown: Loaded, trial_id: str) -> Iterator[Block]:
             f"{trial_id}: maps of a randomised model, target rule {rule}"),
             True, f"sanity-{trial_id}.png", f"Similarity and gap of maps as weights are randomised, model {trial_id}",
             "Left and middle: likeness to the trained model's own map (1: nothing changed, so the map does not "
-            "depend on the "
-            "weights). Right: the randomised model's map put through the same test on the trained model; none: the "
-            "trained "
-            "model's own map. Mean and 95% interval over patients (no bar: under 20 patients).",
+            "depend on the weights). Right: the randomised model's map put through the same test on the trained "
+            "model; none: the trained model's own map. Mean and 95% interval over patients (no bar: under 20 "
+            "patients).",
         )  # fmt: skip
     setting = ""
     if len(measured):
@@ -411,13 +405,12 @@ def accuracy(shown: Loaded) -> list[Block]:
     f"{one['target_rule']}, "
              "bucket all, to the strongest control measured")  # fmt: skip
     correlations = agreement.rank_correlations(models)
-    said = {(r.explainer, r.performance): r.text for r in correlations.itertuples()}
+    said = {(r.explainer, r.performance): r.text for r in findings.rows_of(correlations)}
     blocks.append(shown.picture(
         figures.accuracy(models, lambda e: said[e, "accuracy"], "Does faithfulness track accuracy? One point a model"),
         True, "accuracy.png", "Gap to the strongest control against accuracy, one point a model",
         f"Across: accuracy on test at 0.5; up: {where}. Lines: 95% intervals over patients of each. Above 0: more "
-        "faithful "
-        "than the control.",
+        "faithful than the control.",
     ))  # fmt: skip
     rows = [[r.explainer, r.control, r.performance, str(r.n), page.number(r.rho, 2, True), page.p_text(r.p),
              {"text": r.text, "wrap": True}] for r in correlations.itertuples()]  # fmt: skip
@@ -466,7 +459,7 @@ def _sign(r: Any) -> Block | str:
     return {"text": mark + page.interval(r.mean, r.lower, r.upper, sign=True), "sub": f"n = {r.n}", "look": look}
 
 
-def _range(r: Mapping[str, Any], name: str, sign: bool) -> str:
+def _range(r: Mapping[Any, Any], name: str, sign: bool) -> str:
     low, high = (page.number(r[f"{name}_{end}"], sign=sign) for end in ("low", "high"))
     return page.number(r[name], sign=sign) + (f" ({low} to {high})" if r["models"] > 1 else "")
 

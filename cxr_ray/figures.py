@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cxr_ray.findings import rows_of
 from cxr_ray.regions import FOCUS
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
@@ -104,14 +105,14 @@ def forest(part: pd.DataFrame, controls: Sequence[str], explainers: Sequence[str
     rows = -(-len(controls) // columns)
     figure = Figure(figsize=(2.2 + 2.2 * columns, 1.2 + rows * (0.6 + 0.2 * len(keys))), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    n = {(str(r.explainer), str(r.bucket)): r.n for r in part.itertuples()}
+    n = {(str(r.explainer), str(r.bucket)): r.n for r in rows_of(part)}
     for i, ax in enumerate(axes.flat):
         if i >= len(controls):
             ax.set_axis_off()
             continue
         of_control = part[part["control"] == controls[i]]
         _rows_axis(ax, [f"{'  '.join(key)}, n = {n[key]}" for key in keys], [k[0] for k in keys])
-        for r in of_control.itertuples():
+        for r in rows_of(of_control):
             y, colour = keys.index((r.explainer, r.bucket)), COLOURS[explainers.index(r.explainer) % 7]
             _point(ax, y, (r.mean, r.lower, r.upper), colour)
         _zero(ax)
@@ -225,7 +226,7 @@ def signs(cells: pd.DataFrame, title: str) -> Figure:
     for ax, (scale, contrast) in zip(axes, panels, strict=True):
         _rows_axis(ax, [f"{rule}, {fill}, {level:g}" for rule, fill, level in rows], [r[:2] for r in rows])
         part = cells[(cells["scale"] == scale) & (cells["contrast_of"] == contrast)]
-        for r in part.itertuples():
+        for r in rows_of(part):
             y = rows.index((r.target_rule, r.fill, r.level)) + (0.18 if r.matched else -0.18)
             colour = COLOURS[0] if r.sign > 0 else COLOURS[1] if r.sign < 0 else "0.5"
             _point(ax, y, (r.mean, r.lower, r.upper), colour, "s" if r.matched else "o", hollow=bool(r.matched))
@@ -376,7 +377,7 @@ def accuracy(models: pd.DataFrame, words: Callable[[str], str], title: str) -> F
     return figure
 
 
-def verdicts(rows: Iterable[Mapping[str, Any]]) -> Figure:
+def verdicts(rows: Iterable[Mapping[Any, Any]]) -> Figure:
     """Each judged hypothesis on an axis of its own: effect, interval, and the side of its line that would support it.
 
     ``rows``: of the table, with line (what the interval is judged against) and side (1: above supports, -1: below).

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,11 @@ def of_rule(frame: pd.DataFrame, test: pd.DataFrame, rule: str) -> pd.DataFrame:
     known = test[["image_id", "outcome", "predicted"]].rename(columns={"predicted": "chosen"})
     frame = frame.drop(columns="outcome", errors="ignore").merge(known, on="image_id")
     return frame[frame["target"] == (1 if rule == "pneumonia" else frame["chosen"])].drop(columns="chosen")
+
+
+def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows, a column an attribute; their types are the tables', which pandas does not know."""
+    yield from frame.itertuples()
 
 
 def by_bucket(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -40,7 +40,7 @@ def value(r: Any, sign: bool = True) -> str:
     return interval(r.mean, r.lower, r.upper, sign=sign)
 
 
-def bounds(r: Mapping[str, Any], name: str, sign: bool = True) -> str:
+def bounds(r: Mapping[Any, Any], name: str, sign: bool = True) -> str:
     """A column of a record with those of its bounds."""
     return interval(r[name], r[f"{name}_lower"], r[f"{name}_upper"], sign=sign)
 

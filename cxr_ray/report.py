@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import pyarrow as pa
 
-from cxr_ray import comparisons, page, results, study
+from cxr_ray import comparisons, findings, page, results, study
 from cxr_ray.agreement import STRONGEST
 from cxr_ray.loaded import WHOLE_MODELS, Loaded
 from cxr_ray.page import Block
@@ -81,9 +81,9 @@ def headlines(shown: Loaded) -> Iterator[str]:
         false = (shown.test_of(trial_id)["outcome"] == "FP").sum()
         yield (
             f"Performance of {trial_id} on test: accuracy "
-            f"{page.interval(r.accuracy, r.accuracy_lower, r.accuracy_upper)}"
-            f", AUROC {page.interval(r.auroc, r.auroc_lower, r.auroc_upper)}; {false} of {negative} NORMAL images are "
-            "called PNEUMONIA."
+            f"{page.interval(r.accuracy, r.accuracy_lower, r.accuracy_upper)}, AUROC "
+            f"{page.interval(r.auroc, r.auroc_lower, r.auroc_upper)}; {false} of {negative} NORMAL images are called "
+            "PNEUMONIA."
         )
     judged = shown.optional("hypotheses")
     for r in judged[judged["role"] == "verdict"].itertuples() if len(judged) else []:
@@ -106,7 +106,7 @@ def headlines(shown: Loaded) -> Iterator[str]:
             f"and {drop['FP', 'logodds']}."
         )
     area = mine[(mine["metric"] == shown.primary) & (mine["scale"] == "logodds") & (mine["control"] != "none")]
-    for r in sorted(area.itertuples(), key=lambda r: page.strength(r.control))[:1]:
+    for r in sorted(findings.rows_of(area), key=lambda r: page.strength(r.control))[:1]:
         clear = "clear of 0" if r.lower > 0 or r.upper < 0 else "holding 0" if r.lower <= 0 else "without interval"
         yield (
             f"{shown.main} against {r.control}, the strongest control measured: gap in {shown.primary} "
@@ -144,8 +144,7 @@ def limits(shown: Loaded) -> Iterator[str]:
     yield (
         f"Levels {', '.join(f'{x:g}' for x in shown.levels)}; fills {', '.join(perturb['fills'])}; grids "
         f"{', '.join(str(g) for g in perturb['grids'])}; targets {', '.join(shown.sweep['explain']['targets'])}. "
-        "Results may "
-        "differ under others: see how far they do among these."
+        "Results may differ under others: see how far they do among these."
     )  # fmt: skip
     missing = [c for c in STRONGEST if c not in shown.controls]
     if missing:
@@ -155,11 +154,9 @@ def limits(shown: Loaded) -> Iterator[str]:
         shares = valid[valid["explainer"] == shown.main].groupby("fill")["baseline_valid"].mean()
         told = ", ".join(f"{fill} {share:.0%}" for fill, share in shares.items())
         yield (
-            f"A filled image is a valid baseline (at least 1 log-odds below the untouched one) for this share of "
-            "images of "
-            f"{shown.models[0]}: {told or 'unknown'}. Elsewhere curves end on an image that the model still takes "
-            "for the "
-            "target; gaps share that end, absolute areas do not."
+            "A filled image is a valid baseline (at least 1 log-odds below the untouched one) for this share of "
+            f"images of {shown.models[0]}: {told or 'unknown'}. Elsewhere curves end on an image that the model "
+            "still takes for the target; gaps share that end, absolute areas do not."
         )
     yield (
         "Filled images are unlike any X-ray: part of every change is the model's answer to the fill. Gaps share it, "
@@ -167,23 +164,20 @@ def limits(shown: Loaded) -> Iterator[str]:
     )
     yield (
         "A gap says that filling what the map ranks high changes the score more than the control does. It does not "
-        "say that "
-        "the model looks at disease."
+        "say that the model looks at disease."
     )
     if "pixel" in [str(g) for g in perturb["grids"]]:
         yield (
             "On grid pixel a rough map (gradients, say) fills scattered pixels and so changes texture everywhere, "
-            "which alone "
-            "can move the score, and move it against one control more than against another. Compare explainers with "
-            "each "
+            "which alone can move the score, and move it against one control more than against another. Compare "
+            "explainers with each "
             "other on a grid of cells" + (", which this run does not have" if len(perturb["grids"]) == 1 else "")
             + "; look at the curves, not at the area alone."
         )  # fmt: skip
     yield "Under 19 draws an image has no p-value of its own. Under 20 patients a bucket has no interval."
     yield (
         "Holm's correction holds within one model, bucket, target rule, grid, fill, metric, level and scale; a page "
-        "full of "
-        "tables holds many such families. H1 to H3 are a family of their own."
+        "full of tables holds many such families. H1 to H3 are a family of their own."
     )
     if len(shown.summary):
         how = shown.summary.iloc[0]

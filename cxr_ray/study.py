@@ -152,13 +152,13 @@ def gallery(shown: Loaded, trial_id: str) -> Iterator[Block]:
     if inline:
         shown.store.write(galleries.encode(galleries.legend(signed), "PNG"), "galleries", "legend.png")
         yield {"kind": "legend", "png": page.base64_of(galleries.encode(galleries.legend(signed), "PNG"))}
-    for bucket, members, ids in found:
+    for bucket, count, ids in found:
         if not ids:
             continue
         cards = [card(shown, trial_id, bucket, k, i, test.loc[i], maps, measured, signed, inline)
                  for k, i in enumerate(ids, 1)]  # fmt: skip
         among = "test images" if bucket == "random" else f"images that are {bucket}"
-        caption = f"{bucket}: {len(ids)} of {members} {among}, model {trial_id}"
+        caption = f"{bucket}: {len(ids)} of {count} {among}, model {trial_id}"
         yield {"kind": "cards", "title": caption, "cards": cards, "inline": inline}
 
 
@@ -215,8 +215,7 @@ def hypotheses(shown: Loaded) -> list[Block]:
             figures.verdicts(drawn.to_dict("records")), True, "hypotheses.png",
             "Effect of each hypothesis with its interval and margin",
             "Effect with its 95% interval (cross: no interval). Dashed: the line that the whole interval must pass, "
-            "the "
-            "margin (H3: chance and margin); blue: the side that supports the hypothesis. Each has its own unit.",
+            "the margin (H3: chance and margin); blue: the side that supports the hypothesis. Each has its own unit.",
         ))  # fmt: skip
     for name in dict.fromkeys([*QUESTIONS, *table["hypothesis"]]):
         mine = judged[judged["hypothesis"] == name]
@@ -272,9 +271,8 @@ def deletion(shown: Loaded, trial_id: str) -> Iterator[Block]:
         figures.deletion(own, drawn, controls, f"{trial_id}, {shown.main}: drop at level {shown.level:g}\n{s}"), True,
         f"deletion-{trial_id}.png", f"Drop at level {shown.level:g} by bucket, model {trial_id}",
         f"Score of the untouched image less that with the first {shown.level:.0%} of units filled, {shown.main}, "
-        f"{s}. Right "
-        "of 0: the score fell. Grey: single images, all of them; black: mean of the map with its 95% interval over "
-        "patients (a cross under 20 patients); open marks: mean drop of each control's draws.",
+        f"{s}. Right of 0: the score fell. Grey: single images, all of them; black: mean of the map with its 95% "
+        "interval over patients (a cross under 20 patients); open marks: mean drop of each control's draws.",
     )  # fmt: skip
     up = own[own["scale"] == "prob"].assign(up=lambda d: d["value"] < 0)
     rises = {b: f"{int(part['up'].sum())} of {part['value'].notna().sum()}" for b, part in findings.by_bucket(up)}
