@@ -349,7 +349,7 @@ class _Report:
         total = pa.table(
             {
                 **{k: pa.array([], pa.string()) for k in keys},
-                **{k: pa.array([], pa.float64()) for k in ("logodds", "prob", "n")},
+                **{k: pa.array([], pa.float64()) for k in ("draw", "level_done", "logodds", "prob", "n")},
             }
         ).to_pandas()
         for batch in self.run.dataset("curves").to_batches(
