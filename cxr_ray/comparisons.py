@@ -154,7 +154,7 @@ def curve_means(shown: Loaded, trial_id: str, explainer: str, test: pd.DataFrame
     total = pa.table(
         {
             **{k: pa.array([], pa.string()) for k in keys},
-            **{k: pa.array([], pa.float64()) for k in ("logodds", "prob", "n")},
+            **{k: pa.array([], pa.float64()) for k in ("draw", "level_done", "logodds", "prob", "n")},
         }
     ).to_pandas()
     for batch in shown.run.dataset("curves").to_batches(
