@@ -26,8 +26,8 @@ from cxr_ray.models import Classifier
 from cxr_ray.phantoms import Phantom, render
 from cxr_ray.worker import Block, Subject, Worker
 
-SIZE, TRAIN, EPOCHS = 64, 320, 6
-POOL, MOST = 400, 60  # test images, and false positives that are looked at
+SIZE, TRAIN, EPOCHS = 64, 320, 5
+POOL, MOST = 300, 40  # test images, and false positives that are looked at
 FILLS = ["mean", "blur", "linear"]  # H1 is judged by the first, as in a sweep; by the others beside
 
 
@@ -65,7 +65,7 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], fills: list
             "perturb": {"grids": ["7"], "fills": sorted(fills, key=lambda f: f != first), "levels": [0.5],
                         "orders": ["morf"]},
             "controls": {},
-            "regions": {"names": ["border", "corners", "marker"], "draws": 9},
+            "regions": {"names": ["border", "corners", "marker"], "draws": 5},
             "sanity": None,
         })  # fmt: skip
 
