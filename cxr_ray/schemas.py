@@ -237,7 +237,7 @@ FAITHFULNESS = Table(
             "one-sided, on log-odds: (1 + draws as extreme) / (1 + p_draws), or extreme / p_draws where sequential "
             "draws were stopped; null under 19 draws",
         ),
-        "p_draws": ("small", "draws behind p_value: n_draws, or as many as sequential draws took; null without p_value"),
+        "p_draws": ("small", "draws behind p_value: n_draws, or more where sequential; null without p_value"),
         "score_full": ("float", "score of the wholly filled image, on this row's scale"),
         "baseline_valid": ("bool", "the filled image is at least 1 log-odds below the untouched one"),
     },
