@@ -244,8 +244,9 @@ def signs(shown: Loaded, trial_id: str) -> Iterator[Block]:
     names_of = {"contrast_of": "contrast", "target_rule": "target rule", "matched": "matched on log-odds"}
     yield page.table(
         f"Which choice turns the sign: pairs of cells that differ in one choice alone; {where}. Clearly: both "
-        "intervals lie wholly on opposite sides of 0. All of TP and FP are predicted PNEUMONIA, so their contrast is the "
-        "same under both target rules.", ["choice", "from", "to", "pairs", "sign of the mean turns", "clearly"],
+        "intervals lie wholly on opposite sides of 0. TP and FP are all predicted PNEUMONIA, so their "
+        "contrast is the same under both target rules.",
+        ["choice", "from", "to", "pairs", "sign of the mean turns", "clearly"],
         [[names_of.get(r.axis, r.axis), r.a, r.b, str(r.pairs), page.share(r.turned, r.pairs),
           page.share(r.clearly, r.pairs)]
          for r in findings.rows_of(turns)],

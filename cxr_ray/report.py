@@ -184,7 +184,8 @@ def limits(shown: Loaded) -> Iterator[str]:
         how = shown.summary.iloc[0]
         yield (
             f"Intervals of drops and gaps: {how['ci_method'] or 'bootstrap over patients'}, "
-            f"{page.number(how['n_boot'], 0)} samples; of regions and sanity: {CI_METHOD}, 1000 samples. They cover the choice of patients, not of training seeds."
+            f"{page.number(how['n_boot'], 0)} samples; of regions and sanity: {CI_METHOD}, 1000 samples. They cover "
+            "the choice of patients, not of training seeds."
         )
     sanity = shown.sweep.get("sanity")
     if sanity:
