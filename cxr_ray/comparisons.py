@@ -204,9 +204,11 @@ def signs(shown: Loaded, trial_id: str) -> Iterator[Block]:
     cells = findings.sign_cells(summary)
     if cells.empty:
         return
-    cells["fill"] = pd.Categorical(cells["fill"], shown.sweep["perturb"]["fills"], ordered=True)
-    cells["target_rule"] = pd.Categorical(cells["target_rule"], shown.sweep["explain"]["targets"], ordered=True)
-    cells = cells.sort_values(["target_rule", "fill", "level"], kind="stable")
+    fills, rules = shown.sweep["perturb"]["fills"], shown.sweep["explain"]["targets"]
+    order = {name: i for i, name in enumerate([*fills, *rules])}
+    cells = cells.sort_values(
+        ["target_rule", "fill", "level"], key=lambda c: c if c.name == "level" else c.map(order), kind="stable"
+    )
     where = f"{shown.main}, grid {shown.first.grid}, model {trial_id}, control none"
     counts = [int((cells["sign"] == x).sum()) for x in (1, -1, 0)] + [int(cells["sign"].isna().sum())]
     yield page.text(
@@ -242,8 +244,9 @@ def signs(shown: Loaded, trial_id: str) -> Iterator[Block]:
     names_of = {"contrast_of": "contrast", "target_rule": "target rule", "matched": "matched on log-odds"}
     yield page.table(
         f"Which choice turns the sign: pairs of cells that differ in one choice alone; {where}. Clearly: both "
-        "intervals "
-        "lie wholly on opposite sides of 0.", ["choice", "from", "to", "pairs", "sign of the mean turns", "clearly"],
+        "intervals lie wholly on opposite sides of 0. TP and FP are all predicted PNEUMONIA, so their "
+        "contrast is the same under both target rules.",
+        ["choice", "from", "to", "pairs", "sign of the mean turns", "clearly"],
         [[names_of.get(r.axis, r.axis), r.a, r.b, str(r.pairs), page.share(r.turned, r.pairs),
           page.share(r.clearly, r.pairs)]
          for r in findings.rows_of(turns)],

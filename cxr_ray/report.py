@@ -21,6 +21,7 @@ from cxr_ray import comparisons, findings, page, results, study
 from cxr_ray.agreement import STRONGEST
 from cxr_ray.loaded import WHOLE_MODELS, Loaded
 from cxr_ray.page import Block
+from cxr_ray.stats import CI_METHOD
 from cxr_ray.summary import VALID_SHARE
 from cxr_ray.tables import Store
 
@@ -182,8 +183,9 @@ def limits(shown: Loaded) -> Iterator[str]:
     if len(shown.summary):
         how = shown.summary.iloc[0]
         yield (
-            f"Intervals of drops, gaps and regions: {how['ci_method'] or 'bootstrap over patients'}, "
-            f"{page.number(how['n_boot'], 0)} samples. They cover the choice of patients, not of training seeds."
+            f"Intervals of drops and gaps: {how['ci_method'] or 'bootstrap over patients'}, "
+            f"{page.number(how['n_boot'], 0)} samples; of regions and sanity: {CI_METHOD}, 1000 samples. They cover "
+            "the choice of patients, not of training seeds."
         )
     sanity = shown.sweep.get("sanity")
     if sanity:
