@@ -713,7 +713,7 @@ def print_summary(out: str, write: Callable[[str], None] = say) -> None:
         variant = trials["variant"][r["trial_id"]]
         write(f"  {r['trial_id']:<26}{variant:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}")
     frame = run_.pandas("summary")
-    if not frame.empty:
+    if (frame["control"] != "none").any():
         _print_gaps(frame, write)
     errors = run_.pandas("errors")
     write(f"\nErrors: {len(errors)}" + (" (table errors)" if len(errors) else ""))
@@ -737,13 +737,13 @@ def _print_gaps(frame: pd.DataFrame, write: Callable[[str], None]) -> None:
         f"grid {grid}, fill {first['fill']}, target {first['target_rule']}:"
     )
     controls = list(dict.fromkeys(rows["control"]))
-    write(f"  {'variant':<14}{'explainer':<22}{'bucket':<8}{'n':>5}  " + "".join(f"{c:<26}" for c in controls))
-    for (_, explainer, bucket), part in rows.groupby(["trial_id", "explainer", "bucket"], sort=False):
+    write(f"  {'model':<26}{'explainer':<22}{'bucket':<8}{'n':>5}  " + "".join(f"{c:<26}" for c in controls))
+    for (trial_id, explainer, bucket), part in rows.groupby(["trial_id", "explainer", "bucket"], sort=False):
         cells = {
             r.control: _interval(r.mean, r.lower, r.upper) + ("*" if r.p_holm < 0.05 else "") for r in part.itertuples()
         }
         one = part.iloc[0]
-        write(f"  {one['variant']:<14}{explainer:<22}{bucket:<8}{one['n']:>5}  "
+        write(f"  {trial_id:<26}{explainer:<22}{bucket:<8}{one['n']:>5}  "
               + "".join(f"{cells.get(c, ''):<26}" for c in controls))  # fmt: skip
     write("  * p < 0.05 after Holm's correction (sign-flip over patients). No interval under 20 patients.")
 
