@@ -80,7 +80,10 @@ def rank_on(maps_NSS: Tensor, ties_NSS: Tensor, g: int) -> Tensor:
 
 
 def _rounded(maps_NVV: Tensor) -> Tensor:
-    """To 2^-16 of each map's largest magnitude: values equal but for the order of a sum tie, on every batch alike."""
+    """To 2^-16 of each map's largest magnitude: cells equal but for the order of a sum tie, on every batch alike.
+
+    Not for pixels: so many values would tie that are apart, and a pair of pixels in the other order changes little.
+    """
     step = maps_NVV.abs().amax((1, 2), keepdim=True) * 2.0**-16
     return torch.where(step > 0, torch.round(maps_NVV / step) * step, 0.0)
 
@@ -94,8 +97,7 @@ def at_size(maps_NVV: Tensor, size: int) -> Tensor:
     """Maps at image size, [N, size, size]; a constant one is zero, since upsampling may round it apart."""
     flat = maps_NVV.flatten(1)
     constant = flat.amax(1) == flat.amin(1)
-    full = maps_NVV if maps_NVV.shape[-1] == size else _rounded(upsample(maps_NVV, size))
-    return torch.where(constant[:, None, None], 0.0, full)
+    return torch.where(constant[:, None, None], 0.0, upsample(maps_NVV, size))
 
 
 def _places(order_NU: Tensor) -> Tensor:
