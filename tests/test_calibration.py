@@ -5,8 +5,13 @@ import pytest
 from benchmarks import calibration
 
 
+FALSE_ALARM = "H1 is supported where the marker does nothing: filling an edge costs log-odds for other reasons"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("shortcut", [True, False])
+@pytest.mark.parametrize(
+    "shortcut", [True, pytest.param(False, marks=pytest.mark.xfail(strict=True, reason=FALSE_ALARM))]
+)
 def test_h1_tells_a_working_shortcut_from_none(shortcut):
     found = calibration.calibrate(0, shortcut, fills=["linear"])
     h1 = found["verdicts"]["linear"]
