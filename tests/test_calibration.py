@@ -4,7 +4,6 @@ import pytest
 
 from benchmarks import calibration
 
-
 FALSE_ALARM = "H1 is supported where the marker does nothing: filling an edge costs log-odds for other reasons"
 
 
