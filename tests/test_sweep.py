@@ -29,6 +29,7 @@ TINY = {
     "perturb": {"grids": ["pixel", "7"], "fills": ["noise"], "levels": [0.5]},
     "controls": {"pixel_random": 1, "cell_random": 2, "shifted": 2},
     "regions": {"names": ["border", "outside_lungs", "marker", "opacity"], "draws": 1, "edits": ["paste_marker"]},
+    "sanity": {"images": 4, "layers": ["fc", "layer4"]},
 }
 
 
@@ -179,6 +180,7 @@ def test_resuming_a_finished_run_prints_its_table(trained, capsys):
     assert "another sweep" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path):
     file = given_sweep(tmp_path)
     outs = []
@@ -192,6 +194,7 @@ def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path):
         assert_same(first, other)
 
 
+@pytest.mark.slow
 def test_maps_of_other_images_are_the_same_after_an_interruption_and_for_two_workers(tmp_path, monkeypatch):
     from cxr_ray import pipeline
 
