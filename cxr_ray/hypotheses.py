@@ -24,6 +24,7 @@ import pandas as pd
 import scipy.stats
 from numpy.typing import NDArray
 
+from cxr_ray.agreement import STRONGEST
 from cxr_ray.classification import ECE_BINS, bins, thresholds
 from cxr_ray.config import Edit, Sweep
 from cxr_ray.schemas import HYPOTHESES
@@ -48,7 +49,6 @@ PAIR = ("plain", "balanced")
 MIN_SEEDS, MIN_DRAWS = 5, 39
 CHANCE = 0.05  # share of maps without information that beat their control at p <= 0.05
 IN_LUNGS = 0.5  # share of a plausible map's positive mass
-STRONGEST = ("other_image", "mean_map", "random_cam", "shifted", "smooth_random", "cell_random", "pixel_random")
 SEED_METHOD = "t with (seeds - 1) degrees of freedom, standard error by bootstrap over seeds and patients"
 SHARE_METHOD = "Korn-Graubard: exact binomial with the effective number of images, by patients"
 
@@ -380,7 +380,6 @@ def _h2(inputs: Inputs, test: pd.DataFrame, n_boot: int) -> list[dict[str, Any]]
     told["reason"] = _not_comparable(inputs.sweep, trials, by_seed)
     pairs = [(plain[0], balanced[0]) for plain, balanced in by_seed.values()]
     rows: list[dict[str, Any]] = []
-    rows = []
     for name, unit, table, statistic in _comparisons(inputs, test, pairs):
         estimate = _paired(table, statistic, len(pairs), inputs.sweep.seed, n_boot)
         if rows or told["reason"]:
