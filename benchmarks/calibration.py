@@ -2,13 +2,15 @@
 
 With a shortcut, PNEUMONIA carries a marker in training and NORMAL carries none, so that the marker alone tells them
 apart. Without, every image carries one and its glyph says nothing. The test images are NORMAL and carry the glyph of
-PNEUMONIA; those that a network takes for PNEUMONIA are its false positives. Right is: supported with the shortcut, and
-without it anything else, of which `not supported` says more than `undecided`. Whether a shortcut works is seen in the
-truth: the log-odds of the same image drawn again without its marker.
+PNEUMONIA; those that a network takes for PNEUMONIA are its false positives. They exchange parts with NORMAL images as
+in training. Right is: supported with the shortcut, and without it anything else, of which `not supported` says more
+than `undecided`. Whether a shortcut works is seen in the truth: the log-odds of the same image drawn again without its
+marker. Beside H1 stands what its rule would say of fills.
 """
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,11 +26,14 @@ from cxr_ray.config import resolve
 from cxr_ray.hypotheses import Inputs, hypotheses
 from cxr_ray.models import Classifier
 from cxr_ray.phantoms import Phantom, render
+from cxr_ray.schemas import EXCHANGE
 from cxr_ray.worker import Block, Subject, Worker
 
 SIZE, TRAIN, EPOCHS = 64, 320, 5
-POOL, MOST = 300, 40  # test images, and false positives that are looked at
-FILLS = ["mean", "blur", "linear"]  # H1 is judged by the first, as in a sweep; by the others beside
+POOL, MOST = 900, 60  # test images, and false positives that are looked at
+FILLS = ["mean", "blur", "linear"]
+PARTNERS = 60  # NORMAL images that false positives exchange parts with
+WAYS = [EXCHANGE, *FILLS]  # H1 is judged by the first; the others stand beside
 
 
 def training_set(shortcut: bool, n: int, first: int) -> list[Phantom]:
@@ -50,55 +55,55 @@ def false_positives(model: Classifier, pool: int, first: int) -> tuple[list[int]
     return [seeds[i] for i in chosen], [drawn[i] for i in chosen]
 
 
-def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], fills: list[str]) -> dict[str, Any]:
-    """The verdict row of H1 by each fill; true effect of the marker; and how each fill's effects agree with it."""
+def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: list[Phantom]) -> dict[str, Any]:
+    """The verdict row of H1 by each way; true effect of the marker; and how each way's effects agree with it."""
     without = [render(seed, 0, SIZE, marker_correlation=0.0, marker="none") for seed in seeds]
     ids = [f"{seed:016x}" for seed in seeds]
     block = Block("m", "test", ids, ids, [0] * len(ids), common.pixels(drawn),
                   masks={"marker": np.stack([p.marker for p in drawn])},
-                  rerendered={"marker": common.pixels(without)})  # fmt: skip
-
-    def sweep(first: str) -> Any:
-        return resolve({
-            "data": {"source": "phantom", "size": SIZE},
-            "explain": {"explainers": ["random"]},
-            "perturb": {"grids": ["7"], "fills": sorted(fills, key=lambda f: f != first), "levels": [0.5],
-                        "orders": ["morf"]},
-            "controls": {},
-            "regions": {"names": ["border", "corners", "marker"], "draws": 5},
-            "sanity": None,
-        })  # fmt: skip
+                  rerendered={"marker": common.pixels(without)},
+                  partners=dict(zip(ids, itertools.cycle(common.pixels(partners)), strict=False)))  # fmt: skip
+    sweep = resolve({
+        "data": {"source": "phantom", "size": SIZE},
+        "explain": {"explainers": ["random"]},
+        "perturb": {"grids": ["7"], "fills": FILLS, "levels": [0.5], "orders": ["morf"]},
+        "controls": {},
+        "regions": {"names": ["border", "corners", "marker"], "draws": 5},
+        "sanity": None,
+    })  # fmt: skip
 
     with TemporaryDirectory() as folder:
         file = Path(folder, "m.safetensors")
         file.write_bytes(models.to_bytes(model))
-        tables = Worker(sweep(fills[0]), {"m": Subject("m", str(file), None, SIZE)})(block)
+        tables = Worker(sweep, {"m": Subject("m", str(file), None, SIZE)})(block)
     frames = {name: table.to_pandas().assign(trial_id="m") for (name, _), table in tables.items()}
     trials = pd.DataFrame({"trial_id": ["m"], "variant": "m", "seed": np.nan, "status": "given", "config": "{}"})
     saliency = frames["saliency"][["trial_id", "image_id", "target", "focus", "lung_share"]]
     faith = frames["faithfulness"][["trial_id", "image_id", "target", "control", "gap", "p_value"]].iloc[:0]
     patients = pd.Series(ids, index=ids)
+    regions = frames["regions"]
     verdicts = {
-        fill: next(r for r in hypotheses(Inputs(
-            sweep(fill), trials, frames["predictions"], patients, frames["regions"], saliency, faith,
+        way: next(r for r in hypotheses(Inputs(
+            sweep, trials, frames["predictions"], patients, regions[regions["fill"] == way].assign(fill=EXCHANGE),
+            saliency, faith,
         )) if r["hypothesis"] == "H1" and r["role"] == "verdict")
-        for fill in fills
+        for way in WAYS
     }  # fmt: skip
-    rows = frames["regions"][(frames["regions"]["region"] == "marker") & (frames["regions"]["control"] == "none")]
+    rows = regions[(regions["region"] == "marker") & (regions["control"] == "none")]
     effect = rows.assign(effect=rows["logit_full_image"] - rows["logit_target"])
     wide = effect.pivot(index="image_id", columns="fill", values="effect")
     truth = wide["rerender"]
     agreement = {f: {"spearman": float(spearmanr(wide[f], truth).statistic),
-                     "sign": float((np.sign(wide[f]) == np.sign(truth)).mean())} for f in fills}  # fmt: skip
+                     "sign": float((np.sign(wide[f]) == np.sign(truth)).mean())} for f in WAYS}  # fmt: skip
     return {"verdicts": verdicts, "true_effect": float(truth.mean()), "agreement": agreement, "n": len(ids)}
 
 
-def calibrate(seed: int, shortcut: bool, train: int = TRAIN, epochs: int = EPOCHS, pool: int = POOL,
-              fills: list[str] = FILLS) -> dict[str, Any]:  # fmt: skip
+def calibrate(seed: int, shortcut: bool) -> dict[str, Any]:
     """One network of one seed, trained and judged."""
     start = 10**6 * (seed + 1)
-    model = common.trained(training_set(shortcut, train, start), epochs, seed)
-    return judge(model, *false_positives(model, pool, start + 10**5), fills)
+    model = common.trained(training_set(shortcut, TRAIN, start), EPOCHS, seed)
+    normal = training_set(shortcut, 2 * PARTNERS, start + 2 * 10**5)[::2]
+    return judge(model, *false_positives(model, POOL, start + 10**5), normal)
 
 
 def main() -> None:
@@ -110,25 +115,26 @@ def main() -> None:
         for shortcut, name in names.items():
             result = calibrate(seed, shortcut)
             results[name].append(result)
-            h1 = result["verdicts"][FILLS[0]]
+            h1 = result["verdicts"][EXCHANGE]
             print(f"  seed {seed}, {name}: H1 {h1['verdict']} ({h1['reason']}); {result['n']} false positives, "
                   f"true effect of the marker {result['true_effect']:.2f} log-odds", flush=True)  # fmt: skip
     verdicts = {
-        f"{name}, fill {fill}": {v: [r["verdicts"][fill]["verdict"] for r in of].count(v)
-                                 for v in ("supported", "not supported", "undecided")}
-        for name, of in results.items() for fill in FILLS
+        f"{name}, {way}": {v: [r["verdicts"][way]["verdict"] for r in of].count(v)
+                           for v in ("supported", "not supported", "undecided")}
+        for name, of in results.items() for way in WAYS
     }  # fmt: skip
     mean = {
-        f"{name}, fill {fill}": {what: round(float(np.mean([r["agreement"][fill][what] for r in of])), 3)
-                                 for what in ("spearman", "sign")}
-        for name, of in results.items() for fill in FILLS
+        f"{name}, {way}": {what: round(float(np.mean([r["agreement"][way][what] for r in of])), 3)
+                           for what in ("spearman", "sign")}
+        for name, of in results.items() for way in WAYS
     }  # fmt: skip
-    right = {"shortcut: H1 supported": verdicts[f"shortcut, fill {FILLS[0]}"]["supported"] / args.seeds,
+    right = {"shortcut: H1 supported": verdicts[f"shortcut, {EXCHANGE}"]["supported"] / args.seeds,
              "no shortcut: H1 not supported, or undecided":
-             1 - verdicts[f"no shortcut, fill {FILLS[0]}"]["supported"] / args.seeds}  # fmt: skip
+             1 - verdicts[f"no shortcut, {EXCHANGE}"]["supported"] / args.seeds}  # fmt: skip
     show = {"verdicts": verdicts, "agreement_with_truth": mean,
             "true_effect": {name: [round(r["true_effect"], 2) for r in of] for name, of in results.items()},
-            "effect": {name: [r["verdicts"][FILLS[0]]["effect"] for r in of] for name, of in results.items()},
+            "effect": {name: {way: [round(r["verdicts"][way]["effect"], 2) for r in of] for way in WAYS}
+                       for name, of in results.items()},
             "false_positives": {name: [r["n"] for r in of] for name, of in results.items()}}  # fmt: skip
     common.show("calibration", {}, right, dict.fromkeys(right, 1.0), unit="", as_json=args.json, **show)
 

@@ -45,7 +45,7 @@ def main() -> None:
         units = [
             u
             for u in pipeline.plan_units(
-                manifest, subjects, {"m": passes}, "cpu", manifest.rows("test").iloc[:0], {"m": 0}
+                manifest, subjects, {"m": passes}, "cpu", manifest.rows("test").iloc[:0], {"m": 0}, {}
             )["m"].values()
             if u["split"] == "test"
         ]

@@ -324,6 +324,12 @@ class Canvas:
         fills = fills_BFCSS.flatten(0, 1).permute(0, 2, 3, 1).flatten(1, 2).contiguous()
         return cls(images, fills, images_BCSS.shape[-1], fills_BFCSS.shape[1], linear)
 
+    def with_fill(self, fill_BCSS: Tensor) -> Canvas:
+        """The same images with one more fill, the last, in model space."""
+        added = fill_BCSS.permute(0, 2, 3, 1).flatten(1, 2)[:, None]
+        fills = torch.cat([self.fills.view(len(self.images), self.n_fills, *self.fills.shape[1:]), added], 1)
+        return Canvas(self.images, fills.flatten(0, 1), self.size, self.n_fills + 1, self.linear)
+
     def only(self, fill: int) -> Canvas:
         """The same images with one of the fills."""
         fills = self.fills[fill :: self.n_fills]

@@ -135,15 +135,19 @@ def plan_units(
     device: str,
     sanity: pd.DataFrame,
     sanity_passes: Mapping[str, int],
+    partners: Mapping[str, str],
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Units of work: trial_id to unit name to what the unit needs. Blocks of images of one split, in order.
 
     ``passes_per_image``: by trial_id. ``device``: cpu or gpu. A unit's name holds its size, so that a run resumed on
     another kind of device is whole. ``sanity``: images of test whose maps are compared with those of random weights, in
-    units of a split of that name, at ``sanity_passes`` an image by trial_id.
+    units of a split of that name, at ``sanity_passes`` an image by trial_id. ``partners``: image_id to the path of the
+    image that it exchanges parts with.
     """
     images = {**{split: manifest.rows(split) for split in SPLITS}, "sanity": sanity}
     rows_of = {split: rows[["image_id", "path", "label"]].to_dict("records") for split, rows in images.items()}
+    for row in rows_of["test"]:
+        row["partner"] = partners.get(row["image_id"])
     plan: dict[str, dict[str, dict[str, Any]]] = {}
     for trial_id, subject in subjects.items():
         plan[trial_id] = {}
@@ -169,16 +173,21 @@ class _Decode:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = json.loads(row["unit"])
         size, preprocess = unit["size"], unit["preprocess"]
-        frame = pd.DataFrame(unit["rows"], columns=["image_id", "path", "label"])
+        frame = pd.DataFrame(unit["rows"], columns=["image_id", "path", "label", "partner"])
         pixels, keep, errors = load_pixels(self.source, frame, size, self.fit, preprocess)
         unit["rows"] = [r for r, kept in zip(unit["rows"], keep, strict=True) if kept]
         rows = unit["rows"] if self.parts and unit["split"] == "test" else []
         parts = load_parts(self.source, self.lungs, rows, size, self.fit, preprocess, self.rerender)
+        lent = frame[keep & frame["partner"].notna()]  # one that cannot be decoded is an error of its own unit
+        lent = lent[["image_id", "partner"]].rename(columns={"partner": "path"})
+        donors, there, _ = load_pixels(self.source, lent, size, self.fit, preprocess)
+        unit["partners"] = list(lent["image_id"][there])
         unit |= {"errors": errors + parts.errors, "masks": list(parts.masks), "rerendered": list(parts.rerendered)}
         return {
             "unit": json.dumps(unit),
             "pixels": pixels.tobytes(),
             "masks": b"".join(mask.tobytes() for mask in parts.masks.values()),
+            "partners": donors.tobytes(),
             "rerendered": b"".join(version.tobytes() for version in parts.rerendered.values()),
         }
 
@@ -225,6 +234,9 @@ class _Explain:
             errors=unit["errors"],
             masks=arrays("masks", np.bool_, size, size),
             rerendered=arrays("rerendered", np.uint8, 3, size, size),
+            partners=dict(
+                zip(unit["partners"], np.frombuffer(row["partners"], np.uint8).reshape(-1, 3, size, size), strict=True)
+            ),
             unit=unit["unit"],
         )
         tables = self.worker.first(block) if self.first else pack(self.worker(block))

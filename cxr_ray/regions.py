@@ -1,4 +1,4 @@
-"""Parts of an image: where a map's mass lies, what is removed on its own, the same shapes elsewhere, and edits.
+"""Parts of an image: where a map's mass lies, what is removed or exchanged, the same shapes elsewhere, and edits.
 
 Shapes: N maps, B images, D draws, S side of an image in pixels.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +16,7 @@ from torchvision.transforms.v2.functional import equalize
 from cxr_ray import phantoms, randomness
 from cxr_ray.config import SEGMENTER, Sweep
 from cxr_ray.models import NoWeights
+from cxr_ray.schemas import EXCHANGE
 
 BORDER, CORNER, CENTRE = 0.10, 0.15, 0.50
 LOCALIZED_MASS, LOCALIZED_AREA = 0.5, 0.15
@@ -174,6 +176,37 @@ def _chosen(keys: Tensor, n: int) -> Tensor:
     return (randomness.bits(keys.flatten(), 1)[:, 0] % n).view(keys.shape)
 
 
+# The fill exchange: what another patient's NORMAL image shows in the same place.
+
+
+def partners(rows: pd.DataFrame, seed: int) -> dict[str, str]:
+    """image_id to the path of the NORMAL image of another patient that it exchanges parts with, where there is one.
+
+    Args:
+        rows: images of one split with image_id, path, label and patient_id.
+        seed: of the choice.
+    """
+    normal = rows[rows["label"] == 0].sort_values("image_id")
+    paths, patients = normal["path"].to_numpy(), normal["patient_id"].to_numpy()
+    chosen = {}
+    for image_id, patient in zip(rows["image_id"], rows["patient_id"], strict=True):
+        others = paths[patients != patient]
+        if len(others):
+            chosen[image_id] = str(others[randomness.key(seed, image_id, EXCHANGE) % len(others)])
+    return chosen
+
+
+def exposed_alike(donors_BCSS: Tensor, images_BCSS: Tensor) -> Tensor:
+    """Donors at the mean and standard deviation of the images that they lend to, within [0, 1].
+
+    Else a part of another exposure would stand out by its brightness.
+    """
+    at = (1, 2, 3)
+    mean, own = donors_BCSS.mean(at, keepdim=True), images_BCSS.mean(at, keepdim=True)
+    factor = images_BCSS.std(at, keepdim=True) / donors_BCSS.std(at, keepdim=True).clamp(min=1e-6)
+    return (own + factor * (donors_BCSS - mean)).clamp(0, 1)
+
+
 # Edits: uint8 images [B, 3, S, S] to changed ones in pixel space [0, 1].
 
 
@@ -220,11 +253,11 @@ def wants_segmenter(sweep: Sweep) -> bool:
 
 
 def passes(sweep: Sweep) -> int:
-    """Forward passes that regions and edits take of one image that has every region."""
+    """Forward passes that regions and edits take of one image that has every region and a partner to exchange with."""
     if sweep.regions is None:
         return 0
     r = sweep.regions
-    return len(r.names) * (1 + r.draws) * len(sweep.perturb.fills) + len(r.edits) + len(sweep.rerenders)
+    return len(r.names) * (1 + r.draws) * (len(sweep.perturb.fills) + 1) + len(r.edits) + len(sweep.rerenders)
 
 
 def segmenter(device: torch.device | str = "cpu") -> Segmenter:

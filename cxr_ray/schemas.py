@@ -16,6 +16,7 @@ import pyarrow as pa
 SCHEMA_VERSION = 1
 CLASSES = ("NORMAL", "PNEUMONIA")
 SHARED = "shared"  # the explainer= partition of controls that do not depend on an explainer
+EXCHANGE = "exchange"  # a fill of regions alone
 NAME_PATTERN = r"[a-z][a-z0-9_-]*"
 
 _TYPES = {
@@ -257,8 +258,9 @@ REGIONS = Table(
         ),
         "fill": (
             "str",
-            "what replaces its pixels; rerender: the phantom is drawn again without it (the causal truth); edit: the "
-            "image is edited",
+            "what replaces its pixels; exchange: the same pixels of a NORMAL image of another patient, at this image's "
+            "mean and standard deviation; rerender: the phantom is drawn again without it (the causal truth); edit: "
+            "the image is edited",
         ),
         "control": ("str", "none: the region itself; matched: the same area and shape elsewhere"),
         "draw": ("small", "0 for the region, 0, 1, ... for its control"),

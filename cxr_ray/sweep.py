@@ -534,6 +534,7 @@ def explain(
     plan = pipeline.plan_units(
         manifest, subjects, passes, "gpu" if resources.worker_gpus else "cpu", sanity_images(sweep, manifest),
         {trial_id: sanity.passes(sweep, subject.size)[0] for trial_id, subject in subjects.items()},
+        regions.partners(manifest.rows("test"), sweep.seed) if sweep.regions else {},
     )  # fmt: skip
     units = {name: unit for by_name in plan.values() for name, unit in by_name.items()}
     there = store.finished_units()

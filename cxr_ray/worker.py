@@ -27,7 +27,7 @@ from cxr_ray.explainers import EXPLAINERS, Inputs, combine
 from cxr_ray.forms import Form
 from cxr_ray.models import Classifier, Meaning
 from cxr_ray.randomness import key
-from cxr_ray.schemas import CURVES, ERRORS, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SANITY, SHARED
+from cxr_ray.schemas import CURVES, ERRORS, EXCHANGE, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SANITY, SHARED
 
 MAX_MAP_SIDE = 56
 OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])  # [label, predicted]
@@ -64,6 +64,7 @@ class Block:
         masks: lungs, marker and opacity as far as they are known: bool [B, S, S]; nowhere: not known, or not there.
         rerendered: phantoms drawn again without their opacity, without their marker, with the other glyph: uint8
             [B, 3, S, S].
+        partners: image_id to the NORMAL image of another patient that it exchanges parts with: uint8 [3, S, S].
         unit: the name under which a first execution kept its maps.
     """
 
@@ -76,6 +77,7 @@ class Block:
     errors: Sequence[Mapping[str, Any]] = field(default_factory=list)
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     rerendered: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    partners: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     unit: str = ""
 
 
@@ -376,7 +378,12 @@ class _Work:
         """What it does to remove parts of an image, or the same shapes elsewhere, or to change the image otherwise."""
         wanted = self.sweep.regions
         assert wanted is not None
-        fills = self.sweep.perturb.fills
+        canvas, fills = self.canvas, [str(f) for f in self.sweep.perturb.fills]
+        if partners := self.block.partners:
+            pixels = np.stack([partners.get(i, own) for i, own in zip(self.ids, self.block.pixels, strict=True)])
+            donors = torch.from_numpy(pixels).to(self.device).float() / 255
+            canvas = canvas.with_fill(self.model.normalize(regions.exposed_alike(donors, self.pixels)))
+            fills.append(EXCHANGE)
         parts = regions.of_images(wanted.names, self.masks, len(self.ids), self.size, self.device)
         rows: list[tuple[int, str, str, str, int, float]] = []  # image, region, fill, control, draw, share of area
         masks, images = [], []
@@ -400,7 +407,7 @@ class _Work:
         if masks:
             scores.append(
                 perturb.region_scores(
-                    self.forward, self.canvas, torch.cat(masks).flatten(1), torch.cat(images), self.batch_size
+                    self.forward, canvas, torch.cat(masks).flatten(1), torch.cat(images), self.batch_size
                 ).flatten()
             )
         changed = []
@@ -418,7 +425,8 @@ class _Work:
         if not rows:
             return {}
         image, region, fill, control, draw, share_R = zip(*rows, strict=True)
-        pair, row = np.nonzero(self.image_P[:, None] == np.array(image))
+        alone = np.array([f == EXCHANGE and self.ids[i] not in partners for i, f in zip(image, fill, strict=True)])
+        pair, row = np.nonzero((self.image_P[:, None] == np.array(image)) & ~alone)
         logit = torch.cat(scores).double().cpu().numpy()[row] * self.sign_P[pair]
         untouched = self.logit_B[self.image_P[pair]] * self.sign_P[pair]
         return {("regions", ""): REGIONS.build({

@@ -3,19 +3,16 @@
 import pytest
 
 from benchmarks import calibration
-
-FALSE_ALARM = "H1 is supported where the marker does nothing: filling an edge costs log-odds for other reasons"
+from cxr_ray.schemas import EXCHANGE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "shortcut", [True, pytest.param(False, marks=pytest.mark.xfail(strict=True, reason=FALSE_ALARM))]
-)
+@pytest.mark.parametrize("shortcut", [True, False])
 def test_h1_tells_a_working_shortcut_from_none(shortcut):
-    found = calibration.calibrate(0, shortcut, fills=["linear"])
-    h1 = found["verdicts"]["linear"]
+    found = calibration.calibrate(0, shortcut)
+    h1 = found["verdicts"][EXCHANGE]
     assert found["n"] >= 20
-    if shortcut:
-        assert found["true_effect"] > 1  # it works
-        assert found["agreement"]["linear"]["spearman"] > 0.8
+    assert (found["true_effect"] > 1) == shortcut  # it works, or there is none
     assert (h1["verdict"] == "supported") == shortcut, h1["reason"]
+    if not shortcut:  # why H1 is not judged by this fill: it would raise a false alarm
+        assert found["verdicts"]["mean"]["verdict"] == "supported"

@@ -50,7 +50,7 @@ def trials(*ids, lr=1e-4):
     })  # fmt: skip
 
 
-def region_rows(trial, image_ids, effects, fill="mean", target=1):
+def region_rows(trial, image_ids, effects, fill="exchange", target=1):
     """effects: (region, control, draw) to the fall of the log-odds of PNEUMONIA, one or one for each image."""
     sign = 1 if target == 1 else -1
     return pd.concat([
@@ -144,7 +144,7 @@ def test_h1_supported_and_its_effect_is_the_mean_of_both_regions():
     assert h1["lower"] < h1["effect"] < h1["upper"]
     assert (h1["n"], h1["n_patients"], h1["n_trials"]) == (30, 30, 1)
     alone = {row["quantity"].split(":")[0]: row for row in beside if row["hypothesis"] == "H1"}
-    assert alone["removing border"]["effect"] == pytest.approx(np.mean(2 + noise[:30]) - 0.5)
+    assert alone["exchanging border"]["effect"] == pytest.approx(np.mean(2 + noise[:30]) - 0.5)
 
 
 @pytest.mark.parametrize("target", [0, 1])
@@ -156,6 +156,17 @@ def test_h1_not_supported_whichever_target_was_scored(target):
     assert h1["verdict"] == "not supported"
     assert h1["effect"] == pytest.approx(noise.mean() / 2)
     assert h1["p"] > 0.05
+
+
+def test_h1_is_not_judged_by_fills():
+    """A fill may draw an opacity where the control lies; its effects stand beside the verdict."""
+    rows, beside = judged(
+        inputs(**false_positives(30), regions=[region_rows("m", names(30), edges(3, 3), fill="mean")])
+    )
+    assert rows["H1"]["verdict"] == "undecided"
+    assert "nothing was exchanged" in rows["H1"]["reason"]
+    filled = {row["quantity"].split(":")[0]: row["effect"] for row in beside if row["hypothesis"] == "H1"}
+    assert filled == {"filling border with mean": 2.5, "filling corners with mean": 2.5}
 
 
 def test_h1_undecided_where_something_is_missing():

@@ -3,9 +3,11 @@
 import itertools
 import sys
 import types
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -226,6 +228,46 @@ def test_versions_and_edits_are_scored_as_they_are(rows):
         assert np.allclose(mine.logit_target, scores.numpy(), atol=1e-4)
         assert set(mine.fill) == {"edit"}
         assert len(mine) == 4
+
+
+def test_parts_are_exchanged_for_those_of_the_partner_at_the_images_own_exposure():
+    model, given = linear_model(), block()
+    rng = np.random.default_rng(6)
+    lent = {i: rng.integers(40, 90, (3, SIZE, SIZE), np.uint8) for i in given.image_ids[:2]}
+    rows = worked(config(), model, replace(given, partners=lent))["regions", ""].to_pandas()
+    exchanged = rows[(rows.fill == "exchange") & (rows.target == 1)]
+    assert set(exchanged.image_id) == set(lent)  # the others have no partner
+    weight = (model.network[1].weight[1] - model.network[1].weight[0]).view(3, SIZE, SIZE) / model.std
+    for i, image_id in enumerate(lent):
+        own, other = (torch.from_numpy(x).float() / 255 for x in (given.pixels[i], lent[image_id]))
+        alike = ((other - other.mean()) / other.std() * own.std() + own.mean()).clamp(0, 1)
+        for name in ("border", "corners"):
+            mine = exchanged[(exchanged.image_id == image_id) & (exchanged.region == name)]
+            k = torch.tensor([[key(0, image_id, f"region {name}", d) for d in range(3)]])
+            mask = regions.masks(SIZE)[name]
+            removed = [mask, *regions.matched(name, mask[None], k)[0]]
+            expected = [float((weight * (own - alike) * where).sum()) for where in removed]
+            effect = (mine.logit_full_image - mine.logit_target).tolist()
+            assert effect == pytest.approx(expected, abs=1e-3)
+    filled = rows[rows.fill != "exchange"].reset_index(drop=True)
+    without = worked(config(), model, given)["regions", ""].to_pandas()
+    assert np.allclose(filled.logit_target, without.logit_target, atol=1e-4)
+
+
+def test_partners_are_normal_images_of_other_patients():
+    rows = pd.DataFrame({
+        "image_id": [f"{i:016x}" for i in range(6)], "path": list("abcdef"), "label": [0, 0, 0, 1, 1, 1],
+        "patient_id": ["p", "p", "q", "q", "r", "p"],
+    })  # fmt: skip
+    allowed = {"a": "c", "b": "c", "c": "ab", "d": "ab", "e": "abc", "f": "c"}
+    seen = {path: set() for path in allowed}
+    for seed in range(40):
+        chosen = regions.partners(rows, seed)
+        assert chosen == regions.partners(rows.sample(frac=1, random_state=seed), seed)
+        for row in rows.itertuples():
+            seen[row.path].add(chosen[row.image_id])
+    assert seen == {path: set(others) for path, others in allowed.items()}
+    assert regions.partners(rows[rows.path.isin(["a", "b"])], 0) == {}
 
 
 def test_targets_mirror_each_other_and_probabilities_follow(rows):

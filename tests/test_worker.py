@@ -39,8 +39,10 @@ def linear_model(size: int = SIZE) -> Classifier:
 
 def block(n: int = 5, size: int = SIZE, split: str = "test") -> Block:
     rng = np.random.default_rng(0)
-    return Block("m", split, [f"{i:016x}" for i in range(n)], [f"{i}.png" for i in range(n)], [i % 2 for i in range(n)],
-                 rng.integers(0, 256, (n, 3, size, size), np.uint8))  # fmt: skip
+    ids = [f"{i:016x}" for i in range(n)]
+    pixels = rng.integers(0, 256, (n, 3, size, size), np.uint8)
+    partners = dict(zip(ids, pixels[::-1], strict=True))
+    return Block("m", split, ids, [f"{i}.png" for i in range(n)], [i % 2 for i in range(n)], pixels, partners=partners)
 
 
 def worker(config: Sweep, model: Classifier, batch_size: int = 16) -> Worker:
