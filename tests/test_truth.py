@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
 
-from cxr_ray import data, models, phantoms, stats
+from cxr_ray import data, models, phantoms, regions, stats
 from cxr_ray.config import Train, resolve
 from cxr_ray.data import PhantomSource
 from cxr_ray.explainers import EXPLAINERS, Entry
@@ -30,8 +30,10 @@ def phantom_block(n: int, correlation: float, size: int = SIZE, train: int = 0) 
     rows = data.load_manifest(source, training=False).rows("test")
     pixels = data.load_pixels(source, rows, size).images_NCHW
     parts = data.load_parts(source, None, rows.to_dict("records"), size, rerender=VERSIONS)
+    by_path = dict(zip(rows["path"], pixels, strict=True))
+    partners = {i: by_path[path] for i, path in regions.partners(rows, seed=0).items()}
     block = Block("m", "test", list(rows["image_id"]), list(rows["path"]), list(rows["label"]), pixels,
-                  masks=parts.masks, rerendered=parts.rerendered)  # fmt: skip
+                  masks=parts.masks, rerendered=parts.rerendered, partners=partners)  # fmt: skip
     return source, block
 
 
@@ -114,9 +116,10 @@ class ReadsOpacity(nn.Module):
         return (40 * (brighter - 0.04))[:, None]
 
 
-def lower_bound(by_image: pd.Series) -> float:
-    """Of the 95% interval of the mean; each phantom is a patient."""
-    return float(stats.patient_bootstrap(by_image.to_numpy()[:, None], list(by_image.index), seed=0)[0][0])
+def bounds(by_image: pd.Series) -> tuple[float, float]:
+    """The 95% interval of the mean; each phantom is a patient."""
+    lower, upper = stats.patient_bootstrap(by_image.to_numpy()[:, None], list(by_image.index), seed=0)
+    return float(lower[0]), float(upper[0])
 
 
 def shows_p(source: PhantomSource, path: str) -> bool:
@@ -166,7 +169,10 @@ def test_the_marker_network_comes_out_as_marker_driven(marker_effects, block):
         assert spearmanr(own["marker", fill], truth[own["marker", fill].index]).statistic > 0.8
         assert own["centre", fill].abs().max() == 0
         assert own["opacity", fill].abs().max() < 1e-5
-        assert lower_bound(own["corners", fill] - others["corners", fill]) > 0.5  # what H1 asks of the corners
+        assert bounds(own["corners", fill] - others["corners", fill])[0] > 0.5
+    assert own["centre", "exchange"].abs().max() == 0
+    for region in ("corners", "marker"):
+        assert bounds(own[region, "exchange"] - others[region, "exchange"])[0] > 0.5  # what H1 asks of the corners
     assert own["opacity", "rerender"].abs().max() < 1e-5
 
 
@@ -181,8 +187,10 @@ def test_the_opacity_network_does_not(opacity_network, block):
     assert own["marker", "rerender"].abs().max() == 0
     for fill in ("mean", "linear"):
         assert own["marker", fill].abs().max() < 1e-5
-        assert lower_bound(own["corners", fill] - others["corners", fill]) < 0.5
+    assert own["marker", "exchange"].abs().max() < 1e-5
+    assert bounds(own["corners", "exchange"] - others["corners", "exchange"])[1] < 0.5  # H1 is not supported
     assert (own["opacity", "mean"] - others["opacity", "mean"]).mean() > 1
+    assert (own["opacity", "exchange"] - others["opacity", "exchange"]).mean() > 1
 
 
 def test_the_true_opacity_beats_every_control_and_random_maps_beat_none(opacity_network, block, monkeypatch):
@@ -210,7 +218,7 @@ def test_the_true_opacity_beats_every_control_and_random_maps_beat_none(opacity_
             gap = gap[[float(masks[i].mean()) >= level for i in gap.index]]
             assert len(gap) >= 8
             assert (gap > 0).all()
-        assert lower_bound(gaps("random", "pixel_random", level)) <= 0
+        assert bounds(gaps("random", "pixel_random", level))[0] <= 0
 
 
 @pytest.mark.slow
@@ -232,10 +240,10 @@ def test_region_effects_agree_with_the_truth_on_a_trained_network():
     )
     rows = effects(worked(sweep, model.requires_grad_(False), block)).query("control == 'none' and region != 'glyph'")
     wide = rows.pivot_table(index=["image_id", "region"], columns="fill", values="effect")
-    rank = {fill: spearmanr(wide[fill], wide["rerender"]).statistic for fill in FILLS}
-    sign = {fill: float((np.sign(wide[fill]) == np.sign(wide["rerender"])).mean()) for fill in FILLS}
+    rank = {fill: spearmanr(wide[fill], wide["rerender"]).statistic for fill in wide.columns}
+    sign = {fill: float((np.sign(wide[fill]) == np.sign(wide["rerender"])).mean()) for fill in wide.columns}
     print("Spearman", rank, "equal sign", sign)
     assert len(wide) == 48 + 24
-    for fill in ("blur", "linear"):
+    for fill in ("exchange", "blur", "linear"):
         assert rank[fill] >= 0.8
         assert sign[fill] >= 0.8
