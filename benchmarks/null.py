@@ -26,7 +26,7 @@ from benchmarks import common
 from cxr_ray import models
 from cxr_ray.config import resolve
 from cxr_ray.faithfulness import HIGHER_IS_FAITHFUL, compare, metrics
-from cxr_ray.results import open_run
+from cxr_ray.results import NotARun, open_run
 from cxr_ray.schemas import SHARED
 from cxr_ray.stats import CI_METHOD, patient_bootstrap, sign_flip
 from cxr_ray.summary import N_PERM
@@ -153,7 +153,10 @@ def main() -> None:
                             relabellings=(int, 1000, "relabellings of each number of patients"),
                             images=(int, IMAGES, "phantoms, without RUN"),
                             draws=(int, DRAWS, "draws of each control, without RUN"))  # fmt: skip
-    controls, patients = of_run(args.run) if args.run else of_phantoms(args.images, args.draws)
+    try:
+        controls, patients = of_run(args.run) if args.run else of_phantoms(args.images, args.draws)
+    except NotARun as e:
+        raise SystemExit(str(e)) from None
     sizes = [n for n in PATIENTS if n <= len(np.unique(patients))]
     if not controls or not sizes:
         raise SystemExit(f"{args.run}: no control of {', '.join(EXCHANGEABLE)} with 2 draws, or under 20 patients.")

@@ -32,7 +32,7 @@ def main() -> None:
         "data": {"source": "phantom", "size": args.size, "phantom": {"train": 8, "test": args.images}},
         "checkpoints": {"m": {"path": "none"}}, "explain": {"explainers": ["gradcam"]},
         "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": [0.25, 0.5]},
-        "controls": {"pixel_random": 1, "shifted": 1},
+        "controls": {"pixel_random": 1, "shifted": 1}, "regions": None,
     })  # fmt: skip
     passes, _ = passes_per_image(sweep, args.size)
     source = data.source_of(sweep.data, sweep.seed)

@@ -59,6 +59,8 @@ def _run(folder: str, checkpoint: str, n: int, m: int) -> tuple[list[float], flo
         "explain": {"explainers": ["gradcam"]},
         "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": [0.25, 0.5]},
         "controls": {"pixel_random": 1, "shifted": 1},
+        "regions": {"names": ["border"], "draws": 1},
+        "sanity": None,
     }
     file = Path(folder, f"{n}-{m}.yaml")
     file.write_text(yaml.safe_dump(sweep))

@@ -285,10 +285,11 @@ def regions(shown: Loaded, trial_id: str) -> Iterator[Block]:
     where = f"model {trial_id}, target rule {rule}"
     if len(removed):
         yield shown.picture(
-            figures.regions(removed, f"{trial_id}: effect of filling a region, target rule {rule}"), True,
-            f"regions-{trial_id}.png", f"Effect of filling each region beside its matched control, model {trial_id}",
-            "Log-odds of the target of the untouched image less those of the filled one, mean and 95% interval over "
-            "patients (crosses: under 20 patients). The matched control fills the same area and shape elsewhere.",
+            figures.regions(removed, f"{trial_id}: effect of filling or exchanging a region, target rule {rule}"), True,
+            f"regions-{trial_id}.png", f"Effect of changing each region beside its matched control, model {trial_id}",
+            "Log-odds of the target of the untouched image less those of the changed one, mean and 95% interval over "
+            "patients (crosses: under 20 patients). The matched control changes the same area and shape elsewhere. "
+            "Exchange: for the same pixels of a NORMAL validation image of another patient.",
         )  # fmt: skip
         yield region_table(shown, removed, "logodds", where)
         yield page.details("In probability", [region_table(shown, removed, "prob", where)])
@@ -310,7 +311,7 @@ def regions(shown: Loaded, trial_id: str) -> Iterator[Block]:
             f"{trial_id}: region effects against the causal truth, log-odds of the target"),
             True, f"truth-{trial_id}.png", f"Region effects against the causal truth on phantoms, model {trial_id}",
             "One point an image. Across: log-odds of the target of the image less those of the same phantom drawn "
-            "again without the thing (or with the other glyph). Up: what the tool measures by filling the region; "
+            "again without the thing (or with the other glyph). Up: what filling or exchanging the region does; "
             f"target rule {rule}.",
         )  # fmt: skip
         yield page.table(
@@ -330,7 +331,8 @@ def region_table(shown: Loaded, means: pd.DataFrame, scale: str, where: str) -> 
     ]  # fmt: skip
     draws = means["draws"].max()
     caption = (
-        f"Effect of filling a region, {SCALES[scale]} of the target (untouched less filled) [95% interval]; {where}; "
+        f"Effect of filling or exchanging a region, {SCALES[scale]} of the target (untouched less changed) "
+        f"[95% interval]; {where}; "
         "level: the region's own area. Matched control: the same area and shape elsewhere, mean of "
         f"{page.number(draws, 0)} draws. Above 0: the target's score fell; difference above 0: it fell further than "
         "under the control."

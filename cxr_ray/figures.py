@@ -301,7 +301,7 @@ def truth(points: pd.DataFrame, agreement: pd.DataFrame, title: str) -> Figure:
         )
         drawn = "with the other glyph" if p.truth_of == "glyph" else f"without its {p.truth_of}"
         ax.set_xlabel(f"truth: drawn again {drawn}", fontsize=8)
-        ax.set_ylabel("tool: the region filled", fontsize=8)
+        ax.set_ylabel("tool: the region filled or exchanged", fontsize=8)
         ax.tick_params(labelsize=8)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)

@@ -193,7 +193,7 @@ def truth(effects: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         image_id, outcome, region, fill, truth_of (the row that holds the truth: the region, or glyph), effect (of
-        filling the region, log-odds) and causal (log-odds).
+        filling or exchanging the region, log-odds) and causal (log-odds).
     """
     drawn = effects[effects["fill"] == "rerender"].set_index(["image_id", "region"])["effect_logodds"]
     parts = []

@@ -112,11 +112,21 @@ def _folded(model: Classifier) -> Classifier:
 
 
 def make(name: str, model: Classifier, size: int, batch_size: int) -> Forward:
-    """A model in a form that was chosen for another one; eager if this model does not have it."""
+    """A model in a form that was chosen for another one; eager if this model does not have it, or differs in it."""
+    example = _example(model, size, batch_size)
+    with torch.no_grad():
+        made = _checked(name, model, example, torch.sigmoid(model.log_odds(example)))
+    return model.log_odds if isinstance(made, str) else made
+
+
+def _checked(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Forward | str:
+    """The model in this form, or why it cannot be had: no form is worth a run."""
     try:
-        return FORMS[name](model, _example(model, size, batch_size))
-    except Unavailable:
-        return model.log_odds
+        made = FORMS[name](model, example)
+        difference = float((torch.sigmoid(made(example)) - expected).abs().max())
+    except Exception as e:  # compilers and exporters fail in their own ways, a missing one at its first call
+        return (str(e).splitlines() or [type(e).__name__])[0]
+    return made if difference <= TOLERANCE else f"differs by {difference:.1e} in probability"
 
 
 def _example(model: Classifier, size: int, batch_size: int) -> Tensor:
@@ -172,16 +182,11 @@ def choose(model: Classifier, size: int, batch_size: int, passes: int) -> tuple[
         forwards: dict[str, Forward] = {"eager": model.log_odds}
         tried: dict[str, float | str] = {}
         for name in worth:
-            try:
-                made = FORMS[name](model, example)
-                difference = float((torch.sigmoid(made(example)) - expected).abs().max())
-            except Unavailable as e:
-                tried[name] = str(e)
-                continue
-            if not difference <= TOLERANCE:
-                tried[name] = f"differs by {difference:.1e} in probability"
-                continue
-            forwards[name] = made
+            made = _checked(name, model, example, expected)
+            if isinstance(made, str):
+                tried[name] = made
+            else:
+                forwards[name] = made
         rates = {name: _rate(forward, example, TRIAL_SECONDS) for name, forward in forwards.items()}
     best = max(rates, key=lambda name: rates[name])
     return Form(best, {**rates, **tried}), forwards[best]

@@ -95,7 +95,8 @@ def explainer_of(sweep: Sweep) -> str:
 def hypotheses(inputs: Inputs, n_boot: int = 1000) -> list[dict[str, Any]]:
     """The rows of `hypotheses`: what is judged and, unjudged, what stands beside it.
 
-    Holm corrects over the verdict rows of one variant, H2 being one of them; H2's own correction is that of `plain`.
+    Holm corrects over the three verdict rows of one variant, H2 being one of them; H2's own correction is that of
+    `plain`. One without a p counts as 1: what could not be tested spares the others nothing.
     """
     test = inputs.test
     variants = [v for v in dict.fromkeys(inputs.trials["variant"]) if v in set(test["variant"])] or ["none"]
@@ -109,11 +110,15 @@ def hypotheses(inputs: Inputs, n_boot: int = 1000) -> list[dict[str, Any]]:
     second, *others = _h2(inputs, test, n_boot)
     for variant in variants:
         own = [r for r in judged if r["subject"] == variant]
-        adjusted = holm([np.nan if r["p"] is None else r["p"] for r in [*own, second]])
+        adjusted = holm([1.0 if r["p"] is None else r["p"] for r in [*own, second]])
         family = f"H1, H2 and H3 | {variant}"
         told = [*own, second] if variant == (PAIR[0] if PAIR[0] in variants else variants[0]) else own
         for row, p_holm in zip(told, adjusted, strict=False):
-            row |= {"family": family, "family_size": int((~np.isnan(adjusted)).sum()), "p_holm": _known(p_holm)}
+            row |= {
+                "family": family,
+                "family_size": len(adjusted),
+                "p_holm": None if row["p"] is None else float(p_holm),
+            }
     for row in [*judged, second]:
         _judge(row)
     return sorted([*judged, second, *beside, *others], key=lambda r: (r["hypothesis"], r["role"] != "verdict"))

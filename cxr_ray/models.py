@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 import torchvision
 from pyarrow import ArrowException
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from cxr_ray.images import PREPROCESS
@@ -116,7 +117,7 @@ class Classifier(nn.Module):
     def log_odds(self, images_BCHW: Tensor) -> Tensor:
         """Model-space images to the log-odds of PNEUMONIA, float32 [B]."""
         z = self.network(images_BCHW).float()
-        return z[:, 1] - z[:, 0] if self.meaning.outputs == 2 else z[:, 0]
+        return z[:, 1] - z[:, 0] if self.meaning.outputs == 2 else z[:, 0].clone()  # a CUDA graph reuses its output
 
     @property
     def cam_layer(self) -> nn.Module:
@@ -281,7 +282,6 @@ def saved_meaning(path: str) -> Meaning | None:
         return None
     try:
         saved = json.loads(json.loads(header)["__metadata__"]["cxr_ray"])
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-        return Meaning(**fields)
+        return TypeAdapter(Meaning).validate_python(asdict(Meaning(**saved)))  # unknown fields are refused
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -114,10 +114,10 @@ class Resources:
         self.threads = max(1, int(cpus) // self.workers) if local and not self.worker_gpus else 0
         self.batch_size = None if asked.batch_size == "auto" else asked.batch_size  # None: found on the device
         where = "this machine" if local else f"the cluster of {len(nodes)} machine{'s' * (len(nodes) != 1)}"
-        device = f"{gpus:g} GPUs" if gpus else "no GPU, so on CPUs"
+        device = f"GPUs {gpus:g}" if gpus else "no GPU, so on CPUs"
         self.line = (
-            f"Ray on {where}: {cpus:g} CPUs, {device}. At a time up to {self.concurrent_trials} trials, then "
-            f"{self.workers} workers."
+            f"Ray on {where}: CPUs {cpus:g}, {device}. Trials at a time: up to {self.concurrent_trials}; then workers: "
+            f"{self.workers}."
         )
         self.n_nodes = len(nodes)
 
@@ -178,10 +178,11 @@ class _Decode:
         unit["rows"] = [r for r, kept in zip(unit["rows"], keep, strict=True) if kept]
         rows = unit["rows"] if self.parts and unit["split"] == "test" else []
         parts = load_parts(self.source, self.lungs, rows, size, self.fit, preprocess, self.rerender)
-        lent = frame[keep & frame["partner"].notna()]  # one that cannot be decoded is an error of its own unit
+        lent = frame[keep & frame["partner"].notna() & self.parts]
         lent = lent[["image_id", "partner"]].rename(columns={"partner": "path"})
-        donors, there, _ = load_pixels(self.source, lent, size, self.fit, preprocess)
+        donors, there, lost = load_pixels(self.source, lent, size, self.fit, preprocess)
         unit["partners"] = list(lent["image_id"][there])
+        errors += [{**row, "stage": "exchange"} for row in lost]
         unit |= {"errors": errors + parts.errors, "masks": list(parts.masks), "rerendered": list(parts.rerendered)}
         return {
             "unit": json.dumps(unit),

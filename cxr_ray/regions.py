@@ -179,17 +179,21 @@ def _chosen(keys: Tensor, n: int) -> Tensor:
 # The fill exchange: what another patient's NORMAL image shows in the same place.
 
 
-def partners(rows: pd.DataFrame, seed: int) -> dict[str, str]:
+def partners(test: pd.DataFrame, val: pd.DataFrame, seed: int) -> dict[str, str]:
     """image_id to the path of the NORMAL image of another patient that it exchanges parts with, where there is one.
 
+    They come from validation, which is NORMAL as the model learned it, markers and frames included; from test, where
+    validation has none.
+
     Args:
-        rows: images of one split with image_id, path, label and patient_id.
+        test, val: images with image_id, path, label and patient_id.
         seed: of the choice.
     """
-    normal = rows[rows["label"] == 0].sort_values("image_id")
+    normal = next((n for rows in (val, test) if len(n := rows[rows["label"] == 0])), test.iloc[:0])
+    normal = normal.sort_values("image_id")
     paths, patients = normal["path"].to_numpy(), normal["patient_id"].to_numpy()
     chosen = {}
-    for image_id, patient in zip(rows["image_id"], rows["patient_id"], strict=True):
+    for image_id, patient in zip(test["image_id"], test["patient_id"], strict=True):
         others = paths[patients != patient]
         if len(others):
             chosen[image_id] = str(others[randomness.key(seed, image_id, EXCHANGE) % len(others)])
@@ -197,14 +201,12 @@ def partners(rows: pd.DataFrame, seed: int) -> dict[str, str]:
 
 
 def exposed_alike(donors_BCSS: Tensor, images_BCSS: Tensor) -> Tensor:
-    """Donors at the mean and standard deviation of the images that they lend to, within [0, 1].
+    """Donors scaled to the mean of the images that they lend to, at most 1; what is black stays black.
 
     Else a part of another exposure would stand out by its brightness.
     """
-    at = (1, 2, 3)
-    mean, own = donors_BCSS.mean(at, keepdim=True), images_BCSS.mean(at, keepdim=True)
-    factor = images_BCSS.std(at, keepdim=True) / donors_BCSS.std(at, keepdim=True).clamp(min=1e-6)
-    return (own + factor * (donors_BCSS - mean)).clamp(0, 1)
+    own, mean = (x.mean((1, 2, 3), keepdim=True) for x in (images_BCSS, donors_BCSS))
+    return (donors_BCSS * own / mean.clamp(min=1e-6)).clamp(max=1)
 
 
 # Edits: uint8 images [B, 3, S, S] to changed ones in pixel space [0, 1].

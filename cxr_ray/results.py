@@ -80,7 +80,10 @@ class Run:
     def sweep(self) -> dict[str, Any]:
         """The resolved sweep, as plain data."""
         with self.fs.open_input_stream(f"{self.root}/sweep.yaml") as f:
-            return yaml.safe_load(f.read())
+            try:
+                return yaml.safe_load(f.read())
+            except yaml.YAMLError:
+                raise NotARun(f"{self.path}/sweep.yaml is damaged: it is no YAML. Run the sweep again.") from None
 
 
 def open_run(path: str | Path) -> Run:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CLASSES = ("NORMAL", "PNEUMONIA")
 SHARED = "shared"  # the explainer= partition of controls that do not depend on an explainer
 EXCHANGE = "exchange"  # a fill of regions alone
@@ -258,9 +258,9 @@ REGIONS = Table(
         ),
         "fill": (
             "str",
-            "what replaces its pixels; exchange: the same pixels of a NORMAL image of another patient, at this image's "
-            "mean and standard deviation; rerender: the phantom is drawn again without it (the causal truth); edit: "
-            "the image is edited",
+            "what replaces its pixels; exchange: the same pixels of a NORMAL validation image of another patient (a "
+            "test image, where there is none), scaled to this image's mean; rerender: the phantom is drawn again "
+            "without it (the causal truth); edit: the image is edited",
         ),
         "control": ("str", "none: the region itself; matched: the same area and shape elsewhere"),
         "draw": ("small", "0 for the region, 0, 1, ... for its control"),

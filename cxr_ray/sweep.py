@@ -6,6 +6,7 @@ import argparse
 import datetime
 import errno
 import hashlib
+import itertools
 import os
 import platform
 import subprocess
@@ -27,7 +28,7 @@ from cxr_ray import classification, data, donors, hypotheses, models, perturb, r
 from cxr_ray.config import Sweep, SweepMistake, load_sweep
 from cxr_ray.explainers import EXPLAINERS
 from cxr_ray.models import Meaning
-from cxr_ray.schemas import TABLES, to_json
+from cxr_ray.schemas import SCHEMA_VERSION, TABLES, to_json
 from cxr_ray.tables import Store
 from cxr_ray.worker import Subject
 
@@ -326,6 +327,11 @@ def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
             f"--out {store.out} belongs to another sweep ({before['name']}, hash {before['sweep_hash']}; this one is "
             f"{sweep.name}, {sweep.hash}). Give another folder, or the sweep as in {store.out}/sweep.yaml."
         )
+    if before.get("schema_version", 1) != SCHEMA_VERSION:
+        raise Mistake(
+            f"--out {store.out} was begun by cxr_ray {before.get('cxr_ray')}, whose tables differ from those of this "
+            "one. Finish it with that version, or give another folder (--out PATH)."
+        )
     if before["data_fingerprint"] != manifest.fingerprint:
         raise Mistake(
             f"--out {store.out} was begun with other images ({before['images']} then, {len(manifest.images)} now, or "
@@ -338,7 +344,8 @@ def provenance(sweep: Sweep, manifest: data.Manifest, store: Store) -> dict[str,
     """Versions, git commit, hardware, data fingerprint, seeds."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "name": sweep.name, **store.run, "cxr_ray": cxr_ray.__version__, "git_commit": _git_commit(),
+        "name": sweep.name, **store.run, "cxr_ray": cxr_ray.__version__, "schema_version": SCHEMA_VERSION,
+        "git_commit": _git_commit(),
         "python": platform.python_version(), "versions": {p: metadata.version(p) for p in PACKAGES},
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus},
         "data_fingerprint": manifest.fingerprint, "images": len(manifest.images), "data_notes": manifest.notes,
@@ -467,7 +474,7 @@ def train(
     """The trials, by Ray Tune; rows of the trials table. Stops the run if none can be used."""
     from cxr_ray import tuning
 
-    say(f"Training {len(specs)} trials")
+    say(f"Trials to train: {len(specs)}")
     rows = tuning.tune_sweep(
         sweep, specs, splits, states, store, resources=resources.trial, max_concurrent=resources.concurrent_trials,
         say=say,
@@ -534,7 +541,7 @@ def explain(
     plan = pipeline.plan_units(
         manifest, subjects, passes, "gpu" if resources.worker_gpus else "cpu", sanity_images(sweep, manifest),
         {trial_id: sanity.passes(sweep, subject.size)[0] for trial_id, subject in subjects.items()},
-        regions.partners(manifest.rows("test"), sweep.seed) if sweep.regions else {},
+        regions.partners(manifest.rows("test"), manifest.rows("val"), sweep.seed) if sweep.regions else {},
     )  # fmt: skip
     units = {name: unit for by_name in plan.values() for name, unit in by_name.items()}
     there = store.finished_units()
@@ -542,7 +549,7 @@ def explain(
     if missing and donors.needed(sweep) and not make_maps(sweep, source, manifest, subjects, store, resources, plan):
         return False
     total = sum(len(u["rows"]) for u in missing)
-    say(f"Explaining {len(subjects)} models: {total} (model, image) pairs in {len(missing)} units of work"
+    say(f"Models to explain: {len(subjects)}, with {total} (model, image) pairs in {len(missing)} units of work"
         + (f"; {len(units) - len(missing)} were there" if len(missing) < len(units) else ""))  # fmt: skip
     if missing:
         _watch(pipeline.explain_sweep(sweep, missing, subjects, source, store, resources, passes), len(missing))
@@ -632,15 +639,17 @@ def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> Non
         mine = every[every["trial_id"] == trial_id].drop(columns="trial_id")
         classes += classification.classification_rows(mine.merge(patients, on="image_id"), trial_id, sweep.seed)
         chosen = pads.field("trial_id") == trial_id
-        faith = run_.pandas("faithfulness", filter=chosen)
-        if faith.empty:
-            continue
         degenerate = run_.pandas("saliency", ["explainer", "image_id", "target", "degenerate"], chosen)
         seed = trials.loc[trial_id, "seed"]
-        rows += summary.summarize(
-            faith, mine, patients, degenerate, trial_id=trial_id, variant=trials.loc[trial_id, "variant"],
-            seed=None if pd.isna(seed) else int(seed), target_rules=sweep.explain.targets, stats_seed=sweep.seed,
-        )  # fmt: skip
+        for grid, fill in itertools.product(sweep.perturb.grids, sweep.perturb.fills):  # families lie within these
+            part = chosen & (pads.field("grid") == grid) & (pads.field("fill") == fill)
+            faith = run_.pandas("faithfulness", filter=part)
+            if faith.empty:
+                continue
+            rows += summary.summarize(
+                faith, mine, patients, degenerate, trial_id=trial_id, variant=trials.loc[trial_id, "variant"],
+                seed=None if pd.isna(seed) else int(seed), target_rules=sweep.explain.targets, stats_seed=sweep.seed,
+            )  # fmt: skip
     store.write_table("classification", classes)
     store.write_table("summary", rows)
     store.write_table("hypotheses", hypotheses.hypotheses(_hypothesis_inputs(sweep, run_, trials, every, patients)))

@@ -13,6 +13,6 @@ def test_h1_tells_a_working_shortcut_from_none(shortcut):
     h1 = found["verdicts"][EXCHANGE]
     assert found["n"] >= 20
     assert (found["true_effect"] > 1) == shortcut  # it works, or there is none
+    if shortcut:
+        assert found["agreement"]["blur"]["spearman"] > 0.8
     assert (h1["verdict"] == "supported") == shortcut, h1["reason"]
-    if not shortcut:  # why H1 is not judged by this fill: it would raise a false alarm
-        assert found["verdicts"]["mean"]["verdict"] == "supported"

@@ -93,6 +93,30 @@ def test_a_form_that_disagrees_is_refused(monkeypatch):
     assert "differs" in form.tried["folded"]
 
 
+def test_a_compiler_that_fails_costs_a_line_and_no_run(monkeypatch):
+    """torch.compile meets a missing compiler at the first call."""
+
+    def fails_when_called(m, example):
+        def forward(x):
+            raise RuntimeError("Failed to find C compiler.\nA long trace.")
+
+        return forward
+
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setitem(forms.FORMS, "compiled", fails_when_called)
+    made = model()
+    form, _ = forms.choose(made, SIZE, 2, 10**9)
+    assert form.name != "compiled"
+    assert form.tried["compiled"] == "Failed to find C compiler."
+    assert forms.make("compiled", made, SIZE, 2) == made.log_odds
+
+
+def test_another_model_that_differs_in_the_chosen_form_stays_eager(monkeypatch):
+    monkeypatch.setitem(forms.FORMS, "folded", lambda m, example: lambda x: m.log_odds(x) + 0.01)
+    made = model()
+    assert forms.make("folded", made, SIZE, 2) == made.log_odds
+
+
 def test_the_batch_size_is_the_smallest_near_the_fastest_that_fits(monkeypatch):
     made = model()
     assert forms.batch_size(made, SIZE) == 32  # a CPU

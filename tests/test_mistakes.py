@@ -1,6 +1,7 @@
 """Every mistake of a user is one sentence on stderr and exit code 2: no traceback, no Ray, nothing half written."""
 
 import errno
+import json
 import pickle
 import re
 import sys
@@ -450,6 +451,16 @@ def test_resume_of_a_damaged_run(begun, told, text):
     Path("results/tiny/provenance.json").write_text(text)
     (line,) = told("tiny.yaml", "--resume")
     assert line == "results/tiny/provenance.json is damaged; give another folder (--out PATH)."
+
+
+def test_resume_of_a_run_of_another_version(begun, told):
+    path = Path("results/tiny/provenance.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 1, "cxr_ray": "0.0.9"}))
+    (line,) = told("tiny.yaml", "--resume")
+    assert line == (
+        "--out results/tiny was begun by cxr_ray 0.0.9, whose tables differ from those of this one. Finish it with "
+        "that version, or give another folder (--out PATH)."
+    )
 
 
 # What is no mistake

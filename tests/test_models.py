@@ -55,6 +55,16 @@ def test_a_saved_model_comes_back_with_its_meaning(tmp_path, two):
     torch.testing.assert_close(loaded(IMAGES), saved(IMAGES), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("wrong", [{"size": "big"}, {"mean": [0.1, 0.2]}, {"outputs": None}, {"colour": "red"}])
+def test_a_meaning_of_wrong_types_is_none(tmp_path, two, wrong):
+    path = tmp_path / "model.safetensors"
+    meaning = {"arch": "resnet18", "size": SIZE, **wrong}
+    path.write_bytes(safetensors.torch.save(two.state_dict(), metadata={"cxr_ray": json.dumps(meaning)}))
+    assert models.saved_meaning(str(path)) is None
+    with pytest.raises(models.BadCheckpoint, match="does not say what its weights mean"):
+        models.load(str(path))
+
+
 @torch.no_grad()
 def test_normalisation_is_that_of_the_meaning():
     meaning = Meaning("resnet18", SIZE, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.8))

@@ -240,7 +240,7 @@ def test_parts_are_exchanged_for_those_of_the_partner_at_the_images_own_exposure
     weight = (model.network[1].weight[1] - model.network[1].weight[0]).view(3, SIZE, SIZE) / model.std
     for i, image_id in enumerate(lent):
         own, other = (torch.from_numpy(x).float() / 255 for x in (given.pixels[i], lent[image_id]))
-        alike = ((other - other.mean()) / other.std() * own.std() + own.mean()).clamp(0, 1)
+        alike = (other * own.mean() / other.mean()).clamp(max=1)
         for name in ("border", "corners"):
             mine = exchanged[(exchanged.image_id == image_id) & (exchanged.region == name)]
             k = torch.tensor([[key(0, image_id, f"region {name}", d) for d in range(3)]])
@@ -262,12 +262,26 @@ def test_partners_are_normal_images_of_other_patients():
     allowed = {"a": "c", "b": "c", "c": "ab", "d": "ab", "e": "abc", "f": "c"}
     seen = {path: set() for path in allowed}
     for seed in range(40):
-        chosen = regions.partners(rows, seed)
-        assert chosen == regions.partners(rows.sample(frac=1, random_state=seed), seed)
+        chosen = regions.partners(rows, rows.iloc[:0], seed)
+        assert chosen == regions.partners(rows.sample(frac=1, random_state=seed), rows.iloc[:0], seed)
         for row in rows.itertuples():
             seen[row.path].add(chosen[row.image_id])
     assert seen == {path: set(others) for path, others in allowed.items()}
-    assert regions.partners(rows[rows.path.isin(["a", "b"])], 0) == {}
+    assert regions.partners(rows[rows.path.isin(["a", "b"])], rows.iloc[:0], 0) == {}
+    val = pd.DataFrame({"image_id": ["0", "1"], "path": ["v", "w"], "label": [0, 1], "patient_id": ["s", "t"]})
+    assert set(regions.partners(rows, val, 0).values()) == {"v"}
+
+
+def test_a_black_frame_stays_black_when_it_is_exchanged():
+    rng = np.random.default_rng(0)
+    donors, images = (torch.from_numpy(rng.random((3, 3, SIZE, SIZE), np.float32)) for _ in range(2))
+    frame = regions.masks(SIZE)["border"]
+    donors[..., frame] = 0
+    images *= 0.5  # else some would be clamped
+    alike = regions.exposed_alike(0.6 * donors, images)
+    assert torch.equal(alike[..., frame], torch.zeros_like(alike[..., frame]))
+    assert torch.allclose(alike.mean((1, 2, 3)), images.mean((1, 2, 3)))
+    assert regions.exposed_alike(0.1 * donors, 2 * images).max() == 1
 
 
 def test_targets_mirror_each_other_and_probabilities_follow(rows):

@@ -155,3 +155,12 @@ def test_what_is_not_there_is_one_sentence(tmp_path, made_run):
 def test_a_home_folder_is_expanded(made_run, monkeypatch):
     monkeypatch.setenv("HOME", str(made_run.parent))
     assert open_run(f"~/{made_run.name}").root == str(made_run)
+
+
+def test_a_damaged_sweep_file_is_told(made_run, tmp_path):
+    import shutil
+
+    shutil.copytree(made_run, tmp_path / "run")
+    (tmp_path / "run" / "sweep.yaml").write_text("a: [1\n")
+    with pytest.raises(NotARun, match=r"sweep.yaml is damaged"):
+        _ = open_run(tmp_path / "run").sweep

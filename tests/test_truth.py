@@ -31,7 +31,7 @@ def phantom_block(n: int, correlation: float, size: int = SIZE, train: int = 0) 
     pixels = data.load_pixels(source, rows, size).images_NCHW
     parts = data.load_parts(source, None, rows.to_dict("records"), size, rerender=VERSIONS)
     by_path = dict(zip(rows["path"], pixels, strict=True))
-    partners = {i: by_path[path] for i, path in regions.partners(rows, seed=0).items()}
+    partners = {i: by_path[path] for i, path in regions.partners(rows, rows.iloc[:0], seed=0).items()}
     block = Block("m", "test", list(rows["image_id"]), list(rows["path"]), list(rows["label"]), pixels,
                   masks=parts.masks, rerendered=parts.rerendered, partners=partners)  # fmt: skip
     return source, block

@@ -1,0 +1,54 @@
+"""What tasks of Ray Data hand on, without Ray."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr_ray import pipeline
+from cxr_ray.config import resolve
+from cxr_ray.data import FolderSource, load_pixels
+
+SIZE = 32
+
+
+@pytest.fixture
+def source(tiny_folder, tmp_path):
+    """Four images of the folder, the second of them cut off."""
+    for name, origin in zip("abcd", sorted(tiny_folder.rglob("*.png")), strict=False):
+        (tmp_path / f"{name}.png").write_bytes(origin.read_bytes()[: 60 if name == "b" else None])
+    return FolderSource(str(tmp_path))
+
+
+def decoded(source, partners: dict[str, str | None], split: str = "test", **changes):
+    sweep = resolve({"data": {"size": SIZE, "path": "x"}, **changes})
+    rows = [{"image_id": i, "path": f"{i}.png", "label": 0, "partner": p} for i, p in partners.items()]
+    unit = {"size": SIZE, "preprocess": "none", "split": split, "rows": rows}
+    return pipeline._Decode(source, None, sweep)({"unit": json.dumps(unit)})
+
+
+def test_each_image_gets_its_own_partner(source):
+    row = decoded(source, {"a": "c.png", "c": "d.png", "d": None})
+    unit = json.loads(row["unit"])
+    assert [r["image_id"] for r in unit["rows"]] == ["a", "c", "d"]
+    assert unit["partners"] == ["a", "c"]
+    lent = pd.DataFrame({"image_id": ["a", "c"], "path": ["c.png", "d.png"]})
+    expected = load_pixels(source, lent, SIZE).images_NCHW
+    assert np.array_equal(np.frombuffer(row["partners"], np.uint8).reshape(expected.shape), expected)
+    assert not unit["errors"]
+
+
+def test_an_image_without_a_readable_partner_is_kept_and_told_of(source):
+    unit = json.loads(decoded(source, {"a": "b.png", "b": "a.png", "c": "a.png"})["unit"])
+    assert [r["image_id"] for r in unit["rows"]] == ["a", "c"]
+    assert unit["partners"] == ["c"]
+    assert [(e["stage"], e["image_id"], e["path"]) for e in unit["errors"]] == [
+        ("decode", "b", "b.png"), ("exchange", "a", "b.png"),
+    ]  # fmt: skip
+
+
+def test_partners_are_read_for_regions_alone(source):
+    row = decoded(source, {"a": "c.png"}, regions=None)
+    assert json.loads(row["unit"])["partners"] == []
+    assert row["partners"] == b""
