@@ -67,9 +67,14 @@ def smooth_field(keys_N: Tensor, size: int, *, gaussian: bool = False) -> Tensor
 
 def rank(maps_NU: Tensor, ties_NU: Tensor) -> Tensor:
     """Places, int32 [N, U], highest value first; equal values in the order of ``ties_NU``, highest first."""
-    first = ties_NU.argsort(dim=1, descending=True, stable=True)
-    order = first.gather(1, maps_NU.gather(1, first).argsort(dim=1, descending=True, stable=True))
-    return _places(order)
+    keys = _ordinal(maps_NU) * 2**32 + _ordinal(ties_NU)  # one sort by both
+    return _places(keys.argsort(dim=1, descending=True, stable=True))
+
+
+def _ordinal(values: Tensor) -> Tensor:
+    """int64, in the order of float32 values, within 2^31 of 0: their bits are sign and magnitude."""
+    bits = (values.float() + 0.0).view(torch.int32).long()  # adding 0 makes -0 one with 0
+    return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
 
 def rank_on(maps_NSS: Tensor, ties_NSS: Tensor, g: int) -> Tensor:
@@ -342,7 +347,8 @@ class Canvas:
         if self.linear:
             own = (fill_J == self.linear.fill).nonzero()[:, 0]
             fills.index_copy_(0, own, self.linear(image_J[own], filled_JU[own]))
-        pixels = torch.where(filled_JU[:, :, None], fills, self.images.index_select(0, image_J))
+        pixels = self.images.index_select(0, image_J)
+        torch.where(filled_JU[:, :, None], fills, pixels, out=pixels)  # fresh memory would cost as much again
         return pixels.view(-1, self.size, self.size, 3).permute(0, 3, 1, 2)
 
 
