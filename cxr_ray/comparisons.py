@@ -110,7 +110,7 @@ def forest(shown: Loaded, trial_id: str, s: Setting, part: pd.DataFrame, inline:
     controls = [c for c in shown.controls if c in set(part["control"])]
     if not controls:
         return None
-    label = f"gap in {shown.primary}, log-odds of the target ({RIGHT})"
+    label = f"gap in {shown.primary}, log-odds of the target\n({RIGHT})"
     title = f"{trial_id}: mean gap, 95% interval over patients\n{s}"
     return shown.picture(
         figures.forest(part, controls, shown.explainers, label, title), inline, f"gaps-{trial_id}-{s.slug}.png",
