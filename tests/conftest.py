@@ -8,12 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from cxr_ray.schemas import TABLES, Table
 from cxr_ray.tables import PER_UNIT, Store, pack
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
