@@ -113,6 +113,8 @@ def _folded(model: Classifier) -> Classifier:
 
 def make(name: str, model: Classifier, size: int, batch_size: int) -> Forward:
     """A model in a form that was chosen for another one; eager if this model does not have it, or differs in it."""
+    if name == "eager":
+        return model.log_odds
     example = _example(model, size, batch_size)
     with torch.no_grad():
         made = _checked(name, model, example, torch.sigmoid(model.log_odds(example)))

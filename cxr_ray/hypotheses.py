@@ -207,11 +207,11 @@ def _h1(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int) -> Iterat
     missing = [r for r in EDGES if sweep.regions is None or r not in sweep.regions.names]
     exchanged = (regions["fill"] == fill).any()
     if missing:
-        told["reason"] = f"nothing was removed: add {' and '.join(missing)} to regions.names"
+        told["reason"] = f"nothing was exchanged: add {' and '.join(missing)} to regions.names"
     elif both.empty:
         told["reason"] = (
             "there are no false positives" if wrong.empty else "no false positive has a value" if exchanged else
-            "nothing was exchanged: there is no NORMAL test image of another patient"
+            "nothing was exchanged: validation and test have no readable NORMAL image of another patient"
         )  # fmt: skip
     else:
         told |= _means(both, "gap", seed, n_boot)

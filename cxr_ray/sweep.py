@@ -327,10 +327,11 @@ def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
             f"--out {store.out} belongs to another sweep ({before['name']}, hash {before['sweep_hash']}; this one is "
             f"{sweep.name}, {sweep.hash}). Give another folder, or the sweep as in {store.out}/sweep.yaml."
         )
-    if before.get("schema_version", 1) != SCHEMA_VERSION:
+    version = before.get("schema_version", 1)
+    if before["finished"] is None and version != SCHEMA_VERSION:
         raise Mistake(
-            f"--out {store.out} was begun by cxr_ray {before.get('cxr_ray')}, whose tables differ from those of this "
-            "one. Finish it with that version, or give another folder (--out PATH)."
+            f"--out {store.out} has tables of schema version {version}; this cxr_ray writes version {SCHEMA_VERSION}. "
+            "Finish it with the cxr_ray that began it, or give another folder (--out PATH)."
         )
     if before["data_fingerprint"] != manifest.fingerprint:
         raise Mistake(
