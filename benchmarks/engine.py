@@ -18,7 +18,7 @@ from cxr_ray.models import Meaning
 def main() -> None:
     """The command."""
     args = arguments(__doc__, size=(int, 224, "side of the images"), batch=(int, 32, "images in a pass"),
-                     rounds=(int, 5, "rounds"), seconds=(float, 4.0, "seconds a form and round"))  # fmt: skip
+                     rounds=(int, 12, "rounds"), seconds=(float, 2.5, "seconds a form and round"))  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = models.build("resnet18", Meaning("resnet18", args.size)).requires_grad_(False)
@@ -31,7 +31,7 @@ def main() -> None:
     levels, orders = [0.1, 0.5], ["morf", "lerf"]
     image_of = torch.arange(n_rankings, device=device) % n_images
     maps = torch.rand(n_rankings, args.size**2, device=device)
-    batch = torch.rand(args.batch, 3, args.size, args.size, device=device).to(memory_format=torch.channels_last)
+    batch = torch.rand(args.batch, 3, args.size, args.size, device=device)
     jobs = n_rankings * canvas.n_fills * len(orders) * len(levels)
 
     def done() -> None:

@@ -53,10 +53,7 @@ def areas(
             forward, perturb.Canvas.of(images, filled[:, None]), places,
             torch.arange(len(flat), device=device), ns, orders, batch,
         )[:, 0]  # fmt: skip
-        ends = [
-            forward(x.contiguous(memory_format=torch.channels_last))[:, None, None].expand(-1, len(orders), 1)
-            for x in (images, filled)
-        ]
+        ends = [forward(x)[:, None, None].expand(-1, len(orders), 1) for x in (images, filled)]
         logit = torch.cat([ends[0], inner, ends[1]], -1).double().cpu().numpy()
     by_order = {order: expit(logit[:, o]) for o, order in enumerate(orders)}
     return faithfulness.metrics(by_order, levels, np.array([0, *ns, SIZE**2]) / SIZE**2)[1]

@@ -1,16 +1,22 @@
 """The form in which a network scores masked images: the fastest that this machine has, chosen by measurement.
 
 Explainers stay on the eager module, since they need its hooks; only scoring uses another form of it. Every form gives
-the same probabilities within TOLERANCE, which is checked when it is chosen.
+the same probabilities within TOLERANCE, those in half precision within HALF_TOLERANCE, which is checked when a form is
+chosen: in log-odds, four times as wide, since no probability changes faster than a quarter of its log-odds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,13 +26,14 @@ from torch.fx.experimental.optimization import fuse
 from cxr_ray.models import Classifier
 
 TOLERANCE = 1e-4  # in probability
+HALF_TOLERANCE = 1e-2
 TRIAL_SECONDS = 1.0  # that each form is measured
 EXPORT_PAYS = 60.0  # seconds of scoring from which an export (about 6 seconds) can pay
 COMPILE_PAYS = 600.0  # and a compilation (about a minute)
 
 BATCHES = (32, 64, 128, 256, 512, 1024)
 
-Forward = Callable[[Tensor], Tensor]  # model-space [B, 3, S, S], channels_last, to the log-odds of PNEUMONIA [B]
+Forward = Callable[[Tensor], Tensor]  # model-space [B, 3, S, S] to the log-odds of PNEUMONIA [B]
 
 
 class Unavailable(RuntimeError):
@@ -52,55 +59,141 @@ class Form:
 
 def eager(model: Classifier, example: Tensor) -> Forward:
     """The module as it is."""
-    return model.log_odds
+    return _channels_last(model)
 
 
 def folded(model: Classifier, example: Tensor) -> Forward:
     """Batch norms folded into the convolutions before them."""
-    return _folded(model).log_odds
+    return _channels_last(_folded(model))
 
 
 def compiled(model: Classifier, example: Tensor) -> Forward:
-    """torch.compile of the folded module; CUDA graphs on a GPU."""
-    if example.device.type != "cuda":
-        raise Unavailable("for GPUs")
-    network = torch.compile(_folded(model).network, mode="reduce-overhead")
-    return Classifier(network, model.meaning).log_odds  # type: ignore[arg-type]
+    """torch.compile of the folded module, with CUDA graphs."""
+    return _channels_last(_compiled(_folded(model)))
+
+
+def half(model: Classifier, example: Tensor) -> Forward:
+    """The folded module in float16; log-odds in float32."""
+    return _channels_last(_halved(model))
+
+
+def compiled_half(model: Classifier, example: Tensor) -> Forward:
+    """torch.compile of the folded module in float16."""
+    return _channels_last(_compiled(_halved(model)))
 
 
 def onnxruntime(model: Classifier, example: Tensor) -> Forward:
     """ONNX Runtime on the CPU (extra ``fast``)."""
-    if example.device.type != "cpu":
-        raise Unavailable("for CPUs")
-    try:
-        import onnxruntime as ort
-        import onnxscript  # noqa: F401  the export needs it
-    except ImportError:
-        raise Unavailable("not installed: pip install 'cxr-ray[fast]'") from None
-    network = _folded(model).network.to(memory_format=torch.contiguous_format)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(network, (example.contiguous(),), dynamo=True, verbose=False,
-                                    dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))  # fmt: skip
-    assert program is not None
+    import onnxruntime as ort
+
+    exported = _exported(model, example)
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = ort.InferenceSession(program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
+    run = _Network(lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]))
+    return Classifier(run, model.meaning).log_odds
 
-    class Session(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return torch.from_numpy(session.run(None, {name: images.contiguous().numpy()})[0])
 
-    return Classifier(Session(), model.meaning).log_odds
+def mnn(model: Classifier, example: Tensor) -> Forward:
+    """MNN on the CPU (extra ``fast``), whose 3 x 3 convolutions are Winograd's."""
+    with _silent():  # not MNN.tools: on import it installs a package that reports each conversion to MNN's makers
+        import _tools
+        from MNN import expr
+        from MNN import nn as mnn_nn
+
+    exported = _exported(model, example)
+    with _silent(), tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder, "network.onnx"), Path(folder, "network.mnn")
+        source.write_bytes(exported)
+        _tools.mnnconvert(["", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(made), "--bizCode", "none"])
+        manager = mnn_nn.create_runtime_manager(
+            ({"backend": "CPU", "numThread": torch.get_num_threads(), "precision": "high"},)
+        )
+        network = mnn_nn.load_module_from_file(str(made), [_INPUT], [_OUTPUT], runtime_manager=manager)
+
+    def run(images: Tensor) -> Tensor:
+        given = expr.const(images.numpy(), list(images.shape), expr.NCHW)
+        return torch.from_numpy(np.array(network.forward([given])[0].read()))
+
+    return Classifier(_Network(run), model.meaning).log_odds
 
 
 FORMS: dict[str, Callable[[Classifier, Tensor], Forward]] = {
     "eager": eager,
     "folded": folded,
     "onnxruntime": onnxruntime,
+    "mnn": mnn,
     "compiled": compiled,
+    "half": half,
+    "compiled_half": compiled_half,
 }
+CPU, GPU, HALF = ("onnxruntime", "mnn"), ("compiled", "half", "compiled_half"), ("half", "compiled_half")
+_INPUT, _OUTPUT = "images", "outputs"
+
+
+class _Network(nn.Module):
+    """A function of contiguous images as a module."""
+
+    def __init__(self, run: Forward):
+        super().__init__()
+        self.run = run
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.run(images.contiguous())
+
+
+class _Half(nn.Module):
+    """A network in float16 whose inputs and outputs are float32."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network.half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.half()).float()
+
+
+def _halved(model: Classifier) -> Classifier:
+    return Classifier(_Half(_folded(model).network), model.meaning)
+
+
+def _compiled(model: Classifier) -> Classifier:
+    network = torch.compile(model.network, mode="reduce-overhead")
+    return Classifier(network, model.meaning)  # type: ignore[arg-type]
+
+
+def _exported(model: Classifier, example: Tensor) -> bytes:
+    """The folded module as ONNX, for any batch size."""
+    import onnxscript  # noqa: F401  the export needs it
+
+    network = _folded(model).network.to(memory_format=torch.contiguous_format)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(network, (example.contiguous(),), dynamo=True, verbose=False,
+                                    input_names=[_INPUT], output_names=[_OUTPUT],
+                                    dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))  # fmt: skip
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on stdout, also from C++."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _channels_last(model: Classifier) -> Forward:
+    """Convolutions of torch are faster on it, and convert on their own less well."""
+    return lambda images: model.log_odds(images.contiguous(memory_format=torch.channels_last))
 
 
 def _folded(model: Classifier) -> Classifier:
@@ -113,28 +206,29 @@ def _folded(model: Classifier) -> Classifier:
 
 def make(name: str, model: Classifier, size: int, batch_size: int) -> Forward:
     """A model in a form that was chosen for another one; eager if this model does not have it, or differs in it."""
-    if name == "eager":
-        return model.log_odds
     example = _example(model, size, batch_size)
+    if name == "eager":
+        return eager(model, example)
     with torch.no_grad():
-        made = _checked(name, model, example, torch.sigmoid(model.log_odds(example)))
-    return model.log_odds if isinstance(made, str) else made
+        made = _checked(name, model, example, model.log_odds(example))
+    return eager(model, example) if isinstance(made, str) else made
 
 
 def _checked(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Forward | str:
-    """The model in this form, or why it cannot be had: no form is worth a run."""
+    """The model in this form, or why it cannot be had: no form is worth a run. ``expected``: its log-odds."""
     try:
         made = FORMS[name](model, example)
-        difference = float((torch.sigmoid(made(example)) - expected).abs().max())
+        difference = float((made(example) - expected).abs().max()) / 4
+    except ImportError as e:
+        return f"no {e.name}: pip install 'cxr-ray[fast]'"
     except Exception as e:  # compilers and exporters fail in their own ways, a missing one at its first call
         return (str(e).splitlines() or [type(e).__name__])[0]
-    return made if difference <= TOLERANCE else f"differs by {difference:.1e} in probability"
+    return made if difference <= (HALF_TOLERANCE if name in HALF else TOLERANCE) else f"differs by {difference:.1e}"
 
 
 def _example(model: Classifier, size: int, batch_size: int) -> Tensor:
     device = next(model.parameters(), torch.empty(0)).device
-    images = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return images.to(device).contiguous(memory_format=torch.channels_last)
+    return torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def batch_size(model: Classifier, size: int) -> int:
@@ -149,15 +243,18 @@ def batch_size(model: Classifier, size: int) -> int:
         try:
             with torch.no_grad():
                 example = _example(model, size, batch)
-                _rate(model.log_odds, example, 0.0)
-                rates[batch] = _rate(model.log_odds, example, TRIAL_SECONDS / 4)
+                forward = eager(model, example)
+                _rate(forward, example, 0.0)
+                rates[batch] = _rate(forward, example, TRIAL_SECONDS / 4)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
     return min(batch for batch, rate in rates.items() if rate >= 0.95 * max(rates.values()))
 
 
-def choose(model: Classifier, size: int, batch_size: int, passes: int) -> tuple[Form, Forward]:
+def choose(
+    model: Classifier, size: int, batch_size: int, passes: int, precision: str = "float32"
+) -> tuple[Form, Forward]:
     """The fastest form for so many passes, start-up included.
 
     Args:
@@ -165,24 +262,28 @@ def choose(model: Classifier, size: int, batch_size: int, passes: int) -> tuple[
         size: side of the images.
         batch_size: images in a pass.
         passes: forward passes that will be made; few passes try only what costs nothing to start.
+        precision: float32, or half, which also tries the forms in half precision.
 
     Returns:
-        The form and its function; its probabilities agree with the eager module's within TOLERANCE on random images.
+        The form and its function; its probabilities agree with the eager module's on random images.
     """
-    if not passes:
-        return Form("eager", {}), model.log_odds
     example = _example(model, size, batch_size)
+    plain = eager(model, example)
+    if not passes:
+        return Form("eager", {}), plain
     with torch.no_grad():
-        expected = torch.sigmoid(model.log_odds(example))
-        rate = _rate(model.log_odds, example, 0.0)
+        expected = plain(example)
+        rate = _rate(plain, example, 0.0)
         scoring = passes / rate  # seconds
-        worth = ["folded"] if scoring > 2 * TRIAL_SECONDS else []
-        worth += ["onnxruntime"] if scoring > EXPORT_PAYS else []
-        worth += ["compiled"] if scoring > COMPILE_PAYS else []
+        worth = ["folded", "half"] if scoring > 2 * TRIAL_SECONDS else []
+        worth += CPU if scoring > EXPORT_PAYS else ()
+        worth += ["compiled", "compiled_half"] if scoring > COMPILE_PAYS else []
+        elsewhere = GPU if example.device.type == "cpu" else CPU
+        worth = [name for name in worth if name not in elsewhere and (precision == "half" or name not in HALF)]
         if not worth:
-            return Form("eager", {"eager": rate}), model.log_odds
-        forwards: dict[str, Forward] = {"eager": model.log_odds}
-        tried: dict[str, float | str] = {}
+            return Form("eager", {"eager": rate}), plain
+        forwards: dict[str, Forward] = {"eager": plain}
+        tried: dict[str, float | str] = {"half": "for GPUs"} if precision == "half" and "half" in elsewhere else {}
         for name in worth:
             made = _checked(name, model, example, expected)
             if isinstance(made, str):

@@ -122,7 +122,9 @@ class Worker:
         model, size = self.model(trial_id), self.subjects[trial_id].size
         if self.form.tried:
             return forms.make(self.form.name, model, size, self.batch_size(trial_id))
-        self.form, forward = forms.choose(model, size, self.batch_size(trial_id), self.passes)
+        self.form, forward = forms.choose(
+            model, size, self.batch_size(trial_id), self.passes, self.sweep.perturb.precision
+        )
         return forward
 
     def batch_size(self, trial_id: str) -> int:
@@ -235,10 +237,7 @@ class _Work:
 
     def _scores(self, images_BCHW: Tensor) -> Tensor:
         """Log-odds of PNEUMONIA of model-space images, float32 [B], in batches."""
-        return torch.cat([
-            self.forward(b.contiguous(memory_format=torch.channels_last))
-            for b in images_BCHW.split(self.batch_size)
-        ])  # fmt: skip
+        return torch.cat([self.forward(batch) for batch in images_BCHW.split(self.batch_size)])
 
     def _prepare(self) -> None:
         """Pairs and tie-breaking fields."""
@@ -285,7 +284,7 @@ class _Work:
     @cached_property
     def blank_BF(self) -> NDArray[np.floating]:
         """Log-odds of the wholly filled images."""
-        filled = self.canvas.fills.view(-1, self.size, self.size, 3).permute(0, 3, 1, 2)
+        filled = self.canvas.fills.unflatten(2, (self.size, self.size))
         return self._scores(filled).double().cpu().numpy().reshape(len(self.ids), -1)
 
     def predictions(self) -> pa.Table:

@@ -67,6 +67,7 @@ def test_the_defaults_are_those_of_the_design():
     assert have["train"].pop("weight_decay") == 0.01
     assert have["train"].pop("labels") == "given"
     assert (have["model"].pop("size"), have["model"].pop("preprocess")) == (None, "none")
+    assert have["perturb"].pop("precision") == "float32"
     assert have.pop("sequential") is None
     assert (have["regions"].pop("draws"), have["regions"].pop("lungs"), have["regions"].pop("edits")) == (5, None, [])
     written["perturb"]["grids"] = ["pixel", "14"]
