@@ -28,7 +28,7 @@ from cxr_ray.models import Classifier
 TOLERANCE = 1e-4  # in probability
 HALF_TOLERANCE = 1e-2
 TRIAL_SECONDS = 1.0  # that each form is measured
-EXPORT_PAYS = 60.0  # seconds of scoring from which an export (about 6 seconds) can pay
+EXPORT_PAYS = 30.0  # seconds of scoring from which two exports (4 seconds each) can pay
 COMPILE_PAYS = 600.0  # and a compilation (about a minute)
 
 BATCHES = (32, 64, 128, 256, 512, 1024)

