@@ -711,28 +711,33 @@ class _OwnControls:
         own = self.map(grid)[0][pairs, 0]
         if control in perturb.MAP_CONTROLS:
             return perturb.MAP_CONTROLS[control](own, ids, work.seed, draws), all_drawn
-        places, drawn = own[:, None].repeat(1, len(draws), 1), np.zeros_like(all_drawn)
-        for n, pair in enumerate(pairs):
-            full = self._maps(control, int(pair), draws)
-            if full is not None:
-                ties = work.ties_PSS[pair].expand(len(full), -1, -1)
-                places[n, : len(full)] = perturb.rank_on(full, ties, g)
-                drawn[n, : len(full)] = True
+        found = self._maps(control, pairs, draws)
+        drawn = np.arange(len(draws)) < np.array([len(maps) for maps in found])[:, None]
+        places = own[:, None].repeat(1, len(draws), 1)
+        if drawn.any():
+            ties = work.ties_PSS[pairs[np.nonzero(drawn)[0]]]
+            places[torch.from_numpy(drawn).to(work.device)] = perturb.rank_on(torch.cat(found), ties, g)
         return places, drawn
 
-    def _maps(self, control: str, pair: int, draws: range) -> Tensor | None:
-        """Maps at image size that stand for draws of a control, [<= D, S, S], as many as there are."""
-        work, of = self.work, (self.explainer, int(self.work.target_P[pair]))
-        trial_id, image_id = work.block.trial_id, work.pair_ids[pair]
+    def _maps(self, control: str, pairs: NDArray[np.integer], draws: range) -> list[Tensor]:
+        """Each pair's maps at image size that stand for draws of a control, [<= D, S, S]: as many as there are."""
+        work, none = self.work, self.full[:0]
         if control == "random_cam":
             assert self.random_cam is not None
-            return perturb.at_size(self.random_cam[pair, list(draws)].to(work.device), work.size)
-        assert work.others is not None  # else the worker has refused the block
-        if control == "mean_map":
-            mean = work.others.mean(trial_id, image_id, of, work.size)
-            return None if mean is None else mean[None].to(work.device)
-        maps = work.others.donated(trial_id, image_id, of, draws)
-        return None if maps is None else perturb.at_size(maps.to(work.device), work.size)
+            maps = self.random_cam[torch.from_numpy(pairs)][:, list(draws)].to(work.device)
+            return list(perturb.at_size(maps.flatten(0, 1), work.size).split(len(draws)))
+        others, trial_id = work.others, work.block.trial_id
+        assert others is not None  # else the worker has refused the block
+        found = []
+        for pair in pairs:  # each has its own file and its own places in it
+            of, image_id = (self.explainer, int(work.target_P[pair])), work.pair_ids[pair]
+            if control == "mean_map":
+                mean = others.mean(trial_id, image_id, of, work.size)
+                found.append(none if mean is None else mean[None].to(work.device))
+            else:
+                given = others.donated(trial_id, image_id, of, draws)
+                found.append(none if given is None else perturb.at_size(given.to(work.device), work.size))
+        return found
 
 
 def _take(values: Sequence[str], index: NDArray[np.integer]) -> pa.Array:
