@@ -1,6 +1,7 @@
 """Masked forward passes a second beside plain forward passes a second of the same model, in one run.
 
-A plain pass is the network alone on a batch that lies ready, in each form that this machine has. A masked pass also
+A plain pass takes a batch that lies ready, in each form that this machine has (torch's first turn it into
+channels_last, as for a masked pass). A masked pass also
 makes its image: it takes ranking, level, order and fill of each job and fills the pixels; it uses the fastest form.
 """
 
@@ -19,6 +20,7 @@ def main() -> None:
     """The command."""
     args = arguments(__doc__, size=(int, 224, "side of the images"), batch=(int, 32, "images in a pass"),
                      rounds=(int, 12, "rounds"), seconds=(float, 2.5, "seconds a form and round"))  # fmt: skip
+    forms.full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = models.build("resnet18", Meaning("resnet18", args.size)).requires_grad_(False)

@@ -68,6 +68,7 @@ def main() -> int:
     if args.steps % 3 or SIZE**2 % (args.steps // 3):
         print(f"peers: --steps is {args.steps}; Quantus needs 3 k, with k a divisor of {SIZE**2}", file=sys.stderr)
         return 2
+    forms.full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = classifier(SIZE)
     theirs = classifier(SIZE).to(device)  # as a user would hand it over

@@ -1,12 +1,14 @@
 """Time and peak memory of whole sweeps as images and models grow, on small phantoms: linear in time, flat in memory.
 
 Memory is the proportional set size of the command and of the processes that Ray started for it, summed, its peak over
-samples. Linux only.
+samples. Linux only. A run that is long enough tries faster forms of the pass, which takes memory once: ``forms`` says
+which run has which.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,13 +30,14 @@ def main() -> None:
     images, counts = ([int(n) for n in text.split(",")] for text in (args.images, args.models))
     seconds: dict[str, list[float]] = {}
     memory: dict[str, float] = {}
+    forms: dict[str, str] = {}
     runs = [(n, counts[0]) for n in images] + [(images[0], m) for m in counts[1:]]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder, "m.safetensors")
         checkpoint.write_bytes(models.to_bytes(models.build("resnet18", Meaning("resnet18", SIZE))))
         for n, m in runs:
             name = f"{n} images, {m} models"
-            seconds[name], memory[name] = _run(folder, str(checkpoint), n, m)
+            seconds[name], memory[name], forms[name] = _run(folder, str(checkpoint), n, m)
     first, last = (f"{n} images, {counts[0]} models" for n in (images[0], images[-1]))
     most = f"{images[0]} images, {counts[-1]} models"
     ratios = {
@@ -43,7 +46,7 @@ def main() -> None:
         "memory, most models / one": memory[most] / memory[first],
     }
     show("scale", seconds, ratios, {"memory, most images / fewest": 1.1, "memory, most models / one": 1.1},
-         unit="s", as_json=args.json, peak_mib={k: round(v) for k, v in memory.items()})  # fmt: skip
+         unit="s", as_json=args.json, peak_mib={k: round(v) for k, v in memory.items()}, forms=forms)  # fmt: skip
 
 
 def _slope(seconds: dict[str, list[float]], images: list[int], m: int) -> float:
@@ -52,7 +55,7 @@ def _slope(seconds: dict[str, list[float]], images: list[int], m: int) -> float:
     return ((at[-1] - at[1]) / (images[-1] - images[1])) / ((at[1] - at[0]) / (images[1] - images[0]))
 
 
-def _run(folder: str, checkpoint: str, n: int, m: int) -> tuple[list[float], float]:
+def _run(folder: str, checkpoint: str, n: int, m: int) -> tuple[list[float], float, str]:
     sweep = {
         "data": {"source": "phantom", "size": SIZE, "phantom": {"train": 8, "test": n}},
         "checkpoints": {f"m{i}": {"path": checkpoint} for i in range(m)},
@@ -65,14 +68,16 @@ def _run(folder: str, checkpoint: str, n: int, m: int) -> tuple[list[float], flo
     file = Path(folder, f"{n}-{m}.yaml")
     file.write_text(yaml.safe_dump(sweep))
     command = [sys.executable, "-m", "cxr_ray.sweep", str(file), "--out", f"{folder}/out-{n}-{m}"]
-    start, peak = time.perf_counter(), 0.0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    start, peak, log = time.perf_counter(), 0.0, Path(folder, f"{n}-{m}.log")
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, start_new_session=True)
     while process.poll() is None:
         peak = max(peak, _memory(process.pid))
         time.sleep(0.25)
     if process.returncode:
         raise SystemExit(f"the sweep of {n} images and {m} models ended with {process.returncode}")
-    return [time.perf_counter() - start], peak
+    form = re.search(r"forward passes: (\w+) \(", log.read_text())
+    return [time.perf_counter() - start], peak, form[1] if form else "none"
 
 
 def _memory(session: int) -> float:

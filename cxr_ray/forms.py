@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
+import importlib
 import os
 import sys
 import tempfile
@@ -57,6 +59,11 @@ class Form:
         return f"{self.name} ({', '.join(tried)})"
 
 
+def full_float32() -> None:
+    """Turns TF32 off for this process: it keeps 10 bits, forms would differ, and float32 is what is asked for."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def eager(model: Classifier, example: Tensor) -> Forward:
     """The module as it is."""
     return _channels_last(model)
@@ -69,17 +76,18 @@ def folded(model: Classifier, example: Tensor) -> Forward:
 
 def compiled(model: Classifier, example: Tensor) -> Forward:
     """torch.compile of the folded module, with CUDA graphs."""
-    return _channels_last(_compiled(_folded(model)))
+    model = _folded(model)
+    return _channels_last(Classifier(_compiled(model.network), model.meaning))
 
 
 def half(model: Classifier, example: Tensor) -> Forward:
     """The folded module in float16; log-odds in float32."""
-    return _channels_last(_halved(model))
+    return _channels_last(Classifier(_Half(_folded(model).network.half()), model.meaning))
 
 
 def compiled_half(model: Classifier, example: Tensor) -> Forward:
     """torch.compile of the folded module in float16."""
-    return _channels_last(_compiled(_halved(model)))
+    return _channels_last(Classifier(_Half(_compiled(_folded(model).network.half())), model.meaning))
 
 
 def onnxruntime(model: Classifier, example: Tensor) -> Forward:
@@ -98,15 +106,18 @@ def onnxruntime(model: Classifier, example: Tensor) -> Forward:
 def mnn(model: Classifier, example: Tensor) -> Forward:
     """MNN on the CPU (extra ``fast``), whose 3 x 3 convolutions are Winograd's."""
     with _silent():  # not MNN.tools: on import it installs a package that reports each conversion to MNN's makers
-        import _tools
         from MNN import expr
         from MNN import nn as mnn_nn
+
+        converter = importlib.import_module("_tools")  # of the same package
 
     exported = _exported(model, example)
     with _silent(), tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder, "network.onnx"), Path(folder, "network.mnn")
         source.write_bytes(exported)
-        _tools.mnnconvert(["", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(made), "--bizCode", "none"])
+        converter.mnnconvert(
+            ["", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(made), "--bizCode", "none"]
+        )
         manager = mnn_nn.create_runtime_manager(
             ({"backend": "CPU", "numThread": torch.get_num_threads(), "precision": "high"},)
         )
@@ -114,7 +125,8 @@ def mnn(model: Classifier, example: Tensor) -> Forward:
 
     def run(images: Tensor) -> Tensor:
         given = expr.const(images.numpy(), list(images.shape), expr.NCHW)
-        return torch.from_numpy(np.array(network.forward([given])[0].read()))
+        outputs = network.forward([given])[0]  # kept while its memory is copied
+        return torch.from_numpy(np.array(outputs.read()))
 
     return Classifier(_Network(run), model.meaning).log_odds
 
@@ -144,23 +156,18 @@ class _Network(nn.Module):
 
 
 class _Half(nn.Module):
-    """A network in float16 whose inputs and outputs are float32."""
+    """A network of float16 whose inputs and outputs are float32."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network = network.half()
+        self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images.half()).float()
 
 
-def _halved(model: Classifier) -> Classifier:
-    return Classifier(_Half(_folded(model).network), model.meaning)
-
-
-def _compiled(model: Classifier) -> Classifier:
-    network = torch.compile(model.network, mode="reduce-overhead")
-    return Classifier(network, model.meaning)  # type: ignore[arg-type]
+def _compiled(network: nn.Module) -> nn.Module:
+    return torch.compile(network, mode="reduce-overhead")  # type: ignore[return-value]
 
 
 def _exported(model: Classifier, example: Tensor) -> bytes:
@@ -180,13 +187,16 @@ def _exported(model: Classifier, example: Tensor) -> bytes:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Nothing on stdout, also from C++."""
+    c = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
     sys.stdout.flush()
+    c.fflush(None)
     kept = os.dup(1)
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 1)
         yield
     finally:
+        c.fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
 
@@ -219,7 +229,7 @@ def _checked(name: str, model: Classifier, example: Tensor, expected: Tensor) ->
     try:
         made = FORMS[name](model, example)
         difference = float((made(example) - expected).abs().max()) / 4
-    except ImportError as e:
+    except ModuleNotFoundError as e:
         return f"no {e.name}: pip install 'cxr-ray[fast]'"
     except Exception as e:  # compilers and exporters fail in their own ways, a missing one at its first call
         return (str(e).splitlines() or [type(e).__name__])[0]
@@ -243,9 +253,11 @@ def batch_size(model: Classifier, size: int) -> int:
         try:
             with torch.no_grad():
                 example = _example(model, size, batch)
+                canvas = example.new_empty(2, *example.shape)  # what masked images and fills will take beside it
                 forward = eager(model, example)
                 _rate(forward, example, 0.0)
                 rates[batch] = _rate(forward, example, TRIAL_SECONDS / 4)
+                del canvas
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
@@ -262,36 +274,42 @@ def choose(
         size: side of the images.
         batch_size: images in a pass.
         passes: forward passes that will be made; few passes try only what costs nothing to start.
-        precision: float32, or half, which also tries the forms in half precision.
+        precision: float32, or half: in half precision on GPUs, unless no such form can be had.
 
     Returns:
         The form and its function; its probabilities agree with the eager module's on random images.
     """
     example = _example(model, size, batch_size)
     plain = eager(model, example)
-    if not passes:
-        return Form("eager", {}), plain
+    elsewhere = GPU if example.device.type == "cpu" else CPU
+    tried: dict[str, float | str] = {"half": "for GPUs"} if precision == "half" and "half" in elsewhere else {}
+    must_be_half = precision == "half" and not tried
+    if not passes and not must_be_half:
+        return Form("eager", tried), plain
     with torch.no_grad():
         expected = plain(example)
         rate = _rate(plain, example, 0.0)
         scoring = passes / rate  # seconds
-        worth = ["folded", "half"] if scoring > 2 * TRIAL_SECONDS else []
+        worth = ["folded", "half"] if scoring > 2 * TRIAL_SECONDS or must_be_half else []
         worth += CPU if scoring > EXPORT_PAYS else ()
         worth += ["compiled", "compiled_half"] if scoring > COMPILE_PAYS else []
-        elsewhere = GPU if example.device.type == "cpu" else CPU
-        worth = [name for name in worth if name not in elsewhere and (precision == "half" or name not in HALF)]
+        worth = [name for name in worth if name not in elsewhere and (must_be_half or name not in HALF)]
         if not worth:
-            return Form("eager", {"eager": rate}), plain
-        forwards: dict[str, Forward] = {"eager": plain}
-        tried: dict[str, float | str] = {"half": "for GPUs"} if precision == "half" and "half" in elsewhere else {}
+            return Form("eager", {"eager": rate, **tried}), plain
+        forwards, rates = {"eager": plain}, {}
         for name in worth:
             made = _checked(name, model, example, expected)
             if isinstance(made, str):
                 tried[name] = made
             else:
                 forwards[name] = made
-        rates = {name: _rate(forward, example, TRIAL_SECONDS) for name, forward in forwards.items()}
-    best = max(rates, key=lambda name: rates[name])
+        for name, forward in forwards.items():
+            try:
+                rates[name] = _rate(forward, example, TRIAL_SECONDS)
+            except torch.OutOfMemoryError:
+                tried[name] = "out of memory"
+    # Half or not at all, where it can be had: else levels of a curve, scored by two workers, might differ in precision.
+    best = max(rates, key=lambda name: (must_be_half and name in HALF, rates[name]))
     return Form(best, {**rates, **tried}), forwards[best]
 
 

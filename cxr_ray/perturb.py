@@ -387,6 +387,8 @@ def masked_scores(
     low = torch.stack([torch.zeros_like(count) if o == "morf" else units - count for o in orders]).flatten()
     high = torch.stack([count if o == "morf" else torch.full_like(count, units) for o in orders]).flatten()
     shape = (n_rankings, canvas.n_fills, n_orders, n_levels)
+    if not n_rankings:  # not every form takes an empty batch
+        return torch.empty(shape, device=device)
     jobs = torch.arange(n_rankings * canvas.n_fills * n_orders * n_levels, device=device)
     masks = n_orders * n_levels
     g = round(units**0.5)

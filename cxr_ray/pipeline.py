@@ -213,7 +213,6 @@ class _Explain:
 
         if threads:
             torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = False  # it keeps 10 bits: float32 means what it says on GPUs as well
         self.block, self.first = Block, first
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.worker = Worker(sweep, subjects, device, batch_size, passes, OtherMaps(store, sweep))

@@ -24,7 +24,7 @@ import pyarrow.dataset as pads
 import torch
 
 import cxr_ray
-from cxr_ray import classification, data, donors, hypotheses, models, perturb, regions, results, sanity, summary
+from cxr_ray import classification, data, donors, forms, hypotheses, models, perturb, regions, results, sanity, summary
 from cxr_ray.config import Sweep, SweepMistake, load_sweep
 from cxr_ray.explainers import EXPLAINERS
 from cxr_ray.models import Meaning
@@ -207,6 +207,7 @@ def sanity_images(sweep: Sweep, manifest: data.Manifest) -> pd.DataFrame:
 
 def forward_rate(size: int) -> float:
     """Forward passes of a ResNet-18 a second on this machine, measured for about a second."""
+    forms.full_float32()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = models.build("resnet18", Meaning("resnet18", size)).to(device)
     batch = torch.zeros(256 if device == "cuda" else 8, 3, size, size, device=device)

@@ -107,6 +107,7 @@ class Worker:
         self._batch_size = batch_size
         self._found: dict[int, int] = {}  # by size of the images
         self.device = torch.device(device)
+        forms.full_float32()
         self.form = Form("eager", {})
         self.model = lru_cache(maxsize=4)(self._load)
         self.forward = lru_cache(maxsize=4)(self._forward)
@@ -237,6 +238,8 @@ class _Work:
 
     def _scores(self, images_BCHW: Tensor) -> Tensor:
         """Log-odds of PNEUMONIA of model-space images, float32 [B], in batches."""
+        if not len(images_BCHW):  # not every form takes an empty batch
+            return images_BCHW.new_empty(0)
         return torch.cat([self.forward(batch) for batch in images_BCHW.split(self.batch_size)])
 
     def _prepare(self) -> None:

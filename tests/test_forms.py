@@ -1,5 +1,6 @@
 """Every form of the forward pass gives the eager module's probabilities, and what is missing falls back to it."""
 
+import subprocess
 import sys
 
 import pytest
@@ -64,18 +65,38 @@ def test_half_precision_is_tried_where_it_is_asked_for_and_not_on_a_cpu(monkeypa
     monkeypatch.setitem(forms.FORMS, "compiled", forms.folded)
     monkeypatch.setitem(forms.FORMS, "compiled_half", forms.half)
     assert set(forms.choose(made, SIZE, 2, 10**9)[0].tried) == {"eager", "folded", "compiled"}
-    tried = forms.choose(made, SIZE, 2, 10**9, "half")[0].tried
-    assert isinstance(tried["half"], float)
-    assert isinstance(tried["compiled_half"], float)
+    for passes in (0, 1, 10**9):  # whatever a worker has to do: else one curve might have two precisions
+        form = forms.choose(made, SIZE, 2, passes, "half")[0]
+        assert form.name in forms.HALF
+    assert isinstance(form.tried["half"], float)
+    assert isinstance(form.tried["compiled_half"], float)
 
 
+def test_mnn_prints_nothing_and_reports_nothing():
+    """In a process of its own: what C keeps in its buffer comes out at exit, and MNN speaks once."""
+    code = f"""
+import sys, torch
+from cxr_ray import forms, models
+images = torch.randn(2, 3, {SIZE}, {SIZE})
+with torch.no_grad():
+    forms.FORMS["mnn"](models.build("resnet18", models.Meaning("resnet18", {SIZE})).eval(), images)(images)
+print([name for name in sys.modules if name.startswith(("MNN.tools", "aliyun"))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", forms.CPU)
 @torch.no_grad()
-def test_mnn_prints_nothing_and_reports_nothing(capfd):
+def test_an_unloadable_library_says_why(name, monkeypatch):
     made = model()
     images = torch.randn(2, 3, SIZE, SIZE)
-    forms.FORMS["mnn"](made, images)(images)
-    assert capfd.readouterr().out == ""
-    assert not [name for name in sys.modules if name.startswith(("MNN.tools", "aliyun"))]
+
+    def fails(m, example):
+        raise ImportError("libc.so.6: version GLIBC_2.99 not found")
+
+    monkeypatch.setitem(forms.FORMS, name, fails)
+    assert "GLIBC_2.99" in forms._checked(name, made, images, made.log_odds(images))
 
 
 @pytest.mark.parametrize(
@@ -97,14 +118,14 @@ def test_few_passes_start_nothing_and_many_try_everything(monkeypatch):
     monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
     form, _ = forms.choose(made, SIZE, 2, 10**9)
     assert set(form.tried) == {"eager", "folded", "onnxruntime", "mnn"}
-    rates = {name: rate for name, rate in form.tried.items() if not isinstance(rate, str)}
-    assert form.name == max(rates, key=rates.get)
+    assert all(isinstance(rate, float) for rate in form.tried.values())
+    assert form.name == max(form.tried, key=form.tried.get)
     assert form.name in str(form)
 
 
 def test_without_the_extra_it_says_so_and_goes_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setitem(sys.modules, "_tools", None)
+    monkeypatch.setitem(sys.modules, "MNN", None)
     monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
     made = model()
     form, _ = forms.choose(made, SIZE, 2, 10**9)
@@ -177,6 +198,6 @@ def test_the_batch_size_is_the_smallest_near_the_fastest_that_fits(monkeypatch):
         device = torch.device("cuda")
 
     monkeypatch.setattr(forms, "_rate", rate)
-    monkeypatch.setattr(forms, "_example", lambda m, size, batch: [0] * batch)
+    monkeypatch.setattr(forms, "_example", lambda m, size, batch: torch.zeros(batch))
     monkeypatch.setattr(made, "parameters", lambda: iter([Parameter()]))
     assert forms.batch_size(made, SIZE) == 128

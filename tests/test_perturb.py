@@ -34,6 +34,26 @@ def test_rank_is_a_permutation_in_descending_order_with_ties_broken_by_the_field
         assert [int(p) for p in np.argsort(place)] == expected
 
 
+def test_rank_agrees_with_lexsort_on_as_many_units_as_an_image_has():
+    """From 32,768 numbers on, torch sorts a row otherwise."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(-50, 50, (2, 40_000)).astype(np.float32) / 7
+    values[0, :9] = -0.0  # ties with 0
+    ties = rng.random((2, 40_000), np.float32) - 0.5
+    places = perturb.rank(torch.from_numpy(values), torch.from_numpy(ties)).numpy()
+    for row, field, place in zip(values, ties, places, strict=True):
+        assert (np.argsort(place) == np.lexsort((np.arange(len(row)), -field, -row))).all()
+
+
+def test_no_rankings_are_no_pass():
+    def forward(images):
+        raise AssertionError("an empty batch came")
+
+    made = perturb.masked_scores(forward, zero_one_canvas(1, 4), torch.empty(0, 16, dtype=torch.int32),
+                                 torch.empty(0, dtype=torch.long), [3, 4, 5], ["morf"], 2)  # fmt: skip
+    assert made.shape == (0, 1, 1, 3)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from(["pixel", "7", "14", "28"]),

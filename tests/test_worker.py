@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxr_ray import explainers, perturb
+from cxr_ray import explainers, forms, perturb
 from cxr_ray.config import Sweep, resolve
 from cxr_ray.explainers import EXPLAINERS, Entry
 from cxr_ray.models import Classifier, Meaning
@@ -58,6 +58,16 @@ def frames(tables) -> dict[str, pd.DataFrame]:
         frame = table.to_pandas()
         out.setdefault(name, []).append(frame.assign(explainer=explainer) if explainer else frame)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in out.items()}
+
+
+def test_the_precision_asked_for_reaches_the_choice_of_a_form(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        forms, "choose", lambda *given: seen.append(given) or (forms.Form("eager", {}), given[0].log_odds)
+    )
+    worker(sweep(perturb={"precision": "half"}), linear_model()).forward("m")
+    assert seen[0][-1] == "half"
+    assert not torch.backends.cudnn.allow_tf32
 
 
 @pytest.fixture(scope="module")
