@@ -109,8 +109,8 @@ class Worker:
         self.device = torch.device(device)
         forms.full_float32()
         self.form = Form("eager", {})
-        self.model = lru_cache(maxsize=4)(self._load)
-        self.forward = lru_cache(maxsize=4)(self._forward)
+        self.model = lru_cache(maxsize=2)(self._load)  # units come model by model, but for those at a turn
+        self.forward = lru_cache(maxsize=2)(self._forward)
         self.segmenter = regions.segmenter(self.device) if regions.wants_segmenter(sweep) else None
 
     def _load(self, trial_id: str) -> Classifier:

@@ -1,8 +1,27 @@
 """Real chest X-rays and a real model, where CXR_RAY_DATA and CXR_RAY_MODEL point to them."""
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from cxr_ray import results, sweep
+from cxr_ray import forms, models, results, sweep
+from cxr_ray.models import Meaning
+
+
+@torch.no_grad()
+def test_every_form_scores_whole_and_masked_images_as_the_eager_module_does(shared_data, shared_model):
+    model = models.load(str(shared_model), Meaning("resnet18", 224)).requires_grad_(False)
+    files = sorted((shared_data / "chest_xray_224" / "test").glob("*/*"))[::156]
+    given = torch.stack([torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in files])
+    whole = given.permute(0, 3, 1, 2).float() / 255
+    some = torch.rand(len(whole), 1, 224, 224, generator=torch.Generator().manual_seed(0)) < 0.5
+    images = model.normalize(torch.cat([whole, torch.where(some, whole, whole.mean((2, 3), keepdim=True))]))
+    expected = torch.sigmoid(model.log_odds(images))
+    assert expected.max() - expected.min() > 0.9
+    for name in ("folded", *forms.CPU, "half"):
+        made = torch.sigmoid(forms.FORMS[name](model, images[:2])(images))
+        assert (made - expected).abs().max() <= (forms.HALF_TOLERANCE if name in forms.HALF else forms.TOLERANCE), name
 
 
 @pytest.mark.slow

@@ -333,7 +333,7 @@ def test_broken_images_become_rows_of_errors(tmp_path):
     torch.manual_seed(0)
     (tmp_path / "m.safetensors").write_bytes(models.to_bytes(models.build("resnet18", Meaning("resnet18", 64))))
     content = {**TINY, "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3},
-               "regions": {"names": ["border"]},
+               "regions": {"names": ["border"]}, "sanity": None,
                "checkpoints": {n: {"path": str(tmp_path / "m.safetensors")} for n in ("one", "two")}}  # fmt: skip
     content = {k: v for k, v in content.items() if k not in ("variants", "train")}
     out = str(tmp_path / "out")
