@@ -11,12 +11,13 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
-from matplotlib import colormaps
+from matplotlib import colormaps, get_data_path
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -120,7 +121,7 @@ def strip(xray: NDArray[np.uint8], panels: Sequence[Panel], foot: int = FOOT) ->
     columns = min(PER_ROW, len(panels))
     width, height = columns * (SIDE + GUTTER) - GUTTER, rows * (HEAD + SIDE + foot)
     sheet = Image.new("RGB", (width, height), "white")
-    draw, title, text = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(13)
+    draw, title, text = ImageDraw.Draw(sheet), _font(14), _font(12)
     grey = np.repeat(xray[..., None], 3, axis=2).astype(np.float32) / 255
     for i, panel in enumerate(panels):
         x, y = (i % PER_ROW) * (SIDE + GUTTER), (i // PER_ROW) * (HEAD + SIDE + foot)
@@ -133,6 +134,11 @@ def strip(xray: NDArray[np.uint8], panels: Sequence[Panel], foot: int = FOOT) ->
         for j, line in enumerate(panel.lines if foot else ()):
             draw.text((x, y + HEAD + SIDE + 4 + 20 * j), _fitted(line, text), "black", text)
     return sheet
+
+
+def _font(pixels: int) -> ImageFont.FreeTypeFont:
+    """The font of matplotlib's figures: Pillow's own has no minus sign."""
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), pixels)
 
 
 def _fitted(line: str, font: Any) -> str:
@@ -156,7 +162,7 @@ def legend(signed: Mapping[str, bool]) -> Image.Image:
     kinds = [(kind, [e for e, s in signed.items() if s is kind]) for kind in (False, True)]
     kinds = [(kind, names) for kind, names in kinds if names]
     sheet = Image.new("RGB", (480 * len(kinds), 62), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    draw, font = ImageDraw.Draw(sheet), _font(12)
     for i, (kind, names) in enumerate(kinds):
         x = 480 * i
         at = np.linspace(-1 if kind else 0, 1, 300)

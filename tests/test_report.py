@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from cxr_ray import galleries, report
 from cxr_ray import page as page_
-from cxr_ray import report
 from cxr_ray.schemas import SHARED, TABLES
 from cxr_ray.tables import Store
 
@@ -413,3 +413,10 @@ def test_chromium_renders_it_without_a_complaint(run, page, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (tmp_path / "s.png").stat().st_size > 20_000
     assert ":CONSOLE" not in done.stderr
+
+
+def test_captions_have_a_glyph_for_what_numbers_are_made_of():
+    font = galleries._font(12)
+    missing = bytes(font.getmask("\uffff"))
+    for sign in (*page_.number(-0.5), "\N{EN DASH}", "\N{HORIZONTAL ELLIPSIS}"):
+        assert bytes(font.getmask(sign)) != missing
