@@ -1,8 +1,8 @@
 """Masked forward passes a second beside plain forward passes a second of the same model, in one run.
 
 A plain pass takes a batch that lies ready, in each form that this machine has (torch's first turn it into
-channels_last, as for a masked pass). A masked pass also
-makes its image: it takes ranking, level, order and fill of each job and fills the pixels; it uses the fastest form.
+channels_last, as for a masked pass). A masked pass also makes its image: it takes ranking, level, order and fill of
+each job and fills the pixels; it uses the fastest form.
 """
 
 from __future__ import annotations

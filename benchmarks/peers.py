@@ -32,7 +32,7 @@ from cxr_ray.forms import Forward
 from cxr_ray.models import Classifier
 
 SIZE = 224
-PLAIN = "steps plain passes, eager"
+PLAIN = "as many plain passes, eager"
 OURS_FLIPPING, OURS_ROAD = "ours, one order", "ours, both orders"
 QUANTUS, ROAD = "Quantus PixelFlipping", "grad-cam ROADCombined"
 

@@ -130,7 +130,7 @@ class Perturb(Section):
     levels: list[Share] = Field([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95], min_length=1)
     orders: list[Literal["morf", "lerf"]] = Field(["morf", "lerf"], min_length=1)
     precision: Literal["float32", "half"] = Field(
-        "float32", description="of scoring; half: float16, on GPUs, within 1e-2"
+        "float32", description="of scoring; half: float16 on GPUs, within 1e-2 in probability"
     )
 
     @model_validator(mode="before")

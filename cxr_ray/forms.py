@@ -39,10 +39,6 @@ BATCHES = (32, 64, 128, 256, 512, 1024)
 Forward = Callable[[Tensor], Tensor]  # model-space [B, 3, S, S] to the log-odds of PNEUMONIA [B]
 
 
-class Unavailable(RuntimeError):
-    """A form that this machine or this network does not have; the message says why."""
-
-
 @dataclass(frozen=True)
 class Form:
     """Which form was chosen, and why.
@@ -204,7 +200,7 @@ def _silent() -> Iterator[None]:
 
 
 def _channels_last(model: Classifier) -> Forward:
-    """Convolutions of torch are faster on it, and convert on their own less well."""
+    """In channels_last, in which torch's convolutions are faster; what they convert on their own costs more."""
     return lambda images: model.log_odds(images.contiguous(memory_format=torch.channels_last))
 
 
@@ -212,7 +208,7 @@ def _folded(model: Classifier) -> Classifier:
     try:
         network = fuse(copy.deepcopy(model.network))
     except Exception as e:  # tracing fails in as many ways as there are networks
-        raise Unavailable(f"the network cannot be traced ({type(e).__name__})") from None
+        raise RuntimeError(f"the network cannot be traced ({type(e).__name__})") from None
     return Classifier(network, model.meaning).eval().to(memory_format=torch.channels_last)
 
 
@@ -233,10 +229,11 @@ def _checked(name: str, model: Classifier, example: Tensor, expected: Tensor) ->
         made = FORMS[name](model, example)
         difference = float((made(example) - expected).abs().max()) / 4
     except ModuleNotFoundError as e:
-        return f"no {e.name}: pip install 'cxr-ray[fast]'"
+        return f"no {e.name}" + (": pip install 'cxr-ray[fast]'" if name in CPU else "")
     except Exception as e:  # compilers and exporters fail in their own ways, a missing one at its first call
         return (str(e).splitlines() or [type(e).__name__])[0]
-    return made if difference <= (HALF_TOLERANCE if name in HALF else TOLERANCE) else f"differs by {difference:.1e}"
+    tolerance = HALF_TOLERANCE if name in HALF else TOLERANCE
+    return made if difference <= tolerance else f"differs by up to {difference:.1e} in probability"
 
 
 def _example(model: Classifier, size: int, batch_size: int) -> Tensor:

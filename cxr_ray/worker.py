@@ -109,7 +109,7 @@ class Worker:
         self.device = torch.device(device)
         forms.full_float32()
         self.form = Form("eager", {})
-        self.model = lru_cache(maxsize=2)(self._load)  # units come model by model, but for those at a turn
+        self.model = lru_cache(maxsize=2)(self._load)  # units come model by model; where one follows another, two
         self.forward = lru_cache(maxsize=2)(self._forward)
         self.segmenter = regions.segmenter(self.device) if regions.wants_segmenter(sweep) else None
 

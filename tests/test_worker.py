@@ -62,6 +62,7 @@ def frames(tables) -> dict[str, pd.DataFrame]:
 
 def test_the_precision_asked_for_reaches_the_choice_of_a_form(monkeypatch):
     seen = []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(
         forms, "choose", lambda *given: seen.append(given) or (forms.Form("eager", {}), given[0].log_odds)
     )
