@@ -117,7 +117,7 @@ def matched(name: str, masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
         return _frames(masks_BSS.shape[-1], keys_BD)
     if name == "corners":
         return _squares(masks_BSS.shape[-1], keys_BD)
-    return torch.stack([_elsewhere(mask, keys) for mask, keys in zip(masks_BSS, keys_BD, strict=True)])
+    return _elsewhere(masks_BSS, keys_BD)
 
 
 def _frames(size: int, keys_BD: Tensor) -> Tensor:
@@ -149,31 +149,34 @@ def _squares(size: int, keys_BD: Tensor) -> Tensor:
     return rows[..., :, None] & columns[..., None, :]
 
 
-def _elsewhere(mask_SS: Tensor, keys_D: Tensor) -> Tensor:
-    size = mask_SS.shape[-1]
-    turned = torch.stack([torch.rot90(m, k) for m in (mask_SS, mask_SS.flip(1)) for k in range(4)])
+def _elsewhere(masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
+    size = masks_BSS.shape[-1]
+    turned = torch.stack([torch.rot90(m, k, (1, 2)) for m in (masks_BSS, masks_BSS.flip(2)) for k in range(4)], 1)
     # overlap with the region after a roll by (down, right): a correlation, whole numbers
-    spectrum = torch.fft.rfft2(mask_SS.double()) * torch.fft.rfft2(turned.double()).conj()
+    spectrum = torch.fft.rfft2(masks_BSS[:, None].double()) * torch.fft.rfft2(turned.double()).conj()
     overlap = torch.fft.irfft2(spectrum, s=(size, size)).round()
-    at = torch.arange(size, device=mask_SS.device)
+    at = torch.arange(size, device=masks_BSS.device)
     whole = []
-    for line in (turned.any(2), turned.any(1)):
-        first, last = line.int().argmax(1), size - 1 - line.flip(1).int().argmax(1)
-        whole.append((first[:, None] + at) % size + (last - first)[:, None] < size)
-    free = overlap == 0
-    good = free & whole[0][:, :, None] & whole[1][:, None, :]
-    if not good.any():
-        good = free
-    if not good.any():
-        least = overlap.flatten().kthvalue(max(1, int(LEAST * overlap.numel()))).values
-        good = (overlap <= least) & (overlap < mask_SS.sum())
-    places = good.nonzero()[_chosen(keys_D, int(good.sum()))].tolist()
-    return torch.stack([turned[t].roll((down, right), (0, 1)) for t, down, right in places])
+    for line in (turned.any(3), turned.any(2)):
+        first, last = line.int().argmax(2), size - 1 - line.flip(2).int().argmax(2)
+        whole.append((first[..., None] + at) % size + (last - first)[..., None] < size)
+    free = (overlap == 0).flatten(1)
+    least = overlap.flatten(1)
+    few = least.kthvalue(max(1, int(LEAST * least.shape[1])), dim=1, keepdim=True).values
+    good = free & (whole[0][..., None] & whole[1][..., None, :]).flatten(1)
+    good = torch.where(good.any(1, keepdim=True), good, free)
+    good = torch.where(good.any(1, keepdim=True), good, (least <= few) & (least < masks_BSS.sum((1, 2))[:, None]))
+    count = good.cumsum(1)
+    place = torch.searchsorted(count, _chosen(keys_BD, count[:, -1:]) + 1)  # the chosen one of the good places
+    turn, down, right = place // size**2, place // size % size, place % size
+    y, x = (at - down[..., None]) % size, (at - right[..., None]) % size
+    image = torch.arange(len(masks_BSS), device=at.device)[:, None, None, None]
+    return turned[image, turn[..., None, None], y[..., :, None], x[..., None, :]]
 
 
-def _chosen(keys: Tensor, n: int) -> Tensor:
-    """One of 0 .. n - 1 for each key, in the keys' shape."""
-    return (randomness.bits(keys.flatten(), 1)[:, 0] % n).view(keys.shape)
+def _chosen(keys: Tensor, n: int | Tensor) -> Tensor:
+    """One of 0 .. n - 1 for each key, in the keys' shape; a tensor n is broadcast to it."""
+    return randomness.bits(keys.flatten(), 1)[:, 0].view(keys.shape) % n
 
 
 # The fill exchange: what another patient's NORMAL image shows in the same place.

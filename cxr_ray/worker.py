@@ -30,6 +30,7 @@ from cxr_ray.randomness import key
 from cxr_ray.schemas import CURVES, ERRORS, EXCHANGE, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SANITY, SHARED
 
 MAX_MAP_SIDE = 56
+MAX_PLACES = 2**25  # of rankings in memory at a time: 128 MiB
 OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])  # [label, predicted]
 Tables = dict[tuple[str, str], pa.Table]  # (table, explainer or "") to rows
 
@@ -303,6 +304,11 @@ class _Work:
 
     # Curves
 
+    def _portions(self, draws: int, rankings: int, grid: str) -> list[range]:
+        """The numbers of the draws, so many at a time as memory is meant to hold with ``rankings`` in each draw."""
+        n = max(1, MAX_PLACES // (rankings * perturb.side(grid, self.size) ** 2))
+        return [range(first, min(first + n, draws)) for first in range(0, draws, n)]
+
     def _curves(self, places_NDU: Tensor, image_N: NDArray[np.integer], fill: int | None = None,
                 scored_ND: NDArray[np.bool_] | None = None) -> NDArray[np.floating]:  # fmt: skip
         """Log-odds of PNEUMONIA over the levels 0, asked for, 1: float64 [N, D, F, O, L + 2], NaN if not scored.
@@ -369,10 +375,11 @@ class _Work:
             if control not in perturb.SHARED_CONTROLS:
                 continue
             for grid in perturb.control_grids(control, self.sweep.perturb.grids):
-                make = perturb.SHARED_CONTROLS[control]
-                places = make(self.ids, self.seed, range(draws), grid, self.size, self.device)
-                curves = self._curves(places, np.arange(len(self.ids)))
-                self.shared[control, grid] = self._towards_target(curves[self.image_P])
+                make, curves = perturb.SHARED_CONTROLS[control], []
+                for some in self._portions(draws, len(self.ids), grid):
+                    places = make(self.ids, self.seed, some, grid, self.size, self.device)
+                    curves.append(self._curves(places, np.arange(len(self.ids))))
+                self.shared[control, grid] = self._towards_target(np.concatenate(curves, 1)[self.image_P])
                 rows.append(self._curve_rows(control, grid, self.shared[control, grid], None))
         return {("curves", SHARED): pa.concat_tables(rows)} if rows else {}
 
@@ -486,27 +493,49 @@ class _Work:
         controls = _OwnControls(self, explainer, full, maps.random_cam)
         curve_rows, faith_rows = [], []
         for grid in self.sweep.perturb.grids:
-            made = {"none": controls.map(grid)}
-            made |= {c: controls.draws(c, grid, range(len(self.pairs)), range(n)) for c, n in controls.wanted.items()}
-            places = torch.cat([places for places, _ in made.values()], 1)
-            drawn = np.concatenate([drawn for _, drawn in made.values()], 1)
-            # what ranks as the map does has its curve: another batch might round it apart
-            equal = (places == places[:, :1]).all(2).cpu().numpy() & drawn
-            equal[:, 0] = False
-            curves = self._towards_target(self._curves(places, self.image_P, scored_ND=drawn & ~equal))
-            curves[equal] = curves[np.nonzero(equal)[0], 0]
-            curves[missing_P] = np.nan
-            widths = [places.shape[1] for places, _ in made.values()]
-            parts = dict(zip(made, np.split(curves, np.cumsum(widths)[:-1], axis=1), strict=True))
-            for control, part in parts.items():
-                shares = None if control == "none" else self._overlap(made["none"][0][:, 0], made[control][0])
-                curve_rows.append(self._curve_rows(control, grid, part, shares, made[control][1]))
+            parts = {}
+            for control, (curves, overlap, drawn) in self._measured(controls, grid, missing_P).items():
+                parts[control] = curves
+                curve_rows.append(self._curve_rows(control, grid, curves, overlap, drawn))
             parts |= {c: part for (c, g), part in self.shared.items() if g == grid}
             tests = {c: self._sequential(controls, c, grid, parts) for c in parts if self._is_sequential(c)}
             faith_rows += self._faithfulness_rows(grid, parts, tests)
         tables["curves", explainer] = pa.concat_tables(curve_rows)
         tables["faithfulness", explainer] = pa.concat_tables(faith_rows)
         return tables
+
+    def _measured(
+        self, controls: _OwnControls, grid: str, missing_P: NDArray[np.bool_]
+    ) -> dict[str, tuple[NDArray, ...]]:
+        """The map ("none") and each control made from or for it: curves, overlaps and whether there is such a draw.
+
+        Log-odds of the target [P, D, F, O, L + 2], [P, D, O, L + 2], [P, D].
+        """
+        wanted, (own_places, is_own) = controls.wanted, controls.map(grid)
+        portions: dict[str, list[tuple[NDArray, ...]]] = {}
+        for some in self._portions(max(wanted.values(), default=1), len(self.pairs) * max(1, len(wanted)), grid):
+            made = {} if portions else {"none": (own_places, is_own)}
+            for control, draws in wanted.items():
+                if some.start < draws:
+                    these = range(some.start, min(some.stop, draws))
+                    made[control] = controls.draws(control, grid, range(len(self.pairs)), these)
+            places = torch.cat([places for places, _ in made.values()], 1)
+            drawn = np.concatenate([drawn for _, drawn in made.values()], 1)
+            # what ranks as the map does has its curve: another batch might round it apart
+            equal = (places == own_places).all(2).cpu().numpy() & drawn
+            equal[:, 0] &= "none" not in made
+            curves = self._towards_target(self._curves(places, self.image_P, scored_ND=drawn & ~equal))
+            if "none" in made:
+                own = curves[:, 0]
+            curves[equal] = own[np.nonzero(equal)[0]]
+            curves[missing_P] = np.nan
+            last = np.cumsum([places.shape[1] for places, _ in made.values()])[:-1]
+            for (control, (places, drawn)), part in zip(made.items(), np.split(curves, last, axis=1), strict=True):
+                overlap = self._overlap(own_places[:, 0], places)
+                if control == "none":
+                    overlap[:] = np.nan
+                portions.setdefault(control, []).append((part, overlap, drawn))
+        return {c: tuple(np.concatenate(each, 1) for each in zip(*parts, strict=True)) for c, parts in portions.items()}
 
     def sanity(self, explainer: str, randomised: Sequence[tuple[str, Classifier]]) -> list[pa.Table]:
         """Rows of ``sanity``: maps of each randomised model beside this one's, and through the test on this one."""

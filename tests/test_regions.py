@@ -54,8 +54,9 @@ def shapes(draw) -> torch.Tensor:
 @given(mask=shapes(), seed=st.integers(0, 1000), name=st.sampled_from(["opacity", "marker", "outside_lungs"]))
 def test_a_matched_control_has_the_same_area_elsewhere(mask, seed, name):
     k = torch.tensor([[key(seed, "i", name, d) for d in range(3)]])
-    first, again = (regions.matched(name, mask[None], k)[0] for _ in range(2))
-    assert torch.equal(first, again)
+    first = regions.matched(name, mask[None], k)[0]
+    beside = regions.matched(name, torch.stack([mask.t(), mask]), torch.cat([k + 1, k]))[1]
+    assert torch.equal(first, beside)
     assert (first.flatten(1).sum(1) == mask.sum()).all()
     assert not (first == mask).flatten(1).all(1).any()
 

@@ -169,9 +169,15 @@ def test_overlap_of_shifted_maps_lies_between_none_and_all(linear_frames):
     assert abs(shifted[(shifted.level == 0.5) & (shifted.grid == "pixel")].overlap.mean() - 0.5) < 0.05
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_tables_do_not_depend_on_the_batch_size(batch_size):
-    one, other = worker(sweep(), linear_model())(block()), worker(sweep(), linear_model(), batch_size)(block())
+@pytest.mark.parametrize(("batch_size", "places"), [(1, None), (7, 5 * SIZE**2 * 3), (64, 1)])
+def test_tables_do_not_depend_on_how_many_images_and_rankings_are_held_at_a_time(monkeypatch, batch_size, places):
+    one = worker(sweep(), linear_model())(block())
+    made, draws = perturb.SHARED_CONTROLS["cell_random"], []
+    monkeypatch.setitem(perturb.SHARED_CONTROLS, "cell_random", lambda *a: draws.append(list(a[2])) or made(*a))
+    if places:
+        monkeypatch.setattr("cxr_ray.worker.MAX_PLACES", places)
+    other = worker(sweep(), linear_model(), batch_size)(block())
+    assert draws[-1] == ([2] if places == 1 else [0, 1, 2])
     assert one.keys() == other.keys()
     for name in one:
         a, b = one[name].to_pandas(), other[name].to_pandas()
