@@ -1,7 +1,8 @@
 """Linear imputation of a batch beside one sparse solve an image, and beside forward passes of ResNet-18, in one run.
 
-A sparse solve is ROAD's: take an image's missing pixels from the system of all, factorise, solve (scipy's spsolve). It
-solves one channel, as ours does where an image's channels are equal; the system of all pixels stands ready for it.
+A sparse solve takes an image's missing pixels from the system of all, which stands ready, factorises and solves
+(scipy's spsolve): one channel, as ours does where an image's channels are equal. It is as fast as we could make it. A
+peer's is grad-cam's, where that is installed: it builds the system anew and solves three channels.
 Masks are smooth fields above a threshold, as a class activation map gives them (``--shape random``: random pixels).
 Each image has its own. The error is ours against the sparse solution, the greatest of all pixels, images and levels.
 """
@@ -9,6 +10,7 @@ Each image has its own. The error is ours against the sparse solution, the great
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -77,6 +79,13 @@ def main() -> None:
 
         return one
 
+    def peer(level: float) -> Callable[[], int]:
+        from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+
+        imputer = NoisyLinearImputer(noise=0)
+        image, known = images[:1].expand(3, -1, -1).cpu(), (~masks[level][0]).float().cpu()
+        return lambda: len(imputer(image, known)[None])
+
     def forward() -> int:
         model.log_odds(batch)
         return done(len(batch))
@@ -90,10 +99,15 @@ def main() -> None:
         forms: dict[str, Callable[[], int]] = {"forward": forward}
         for level in masks:
             forms |= {f"imputed {level:g}": imputed(level), f"sparse {level:g}": solved(level)}
+            if find_spec("pytorch_grad_cam"):
+                forms[f"grad-cam {level:g}"] = peer(level)
         measured = rates(forms, args.rounds, args.seconds)
         errors = {f"{level:g}": error(level) for level in masks}
     ratios = {
-        f"imputed / sparse {level:g}": ratio(measured, f"imputed {level:g}", f"sparse {level:g}") for level in masks
+        f"imputed / {other} {level:g}": ratio(measured, f"imputed {level:g}", f"{other} {level:g}")
+        for other in ("sparse", "grad-cam")
+        for level in masks
+        if f"{other} {level:g}" in measured
     }
     costs = {f"{level:g}": round(ratio(measured, "forward", f"imputed {level:g}"), 4) for level in masks}
     show("linear", measured, ratios, dict.fromkeys(ratios, TARGET), unit="images/s", as_json=args.json,

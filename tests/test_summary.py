@@ -1,7 +1,6 @@
 """A trial small enough to count by hand, and larger ones against cxr_ray.stats, cell by cell."""
 
 import itertools
-import time
 
 import numpy as np
 import pandas as pd
@@ -315,25 +314,3 @@ def test_mistakes_are_named(tiny):
         summary_of(faithfulness, predictions.iloc[1:], images)
     with pytest.raises(ValueError, match="holds a row twice"):
         summary_of(pd.concat([faithfulness, faithfulness.iloc[:1]]), predictions, images)
-
-
-@pytest.mark.slow
-def test_fast_enough_for_a_whole_sweep():
-    rng = np.random.default_rng(0)
-    outcomes = rng.choice(["TP", "FP", "TN", "FN"], 624, p=[0.61, 0.14, 0.23, 0.02])
-    predictions, images = images_of(outcomes, None, [f"p{p}" for p in rng.integers(0, 400, 624)])
-    faithfulness = faithfulness_of(
-        predictions,
-        targets=(0, 1),
-        explainers=("gradcam", "integrated_gradients", "occlusion"),
-        grids=("pixel", "14", "7", "28"),  # twice the grids stand for two fills
-        metrics=[(m, np.nan) for m in ("deletion_auc", "insertion_auc", "abpc")]
-        + [("drop", i / 8) for i in range(1, 8)],
-        scales=("prob", "logodds"),
-        controls=("none", "pixel_random", "cell_random", "shifted"),
-    )
-    start = time.process_time()
-    frame = summary_of(faithfulness, predictions, images, rules=("pneumonia", "predicted"), n_boot=1000)
-    assert time.process_time() - start < 60
-    assert len(faithfulness) == 624 * 960 * 2
-    assert len(frame) == 2 * 960 * (7 + 6)
