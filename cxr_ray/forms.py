@@ -72,19 +72,18 @@ def folded(model: Classifier, example: Tensor) -> Forward:
 
 
 def compiled(model: Classifier, example: Tensor) -> Forward:
-    """torch.compile of the folded module, with CUDA graphs."""
-    model = _folded(model)
-    return _channels_last(Classifier(_compiled(model.network), model.meaning))
+    """torch.compile of the folded module, with CUDA graphs; batches of other sizes than the example's go uncompiled."""
+    return _compiled(_folded(model), len(example))
 
 
 def half(model: Classifier, example: Tensor) -> Forward:
     """The folded module in float16; log-odds in float32."""
-    return _channels_last(Classifier(_Half(_folded(model).network.half()), model.meaning))
+    return _channels_last(_halved(model))
 
 
 def compiled_half(model: Classifier, example: Tensor) -> Forward:
-    """torch.compile of the folded module in float16."""
-    return _channels_last(Classifier(_Half(_compiled(_folded(model).network.half())), model.meaning))
+    """``compiled``, in float16."""
+    return _compiled(_halved(model), len(example))
 
 
 def onnxruntime(model: Classifier, example: Tensor) -> Forward:
@@ -163,8 +162,15 @@ class _Half(nn.Module):
         return self.network(images.half()).float()
 
 
-def _compiled(network: nn.Module) -> nn.Module:
-    return torch.compile(network, mode="reduce-overhead")  # type: ignore[return-value]
+def _halved(model: Classifier) -> Classifier:
+    return Classifier(_Half(_folded(model).network.half()), model.meaning)
+
+
+def _compiled(model: Classifier, batch_size: int) -> Forward:
+    """A size seen for the first time is compiled and recorded anew, which takes longer than to score such a batch."""
+    network: nn.Module = torch.compile(model.network, mode="reduce-overhead")  # type: ignore[assignment]
+    fast, other = _channels_last(Classifier(network, model.meaning)), _channels_last(model)
+    return lambda images: (fast if len(images) == batch_size else other)(images)
 
 
 @lru_cache(maxsize=1)  # two forms want it

@@ -1,13 +1,16 @@
 """Every form of the forward pass gives the eager module's probabilities, and what is missing falls back to it."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from cxr_ray import forms, models
 from cxr_ray.models import Meaning
+from tests import networks
 
 SIZE = 64
 
@@ -54,6 +57,20 @@ def test_half_precision_keeps_probabilities_within_its_own_tolerance():
     assert made.dtype == torch.float32
     difference = (torch.sigmoid(made) - expected).abs().max()
     assert 1e-6 < difference <= forms.HALF_TOLERANCE
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.parametrize(("name", "tolerance"), [("compiled", 1e-5), ("compiled_half", 1e-2)])
+@torch.no_grad()
+def test_compiled_forms_compile_one_batch_size_and_take_any(name, tolerance):
+    torch._dynamo.reset()
+    counters.clear()
+    eager = networks.small(size=32)
+    forward = forms.FORMS[name](eager, torch.randn(4, 3, 32, 32))
+    for batch in (4, 3, 4, 1):
+        images = torch.randn(batch, 3, 32, 32)
+        assert torch.allclose(forward(images), eager.log_odds(images), atol=tolerance)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_half_precision_is_tried_where_it_is_asked_for_and_not_on_a_cpu(monkeypatch):
