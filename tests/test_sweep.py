@@ -184,14 +184,13 @@ def test_resuming_a_finished_run_prints_its_table(trained, capsys):
 def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path):
     file = given_sweep(tmp_path)
     outs = []
-    for workers, batch in ((1, 8), (2, 8), (1, 1)):
+    for workers, batch in ((1, 8), (2, 1)):
         outs.append(str(tmp_path / f"{workers}-{batch}"))
         arguments = ["--set", f"resources.workers={workers}", "--set", f"resources.batch_size={batch}"]
         assert sweep.main([file, "--out", outs[-1], *arguments]) == 0
-    first, *others = (tables(out) for out in outs)
+    first, other = (tables(out) for out in outs)
     assert set(first["trials"].status) == {"given"}
-    for other in others:
-        assert_same(first, other)
+    assert_same(first, other)
 
 
 @pytest.mark.slow
@@ -258,7 +257,7 @@ def test_killed_workers_and_drivers_lose_and_double_nothing(tmp_path):
     process = start(file, "--out", broken, cwd=tmp_path)
     wait_for(lambda: len(list(units.glob("[!.]*.arrow"))) >= 1, process)
     actors = subprocess.run(
-        ["pgrep", "-f", "ray::.*Explain"], capture_output=True, text=True, check=False
+        ["pgrep", "-s", str(process.pid), "-f", "ray::.*Explain"], capture_output=True, text=True, check=False
     ).stdout.split()
     assert actors
     os.kill(int(actors[0]), signal.SIGKILL)
