@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _resources(sweep: Any, workers: int) -> pipeline.Resources:
-    resources = pipeline.Resources(sweep, 0, local=True)
+    resources = pipeline.Resources(sweep, 0, sweep.data.size, local=True)
     resources.workers, resources.threads = workers, 1
     return resources
 

@@ -195,7 +195,9 @@ class Resources(Section):
     workers: Count = Field("auto", description="actors that explain")
     gpu_per_worker: Gpus = "auto"
     gpu_per_trial: Gpus = "auto"
-    cpu_per_trial: float = Field(1, gt=0)
+    cpu_per_trial: float = Field(
+        1, gt=0, description="at least; one machine without GPUs shares its CPUs among its trials"
+    )
     batch_size: Count = Field("auto", description="masked images in one forward pass")
 
 

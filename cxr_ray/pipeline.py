@@ -28,6 +28,7 @@ UNIT_IMAGES = 16
 UNIT_PASSES = {"gpu": 32768, "cpu": 1024}
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
 LOCAL_SPARE_CPUS = 1  # logical CPUs for those, beside the real ones that compute
+PROCESS_MEMORY = 1.25 * 2**30, 1.5 * 2**30 / 224**2  # bytes that a trial or worker takes: always, and a pixel's
 SPLITS = ("val", "test")
 
 
@@ -75,7 +76,12 @@ class Resources:
         workers: actors; worker_gpus: GPUs of each; threads: torch threads of each, 0 for Ray's own choice.
     """
 
-    def __init__(self, sweep: Sweep, n_trials: int, *, local: bool):
+    def __init__(self, sweep: Sweep, n_trials: int, size: int, *, local: bool):
+        """Asks Ray. ``n_trials``: still to be trained; ``size``: of the largest images.
+
+        Raises:
+            CannotRun: the sweep asks for more than there is.
+        """
         asked, have = sweep.resources, ray.cluster_resources()
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
         gpus, spare = float(have.get("GPU", 0)), LOCAL_SPARE_CPUS if local else 0
@@ -96,10 +102,13 @@ class Resources:
                 f"resources.cpu_per_trial: {asked.cpu_per_trial:g} came, but the largest machine has "
                 f"{most_cpus - spare:g} CPUs; give at most that (--set resources.cpu_per_trial={most_cpus - spare:g})."
             )
-        self.trial = {"cpu": asked.cpu_per_trial, "gpu": trial_gpus}
+        each = PROCESS_MEMORY[0] + PROCESS_MEMORY[1] * size**2
+        by_memory = max(1, sum(int(n.get("memory", 2**60) // each) for n in nodes))
         by_cpu = cpus // asked.cpu_per_trial
         by_gpu = _slots(nodes, trial_gpus) if trial_gpus else by_cpu
-        self.concurrent_trials = max(1, int(min(by_cpu, by_gpu, n_trials or 1)))
+        self.concurrent_trials = max(1, int(min(by_cpu, by_gpu, by_memory, n_trials or 1)))
+        alone = cpus // self.concurrent_trials if local and not trial_gpus else 0  # else CPUs would lie idle
+        self.trial = {"cpu": max(asked.cpu_per_trial, alone), "gpu": trial_gpus}
 
         free_cpus = int(cpus) if local else int(cpus) - 1  # reading and writing need a CPU that no actor holds
         room = min(_slots(nodes, self.worker_gpus), free_cpus) if self.worker_gpus else free_cpus
@@ -110,7 +119,7 @@ class Resources:
                 f"resources.workers: {asked.workers} came, but there is room for {room} (one CPU and "
                 f"{self.worker_gpus:g} GPUs each); give at most that, or auto (--set resources.workers=auto)."
             )
-        self.workers = room if asked.workers == "auto" else asked.workers
+        self.workers = min(room, by_memory) if asked.workers == "auto" else asked.workers
         self.threads = max(1, int(cpus) // self.workers) if local and not self.worker_gpus else 0
         self.batch_size = None if asked.batch_size == "auto" else asked.batch_size  # None: found on the device
         where = "this machine" if local else f"the cluster of {len(nodes)} machine{'s' * (len(nodes) != 1)}"
@@ -119,6 +128,8 @@ class Resources:
             f"Ray on {where}: CPUs {cpus:g}, {device}. Trials at a time: up to {self.concurrent_trials}; then workers: "
             f"{self.workers}."
         )
+        if self.workers < room and asked.workers == "auto":
+            self.line += f" More would not fit in memory, at {each / 2**30:.1f} GiB each (resources.workers overrides)."
         self.n_nodes = len(nodes)
 
 

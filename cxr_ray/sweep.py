@@ -399,7 +399,8 @@ def _run(
         errors += unreadable if len(splits) == 1 else []  # the same files each time
     try:
         local = pipeline.start_ray()
-        resources = pipeline.Resources(sweep, len(to_train), local=local)
+        sizes = [sweep.images_of(s["model"])[0] for s in specs] + [s.size for s in given.values()]
+        resources = pipeline.Resources(sweep, len(to_train), max(sizes), local=local)
         _check_shared(store.out, resources.n_nodes)
         if sweep.data.source != "phantom":
             _check_shared(source.where, resources.n_nodes)
