@@ -7,16 +7,12 @@ chosen: in log-odds, four times as wide, since no probability changes faster tha
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
 import importlib
-import os
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +23,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from cxr_ray.models import Classifier
+from cxr_ray.quiet import silent
 
 TOLERANCE = 1e-4  # in probability
 HALF_TOLERANCE = 1e-2
@@ -101,14 +98,14 @@ def onnxruntime(model: Classifier, example: Tensor) -> Forward:
 
 def mnn(model: Classifier, example: Tensor) -> Forward:
     """MNN on the CPU (extra ``fast``), whose 3 x 3 convolutions are Winograd's."""
-    with _silent():  # not MNN.tools: on import it installs a package that reports each conversion to MNN's makers
+    with silent(1):  # not MNN.tools: on import it installs a package that reports each conversion to MNN's makers
         from MNN import expr
         from MNN import nn as mnn_nn
 
         converter = importlib.import_module("_tools")  # of the same package
 
     exported = _exported(model, example)
-    with _silent(), tempfile.TemporaryDirectory() as folder:
+    with silent(1), tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder, "network.onnx"), Path(folder, "network.mnn")
         source.write_bytes(exported)
         converter.mnnconvert(
@@ -186,23 +183,6 @@ def _exported(model: Classifier, example: Tensor) -> bytes:
                                     dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))  # fmt: skip
     assert program is not None
     return program.model_proto.SerializeToString()
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing on stdout, also from C++."""
-    c = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
-    sys.stdout.flush()
-    c.fflush(None)
-    kept = os.dup(1)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        c.fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _channels_last(model: Classifier) -> Forward:

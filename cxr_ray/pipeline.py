@@ -17,6 +17,7 @@ import ray
 
 from cxr_ray.config import Sweep
 from cxr_ray.data import Manifest, MaskFolder, Source, load_parts, load_pixels, lungs_of
+from cxr_ray.quiet import silent
 from cxr_ray.tables import UNITS, Store, chunks, pack
 
 if TYPE_CHECKING:
@@ -54,12 +55,14 @@ def start_ray() -> bool:
     ray.data.DataContext.get_current().enable_progress_bars = False
     if address := os.environ.get("RAY_ADDRESS"):
         try:
-            ray.init(address=address, **quiet)
+            with silent(2):  # Ray says there that it was told to be quiet
+                ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as e:
             reason = str(e).strip().splitlines()[0]
             raise CannotRun(f"RAY_ADDRESS={address}: no cluster answers ({reason}). Unset it to run locally.") from None
         return False
-    ray.init(address="local", num_cpus=_cores() + LOCAL_SPARE_CPUS, include_dashboard=False, **quiet)
+    with silent(2):
+        ray.init(address="local", num_cpus=_cores() + LOCAL_SPARE_CPUS, include_dashboard=False, **quiet)
     return True
 
 

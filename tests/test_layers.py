@@ -90,7 +90,7 @@ def test_importing_all_of_it_starts_nothing_writes_nothing_and_logs_nowhere(fold
 def test_imports_run_one_way():
     """No module imports one of a later layer, inside functions neither."""
     order = [
-        {"schemas", "randomness", "impute", "faithfulness", "images", "phantoms", "stats", "agreement"},
+        {"schemas", "randomness", "quiet", "impute", "faithfulness", "images", "phantoms", "stats", "agreement"},
         {"config", "results", "classification", "summary", "page"},
         {"tables", "data", "models", "perturb", "hypotheses"},
         {"regions", "explainers", "donors", "forms", "training", "galleries"},
