@@ -617,16 +617,20 @@ def make_maps(
 
 def _watch(computed: Iterator[tuple[int, str]], n_units: int) -> None:
     """Tells how far the units of work are."""
-    done, start, last = 0, time.monotonic(), -1e9
+    done = 0
     for n, (images, form) in enumerate(computed, start=1):
-        done += images
+        now = time.monotonic()
         if n == 1:
             say(f"  forward passes: {form}")
-        now = time.monotonic()
-        if now - last > 5 or n == n_units:
+            first = last = now  # what came before is mostly start-up
+        else:
+            done += images
+        if n == n_units:
+            say(f"  {n} of {n_units} units")
+        elif now - last > 5:
             last = now
-            left = (now - start) / n * (n_units - n)
-            say(f"  {n} of {n_units} units, {done / (now - start):.1f} images/s, {_duration(left)} left")
+            left = (now - first) / (n - 1) * (n_units - n)
+            say(f"  {n} of {n_units} units, {done / (now - first):.1f} images/s, {_duration(left)} left")
 
 
 def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> None:

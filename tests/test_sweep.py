@@ -311,6 +311,17 @@ def test_what_the_machine_cannot_meet_is_an_error_at_once_and_the_only_one(tmp_p
     assert sentence in line
 
 
+def test_the_time_left_leaves_out_what_came_before_the_first_unit(monkeypatch, capsys):
+    moments = iter([100.0, 101, 106, 110, 122, 130])
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: next(moments))
+    sweep._watch(iter([(4, "eager")] * 6), 6)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  3 of 6 units, 1.3 images/s, 9 seconds left",
+        "  5 of 6 units, 0.7 images/s, 6 seconds left",
+        "  6 of 6 units",
+    ]
+
+
 def test_broken_images_become_rows_of_errors(tmp_path):
     from PIL import Image
 
