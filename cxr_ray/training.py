@@ -22,6 +22,7 @@ from cxr_ray.models import Classifier
 
 EVAL_BATCH = 64
 FOCAL_GAMMA = 2.0
+AUGMENTATIONS = 6  # random numbers an image
 
 
 class TrainingFailed(RuntimeError):
@@ -116,10 +117,13 @@ def fit(
         if frozen:
             _freeze_statistics(model)
         total = torch.zeros((), device=device)
-        for chosen in order.split(config.batch_size):
+        batches = order.split(config.batch_size)
+        numbers = [torch.rand(AUGMENTATIONS, len(chosen), generator=generator) for chosen in batches]
+        numbers_AN = torch.cat(numbers, 1).to(device)  # at once, so that no step waits for the device
+        for chosen, numbers_AB in zip(batches, numbers_AN.split(config.batch_size, 1), strict=True):
             images = pixels[chosen].float().div_(255)
             if config.augment == "light":
-                images = augment(images, generator)
+                images = augment(images, numbers_AB)
             images = model.normalize(images).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=on_gpu):
                 logits = model(images)
@@ -168,14 +172,13 @@ def evaluate(model: Classifier, split: Split, device: str) -> tuple[float, float
     return float(np.logaddexp(0, -signed).mean()), float(roc_auc_score(split.labels, z))
 
 
-def augment(images_BCSS: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images_BCSS: Tensor, numbers_AB: Tensor) -> Tensor:
     """Light augmentation of pixel-space images, one transform an image, the whole batch at once.
 
     Rotation up to 10 degrees, translation up to 5%, scale 0.9 to 1.1, contrast 0.8 to 1.2, brightness up to 0.1. No
-    flip: a mirrored chest is another anatomy.
+    flip: a mirrored chest is another anatomy. ``numbers_AB``: AUGMENTATIONS of each image, uniform in [0, 1).
     """
-    b, device = len(images_BCSS), images_BCSS.device
-    r = (torch.rand(6, b, generator=generator) * 2 - 1).to(device)
+    r = numbers_AB * 2 - 1
     angle, scale = r[0] * math.radians(10), 1 + 0.1 * r[1]
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     theta = torch.stack([torch.stack([cos, -sin, 0.1 * r[2]], 1), torch.stack([sin, cos, 0.1 * r[3]], 1)], 1)

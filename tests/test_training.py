@@ -226,47 +226,49 @@ def batch(n: int = 64, size: int = 24) -> torch.Tensor:
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def drawn(monkeypatch, *values: float) -> torch.Generator:
-    """A generator whose draws, in [0, 1), are these: angle, scale, x, y, contrast, brightness; 0.5 is none."""
-    column = torch.tensor(values)[:, None]
-    monkeypatch.setattr(torch, "rand", lambda k, b, generator: column.expand(k, b).clone())
-    return torch.Generator()
+def drawn(*values: float) -> torch.Tensor:
+    """Numbers of one image or of every one: angle, scale, x, y, contrast, brightness; 0.5 is none."""
+    return torch.tensor(values)[:, None]
 
 
-def test_augmentation_keeps_shape_and_range_and_is_a_function_of_its_generator():
+def some(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(training.AUGMENTATIONS, n, generator=torch.Generator().manual_seed(seed))
+
+
+def test_augmentation_keeps_shape_and_range_and_is_a_function_of_its_numbers():
     images = batch()
     kept = images.clone()
-    first = augment(images, torch.Generator().manual_seed(3))
+    first = augment(images, some(64, 3))
     assert first.shape == images.shape
     assert first.min() >= 0
     assert first.max() <= 1
     assert torch.equal(images, kept), "the images themselves are left alone"
-    assert torch.equal(first, augment(images, torch.Generator().manual_seed(3)))
-    assert not torch.equal(first, augment(images, torch.Generator().manual_seed(4)))
+    assert torch.equal(first, augment(images, some(64, 3)))
+    assert not torch.equal(first, augment(images, some(64, 4)))
 
 
-def test_augmentation_with_every_draw_at_its_middle_is_the_identity(monkeypatch):
+def test_augmentation_with_every_draw_at_its_middle_is_the_identity():
     images = batch(2)
-    torch.testing.assert_close(augment(images, drawn(monkeypatch, *[0.5] * 6)), images, rtol=0, atol=1e-5)
+    torch.testing.assert_close(augment(images, drawn(*[0.5] * 6).expand(-1, 2)), images, rtol=0, atol=1e-5)
 
 
-def test_each_draw_does_what_it_says_and_no_more(monkeypatch):
+def test_each_draw_does_what_it_says_and_no_more():
     images = torch.zeros(1, 3, 40, 40)
     images[:, :, 20:22, 20:22] = 1
     # x: 5% of 40 pixels are 2 pixels, and the whole image moves
-    moved = augment(images, drawn(monkeypatch, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5))
+    moved = augment(images, drawn(0.5, 0.5, 1.0, 0.5, 0.5, 0.5))
     torch.testing.assert_close(moved[..., :-2], images[..., 2:], rtol=0, atol=1e-4)
-    moved = augment(images, drawn(monkeypatch, 0.5, 0.5, 0.5, 1.0, 0.5, 0.5))
+    moved = augment(images, drawn(0.5, 0.5, 0.5, 1.0, 0.5, 0.5))
     torch.testing.assert_close(moved[..., :-2, :], images[..., 2:, :], rtol=0, atol=1e-4)
     grey = torch.full((1, 3, 8, 8), 0.7)
     inner = (..., slice(2, 6), slice(2, 6))
-    contrast = augment(grey, drawn(monkeypatch, 0.5, 0.5, 0.5, 0.5, 1.0, 0.5))
+    contrast = augment(grey, drawn(0.5, 0.5, 0.5, 0.5, 1.0, 0.5))
     torch.testing.assert_close(contrast[inner], torch.full((1, 3, 4, 4), 0.5 + 0.2 * 1.2))
-    brightness = augment(grey, drawn(monkeypatch, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0))
+    brightness = augment(grey, drawn(0.5, 0.5, 0.5, 0.5, 0.5, 0.0))
     torch.testing.assert_close(brightness[inner], torch.full((1, 3, 4, 4), 0.6))
 
 
-def test_a_rotation_is_ten_degrees_and_scale_a_tenth(monkeypatch):
+def test_a_rotation_is_ten_degrees_and_scale_a_tenth():
     y, x = torch.meshgrid(torch.arange(81.0) - 40, torch.arange(81.0) - 40, indexing="ij")
     dot = torch.exp(-((x - 20) ** 2 + y**2) / 8)[None, None].expand(1, 3, -1, -1)  # 20 pixels to the right
 
@@ -274,10 +276,10 @@ def test_a_rotation_is_ten_degrees_and_scale_a_tenth(monkeypatch):
         mass = image[0, 0] / image[0, 0].sum()
         return complex((mass * x).sum(), (mass * y).sum())
 
-    turned = place(augment(dot, drawn(monkeypatch, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5)))
+    turned = place(augment(dot, drawn(1.0, 0.5, 0.5, 0.5, 0.5, 0.5)))
     assert abs(turned) == pytest.approx(20, abs=0.1)
     assert abs(math.degrees(math.atan2(turned.imag, turned.real))) == pytest.approx(10, abs=0.3)
-    larger = place(augment(dot, drawn(monkeypatch, 0.5, 1.0, 0.5, 0.5, 0.5, 0.5)))
+    larger = place(augment(dot, drawn(0.5, 1.0, 0.5, 0.5, 0.5, 0.5)))
     assert larger.real == pytest.approx(22, abs=0.1)
     assert larger.imag == pytest.approx(0, abs=0.1)
 
@@ -285,10 +287,10 @@ def test_a_rotation_is_ten_degrees_and_scale_a_tenth(monkeypatch):
 def test_no_draw_mirrors_a_chest():
     images = torch.zeros(200, 3, 32, 32)
     images[..., 4:12] = 1
-    out = augment(images, torch.Generator().manual_seed(0)).mean((1, 2))
+    out = augment(images, some(200)).mean((1, 2))
     assert (out[:, :16].mean(1) > out[:, 16:].mean(1) + 0.3).all()
 
 
 def test_every_image_of_a_batch_gets_its_own_draw():
-    out = augment(batch(1).expand(8, -1, -1, -1), torch.Generator().manual_seed(0))
+    out = augment(batch(1).expand(8, -1, -1, -1), some(8))
     assert len({tuple(image.flatten().tolist()) for image in out}) == 8
