@@ -18,14 +18,15 @@ from cxr_ray.models import Meaning
 
 def main() -> None:
     """The command."""
-    args = arguments(__doc__, size=(int, 224, "side of the images"), batch=(int, 32, "images in a pass"),
-                     rounds=(int, 12, "rounds"), seconds=(float, 2.5, "seconds a form and round"))  # fmt: skip
+    args = arguments(__doc__, size=(int, 224, "side of the images"), rounds=(int, 12, "rounds"),
+                     seconds=(float, 2.5, "seconds a form and round"))  # fmt: skip
     forms.full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = models.build("resnet18", Meaning("resnet18", args.size)).requires_grad_(False)
     model = model.to(device, memory_format=torch.channels_last)
-    n_images, n_rankings = 4, 8
+    batch_size = forms.batch_size(model, args.size)
+    n_images, n_rankings = 4, batch_size // 4  # two batches
     images = torch.rand(n_images, 3, args.size, args.size, device=device)
     keys = torch.arange(n_images, device=device)
     fills = torch.stack([perturb.FILLS[f](images, model.mean, keys) for f in ("mean", "blur")], 1)
@@ -33,7 +34,7 @@ def main() -> None:
     levels, orders = [0.1, 0.5], ["morf", "lerf"]
     image_of = torch.arange(n_rankings, device=device) % n_images
     maps = torch.rand(n_rankings, args.size**2, device=device)
-    batch = torch.rand(args.batch, 3, args.size, args.size, device=device)
+    batch = torch.rand(batch_size, 3, args.size, args.size, device=device)
     jobs = n_rankings * canvas.n_fills * len(orders) * len(levels)
 
     def done() -> None:
@@ -42,24 +43,24 @@ def main() -> None:
 
     def plain(forward: forms.Forward) -> Callable[[], int]:
         def run() -> int:
-            for _ in range(jobs // args.batch):
+            for _ in range(jobs // batch_size):
                 forward(batch)
             done()
-            return jobs // args.batch * args.batch
+            return jobs // batch_size * batch_size
 
         return run
 
     def masked() -> int:
         places = perturb.rank(maps, maps.flip(1))
         ns = perturb.counts(levels, args.size**2)
-        perturb.masked_scores(functions[form.name], canvas, places, image_of, ns, orders, args.batch)
+        perturb.masked_scores(functions[form.name], canvas, places, image_of, ns, orders, batch_size)
         done()
         return jobs
 
     with torch.no_grad():
-        form, _ = forms.choose(model, args.size, args.batch, 10**7)
+        form, _ = forms.choose(model, args.size, batch_size, 10**7)
         functions = {
-            n: forms.make(n, model, args.size, args.batch) for n, v in form.tried.items() if not isinstance(v, str)
+            n: forms.make(n, model, args.size, batch_size) for n, v in form.tried.items() if not isinstance(v, str)
         }
         kinds = {name: plain(forward) for name, forward in functions.items()} | {"masked": masked}
         measured = rates(kinds, args.rounds, args.seconds)

@@ -19,7 +19,7 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
 from benchmarks.common import arguments, rates, ratio, show
-from cxr_ray import impute, models, perturb
+from cxr_ray import forms, impute, models, perturb
 from cxr_ray.models import Meaning
 
 LEVELS = (0.1, 0.25, 0.5, 0.9)
@@ -47,6 +47,7 @@ def main() -> None:
                      threads=(int, 1, "torch threads"), shape=(str, "smooth", "of the masks: smooth or random"),
                      levels=(str, ",".join(map(str, LEVELS)), "shares of missing pixels"))  # fmt: skip
     torch.set_num_threads(args.threads)
+    forms.full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keys, size = torch.arange(args.batch, device=device), args.size
     images = perturb.smooth_field(keys, size) * 0.8
@@ -96,12 +97,12 @@ def main() -> None:
         return max(float(np.abs(direct(image, mask) - ours).max()) for image, mask, ours in pairs)
 
     with torch.inference_mode():
-        forms: dict[str, Callable[[], int]] = {"forward": forward}
+        kinds: dict[str, Callable[[], int]] = {"forward": forward}
         for level in masks:
-            forms |= {f"imputed {level:g}": imputed(level), f"sparse {level:g}": solved(level)}
+            kinds |= {f"imputed {level:g}": imputed(level), f"sparse {level:g}": solved(level)}
             if find_spec("pytorch_grad_cam"):
-                forms[f"grad-cam {level:g}"] = peer(level)
-        measured = rates(forms, args.rounds, args.seconds)
+                kinds[f"grad-cam {level:g}"] = peer(level)
+        measured = rates(kinds, args.rounds, args.seconds)
         errors = {f"{level:g}": error(level) for level in masks}
     ratios = {
         f"imputed / {other} {level:g}": ratio(measured, f"imputed {level:g}", f"{other} {level:g}")

@@ -1,7 +1,7 @@
 """Ray workers against the bare engine in a loop, in test images a second, on phantoms.
 
-The bare engine is ``Worker`` called on decoded blocks in this process, on one thread. Ray's rates are taken in the
-steady state: from the first finished unit of work on, without the start of Ray and of its actors.
+The bare engine is ``Worker`` called on decoded blocks in this process, on one thread of a CPU, as Ray's are. The rates
+of Ray are taken in the steady state: from the first finished unit of work on, without the start of Ray and its actors.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
         "checkpoints": {"m": {"path": "none"}}, "explain": {"explainers": ["gradcam"]},
         "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": [0.25, 0.5]},
         "controls": {"pixel_random": 1, "shifted": 1}, "regions": None,
+        "resources": {"gpu_per_worker": 0, "gpu_per_trial": 0},
     })  # fmt: skip
     passes, _ = passes_per_image(sweep, args.size)
     source = data.source_of(sweep.data, sweep.seed)

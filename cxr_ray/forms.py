@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
+from torch.nn import functional as F
 
 from cxr_ray.models import Classifier
 from cxr_ray.quiet import silent
@@ -31,7 +32,7 @@ TRIAL_SECONDS = 1.0  # that each form is measured
 EXPORT_PAYS = 30.0  # seconds of scoring from which an export (6 seconds) can pay
 COMPILE_PAYS = 600.0  # and a compilation (about a minute)
 
-BATCHES = (32, 64, 128, 256, 512, 1024)
+BATCHES = (32, 64, 128, 256)
 
 Forward = Callable[[Tensor], Tensor]  # model-space [B, 3, S, S] to the log-odds of PNEUMONIA [B]
 
@@ -69,18 +70,21 @@ def folded(model: Classifier, example: Tensor) -> Forward:
 
 
 def compiled(model: Classifier, example: Tensor) -> Forward:
-    """torch.compile of the folded module, with CUDA graphs; batches of other sizes than the example's go uncompiled."""
-    return _compiled(_folded(model), len(example))
+    """torch.compile of the folded module, with CUDA graphs, for batches of the example's size."""
+    plain = _folded(model)
+    return _of_one_size(Classifier(_compiled(plain.network), model.meaning), plain, len(example))
 
 
 def half(model: Classifier, example: Tensor) -> Forward:
     """The folded module in float16; log-odds in float32."""
-    return _channels_last(_halved(model))
+    return _channels_last(Classifier(_Half(_folded(model).network.half()), model.meaning))
 
 
 def compiled_half(model: Classifier, example: Tensor) -> Forward:
     """``compiled``, in float16."""
-    return _compiled(_halved(model), len(example))
+    network = _folded(model).network.half()
+    fast, plain = (Classifier(_Half(n), model.meaning) for n in (_compiled(network), network))
+    return _of_one_size(fast, plain, len(example))
 
 
 def onnxruntime(model: Classifier, example: Tensor) -> Forward:
@@ -159,15 +163,21 @@ class _Half(nn.Module):
         return self.network(images.half()).float()
 
 
-def _halved(model: Classifier) -> Classifier:
-    return Classifier(_Half(_folded(model).network.half()), model.meaning)
+def _compiled(network: nn.Module) -> nn.Module:
+    return torch.compile(network, mode="reduce-overhead")  # type: ignore[return-value]
 
 
-def _compiled(model: Classifier, batch_size: int) -> Forward:
-    """A size seen for the first time is compiled and recorded anew, which takes longer than to score such a batch."""
-    network: nn.Module = torch.compile(model.network, mode="reduce-overhead")  # type: ignore[assignment]
-    fast, other = _channels_last(Classifier(network, model.meaning)), _channels_last(model)
-    return lambda images: (fast if len(images) == batch_size else other)(images)
+def _of_one_size(fast: Classifier, other: Classifier, batch_size: int) -> Forward:
+    """``fast`` for batches of one size: any other would be compiled and recorded anew. Small ones take ``other``."""
+    forward, uncompiled = _channels_last(fast), _channels_last(other)
+
+    def run(images: Tensor) -> Tensor:
+        n = len(images)
+        if not batch_size // 2 < n <= batch_size:
+            return uncompiled(images)
+        return forward(F.pad(images, (0,) * 7 + (batch_size - n,)))[:n]
+
+    return run
 
 
 @lru_cache(maxsize=1)  # two forms want it
@@ -230,24 +240,35 @@ def _example(model: Classifier, size: int, batch_size: int) -> Tensor:
 def batch_size(model: Classifier, size: int) -> int:
     """Masked images in one pass: the smallest of the doubling sizes that comes within 5% of the fastest and fits.
 
-    On CPUs 32, from which on the rate is flat; on GPUs measured once, from 32 up to what the memory holds.
+    On CPUs 32, from which on the rate is flat; on GPUs measured once, from 32 up to 256 or what the memory holds.
+
+    Raises:
+        torch.OutOfMemoryError: it does not hold 32.
     """
     if next(model.parameters()).device.type == "cpu":
         return BATCHES[0]
     rates: dict[int, float] = {}
     for batch in BATCHES:
         try:
-            with torch.no_grad():
-                example = _example(model, size, batch)
-                canvas = example.new_empty(2, *example.shape)  # what masked images and fills will take beside it
-                forward = eager(model, example)
-                _rate(forward, example, 0.0)
-                rates[batch] = _rate(forward, example, TRIAL_SECONDS / 4)
-                del canvas
+            rates[batch] = _rate_of(model, size, batch)
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
             break
+    torch.cuda.empty_cache()  # or the GPU's other workers could not have that memory
+    if not rates:
+        raise torch.OutOfMemoryError(f"the GPU has no memory left for {BATCHES[0]} images of {size} x {size}.")
     return min(batch for batch, rate in rates.items() if rate >= 0.95 * max(rates.values()))
+
+
+def _rate_of(model: Classifier, size: int, batch_size: int) -> float:
+    """Images a second in batches of this size, with memory for what else a worker holds of that size."""
+    with torch.no_grad():
+        example = _example(model, size, batch_size)
+        beside = example.new_empty(2, *example.shape)  # masked images and fills
+        forward = eager(model, example)
+        _rate(forward, example, 0.0)
+        rate = _rate(forward, example, TRIAL_SECONDS / 4)
+        del beside
+    return rate
 
 
 def choose(

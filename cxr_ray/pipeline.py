@@ -106,7 +106,7 @@ class Resources:
                 f"{most_cpus - spare:g} CPUs; give at most that (--set resources.cpu_per_trial={most_cpus - spare:g})."
             )
         each = PROCESS_MEMORY[0] + PROCESS_MEMORY[1] * size**2
-        by_memory = max(1, sum(int(n.get("memory", 2**60) // each) for n in nodes))
+        by_memory = max(1, sum(int(min(n.get("memory", 2**60) // each, n.get("CPU", 0))) for n in nodes))
         by_cpu = cpus // asked.cpu_per_trial
         by_gpu = _slots(nodes, trial_gpus) if trial_gpus else by_cpu
         self.concurrent_trials = max(1, int(min(by_cpu, by_gpu, by_memory, n_trials or 1)))
@@ -216,6 +216,7 @@ class _Explain:
         subjects: Mapping[str, Subject],
         batch_size: int | None,
         threads: int,
+        gpus: float,
         passes: int,
         store: Store,
         first: bool,
@@ -228,7 +229,9 @@ class _Explain:
         if threads:
             torch.set_num_threads(threads)
         self.block, self.first = Block, first
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if 0 < gpus < 1:  # its share of the memory as well
+            torch.cuda.set_per_process_memory_fraction(gpus)
+        device = "cuda" if gpus else "cpu"
         self.worker = Worker(sweep, subjects, device, batch_size, passes, OtherMaps(store, sweep))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -298,7 +301,8 @@ def explain_sweep(
             _Explain,  # type: ignore[arg-type]
             fn_constructor_kwargs={
                 "sweep": sweep, "subjects": dict(subjects), "batch_size": resources.batch_size,
-                "threads": resources.threads, "passes": passes, "store": store, "first": first is not None,
+                "threads": resources.threads, "gpus": resources.worker_gpus, "passes": passes, "store": store,
+                "first": first is not None,
             },
             compute=pool,
             num_cpus=1,
