@@ -7,6 +7,7 @@ import datetime
 import errno
 import hashlib
 import itertools
+import json
 import os
 import platform
 import subprocess
@@ -33,6 +34,7 @@ from cxr_ray.tables import Store
 from cxr_ray.worker import Subject
 
 DONE, UNFINISHED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+EARLIER = (".work", "errors.json")  # of the images that training read
 PACKAGES = ("torch", "torchvision", "ray", "captum", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
 
 
@@ -130,11 +132,13 @@ def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
         grids = len(perturb.control_grids(control, p.grids))
         cams = sum(EXPLAINERS[e].cam is not None for e in sweep.explain.explainers)
         compared = cams if control == "random_cam" else maps
-        extra += grids * compared * (perturb.most_draws(control, draws, sweep.sequential) - draws)
+        more = grids * (perturb.most_draws(control, draws, sweep.sequential) - draws)
         if control in perturb.SHARED_CONTROLS:
             shared += grids * draws
+            extra += more
         else:
             own += grids * compared * draws
+            extra += compared * more
     parts = regions.passes(sweep)
     total = 1 + len(p.fills) + curve * (shared + maps * len(p.grids) + own + extra) + parts + explain
     text = (
@@ -210,7 +214,7 @@ def forward_rate(size: int) -> float:
     forms.full_float32()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = models.build("resnet18", Meaning("resnet18", size)).to(device)
-    batch = torch.zeros(256 if device == "cuda" else 8, 3, size, size, device=device)
+    batch = torch.zeros(max(1, 256 * 224**2 // size**2) if device == "cuda" else 8, 3, size, size, device=device)
     with torch.inference_mode():
         float(model.log_odds(batch).sum())
         start, n = time.perf_counter(), 0
@@ -413,7 +417,10 @@ def _run(
             rows = [_given_row(s) for s in given.values()]
             if to_train:
                 rows = train(sweep, to_train, splits, states, store, resources) + rows
+            store.write_json(errors, *EARLIER)
             store.write_table("trials", rows)
+        elif store.exists(*EARLIER):
+            errors = json.loads(store.read(*EARLIER))  # training's are not met again
         splits.clear()
         trials = results.open_run(store.out).pandas("trials")
         subjects = chosen_subjects(sweep, trials, specs, store, given)
@@ -422,8 +429,7 @@ def _run(
     except pipeline.CannotRun as e:
         raise Mistake(str(e)) from None
     except (ray.exceptions.RayError, ray.tune.TuneError) as e:
-        reason = str(e).strip().splitlines()
-        print(f"cxr_ray: Ray stopped: {reason[-1] if reason else type(e).__name__}", file=sys.stderr)
+        print(f"cxr_ray: Ray stopped: {_reason(e)}", file=sys.stderr)
         print("cxr_ray: the same command with --resume goes on from here.", file=sys.stderr)
         return UNFINISHED
     finally:
@@ -434,6 +440,18 @@ def _run(
     say(f"Done in {_duration(time.monotonic() - started)}.\n")
     print_summary(store.out)
     return DONE
+
+
+def _reason(error: Exception) -> str:
+    """What ended it: the last line of the innermost traceback, which Ray puts first."""
+    lines = str(error).split("\n\nThe above exception was")[0].strip().splitlines()
+    reason = lines[-1].strip() if lines else type(error).__name__
+    if not reason.startswith("torch.OutOfMemoryError"):
+        return reason
+    return (
+        f"{reason} Less memory is taken by a smaller batch (--set resources.batch_size=32) or by fewer workers on a "
+        "GPU (--set resources.gpu_per_worker=1)."
+    )
 
 
 def _check_shared(path: str, n_nodes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -125,11 +126,10 @@ class _Progress(Callback):
         self.say(f"  {trial.config['spec']['trial_id']}  failed")
 
 
-def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any) -> None:
+def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any, device: str) -> None:
     """The trainable: one trial, reporting and keeping its best weights after every epoch."""
     spec = config["spec"]
     model_config, train_config = concrete(spec["model"], spec["train"])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(train_config.seed)
     meaning = Meaning(
         model_config.arch, data["train"].pixels.shape[-1], variant=spec["variant"], preprocess=model_config.preprocess
@@ -193,12 +193,14 @@ def tune_sweep(
     Returns:
         Rows of the ``trials`` table.
     """
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's ends the trials and lets the run go on
+    device = "cuda" if resources["gpu"] else "cpu"
     data_refs, state_refs = ({key: ray.put(value) for key, value in by.items()} for by in (data, states))
 
     def trainable(config: dict[str, Any]) -> None:
         model = config["spec"]["model"]
         state = ray.get(state_refs[model["weights"], model["arch"]])
-        run_trial(config, ray.get(data_refs[sweep.images_of(model)]), state)
+        run_trial(config, ray.get(data_refs[sweep.images_of(model)]), state, device)
 
     runnable = tune.with_resources(trainable, {k: v for k, v in resources.items() if v})
     folder, fs = store.path(_FOLDER), store.fs

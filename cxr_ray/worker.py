@@ -30,7 +30,7 @@ from cxr_ray.randomness import key
 from cxr_ray.schemas import CURVES, ERRORS, EXCHANGE, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SANITY, SHARED
 
 MAX_MAP_SIDE = 56
-MAX_PLACES = 2**25  # of rankings in memory at a time: 128 MiB
+MAX_PLACES = 2**23  # of rankings in memory at a time: 32 MiB, and eight times as much while they are made
 OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])  # [label, predicted]
 Tables = dict[tuple[str, str], pa.Table]  # (table, explainer or "") to rows
 
@@ -201,9 +201,11 @@ class Worker:
 
 @contextlib.contextmanager
 def _lost_maps(block: Block, what: str, explainer: str, errors: list[Mapping[str, Any]]) -> Iterator[None]:
-    """A lost map is an entry in errors, never a lost run."""
+    """A lost map is an entry in errors, never a lost run; but a device without memory or sanity will lose them all."""
     try:
         yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except (RuntimeError, ValueError, ArithmeticError, AssertionError) as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         stage = f"{what}:{block.trial_id}:{explainer}"
@@ -256,6 +258,7 @@ class _Work:
         self.pair_ids = [self.ids[i] for i in self.image_P]
         self.ties_PSS = perturb.tie_fields(self.ids, self.seed, self.size, self.device)[self.image_P]
         self.shared: dict[tuple[str, str], NDArray[np.floating]] = {}
+        self.further: dict[tuple[str, str, int], dict[tuple[int, int], NDArray[np.floating]]] = {}
 
     def _keys(self, purpose: str) -> Tensor:
         return torch.tensor([key(self.seed, i, purpose) for i in self.ids], device=self.device)
@@ -400,7 +403,9 @@ class _Work:
             there = mask_BSS.flatten(1).any(1).nonzero()[:, 0]
             if not len(there):
                 continue
-            keys = [[key(self.seed, self.ids[i], f"region {name}", d) for d in range(wanted.draws)] for i in there]
+            keys = [
+                [key(self.seed, self.ids[i], f"region {name}", d) for d in range(wanted.draws)] for i in there.tolist()
+            ]
             own = mask_BSS[there]
             groups = torch.cat([own[:, None], regions.matched(name, own, torch.tensor(keys, device=self.device))], 1)
             share = groups.flatten(2).float().mean(2).tolist()
@@ -608,12 +613,32 @@ class _Work:
             seen_PFD = np.concatenate([seen_PFD, np.full((*cells, len(more)), np.nan)], axis=2)
             for f in np.flatnonzero(going.any(0)):
                 pairs = np.flatnonzero(going[:, f])
-                places, drawn = controls.draws(control, grid, pairs, more)
-                curves = self._curves(places, self.image_P[pairs], int(f), drawn)
+                if control in perturb.SHARED_CONTROLS:
+                    curves = self._shared_draws(controls, control, grid, int(f), pairs, more)
+                else:
+                    places, drawn = controls.draws(control, grid, pairs, more)
+                    curves = self._curves(places, self.image_P[pairs], int(f), drawn)
                 curves *= self.sign_P[pairs].reshape(-1, 1, 1, 1, 1)
-                equal = (places == controls.map(grid)[0][pairs]).all(2).cpu().numpy() & drawn
-                curves[equal] = parts["none"][pairs[np.nonzero(equal)[0]], 0, f : f + 1]
+                if control not in perturb.SHARED_CONTROLS:
+                    equal = (places == controls.map(grid)[0][pairs]).all(2).cpu().numpy() & drawn
+                    curves[equal] = parts["none"][pairs[np.nonzero(equal)[0]], 0, f : f + 1]
                 seen_PFD[pairs, f, n:] = self._primary(curves, grid)[:, :, 0]
+
+    def _shared_draws(
+        self, controls: _OwnControls, control: str, grid: str, fill: int, pairs: NDArray[np.integer], draws: range
+    ) -> NDArray[np.floating]:
+        """``_curves`` of further draws of a control that knows nothing of a map: once for every explainer and target.
+
+        [N, D, 1, O, L + 2].
+        """
+        images, first = np.unique(self.image_P[pairs], return_index=True)
+        there = self.further.setdefault((control, grid, fill), {})
+        lacking = np.array([[(i, draw) not in there for draw in draws] for i in images])
+        if lacking.any():
+            places, _ = controls.draws(control, grid, pairs[first], draws)
+            curves = self._curves(places, images, fill, lacking)
+            there |= {(images[n], draws[d]): curves[n, d] for n, d in np.argwhere(lacking)}
+        return np.stack([np.stack([there[i, draw] for draw in draws]) for i in self.image_P[pairs]])
 
     def _overlap(self, places_PU: Tensor, control_PDU: Tensor) -> NDArray[np.floating]:
         """[P, D, O, L + 2]; NaN at level 0."""

@@ -12,6 +12,7 @@ import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from cxr_ray import images, models, results, sweep
@@ -41,8 +42,6 @@ def write(folder: Path, content: dict, name: str = "tiny.yaml") -> str:
 
 def given_sweep(folder: Path, n_test: int = 20) -> str:
     """A sweep that trains nothing: an untrained network explains phantoms, in several units of work."""
-    import torch
-
     torch.manual_seed(0)
     model = models.build("resnet18", Meaning("resnet18", 64))
     (folder / "model.safetensors").write_bytes(models.to_bytes(model))
@@ -273,7 +272,8 @@ def test_killed_workers_and_drivers_lose_and_double_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_where_it_stopped(tmp_path):
+@pytest.mark.parametrize(("how", "code"), [("SIGKILL", -9), ("SIGINT", 130)])
+def test_a_training_that_was_killed_or_interrupted_goes_on_where_it_stopped(tmp_path, how, code):
     content = {**TINY, "train": {**TINY["train"], "epochs": 40}, "search": {"num_samples": 1, "scheduler": "none"}}
     content["variants"] = {"plain": {}}
     content["perturb"] = {"grids": ["7"], "fills": ["mean"], "levels": [0.5]}
@@ -281,10 +281,10 @@ def test_a_killed_training_goes_on_where_it_stopped(tmp_path):
     process = start(file, "--out", str(out), cwd=tmp_path)
     wait_for(lambda: len(list(out.glob("tune/experiment_state-*.json"))) and _epochs(out) >= 2, process)
     time.sleep(1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    before = _epochs(out)
-    assert before < 40
+    os.killpg(process.pid, signal.Signals[how])
+    assert process.wait() == code
+    assert 2 <= _epochs(out) < 40
+    assert not list(out.glob("tables/trials*")), "nothing takes a half trained network for a trained one"
     assert sweep.main([file, "--out", str(out), "--resume"]) == 0
     trials = results.open_run(str(out)).pandas("trials")
     assert list(trials.epochs) == [40]
@@ -311,6 +311,24 @@ def test_what_the_machine_cannot_meet_is_an_error_at_once_and_the_only_one(tmp_p
     assert sentence in line
 
 
+def test_a_device_without_memory_ends_the_run_with_advice(tmp_path, monkeypatch, capfd):
+    from cxr_ray import pipeline
+
+    class Full(pipeline._Explain):
+        def __call__(self, row):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 98.00 MiB.")
+
+    monkeypatch.setattr(pipeline, "_Explain", Full)
+    assert sweep.main([given_sweep(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cxr_ray: ")]
+    assert told == [
+        "cxr_ray: Ray stopped: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 98.00 MiB. Less memory is "
+        "taken by a smaller batch (--set resources.batch_size=32) or by fewer workers on a GPU "
+        "(--set resources.gpu_per_worker=1).",
+        "cxr_ray: the same command with --resume goes on from here.",
+    ]
+
+
 def test_the_time_left_leaves_out_what_came_before_the_first_unit(monkeypatch, capsys):
     moments = iter([100.0, 101, 106, 110, 122, 130])
     monkeypatch.setattr(sweep.time, "monotonic", lambda: next(moments))
@@ -322,24 +340,51 @@ def test_the_time_left_leaves_out_what_came_before_the_first_unit(monkeypatch, c
     ]
 
 
-def test_broken_images_become_rows_of_errors(tmp_path):
+def phantoms_as_files(folder: Path) -> Path:
     from PIL import Image
 
     from cxr_ray.phantoms import render
 
     for split, n in (("train", 6), ("test", 4)):
         for label, name in enumerate(("NORMAL", "PNEUMONIA")):
-            folder = tmp_path / "data" / split / name
-            folder.mkdir(parents=True)
+            (folder / split / name).mkdir(parents=True)
             for i in range(n):
-                Image.fromarray(render(100 * n + 10 * i + label, label, 64).image).save(folder / f"{name}-{i}.png")
-    bad = tmp_path / "data" / "test" / "NORMAL"
+                image = Image.fromarray(render(100 * n + 10 * i + label, label, 64).image)
+                image.save(folder / split / name / f"{name}-{i}.png")
+    return folder
+
+
+def test_resuming_after_training_keeps_the_errors_that_training_met(tmp_path, monkeypatch):
+    folder = phantoms_as_files(tmp_path / "data")
+    whole = (folder / "train" / "NORMAL" / "NORMAL-0.png").read_bytes()
+    (folder / "train" / "NORMAL" / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    explain, met = sweep.explain, []
+
+    def interrupted(*arguments):
+        met.append([Path(e["path"]).name for e in arguments[-1]])
+        if len(met) == 1:
+            raise KeyboardInterrupt
+        return explain(*arguments)
+
+    monkeypatch.setattr(sweep, "explain", interrupted)
+    content = {
+        **TINY, "data": {"size": 64, "path": str(folder), "val_share": 0.3}, "regions": None, "sanity": None,
+        "variants": {"plain": {}}, "train": {"epochs": 1, "batch_size": 8}, "explain": {"explainers": ["edges"]},
+        "controls": {"cell_random": 1}, "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
+    }  # fmt: skip
+    file, out = write(tmp_path, content), str(tmp_path / "out")
+    assert sweep.main([file, "--out", out]) == 130
+    assert sweep.main([file, "--out", out, "--resume"]) == 0
+    assert met == [["truncated.png"]] * 2
+    assert [Path(p).name for p in results.open_run(out).pandas("errors").path] == ["truncated.png"]
+
+
+def test_broken_images_become_rows_of_errors(tmp_path):
+    bad = phantoms_as_files(tmp_path / "data") / "test" / "NORMAL"
     (bad / "text.jpeg").write_text("not an image")
     (bad / "empty.png").write_bytes(b"")
     whole = (bad / "NORMAL-0.png").read_bytes()
     (bad / "truncated.png").write_bytes(whole[: len(whole) // 2])
-    import torch
-
     torch.manual_seed(0)
     (tmp_path / "m.safetensors").write_bytes(models.to_bytes(models.build("resnet18", Meaning("resnet18", 64))))
     content = {**TINY, "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3},

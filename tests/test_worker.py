@@ -269,6 +269,41 @@ def test_maps_that_fail_are_marked_and_never_dropped(monkeypatch):
     assert set(errors.reason) == {"out of ideas"}
 
 
+@pytest.mark.parametrize("failure", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_a_device_that_fails_ends_the_run_and_loses_no_maps(monkeypatch, failure):
+    def broken(model, inputs):
+        raise failure("the device")
+
+    monkeypatch.setitem(EXPLAINERS, "broken", _entry(broken))
+    with pytest.raises(failure, match="the device"):
+        worker(sweep(explain={"explainers": ["broken"]}), linear_model())(block())
+
+
+def test_sequential_draws_that_explainers_and_targets_share_are_scored_once():
+    """Tests that never stop make exactly the passes that the dry run calls the most."""
+    few = {
+        "controls": {"pixel_random": 4, "smooth_random": 1, "shifted": 2},
+        "sequential": {"max_draws": 23, "extreme": 99},
+    }
+    one, two = ({"targets": targets} for targets in (["pneumonia"], ["pneumonia", "predicted"]))
+    explainers = ["input_x_gradient", "saliency", "gradient_shap"]
+    counted = {}
+    for name, explain in (("one", one), ("two", two)):
+        config = sweep(explain={**explain, "explainers": explainers}, **few)
+        model, passes = linear_model(), []
+        model.network.register_forward_pre_hook(lambda m, a, seen=passes: seen.append(len(a[0])))
+        out = frames(worker(config, model)(block()))
+        counted[name] = sum(passes)
+        p = out["faithfulness"].query("metric == 'abpc' and scale == 'logodds' and control != 'none'").p_draws
+        assert set(p) == {23}
+    forward, backward = (sum(EXPLAINERS[e].passes(SIZE)[k] for e in explainers) for k in (0, 1))
+    assert counted["one"] == 5 * (passes_per_image(config, SIZE)[0] - 2 * backward)
+    own = forward + len(explainers) * 2 * 8 * (1 + 23)  # maps on grids x curves of the map and of each shift
+    n_negative = int((out["predictions"].predicted == 0).sum())
+    assert 0 < n_negative < 5
+    assert counted["two"] == counted["one"] + n_negative * own
+
+
 def test_a_constant_map_is_ranked_by_the_smooth_field_alone(monkeypatch):
     """Its curves are those of the field: neither random pixels nor the raster order."""
     monkeypatch.setitem(EXPLAINERS, "constant", _entry(lambda m, i: torch.zeros(len(i.images), 7, 7)))
