@@ -258,7 +258,7 @@ class _Work:
         self.pair_ids = [self.ids[i] for i in self.image_P]
         self.ties_PSS = perturb.tie_fields(self.ids, self.seed, self.size, self.device)[self.image_P]
         self.shared: dict[tuple[str, str], NDArray[np.floating]] = {}
-        self.further: dict[tuple[str, str, int], dict[tuple[int, int], NDArray[np.floating]]] = {}
+        self.further: dict[tuple[str, str, int], NDArray[np.floating]] = {}  # by control, grid and fill
 
     def _keys(self, purpose: str) -> Tensor:
         return torch.tensor([key(self.seed, i, purpose) for i in self.ids], device=self.device)
@@ -632,13 +632,18 @@ class _Work:
         [N, D, 1, O, L + 2].
         """
         images, first = np.unique(self.image_P[pairs], return_index=True)
-        there = self.further.setdefault((control, grid, fill), {})
-        lacking = np.array([[(i, draw) not in there for draw in draws] for i in images])
+        numbers, of = np.array(draws), (control, grid, fill)
+        if of not in self.further:
+            sweep, p = self.sweep, self.sweep.perturb
+            most = perturb.most_draws(control, sweep.controls[control], sweep.sequential)
+            self.further[of] = np.full((len(self.ids), most, len(p.orders), len(p.levels) + 2), np.nan)
+        curves_BDOL = self.further[of]
+        lacking = np.isnan(curves_BDOL[np.ix_(images, numbers)][:, :, 0, 0])
         if lacking.any():
             places, _ = controls.draws(control, grid, pairs[first], draws)
-            curves = self._curves(places, images, fill, lacking)
-            there |= {(images[n], draws[d]): curves[n, d] for n, d in np.argwhere(lacking)}
-        return np.stack([np.stack([there[i, draw] for draw in draws]) for i in self.image_P[pairs]])
+            n, d = np.nonzero(lacking)
+            curves_BDOL[images[n], numbers[d]] = self._curves(places, images, fill, lacking)[n, d, 0]
+        return curves_BDOL[np.ix_(self.image_P[pairs], numbers)][:, :, None]
 
     def _overlap(self, places_PU: Tensor, control_PDU: Tensor) -> NDArray[np.floating]:
         """[P, D, O, L + 2]; NaN at level 0."""
