@@ -51,7 +51,7 @@ class Form:
 
     def __str__(self) -> str:
         tried = (f"{n} {v:.0f}/s" if isinstance(v, float) else f"{n}: {v}" for n, v in self.tried.items())
-        return f"{self.name} ({', '.join(tried)})"
+        return f"{self.name} ({', '.join(tried)})" if self.tried else self.name
 
 
 def full_float32() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -282,7 +282,7 @@ def explain_sweep(
     passes_per_image: Mapping[str, int],
     *,
     first: str | None = None,
-) -> Iterator[tuple[int, str]]:
+) -> Generator[tuple[int, str], None, None]:
     """Computes the units and writes each as a file of the run; yields (images, form of the forward pass) a unit.
 
     A killed actor is started again and its units are computed again under the same names. ``first``: the folder for

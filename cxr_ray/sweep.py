@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import errno
 import hashlib
@@ -13,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -633,22 +634,23 @@ def make_maps(
     return True
 
 
-def _watch(computed: Iterator[tuple[int, str]], n_units: int) -> None:
-    """Tells how far the units of work are."""
+def _watch(computed: Generator[tuple[int, str], None, None], n_units: int) -> None:
+    """Tells how far the units of work are. Closes them when interrupted: Ray Data waits for a Ray that has ended."""
     done = 0
-    for n, (images, form) in enumerate(computed, start=1):
-        now = time.monotonic()
-        if n == 1:
-            say(f"  forward passes: {form}")
-            first = last = now  # what came before is mostly start-up
-        else:
-            done += images
-        if n == n_units:
-            say(f"  {n} of {n_units} units")
-        elif now - last > 5:
-            last = now
-            left = (now - first) / (n - 1) * (n_units - n)
-            say(f"  {n} of {n_units} units, {done / (now - first):.1f} images/s, {_duration(left)} left")
+    with contextlib.closing(computed):
+        for n, (images, form) in enumerate(computed, start=1):
+            now = time.monotonic()
+            if n == 1:
+                say(f"  forward passes: {form}")
+                first = last = now  # what came before is mostly start-up
+            else:
+                done += images
+            if n == n_units:
+                say(f"  {n} of {n_units} units")
+            elif now - last > 5:
+                last = now
+                left = (now - first) / (n - 1) * (n_units - n)
+                say(f"  {n} of {n_units} units, {done / (now - first):.1f} images/s, {_duration(left)} left")
 
 
 def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> None:

@@ -291,6 +291,26 @@ def test_a_training_that_was_killed_or_interrupted_goes_on_where_it_stopped(tmp_
     assert list(trials.status) == ["completed"]
 
 
+@pytest.mark.slow
+def test_an_interrupt_between_two_units_ends_the_sweep_and_does_not_wait_for_ray(tmp_path):
+    file, out = given_sweep(tmp_path), str(tmp_path / "out")
+    script = f"""
+import sys
+from cxr_ray import sweep
+said = sweep.say
+def say(text):
+    said(text)
+    if "forward passes" in text:
+        raise KeyboardInterrupt
+sweep.say = say
+sys.exit(sweep.main([{file!r}, "--out", {out!r}]))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, timeout=180, check=False)
+    assert ended.returncode == 130
+    assert b"interrupted; the same command with --resume goes on." in ended.stderr
+    assert sweep.main([file, "--out", out, "--resume"]) == 0
+
+
 def _epochs(out: Path) -> int:
     return sum(len(p.read_text().splitlines()) for p in out.glob("tune/*/result.json"))
 
@@ -332,7 +352,7 @@ def test_a_device_without_memory_ends_the_run_with_advice(tmp_path, monkeypatch,
 def test_the_time_left_leaves_out_what_came_before_the_first_unit(monkeypatch, capsys):
     moments = iter([100.0, 101, 106, 110, 122, 130])
     monkeypatch.setattr(sweep.time, "monotonic", lambda: next(moments))
-    sweep._watch(iter([(4, "eager")] * 6), 6)
+    sweep._watch(((4, "eager") for _ in range(6)), 6)
     assert capsys.readouterr().out.splitlines()[1:] == [
         "  3 of 6 units, 1.3 images/s, 9 seconds left",
         "  5 of 6 units, 0.7 images/s, 6 seconds left",
