@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 from sklearn import metrics
 
 from cxr_ray.stats import (
@@ -43,8 +44,9 @@ def classification_rows(
 
     A metric is None where it is not defined: AUROC and AUPRC with one class only, sensitivity without PNEUMONIA,
     specificity without NORMAL. Intervals are None under 20 patients; samples in which the metric is not defined are
-    left out. AUROC and AUPRC rank by the log-odds, since float32 probabilities tie at 1. Noise only adds to an ECE, so
-    that its interval leans upwards and can lie above the estimate.
+    left out. Where all samples are equal, as at 0 or 1, a share has Clopper and Pearson's interval (Biometrika 1934)
+    over patients, another metric none. AUROC and AUPRC rank by the log-odds, since float32 probabilities tie at 1.
+    Noise only adds to an ECE, so that its interval leans upwards and can lie above the estimate.
     """
     known = predictions.loc[predictions["prob_pneumonia"].notna() & predictions["logit_pneumonia"].notna()]
     known = known.sort_values("image_id")  # sums in another order differ in their last bit
@@ -73,6 +75,8 @@ def classification_rows(
             }  # fmt: skip
             for name in METRICS:
                 lower, upper = _bounds(samples, name)
+                if lower is not None and lower == upper:  # at 0 or 1 every sample is the estimate
+                    lower, upper = _exact_bounds(name, estimates[name], part)
                 row |= {name: _known(estimates[name]), f"{name}_lower": lower, f"{name}_upper": upper}
             rows.append(row)
     return rows
@@ -190,6 +194,16 @@ def _bounds(samples: dict[str, Floats], name: str) -> tuple[float | None, float 
         return None, None
     lower_1, upper_1 = percentile_interval(samples[name][:, None])
     return _known(lower_1[0]), _known(upper_1[0])
+
+
+def _exact_bounds(name: str, estimate: float, part: pd.DataFrame) -> tuple[float | None, float | None]:
+    """Clopper and Pearson's of a share that is 0 or 1, of as many draws as patients; None for what is no share."""
+    of = {"accuracy": (0, 1), "sensitivity": (1,), "specificity": (0,)}.get(name)
+    if of is None or estimate not in (0.0, 1.0):
+        return None, None
+    n = part.loc[part["label"].isin(of), "patient_id"].nunique()
+    exact = binomtest(round(estimate * n), n).proportion_ci(0.95, method="exact")
+    return float(exact.low), float(exact.high)
 
 
 def bins(prob_N: Floats) -> Ints:

@@ -113,6 +113,12 @@ class Loaded:
         frame = self.run.pandas("faithfulness", columns, chosen & (pc.field("scale") == "logodds"))
         return frame[frame["value"].notna()]
 
+    def valid_shares(self, trial_id: str) -> dict[str, float]:
+        """Share of images whose filled image is a baseline, by fill; of the first target rule and main explainer."""
+        valid = findings.of_rule(self.valid_baselines(trial_id), self.test_of(trial_id), self.first.rule)
+        valid = valid[(valid["explainer"] == self.main) & (valid["grid"] == self.first.grid)]
+        return {str(f): float(s) for f, s in valid.groupby("fill", observed=True)["baseline_valid"].mean().items()}
+
     def picture(self, figure: Figure, inline: bool, name: str, alt: str, caption: str) -> Block:
         """Writes the figure as a file, and hands it to the page: inside it, or as a link."""
         png = figures.to_png(figure)

@@ -17,7 +17,8 @@ def number(value: Any, digits: int = 3, sign: bool = False) -> str:
     """A number with a true minus sign; one digit and a power of ten where it would round to 0; en dash for none."""
     if pd.isna(value):
         return "–"
-    value, plus = float(value), "+" if sign and value else ""
+    value = round(float(value), 12)  # what rounding left of a 0 is 0
+    plus = "+" if sign and value else ""
     text = f"{value:{plus}.{digits}f}"
     return (text if float(text) or not value else f"{value:{plus}.0e}").replace("-", "−")
 

@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
+import pandas as pd
 import pyarrow as pa
 
 from cxr_ray import comparisons, findings, page, results, study
@@ -62,7 +63,7 @@ def context(shown: Loaded) -> dict[str, Any]:
         "sweep": shown.sweep, "provenance": provenance, "primary": shown.primary, "first": shown.first,
         "main": shown.main, "level": f"{shown.level:g}", "levels": ", ".join(f"{x:g}" for x in shown.levels),
         "headlines": list(headlines(shown)), "classification": study.classification(shown),
-        "trials": study.trials(shown),
+        "trials": study.trials(shown), "n_val": shown.predictions.query("split == 'val'")["image_id"].nunique(),
         "twins": study.twins(shown), "errors": error_table(shown), "gallery_note": study.gallery_note(shown),
         "controls": {c: shown.sweep["controls"].get(c) for c in shown.controls}, "sections": sections,
         "whole_models": WHOLE_MODELS, "more_models": len(shown.models) > WHOLE_MODELS,
@@ -87,31 +88,43 @@ def headlines(shown: Loaded) -> Iterator[str]:
             "PNEUMONIA."
         )
     judged = shown.optional("hypotheses")
-    for r in judged[judged["role"] == "verdict"].itertuples() if len(judged) else []:
-        yield (
-            f"{r.hypothesis} ({r.subject}): {r.verdict}; effect {page.interval(r.effect, r.lower, r.upper, sign=True)} "
-            f"{r.unit}."
-        )
+    for r in findings.rows_of(judged[judged["role"] == "verdict"]) if len(judged) else []:
+        effect = page.interval(r.effect, r.lower, r.upper, sign=True)
+        told = "" if pd.isna(r.effect) else f"; effect {effect} {r.unit}, {page.number(r.n, 0)} images"
+        yield f"{r.hypothesis} ({r.subject}): {r.verdict}{told}."
     mine = shown.first.of(shown.summary[(shown.summary["trial_id"] == trial_id) & (shown.summary["bucket"] == "all")])
     mine = mine[mine["explainer"] == shown.main]
     drop = {
-        (r.bucket, r.scale): page.interval(r.mean, r.lower, r.upper, sign=True)
-        for r in shown.first.of(shown.summary).itertuples()
+        (r.bucket, r.scale): (page.interval(r.mean, r.lower, r.upper, sign=True), r.n)
+        for r in findings.rows_of(shown.first.of(shown.summary))
         if r.trial_id == trial_id and r.metric == "drop" and r.level == shown.level and r.control == "none"
         and r.explainer == shown.main
     }  # fmt: skip
     if ("TP", "prob") in drop and ("FP", "prob") in drop:
         yield (
             f"Deletion of {shown.level:.0%} by {shown.main} ({shown.first}): the probability of the target falls by "
-            f"{drop['TP', 'prob']} for TP and {drop['FP', 'prob']} for FP; its log-odds by {drop['TP', 'logodds']} "
-            f"and {drop['FP', 'logodds']}."
+            f"{drop['TP', 'prob'][0]} for TP ({drop['TP', 'prob'][1]} images) and {drop['FP', 'prob'][0]} for FP "
+            f"({drop['FP', 'prob'][1]}); its log-odds by {drop['TP', 'logodds'][0]} and {drop['FP', 'logodds'][0]}."
         )
-    area = mine[(mine["metric"] == shown.primary) & (mine["scale"] == "logodds") & (mine["control"] != "none")]
+    gaps = mine[(mine["scale"] == "logodds") & (mine["control"] != "none")]
+    area = gaps[gaps["metric"] == shown.primary]
     for r in sorted(findings.rows_of(area), key=lambda r: page.strength(r.control))[:1]:
+        halves = gaps[(gaps["control"] == r.control) & gaps["metric"].isin(["deletion_auc", "insertion_auc"])]
+        told = ", ".join(
+            f"{h.metric.removesuffix('_auc')} {page.number(h.mean, sign=True)}" for h in findings.rows_of(halves)
+        )
         clear = "clear of 0" if r.lower > 0 or r.upper < 0 else "holding 0" if r.lower <= 0 else "without interval"
         yield (
             f"{shown.main} against {r.control}, the strongest control measured: gap in {shown.primary} "
-            f"{page.interval(r.mean, r.lower, r.upper, sign=True)} log-odds over all images, {clear} ({shown.first})."
+            f"{page.interval(r.mean, r.lower, r.upper, sign=True)} log-odds over all {r.n} images"
+            + (f" ({told})" if told and shown.primary == "abpc" else "") + f", {clear} ({shown.first})."
+        )  # fmt: skip
+    share = shown.valid_shares(trial_id).get(shown.first.fill, 1.0)
+    if share < VALID_SHARE:
+        yield (
+            f"Mind: filled with {shown.first.fill}, only {share:.0%} of the images score at least 1 log-odds below the "
+            "untouched one. Elsewhere insertion also rewards keeping what the model sees in a blank image: read "
+            "deletion and insertion apart."
         )
 
 
@@ -150,14 +163,15 @@ def limits(shown: Loaded) -> Iterator[str]:
     missing = [c for c in STRONGEST if c not in shown.controls]
     if missing:
         yield f"Controls that were not measured: {', '.join(missing)}."
-    if shown.models:
-        valid = shown.valid_baselines(shown.models[0])
-        shares = valid[valid["explainer"] == shown.main].groupby("fill")["baseline_valid"].mean()
-        told = ", ".join(f"{fill} {share:.0%}" for fill, share in shares.items())
+    if shown.whole:
+        told = "; ".join(
+            f"{trial_id} " + (", ".join(f"{f} {s:.0%}" for f, s in shown.valid_shares(trial_id).items()) or "unknown")
+            for trial_id in shown.whole
+        )
         yield (
             "A filled image is a valid baseline (at least 1 log-odds below the untouched one) for this share of "
-            f"images of {shown.models[0]}: {told or 'unknown'}. Elsewhere curves end on an image that the model "
-            "still takes for the target; gaps share that end, absolute areas do not."
+            f"images: {told}. Elsewhere curves end on an image that the model still takes for the target; gaps share "
+            "that end, absolute areas do not."
         )
     yield (
         "Filled images are unlike any X-ray: part of every change is the model's answer to the fill. Gaps share it, "

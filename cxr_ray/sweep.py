@@ -198,7 +198,8 @@ def dry_run(sweep: Sweep, manifest: data.Manifest, specs: list[dict[str, Any]], 
         say(f"All together: {most}{passes:,}")
     fast = ", ".join(f"{rate:,.0f} forward passes a second at {s} x {s}" for rate, s in zip(rates, shapes, strict=True))
     device = "GPU" if torch.cuda.is_available() else "CPU"
-    say(f"This machine does about {fast} ({device}): about {_duration(seconds)}. Nothing was started.")
+    say(f"This machine does about {fast} ({device}): about {_duration(seconds)} for these alone. The start of Ray, "
+        "statistics and the page come on top: a minute or two in a small run. Nothing was started.")  # fmt: skip
 
 
 def sanity_images(sweep: Sweep, manifest: data.Manifest) -> pd.DataFrame:
@@ -245,6 +246,11 @@ def run(args: argparse.Namespace) -> int:
     )
     if (lungs := data.lungs_of(sweep)) is not None:
         manifest.notes.append(data.lung_note(lungs, manifest))
+    manifest.notes.extend(
+        f"Control {c} has nothing to rank on these grids ({', '.join(map(str, sweep.perturb.grids))}) and is left out."
+        for c in sweep.controls
+        if not perturb.control_grids(c, sweep.perturb.grids)
+    )
     from cxr_ray import tuning  # Ray: only now, so that mistakes are told at once
 
     specs = tuning.trial_specs(sweep)
@@ -751,14 +757,14 @@ def print_summary(out: str, write: Callable[[str], None] = say) -> None:
         write(f"  {r['trial_id']:<26}{variant:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}")
     frame = run_.pandas("summary")
     if (frame["control"] != "none").any():
-        _print_gaps(frame, write)
+        _print_gaps(run_, frame, write)
     errors = run_.pandas("errors")
     write(f"\nErrors: {len(errors)}" + (" (table errors)" if len(errors) else ""))
     write(f"Tables: {out}/tables ({', '.join(TABLES)})")
     write(f"Report: {out}/report.html")
 
 
-def _print_gaps(frame: pd.DataFrame, write: Callable[[str], None]) -> None:
+def _print_gaps(run_: results.Run, frame: pd.DataFrame, write: Callable[[str], None]) -> None:
     first = frame.iloc[0]
     metric = "abpc" if "abpc" in set(frame["metric"]) else first["metric"]
     grid = "pixel" if "pixel" in set(frame["grid"]) else first["grid"]
@@ -783,6 +789,21 @@ def _print_gaps(frame: pd.DataFrame, write: Callable[[str], None]) -> None:
         write(f"  {trial_id:<26}{explainer:<22}{bucket:<8}{one['n']:>5}  "
               + "".join(f"{cells.get(c, ''):<26}" for c in controls))  # fmt: skip
     write("  * p < 0.05 after Holm's correction (sign-flip over patients). No interval under 20 patients.")
+    valid = _valid_baselines(run_, metric, grid, first["fill"])
+    if len(few := valid[valid["mean"] < summary.VALID_SHARE]):
+        told = ", ".join(f"{r.sum} of {r.count} (image, target) of {r.Index}" for r in few.itertuples())
+        write(f"  Filled with {first['fill']}, the image scores 1 log-odds or more below the untouched one for {told}: "
+              "elsewhere\n  insertion also rewards keeping what the model sees in a blank image. Look at deletion and "
+              "insertion apart.")  # fmt: skip
+
+
+def _valid_baselines(run_: results.Run, metric: str, grid: str, fill: str) -> pd.DataFrame:
+    """Pairs of image and target whose filled image is a baseline: sum, count and mean, by model."""
+    chosen = (pads.field("control") == "none") & (pads.field("metric") == metric) & (pads.field("scale") == "logodds")
+    chosen &= (pads.field("grid") == grid) & (pads.field("fill") == fill)
+    rows = run_.pandas("faithfulness", ["trial_id", "image_id", "target", "value", "baseline_valid"], chosen)
+    rows = rows[rows["value"].notna()].drop_duplicates(["trial_id", "image_id", "target"])  # the same for any map
+    return rows.groupby("trial_id")["baseline_valid"].agg(["sum", "count", "mean"])
 
 
 def _interval(mean: float, lower: float, upper: float) -> str:

@@ -176,3 +176,24 @@ def test_auroc_ranks_by_log_odds_where_probabilities_saturate():
     frame["logit_pneumonia"] = 20 + frame["label"] + np.linspace(0, 0.5, 40)
     (row,) = classification_rows(frame, "t", 0, 20)
     assert row["auroc"] == 1
+
+
+def test_a_share_of_one_has_an_exact_interval_and_what_is_no_share_has_none():
+    """Twenty patients of each class with two images each, all separated: 0.025 ** (1 / 20) by Clopper and Pearson."""
+    label = np.repeat([0, 1], 40)
+    logit = np.where(label == 1, 3.0, -3.0) + np.linspace(0, 1, 80)
+    frame = pd.DataFrame({
+        "image_id": [f"{i:03d}" for i in range(80)], "patient_id": [f"p{i // 2}" for i in range(80)], "split": "test",
+        "label": label, "logit_pneumonia": logit, "prob_pneumonia": 1 / (1 + np.exp(-logit)),
+    })  # fmt: skip
+    (row,) = classification_rows(frame, "m", seed=0)
+    for name, n in (("sensitivity", 20), ("specificity", 20), ("accuracy", 40)):
+        assert row[f"{name}_lower"] == pytest.approx(0.025 ** (1 / n))
+        assert (row[name], row[f"{name}_upper"]) == (1, 1)
+    for name in ("auroc", "auprc", "f1"):
+        assert (row[name], row[f"{name}_lower"], row[f"{name}_upper"]) == (1, None, None)
+    assert row["brier_lower"] < row["brier"] < row["brier_upper"]
+    wrong = frame.assign(prob_pneumonia=1 - frame["prob_pneumonia"], logit_pneumonia=-logit)
+    (row,) = classification_rows(wrong, "m", seed=0)
+    assert (row["specificity_lower"], row["specificity"]) == (0, 0)
+    assert row["specificity_upper"] == pytest.approx(1 - 0.025 ** (1 / 20))

@@ -535,10 +535,20 @@ def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder):
         for size in (32, 40)
     }
     assert at[40] != at[32], "occlusion's windows are counted at each size"
+    assert "has nothing to rank on these grids" not in out
     assert f"at 32 x 32, one target an image: {12 * at[32] + 4:,} = 1 x (12 x {at[32]:,} + 4)" in out
     assert f"at 40 x 40, one target an image: {2 * (12 * at[40] + 4):,} = 2 x (12 x {at[40]:,} + 4)" in out
     assert "To train at 40 x 40: at most 48 (" in out
     assert f"All together: {12 * at[32] + 4 + 2 * (12 * at[40] + 4) + 3 * 24:,}" in out
+
+
+def test_a_control_without_a_grid_to_rank_on_is_told(capsys, tiny_folder):
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "perturb.grids=['7','14']"]
+    assert sweep.main([*argv, "--set", "controls={pixel_random: 2, cell_random: 1}"]) == 0
+    assert (
+        "\nControl pixel_random has nothing to rank on these grids (7, 14) and is left out.\n"
+        in capsys.readouterr().out
+    )
 
 
 def evaluated(formula: str) -> int:

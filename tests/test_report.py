@@ -15,6 +15,7 @@ import yaml
 from cxr_ray import galleries, report
 from cxr_ray import page as page_
 from cxr_ray.schemas import SHARED, TABLES
+from cxr_ray.sweep import print_summary
 from cxr_ray.tables import Store
 
 OUTCOMES = ["TP", "TP", "FP", "TN", "FN", "TN"]
@@ -371,6 +372,10 @@ def test_missing_images_are_one_sentence_and_invalid_baselines_are_told(tmp_path
     assert f"There is no gallery: none of its 6 images could be read from {moved}." in text
     assert f"python -m cxr_ray.report {out} --data PATH." in text
     assert "gradcam all 6 (5) 0 of 6 not shown: valid baseline for 0 of 6" in text
+    assert "Mind: filled with mean, only 0% of the images score at least 1 log-odds below the untouched one." in text
+    lines: list[str] = []
+    print_summary(out, lines.append)
+    assert any("below the untouched one for 0 of 6 (image, target) of plain" in line for line in lines)
     assert "−7.020 [−7.520, −6.770]" in text  # gaps share the baseline, and need no image
 
 
