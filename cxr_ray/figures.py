@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from PIL import Image
 
 from cxr_ray.findings import rows_of
@@ -29,22 +30,22 @@ WIDTH = 9.6  # inches
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as PNG; few colours, so a palette makes it a third as large."""
+    """The figure as PNG; few colours, so a palette makes it a third as large. It keeps also those of few pixels."""
     figure.set_dpi(120)
     canvas, sink = FigureCanvasAgg(figure), io.BytesIO()
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    picture.quantize(64, dither=Image.Dither.NONE).save(sink, "PNG")
+    picture.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(sink, "PNG")
     return sink.getvalue()
 
 
 def _point(ax: Axes, y: float, r: Sequence[float], colour: str, marker: str = "o", hollow: bool = False) -> None:
-    """mean, lower, upper as a point and a line; without an interval the point is a cross."""
+    """mean, lower, upper as a point and a line; without an interval the point is a cross, upright where hollow."""
     mean, lower, upper = r
     if pd.isna(mean):
         return
     if pd.isna(lower):
-        ax.plot(mean, y, "x", ms=5, color=colour)
+        ax.plot(mean, y, "+" if hollow else "x", ms=5, color=colour)
         return
     ax.plot([lower, upper], [y, y], color=colour, lw=1.5, solid_capstyle="butt")
     ax.plot(mean, y, marker, ms=5, color=colour, mfc="white" if hollow else colour)
@@ -145,6 +146,8 @@ def curves(part: pd.DataFrame, controls: Sequence[str], title: str) -> Figure:
         axes[row][0].set_ylabel(f"{SCALES[scale]} of the target\n({better}: more faithful)", fontsize=8)
     handles = {t.get_label(): t for ax in axes.flat for t in ax.get_lines()}
     handles = {k: handles[k] for k in ["map", *controls] if k in handles}
+    if part["draw"].max() > 0:
+        handles["band: range of a control's draws"] = Patch(color="0.5", alpha=0.25, lw=0)
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=8,
         frameon=False,
@@ -201,6 +204,7 @@ def deletion(drops: pd.DataFrame, means: pd.DataFrame, controls: Sequence[str], 
             ax.plot(values, y + spread, ".", ms=2.2, color="0.55", alpha=0.7, label="one image")
             r = means[(means["bucket"] == bucket) & (means["scale"] == scale)].iloc[0]
             ax.plot([], [], "o-", color="black", label="mean of the map [95%]")
+            ax.plot([], [], "x", color="black", label="the same under 20 patients")
             _point(ax, y + 0.14, (r["mean"], r["lower"], r["upper"]), "black")
             for i, control in enumerate(controls):
                 ax.plot(
@@ -235,14 +239,15 @@ def signs(cells: pd.DataFrame, title: str) -> Figure:
         ax.set_title(f"{first} minus {second}", fontsize=9)
         ax.set_xlabel(f"{SCALES[scale]}\n\N{LEFTWARDS ARROW} {second} falls further\n{first} falls further "
                       "\N{RIGHTWARDS ARROW}", fontsize=8)  # fmt: skip
-        reach = max(abs(v) for v in ax.get_xlim())
+        reach = 1.05 * max(abs(v) for v in ax.get_xlim())
         ax.set_xlim(-reach, reach)  # 0 in the middle: neither side looks longer than it is
     for marker, colour, name in (("o", "0.2", "all images"), ("s", "0.2", "matched on log-odds"),
                                  ("o", COLOURS[0], "interval above 0"), ("o", COLOURS[1], "below 0"),
-                                 ("o", "0.5", "holds 0"), ("x", "0.5", "no interval")):  # fmt: skip
+                                 ("o", "0.5", "holds 0"), ("x", "0.5", "no interval"),
+                                 ("+", "0.5", "the same, matched")):  # fmt: skip
         axes[0].plot([], [], marker, color=colour, mfc="white" if marker == "s" else colour, label=name)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=7, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -272,8 +277,9 @@ def regions(means: pd.DataFrame, title: str) -> Figure:
         ax.set_title(f"{names[i]} ({part['share_of_area'].mean():.0%} of the image)", fontsize=9)
     for marker, colour, name in (("o", COLOURS[0], "the region"), ("D", COLOURS[1], "its matched control")):
         axes.flat[0].plot([], [], marker, color=colour, mfc="white" if marker == "D" else colour, label=name)
+    axes.flat[0].plot([], [], "x", color="0.5", label="no interval: under 20 patients (+ of the control)")
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -316,7 +322,8 @@ def sanity(means: pd.DataFrame, layers: Sequence[str], explainers: Sequence[str]
     shown = [e for e in explainers if e in set(cascade["explainer"])]
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
-    labels = {"spearman": "Spearman", "ssim": "SSIM", "gap": "gap, log-odds (above 0: faithful)"}
+    against = "".join(f" to {c}" for c in cascade["control"].dropna().unique())
+    labels = {"spearman": "Spearman", "ssim": "SSIM", "gap": f"gap{against}, log-odds (above 0: faithful)"}
     for ax, (measure, label) in zip(axes, labels.items(), strict=True):
         for i, explainer in enumerate(shown):
             part = (
@@ -329,7 +336,7 @@ def sanity(means: pd.DataFrame, layers: Sequence[str], explainers: Sequence[str]
                 for end in ("", "_lower", "_upper")
             )
             x = np.arange(len(y)) + 0.12 * (i - (len(shown) - 1) / 2)
-            error = np.nan_to_num(np.stack([y - low, high - y]))
+            error = None if np.isnan(low).all() else np.nan_to_num(np.stack([y - low, high - y]))
             ax.errorbar(x, y, error, fmt="osD^vp*"[i % 7] + "-", ms=4, lw=1.2, color=COLOURS[i % 7], label=explainer)
         ax.axhline(0, color="0.3", lw=0.8)
         ax.set_xticks(range(len(layers) + 1), ["none", *(f"+ {x}" if i else x for i, x in enumerate(layers))])
