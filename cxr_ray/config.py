@@ -80,8 +80,8 @@ class Model(Section):
 class Train(Section):
     """How it is trained."""
 
-    epochs: int = Field(8, ge=1)
-    batch_size: int = Field(32, ge=2)
+    epochs: int = Field(8, ge=1, le=10_000)
+    batch_size: int = Field(32, ge=2, le=65_536)
     lr: float = Field(1e-3, gt=0, lt=1, description="peak learning rate of a one-cycle schedule")
     weight_decay: float = Field(0.01, ge=0, lt=1)
     loss: Literal["ce", "weighted", "focal"] = "ce"
@@ -150,7 +150,7 @@ class Sequential(Section):
     """Draws beyond the fixed ones of ``controls``, for p_value alone (Besag & Clifford, Biometrika 1991)."""
 
     max_draws: int = Field(199, ge=19, le=9999, description="draws of a control for a map at most, the fixed ones too")
-    extreme: int = Field(10, ge=1, description="stop once so many draws are at least as faithful as the map")
+    extreme: int = Field(10, ge=1, le=9999, description="stop once so many draws are at least as faithful as the map")
 
 
 class Regions(Section):

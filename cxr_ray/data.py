@@ -663,13 +663,32 @@ def _class_folders(fs: pafs.FileSystem, folder: str) -> dict[str, list[str]]:
 def _class_entries(fs: pafs.FileSystem, base: str, folder: str, split: str) -> Iterator[Entry]:
     for class_name, found in _class_folders(fs, folder).items():
         class_folder = _only(found)
-        for info in fs.get_file_info(pafs.FileSelector(class_folder, recursive=True)):
-            name = info.path[len(class_folder) + 1 :]
-            if info.type == pafs.FileType.Directory or any(_is_junk(part) for part in name.split("/")):
+        for path, problem in _files_below(fs, class_folder):
+            name = path[len(class_folder) + 1 :]
+            if any(_is_junk(part) for part in name.split("/")):
                 continue
-            is_image = info.type == pafs.FileType.File and name.lower().endswith(ENDINGS)
-            problem = None if is_image else "not an image file"
-            yield Entry(split, class_name, name, info.path[len(base) + 1 :], problem)
+            if problem is None and not name.lower().endswith(ENDINGS):
+                problem = "not an image file"
+            yield Entry(split, class_name, name, path[len(base) + 1 :], problem)
+
+
+def _files_below(fs: pafs.FileSystem, folder: str) -> Iterator[tuple[str, str | None]]:
+    """Paths of files, and why one cannot be an image. On a local disk no folder twice, though links form a ring."""
+    if not isinstance(fs, pafs.LocalFileSystem):
+        for info in fs.get_file_info(pafs.FileSelector(folder, recursive=True)):
+            if info.type != pafs.FileType.Directory:
+                yield info.path, None if info.type == pafs.FileType.File else "not an image file"
+        return
+    seen = set(Path(folder).resolve().parents)
+    for at, folders, names in os.walk(folder, followlinks=True):
+        if (real := Path(at).resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in names:  # pyarrow would leave out links to nothing
+            path = Path(os.fsencode(Path(at, name)).decode())
+            wrong = "a link to nothing" if path.is_symlink() else "not an image file"
+            yield str(path), None if path.is_file() else wrong
 
 
 def _only(folders: list[str]) -> str:

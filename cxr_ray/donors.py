@@ -221,7 +221,7 @@ class OtherMaps:
     def write_total(self, trial_id: str, of: Target, predicted: int, size: int) -> None:
         """The sum of the rank maps of all images of a prediction, where it is not there yet."""
         name = _total_name(trial_id, of, predicted)
-        if not self.store.exists(MEANS, name):
+        if self.store.fs.get_file_info(self.store.path(MEANS, name)).size != 8 * size**2:
             group = self.lenders(trial_id).group(predicted, of)
             self.store.write(self._places(trial_id, group, of, size)[0].tobytes(), MEANS, name)
 

@@ -50,6 +50,10 @@ class Loaded:
         self.predictions = run.pandas("predictions", ["trial_id", "image_id", "split", "label", "prob_pneumonia",
                                                       "logit_pneumonia", "predicted", "outcome"])  # fmt: skip
         self.test = self.predictions[self.predictions["split"] == "test"]
+        if lacking := {"name", "data", "explain", "perturb", "controls", "seed"} - set(self.sweep):
+            raise results.NotARun(
+                f"{run.path}/sweep.yaml is not that of a run ({', '.join(sorted(lacking))} missing). Run it again."
+            )
         every = run.pandas("trials")
         self.trials = every.sort_values("val_auroc", ascending=False, kind="stable", na_position="last")
         explained = set(self.predictions["trial_id"])

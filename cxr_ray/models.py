@@ -257,9 +257,14 @@ def load(path: str, meaning: Meaning | None = None) -> Classifier:
             )
     start_from(classifier, state, path)
     with torch.inference_mode():
-        probe = classifier.log_odds(torch.zeros(1, 3, meaning.size, meaning.size))
+        noise = torch.rand(1, 3, meaning.size, meaning.size, generator=torch.Generator().manual_seed(0))
+        probe = classifier.log_odds(torch.cat([torch.zeros_like(noise), classifier.normalize(noise)]))
     if not torch.isfinite(probe).all():
-        raise BadCheckpoint(f"{path} gives {probe.item()} for a blank image; its weights are not finite.")
+        told = " and ".join(f"{v:g}" for v in probe.tolist())
+        raise BadCheckpoint(
+            f"{path} gives {told} for a blank image and for noise; its weights, mean or std are not finite or too "
+            "large."
+        )
     return classifier
 
 

@@ -47,7 +47,9 @@ class Run:
         table = schemas.TABLES[name]
         folder = f"{self.root}/tables/{name}"
         if self.fs.get_file_info(folder).type != pafs.FileType.Directory:
-            raise NotARun(f"{self.path} has no table {name!r} yet: finish the run with --resume.")
+            raise NotARun(
+                f"{self.path} has no table {name!r} yet: finish the run with --resume. (A finished run has lost it.)"
+            )
         fields = [pa.field(p, pa.string()) for p in table.partitions]
         partitioning = pads.partitioning(pa.schema(fields), flavor="hive") if fields else None
         schema = pa.schema([*table.schema.remove_metadata(), *fields])
@@ -74,16 +76,22 @@ class Run:
         if not self.fs.get_file_info(f"{self.root}/{name}").is_file:
             raise NotARun(f"{self.path} has no {name} yet: finish the run with --resume.")
         with self.fs.open_input_stream(f"{self.root}/{name}") as f:
-            return json.loads(f.read())
+            try:
+                return json.loads(f.read())
+            except ValueError:
+                raise NotARun(f"{self.path}/{name} is damaged: it is no JSON.") from None
 
     @property
     def sweep(self) -> dict[str, Any]:
         """The resolved sweep, as plain data."""
         with self.fs.open_input_stream(f"{self.root}/sweep.yaml") as f:
             try:
-                return yaml.safe_load(f.read())
-            except yaml.YAMLError:
+                sweep = yaml.safe_load(f.read())
+            except (yaml.YAMLError, UnicodeDecodeError):
                 raise NotARun(f"{self.path}/sweep.yaml is damaged: it is no YAML. Run the sweep again.") from None
+            if not isinstance(sweep, dict):
+                raise NotARun(f"{self.path}/sweep.yaml is damaged: it holds no sweep. Run the sweep again.")
+            return sweep
 
 
 def open_run(path: str | Path) -> Run:

@@ -31,7 +31,7 @@ from cxr_ray.config import Sweep, SweepMistake, load_sweep
 from cxr_ray.explainers import EXPLAINERS
 from cxr_ray.models import Meaning
 from cxr_ray.schemas import SCHEMA_VERSION, TABLES, to_json
-from cxr_ray.tables import Store
+from cxr_ray.tables import Damaged, Store
 from cxr_ray.worker import Subject
 
 DONE, UNFINISHED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -81,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(e).splitlines():
             print(f"cxr_ray: {line}", file=sys.stderr)
         return MISTAKE
+    except Damaged as e:
+        print(f"cxr_ray: {e}", file=sys.stderr)
+        return UNFINISHED
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -311,8 +314,9 @@ def _check_out(args: argparse.Namespace, sweep: Sweep) -> None:
         fs.create_dir(root, recursive=True)
         Store(out, {}).write(b"", ".writable")
         fs.delete_file(f"{root.rstrip('/')}/.writable")
-    except (OSError, pa.ArrowException) as e:
+    except (OSError, pa.ArrowException, UnicodeError) as e:
         reason = " ".join(str(e).split()).rstrip(".")
+        out = out.encode(errors="replace").decode()
         raise Mistake(f"--out {out} cannot be written: {reason}. Give another folder, or a URI.") from None
 
 
@@ -325,9 +329,12 @@ def begin(sweep: Sweep, manifest: data.Manifest, store: Store) -> None:
 
 def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
     """Whether the run in ``store`` is finished."""
-    import json
-
     if not store.exists("provenance.json"):
+        if any(store.exists(folder) for folder in ("tables", ".work", "tune")):
+            raise Mistake(
+                f"--out {store.out} has lost its provenance.json, which says of which sweep it is; give another folder "
+                "(--out PATH)."
+            )
         return False
     try:
         before = json.loads(store.read("provenance.json"))
@@ -350,7 +357,23 @@ def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
             f"--out {store.out} was begun with other images ({before['images']} then, {len(manifest.images)} now, or "
             "others). Give the same data, or another folder (--out PATH)."
         )
+    for name, digest in before.get("checkpoints", {}).items():
+        if before["finished"] is None and digest != _digest(sweep.checkpoints[name].path):
+            raise Mistake(
+                f"--out {store.out} was begun with another file as checkpoints.{name}.path. Give the same file, or "
+                "another folder (--out PATH)."
+            )
+    try:
+        _ = results.open_run(store.out).sweep
+    except results.NotARun:  # the same, since the hash is
+        store.write(sweep.to_yaml().encode(), "sweep.yaml")
     return before["finished"] is not None
+
+
+def _digest(path: str) -> str:
+    fs, inside = results.filesystem(path)
+    with fs.open_input_stream(inside) as f:
+        return hashlib.sha256(f.read()).hexdigest()
 
 
 def provenance(sweep: Sweep, manifest: data.Manifest, store: Store) -> dict[str, Any]:
@@ -361,6 +384,7 @@ def provenance(sweep: Sweep, manifest: data.Manifest, store: Store) -> dict[str,
         "git_commit": _git_commit(),
         "python": platform.python_version(), "versions": {p: metadata.version(p) for p in PACKAGES},
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus},
+        "checkpoints": {name: _digest(given.path) for name, given in sweep.checkpoints.items()},
         "data_fingerprint": manifest.fingerprint, "images": len(manifest.images), "data_notes": manifest.notes,
         "seeds": {"sweep": sweep.seed, "train": sweep.train["seed"]}, "started": _now(), "finished": None,
     }  # fmt: skip
@@ -427,7 +451,10 @@ def _run(
             store.write_json(errors, *EARLIER)
             store.write_table("trials", rows)
         elif store.exists(*EARLIER):
-            errors = json.loads(store.read(*EARLIER))  # training's are not met again
+            try:
+                errors = json.loads(store.read(*EARLIER))  # training's are not met again
+            except ValueError:
+                raise Damaged(f"{store.path(*EARLIER)} is damaged; give another folder (--out PATH).") from None
         splits.clear()
         trials = results.open_run(store.out).pandas("trials")
         subjects = chosen_subjects(sweep, trials, specs, store, given)
@@ -451,8 +478,8 @@ def _run(
 
 def _reason(error: Exception) -> str:
     """What ended it: the last line of the innermost traceback, which Ray puts first."""
-    lines = str(error).split("\n\nThe above exception was")[0].strip().splitlines()
-    reason = lines[-1].strip() if lines else type(error).__name__
+    lines = str(error).split("\n\nThe above exception was")[0].splitlines()
+    reason = next((line.strip() for line in reversed(lines) if any(map(str.isalpha, line))), type(error).__name__)
     if not reason.startswith("torch.OutOfMemoryError"):
         return reason
     return (
@@ -543,7 +570,7 @@ def chosen_subjects(
         best = usable.sort_values(["val_auroc", "trial_id"], ascending=[False, True])
         rivals = best["trial_id"].map(lambda trial_id: _rivals(spec_of[trial_id]))
         usable = usable.loc[best[~rivals.duplicated()].index].sort_index()
-    root = store.out if "://" in store.out else str(Path(store.out).expanduser().resolve())
+    root = store.out if "://" in store.out else results.filesystem(store.out)[1]
     trained = {
         trial_id: Subject(trial_id, f"{root}/{checkpoint}", None, *sweep.images_of(spec_of[trial_id]["model"]))
         for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True)

@@ -25,6 +25,10 @@ PER_UNIT = ("predictions", "saliency", "curves", "faithfulness", "regions", "san
 Tables = Mapping[tuple[str, str], pa.Table]
 
 
+class Damaged(ValueError):
+    """A file of an unfinished run cannot be read; the message says what to do."""
+
+
 def pack(tables: Tables) -> bytes:
     """Tables of one unit as one Arrow stream of (table, explainer, Arrow stream)."""
     options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -136,7 +140,7 @@ class Store:
         for trial_id, units in units_by_trial.items():
             with _Writers(self, trial_id) as writers:
                 for unit in units:
-                    for (name, explainer), table in unpack(self.read(UNITS, f"{unit}.arrow")).items():
+                    for (name, explainer), table in self._unit(unit).items():
                         if name == "errors":
                             found += table.to_pylist()
                         else:
@@ -147,6 +151,14 @@ class Store:
                 self.write_table(name, [])
         unique = {tuple(row[k] for k in ERRORS.key): row for row in found}
         self.write_table("errors", sorted(unique.values(), key=lambda r: (str(r["path"]), str(r["stage"]))))
+
+    def _unit(self, unit: str) -> dict[tuple[str, str], pa.Table]:
+        try:
+            return unpack(self.read(UNITS, f"{unit}.arrow"))
+        except (pa.ArrowInvalid, OSError):
+            raise Damaged(
+                f"{self.out}/{UNITS}/{unit}.arrow is damaged; delete it, and --resume computes it again."
+            ) from None
 
     def clean(self) -> None:
         """Removes the units, once the tables stand."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import pickle
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from cxr_ray import models, training
 from cxr_ray.config import SPACES, Sweep, concrete
 from cxr_ray.models import Meaning
 from cxr_ray.schemas import to_json
-from cxr_ray.tables import Store
+from cxr_ray.tables import Damaged, Store
 from cxr_ray.training import Epoch, Split
 
 MAX_FAILURES = 2
@@ -204,27 +205,33 @@ def tune_sweep(
 
     runnable = tune.with_resources(trainable, {k: v for k, v in resources.items() if v})
     folder, fs = store.path(_FOLDER), store.fs
-    if _can_restore(fs, folder):
-        tuner = tune.Tuner.restore(folder, trainable=runnable, restart_errored=True, storage_filesystem=fs)
-    else:
-        groups = {s["group"]: s["train"]["epochs"] for s in specs}
-        scheduler = GroupedASHA(groups) if sweep.search.scheduler == "asha" else FIFOScheduler()
-        tuner = tune.Tuner(
-            runnable,
-            param_space={"spec": tune.grid_search(specs)},
-            tune_config=tune.TuneConfig(
-                metric="val_auroc", mode="max", scheduler=scheduler, max_concurrent_trials=max_concurrent,
-                trial_name_creator=lambda trial: trial.config["spec"]["trial_id"],
-                trial_dirname_creator=lambda trial: trial.config["spec"]["trial_id"],
-            ),
-            run_config=tune.RunConfig(
-                name=_FOLDER, storage_path=store.path(), storage_filesystem=fs, verbose=0,
-                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-                callbacks=[_Progress(say, len(specs))],
-            ),
-        )  # fmt: skip
-    results = tuner.fit()
+    try:
+        if _can_restore(fs, folder):
+            tuner = tune.Tuner.restore(folder, trainable=runnable, restart_errored=True, storage_filesystem=fs)
+        else:
+            groups = {s["group"]: s["train"]["epochs"] for s in specs}
+            scheduler = GroupedASHA(groups) if sweep.search.scheduler == "asha" else FIFOScheduler()
+            tuner = tune.Tuner(
+                runnable,
+                param_space={"spec": tune.grid_search(specs)},
+                tune_config=tune.TuneConfig(
+                    metric="val_auroc", mode="max", scheduler=scheduler, max_concurrent_trials=max_concurrent,
+                    trial_name_creator=lambda trial: trial.config["spec"]["trial_id"],
+                    trial_dirname_creator=lambda trial: trial.config["spec"]["trial_id"],
+                ),
+                run_config=tune.RunConfig(
+                    name=_FOLDER, storage_path=store.path(), storage_filesystem=fs, verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                    checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                    callbacks=[_Progress(say, len(specs))],
+                ),
+            )  # fmt: skip
+        results = tuner.fit()
+    except (EOFError, KeyError, pickle.PickleError) as e:  # of what it wrote, and read again
+        raise Damaged(
+            f"Ray Tune cannot read its own files in {folder} ({type(e).__name__}: {e}): the disk was full, or they are "
+            "damaged. Make room, or delete that folder; --resume then goes on, or trains again."
+        ) from None
     return [_row(result, store) for result in _by_spec(results, specs)]
 
 

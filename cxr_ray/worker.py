@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -80,6 +80,19 @@ class Block:
     rerendered: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     partners: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     unit: str = ""
+
+    def only(self, kept_B: NDArray[np.bool_]) -> Block:
+        """The block of some of its images."""
+        at = np.flatnonzero(kept_B).tolist()
+        return replace(
+            self,
+            image_ids=[self.image_ids[i] for i in at],
+            paths=[self.paths[i] for i in at],
+            labels=[self.labels[i] for i in at],
+            pixels=self.pixels[at],
+            masks={name: mask[at] for name, mask in self.masks.items()},
+            rerendered={name: versions[at] for name, versions in self.rerendered.items()},
+        )
 
 
 class Worker:
@@ -153,15 +166,29 @@ class Worker:
             with torch.no_grad():
                 if block.split == "sanity":
                     tables |= self._sanity(block, errors)
-                else:
-                    tables |= self._explain(block, file, errors)
+                elif (work := self._work(block, self.sweep, errors, file)) is not None:
+                    tables |= self._explain(work, errors)
         if errors:
             tables["errors", ""] = ERRORS.from_rows(errors)
         return tables
 
-    def _explain(self, block: Block, file: MapFile | None, errors: list[Mapping[str, Any]]) -> Tables:
-        work = _Work(self, block, self.sweep, file)
-        tables = {("predictions", ""): work.predictions()}
+    def _work(
+        self, block: Block, sweep: Sweep, errors: list[Mapping[str, Any]], file: MapFile | None = None
+    ) -> _Work | None:
+        """The block on the device; images without a finite score become errors, None where no other is left."""
+        work = _Work(self, block, sweep, file)
+        finite = np.isfinite(work.logit_B)
+        if finite.all():
+            return work
+        stage = f"score:{block.trial_id}"
+        errors += [
+            {"path": block.paths[i], "image_id": block.image_ids[i], "stage": stage, "reason": "no finite score"}
+            for i in np.flatnonzero(~finite).tolist()
+        ]
+        return _Work(self, block.only(finite), sweep, file) if finite.any() else None
+
+    def _explain(self, work: _Work, errors: list[Mapping[str, Any]]) -> Tables:
+        block, tables = work.block, {("predictions", ""): work.predictions()}
         if block.split == "test":
             tables |= work.shared_controls()
             if self.sweep.regions:
@@ -178,9 +205,11 @@ class Worker:
             return donors.pack_maps({}, [], {}, errors)
         maps = {}
         with torch.no_grad():
-            work = _Work(self, block, self.sweep)
+            work = self._work(block, self.sweep, errors)
+            if work is None:
+                return donors.pack_maps({}, [], {}, errors)
             for explainer in self.sweep.explain.explainers:
-                with _lost_maps(block, "explain", explainer, errors):
+                with _lost_maps(work.block, "explain", explainer, errors):
                     maps[explainer] = work.maps(explainer, work.model)
         logits = dict(zip(work.ids, work.logit_B.tolist(), strict=True))
         return donors.pack_maps(logits, list(zip(work.pair_ids, work.target_P.tolist(), strict=True)), maps, errors)
@@ -188,13 +217,15 @@ class Worker:
     def _sanity(self, block: Block, errors: list[Mapping[str, Any]]) -> Tables:
         assert self.sweep.sanity is not None  # else there is no such block
         test = sanity.narrowed(self.sweep)
-        work = _Work(self, block, test)
+        work = self._work(block, test, errors)
+        if work is None:
+            return {}
         work.shared_controls()
         model, layers = self.model(block.trial_id), self.sweep.sanity.layers
         randomised = list(sanity.cascade(model, layers, self.sweep.seed, block.trial_id))
         tables = []
         for explainer in test.explain.explainers:
-            with _lost_maps(block, "sanity", explainer, errors):
+            with _lost_maps(work.block, "sanity", explainer, errors):
                 tables += work.sanity(explainer, randomised)
         return {("sanity", ""): pa.concat_tables(tables)} if tables else {}
 

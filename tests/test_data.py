@@ -297,6 +297,20 @@ def test_a_name_that_is_not_utf8(tmp_path):
         FolderSource(str(tmp_path)).list()
 
 
+def test_links_in_a_ring_are_followed_once_and_links_to_nothing_are_errors(tmp_path):
+    folder = write(tmp_path, kaggle())
+    plain = load_manifest(FolderSource(str(folder)))
+    (folder / "test" / "NORMAL" / "ring").symlink_to(".")
+    (folder / "test" / "NORMAL" / "up").symlink_to("..")
+    (folder / "test" / "NORMAL" / "gone.jpeg").symlink_to("nowhere.jpeg")
+    (folder / "test" / "NORMAL" / "itself.jpeg").symlink_to("itself.jpeg")
+    linked = load_manifest(FolderSource(str(folder)))
+    assert list(linked.images["path"]) == list(plain.images["path"])
+    assert {(Path(e["path"]).name, e["reason"]) for e in linked.errors} - {
+        (Path(e["path"]).name, e["reason"]) for e in plain.errors
+    } == {("gone.jpeg", "a link to nothing"), ("itself.jpeg", "a link to nothing")}
+
+
 def test_limit_too_small_to_train_says_so(tmp_path):
     with pytest.raises(DataMistake, match=r"raise data.limit \(2\)"):
         load_manifest(FolderSource(str(write(tmp_path, kaggle()))), limit=2)

@@ -322,7 +322,11 @@ BROKEN = {
     ),
     "not a number": (
         lambda: state(**{"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)}),
-        "{} gives nan for a blank image; its weights are not finite.",
+        "{} gives nan and nan for a blank image and for noise; its weights, mean or std are not finite or too large.",
+    ),
+    "weights that overflow on what is not blank": (
+        lambda: state(**{"conv1.weight": torch.full((64, 3, 7, 7), 3e37)}),
+        "{} gives ",
     ),
 }
 
@@ -444,6 +448,40 @@ def test_resume_with_other_images(begun, told, tiny_folder, tmp_path):
     assert line == (
         "--out results/tiny was begun with other images (24 then, 20 now, or others). Give the same data, or another "
         "folder (--out PATH)."
+    )
+
+
+def test_resume_without_provenance_is_refused_where_work_was_done(begun, told, reaches_ray):
+    Path("results/tiny/provenance.json").unlink()
+    assert reaches_ray("tiny.yaml", "--resume")
+    Path("results/tiny/.work/units").mkdir(parents=True)
+    Path("results/tiny/provenance.json").unlink(missing_ok=True)
+    (line,) = told("tiny.yaml", "--resume")
+    assert line == (
+        "--out results/tiny has lost its provenance.json, which says of which sweep it is; give another folder "
+        "(--out PATH)."
+    )
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"a: [", b"hello"])
+def test_resume_with_a_damaged_sweep_file_writes_it_again(begun, reaches_ray, text):
+    Path("results/tiny/sweep.yaml").write_bytes(text)
+    assert reaches_ray("tiny.yaml", "--resume")
+    assert Path("results/tiny/sweep.yaml").read_text() == begun.to_yaml()
+
+
+def test_resume_with_another_file_as_checkpoint(begun, told, reaches_ray, tiny_folder):
+    torch.save(state(), "model.pt")
+    given = ["--set", "checkpoints={study: {path: model.pt, size: 32}}", "--set", "sanity=null", "--out", "results/g"]
+    asked = sweep.load(sweep.parser().parse_args(["tiny.yaml", "--data", str(tiny_folder), *given]))
+    manifest = data.load_manifest(data.source_of(asked.data, asked.seed), seed=asked.seed, val_share=0.2)
+    sweep.begin(asked, manifest, Store("results/g", {"run_id": "0123", "sweep_hash": asked.hash}))
+    assert reaches_ray("tiny.yaml", "--resume", *given)
+    torch.save(state(**{"fc.bias": torch.ones(2)}), "model.pt")
+    (line,) = told("tiny.yaml", "--resume", *given)
+    assert line == (
+        "--out results/g was begun with another file as checkpoints.study.path. Give the same file, or another folder "
+        "(--out PATH)."
     )
 
 

@@ -149,7 +149,10 @@ def test_what_is_not_there_is_one_sentence(tmp_path, made_run):
     (tmp_path / "sweep.yaml").write_text("")
     with pytest.raises(NotARun) as caught:
         open_run(tmp_path).arrow("curves")
-    assert str(caught.value) == f"{tmp_path} has no table 'curves' yet: finish the run with --resume."
+    assert (
+        str(caught.value)
+        == f"{tmp_path} has no table 'curves' yet: finish the run with --resume. (A finished run has lost it.)"
+    )
 
 
 def test_a_home_folder_is_expanded(made_run, monkeypatch):

@@ -269,6 +269,29 @@ def test_maps_that_fail_are_marked_and_never_dropped(monkeypatch):
     assert set(errors.reason) == {"out of ideas"}
 
 
+def test_an_image_without_a_finite_score_is_an_error_and_has_no_outcome():
+    config, model = sweep(controls={"cell_random": 1}), linear_model()
+    whole = block()
+    odd = whole.pixels.copy()
+    odd[2] = 255  # alone above what the network can take
+
+    class Brittle(nn.Module):
+        def forward(self, images):
+            return torch.where(images.flatten(1).amin(1, keepdim=True) > 1, torch.nan, model.network(images))
+
+    brittle = Classifier(Brittle(), model.meaning).eval()
+    out = frames(worker(config, brittle)(dataclasses.replace(whole, pixels=odd)))
+    assert list(out["errors"].itertuples(index=False, name=None)) == [
+        ("2.png", whole.image_ids[2], "score:m", "no finite score")
+    ]
+    rest = frames(worker(config, model)(whole.only(np.arange(5) != 2)))
+    assert out.keys() - rest.keys() == {"errors"}
+    for name in rest:
+        pd.testing.assert_frame_equal(out[name], rest[name], rtol=0, atol=1e-5)
+    odd[:] = 255
+    assert frames(worker(config, brittle)(dataclasses.replace(whole, pixels=odd))).keys() == {"errors"}
+
+
 @pytest.mark.parametrize("failure", [torch.OutOfMemoryError, torch.AcceleratorError])
 def test_a_device_that_fails_ends_the_run_and_loses_no_maps(monkeypatch, failure):
     def broken(model, inputs):
