@@ -45,7 +45,8 @@ def start_ray() -> bool:
     """
     # Tune's tables, Data's bars and plans give way to our own lines
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for library in ("ray.data", "ray.tune"):  # their stack traces: what ended a trial or a run is told in a line
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     for name, value in (
         ("RAY_AIR_NEW_OUTPUT", "0"),
         ("RAY_USAGE_STATS_ENABLED", "0"),
