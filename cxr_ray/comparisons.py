@@ -25,7 +25,7 @@ SIGNS = {1.0: ("above", "\N{BLACK UP-POINTING TRIANGLE} "), -1.0: ("below", "\N{
 def gaps(shown: Loaded, trial_id: str) -> Iterator[Block]:
     """For each setting the forest plot and tables of gaps, the primary one first."""
     whole, mine = trial_id in shown.whole, shown.summary[shown.summary["trial_id"] == trial_id]
-    valid = shown.valid_baselines(trial_id) if whole else None
+    valid = shown.run.valid_baselines(shown.primary, trial_id) if whole else None
     for i, s in enumerate(shown.settings if whole else shown.settings[:1]):
         part = s.of(mine)
         if part.empty:

@@ -679,14 +679,18 @@ def _files_below(fs: pafs.FileSystem, folder: str) -> Iterator[tuple[str, str | 
             if info.type != pafs.FileType.Directory:
                 yield info.path, None if info.type == pafs.FileType.File else "not an image file"
         return
+
+    def fail(error: OSError) -> None:
+        raise error
+
     seen = set(Path(folder).resolve().parents)
-    for at, folders, names in os.walk(folder, followlinks=True):
+    for at, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         if (real := Path(at).resolve()) in seen:
             folders.clear()
             continue
         seen.add(real)
         for name in names:  # pyarrow would leave out links to nothing
-            path = Path(os.fsencode(Path(at, name)).decode())
+            path = Path(os.fsencode(Path(at, name)).decode())  # refuses a name that is not UTF-8
             wrong = "a link to nothing" if path.is_symlink() else "not an image file"
             yield str(path), None if path.is_file() else wrong
 

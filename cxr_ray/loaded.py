@@ -109,19 +109,16 @@ class Loaded:
         """Figures are drawn for the first setting, and for the first model in all of them: each takes a second."""
         return setting == 0 or trial_id == self.models[0]
 
-    def valid_baselines(self, trial_id: str) -> pd.DataFrame:
-        """For each (image, target, explainer, grid, fill) with a value, whether its filled image is a baseline."""
-        metric = self.primary
-        chosen = (pc.field("trial_id") == trial_id) & (pc.field("control") == "none") & (pc.field("metric") == metric)
-        columns = ["image_id", "target", "explainer", "grid", "fill", "value", "baseline_valid"]
-        frame = self.run.pandas("faithfulness", columns, chosen & (pc.field("scale") == "logodds"))
-        return frame[frame["value"].notna()]
-
-    def valid_shares(self, trial_id: str) -> dict[str, float]:
-        """Share of images whose filled image is a baseline, by fill; of the first target rule and main explainer."""
-        valid = findings.of_rule(self.valid_baselines(trial_id), self.test_of(trial_id), self.first.rule)
-        valid = valid[(valid["explainer"] == self.main) & (valid["grid"] == self.first.grid)]
-        return {str(f): float(s) for f, s in valid.groupby("fill", observed=True)["baseline_valid"].mean().items()}
+    @cached_property
+    def valid_shares(self) -> dict[str, dict[str, float]]:
+        """Share of images whose filled image is a baseline, by model and fill; first target rule, main explainer."""
+        shares = {}
+        for trial_id in self.whole:
+            valid = self.run.valid_baselines(self.primary, trial_id)
+            valid = findings.of_rule(valid, self.test_of(trial_id), self.first.rule)
+            valid = valid[(valid["explainer"] == self.main) & (valid["grid"] == self.first.grid)]
+            shares[trial_id] = {str(f): float(s) for f, s in valid.groupby("fill")["baseline_valid"].mean().items()}
+        return shares
 
     def picture(self, figure: Figure, inline: bool, name: str, alt: str, caption: str) -> Block:
         """Writes the figure as a file, and hands it to the page: inside it, or as a link."""

@@ -119,12 +119,12 @@ def headlines(shown: Loaded) -> Iterator[str]:
             f"{page.interval(r.mean, r.lower, r.upper, sign=True)} log-odds over all {r.n} images"
             + (f" ({told})" if told and shown.primary == "abpc" else "") + f", {clear} ({shown.first})."
         )  # fmt: skip
-    share = shown.valid_shares(trial_id).get(shown.first.fill, 1.0)
-    if share < VALID_SHARE:
+    share = shown.valid_shares[trial_id].get(shown.first.fill, 1.0)
+    if share < VALID_SHARE and "lerf" in shown.orders:
         yield (
-            f"Mind: filled with {shown.first.fill}, only {share:.0%} of the images score at least 1 log-odds below the "
-            "untouched one. Elsewhere insertion also rewards keeping what the model sees in a blank image: read "
-            "deletion and insertion apart."
+            f"Mind: filled with {shown.first.fill}, {share:.0%} of the images score at least 1 log-odds below the "
+            "untouched one. Elsewhere insertion also rewards keeping what the model sees in a blank image: read it "
+            "apart from deletion."
         )
 
 
@@ -165,8 +165,8 @@ def limits(shown: Loaded) -> Iterator[str]:
         yield f"Controls that were not measured: {', '.join(missing)}."
     if shown.whole:
         told = "; ".join(
-            f"{trial_id} " + (", ".join(f"{f} {s:.0%}" for f, s in shown.valid_shares(trial_id).items()) or "unknown")
-            for trial_id in shown.whole
+            f"{trial_id} " + (", ".join(f"{fill} {share:.0%}" for fill, share in shares.items()) or "unknown")
+            for trial_id, shares in shown.valid_shares.items()
         )
         yield (
             "A filled image is a valid baseline (at least 1 log-odds below the untouched one) for this share of "

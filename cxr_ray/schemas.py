@@ -394,7 +394,7 @@ ERRORS = Table(
         "image_id": ("str", "null where the file could not be read as an image"),
         "stage": (
             "str",
-            "read, decode, lungs (a mask), explain:<trial_id>:<explainer> or sanity:<trial_id>:<explainer>",
+            "read, decode, lungs (a mask), score:<trial_id>, explain:<trial_id>:<explainer> or sanity:<the same>",
         ),
         "reason": ("str", "what was wrong"),
     },

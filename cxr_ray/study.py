@@ -49,8 +49,7 @@ def classification(shown: Loaded) -> Block:
             "patients", "TP", "FP", "TN", "FN", "AUPRC", "F1", "Brier", "ECE"]  # fmt: skip
     return page.table(
         "Classification of the test split; [ ]: 95% interval, percentile bootstrap over patients (of a share of 0 or 1 "
-        "Clopper and Pearson's). Brier and ECE: "
-        "lower is better; all others: higher.", head, rows
+        "Clopper and Pearson's). Brier and ECE: lower is better; all others: higher.", head, rows
     )  # fmt: skip
 
 

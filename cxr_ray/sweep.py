@@ -816,21 +816,17 @@ def _print_gaps(run_: results.Run, frame: pd.DataFrame, write: Callable[[str], N
         write(f"  {trial_id:<26}{explainer:<22}{bucket:<8}{one['n']:>5}  "
               + "".join(f"{cells.get(c, ''):<26}" for c in controls))  # fmt: skip
     write("  * p < 0.05 after Holm's correction (sign-flip over patients). No interval under 20 patients.")
-    valid = _valid_baselines(run_, metric, grid, first["fill"])
+    if metric not in ("abpc", "insertion_auc"):
+        return
+    maps = run_.valid_baselines(metric)
+    maps = maps[(maps["grid"] == grid) & (maps["fill"] == first["fill"])]
+    once = maps.drop_duplicates(["trial_id", "image_id", "target"])  # the same for any map
+    valid = once.groupby("trial_id")["baseline_valid"].agg(["sum", "count", "mean"])
     if len(few := valid[valid["mean"] < summary.VALID_SHARE]):
         told = ", ".join(f"{r.sum} of {r.count} (image, target) of {r.Index}" for r in few.itertuples())
         write(f"  Filled with {first['fill']}, the image scores 1 log-odds or more below the untouched one for {told}: "
-              "elsewhere\n  insertion also rewards keeping what the model sees in a blank image. Look at deletion and "
-              "insertion apart.")  # fmt: skip
-
-
-def _valid_baselines(run_: results.Run, metric: str, grid: str, fill: str) -> pd.DataFrame:
-    """Pairs of image and target whose filled image is a baseline: sum, count and mean, by model."""
-    chosen = (pads.field("control") == "none") & (pads.field("metric") == metric) & (pads.field("scale") == "logodds")
-    chosen &= (pads.field("grid") == grid) & (pads.field("fill") == fill)
-    rows = run_.pandas("faithfulness", ["trial_id", "image_id", "target", "value", "baseline_valid"], chosen)
-    rows = rows[rows["value"].notna()].drop_duplicates(["trial_id", "image_id", "target"])  # the same for any map
-    return rows.groupby("trial_id")["baseline_valid"].agg(["sum", "count", "mean"])
+              "elsewhere\n  insertion also rewards keeping what the model sees in a blank image. Read it apart from "
+              "deletion.")  # fmt: skip
 
 
 def _interval(mean: float, lower: float, upper: float) -> str:

@@ -153,8 +153,9 @@ class Store:
         self.write_table("errors", sorted(unique.values(), key=lambda r: (str(r["path"]), str(r["stage"]))))
 
     def _unit(self, unit: str) -> dict[tuple[str, str], pa.Table]:
+        data = self.read(UNITS, f"{unit}.arrow")  # a store that does not answer is no damage
         try:
-            return unpack(self.read(UNITS, f"{unit}.arrow"))
+            return unpack(data)
         except (pa.ArrowInvalid, OSError):
             raise Damaged(
                 f"{self.out}/{UNITS}/{unit}.arrow is damaged; delete it, and --resume computes it again."

@@ -644,13 +644,12 @@ class _Work:
             seen_PFD = np.concatenate([seen_PFD, np.full((*cells, len(more)), np.nan)], axis=2)
             for f in np.flatnonzero(going.any(0)):
                 pairs = np.flatnonzero(going[:, f])
+                sign = self.sign_P[pairs].reshape(-1, 1, 1, 1, 1)
                 if control in perturb.SHARED_CONTROLS:
-                    curves = self._shared_draws(controls, control, grid, int(f), pairs, more)
+                    curves = sign * self._shared_draws(controls, control, grid, int(f), pairs, more)
                 else:
                     places, drawn = controls.draws(control, grid, pairs, more)
-                    curves = self._curves(places, self.image_P[pairs], int(f), drawn)
-                curves *= self.sign_P[pairs].reshape(-1, 1, 1, 1, 1)
-                if control not in perturb.SHARED_CONTROLS:
+                    curves = sign * self._curves(places, self.image_P[pairs], int(f), drawn)
                     equal = (places == controls.map(grid)[0][pairs]).all(2).cpu().numpy() & drawn
                     curves[equal] = parts["none"][pairs[np.nonzero(equal)[0]], 0, f : f + 1]
                 seen_PFD[pairs, f, n:] = self._primary(curves, grid)[:, :, 0]

@@ -311,6 +311,21 @@ def test_links_in_a_ring_are_followed_once_and_links_to_nothing_are_errors(tmp_p
     } == {("gone.jpeg", "a link to nothing"), ("itself.jpeg", "a link to nothing")}
 
 
+def test_a_folder_below_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    folder = write(tmp_path, kaggle())
+    (folder / "test" / "NORMAL" / "locked").mkdir()
+    scandir = os.scandir
+
+    def refused(path="."):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(DataMistake, match=r"cannot be listed \(.*Permission denied.*\): check your access to it"):
+        FolderSource(str(folder)).list()
+
+
 def test_limit_too_small_to_train_says_so(tmp_path):
     with pytest.raises(DataMistake, match=r"raise data.limit \(2\)"):
         load_manifest(FolderSource(str(write(tmp_path, kaggle()))), limit=2)

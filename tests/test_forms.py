@@ -227,7 +227,6 @@ def test_the_batch_size_is_the_smallest_near_the_fastest_that_fits(monkeypatch):
     monkeypatch.setattr(forms, "_example", lambda m, size, batch: torch.zeros(batch))
     monkeypatch.setattr(made, "parameters", lambda: iter([Parameter()]))
     assert forms.batch_size(made, SIZE) == 128
-    speed.clear()
     monkeypatch.setattr(forms, "BATCHES", (512,))
     with pytest.raises(torch.OutOfMemoryError, match=r"^the GPU has no memory left for 512 images of \d+ x \d+\.$"):
         forms.batch_size(made, SIZE)

@@ -325,8 +325,14 @@ BROKEN = {
         "{} gives nan and nan for a blank image and for noise; its weights, mean or std are not finite or too large.",
     ),
     "weights that overflow on what is not blank": (
-        lambda: state(**{"conv1.weight": torch.full((64, 3, 7, 7), 3e37)}),
-        "{} gives ",
+        lambda: state(
+            **{
+                "conv1.weight": torch.full((64, 3, 7, 7), 3e37),
+                "fc.weight": torch.zeros(2, 512),
+                "fc.bias": torch.zeros(2),
+            }
+        ),
+        "{} gives 0 and nan for a blank image and for noise;",
     ),
 }
 
