@@ -21,13 +21,13 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks import common
-from cxr_ray import models
+from cxr_ray.analysis.hypotheses import Inputs, hypotheses
 from cxr_ray.config import resolve
-from cxr_ray.hypotheses import Inputs, hypotheses
-from cxr_ray.models import Classifier
-from cxr_ray.phantoms import Phantom, render
+from cxr_ray.data.phantoms import Phantom, render
+from cxr_ray.measure.worker import Block, Subject, Worker
+from cxr_ray.models import networks as models
+from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import EXCHANGE
-from cxr_ray.worker import Block, Subject, Worker
 
 SIZE, TRAIN, EPOCHS = 64, 320, 5
 POOL, MOST = 1500, 60  # test images at most, and false positives that are looked at

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cxr_ray import models, training
 from cxr_ray.config import Train
-from cxr_ray.models import Classifier, Meaning
-from cxr_ray.phantoms import Phantom, render
+from cxr_ray.data.phantoms import Phantom, render
+from cxr_ray.models import networks as models
+from cxr_ray.models import training
+from cxr_ray.models.networks import Classifier, Meaning
 
 
 def rates(forms: Mapping[str, Callable[[], int]], rounds: int = 5, seconds: float = 2.0) -> dict[str, list[float]]:

@@ -12,8 +12,10 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import arguments, rates, ratio, show
-from cxr_ray import forms, models, perturb
-from cxr_ray.models import Meaning
+from cxr_ray.measure import perturb
+from cxr_ray.models import backends as forms
+from cxr_ray.models import networks as models
+from cxr_ray.models.networks import Meaning
 
 
 def main() -> None:

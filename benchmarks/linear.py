@@ -19,8 +19,10 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
 from benchmarks.common import arguments, rates, ratio, show
-from cxr_ray import forms, impute, models, perturb
-from cxr_ray.models import Meaning
+from cxr_ray.measure import impute, perturb
+from cxr_ray.models import backends as forms
+from cxr_ray.models import networks as models
+from cxr_ray.models.networks import Meaning
 
 LEVELS = (0.1, 0.25, 0.5, 0.9)
 TARGET = 20.0

@@ -23,14 +23,14 @@ import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from benchmarks import common
-from cxr_ray import models
+from cxr_ray.analysis.resampling import CI_METHOD, patient_bootstrap, sign_flip
+from cxr_ray.analysis.summary import N_PERM
 from cxr_ray.config import resolve
-from cxr_ray.faithfulness import HIGHER_IS_FAITHFUL, compare, metrics
+from cxr_ray.measure.faithfulness import HIGHER_IS_FAITHFUL, compare, metrics
+from cxr_ray.measure.worker import Block, Subject, Worker
+from cxr_ray.models import networks as models
 from cxr_ray.results import NotARun, open_run
 from cxr_ray.schemas import SHARED
-from cxr_ray.stats import CI_METHOD, patient_bootstrap, sign_flip
-from cxr_ray.summary import N_PERM
-from cxr_ray.worker import Block, Subject, Worker
 
 EXCHANGEABLE = ("shifted", "pixel_random", "cell_random", "smooth_random")
 PATIENTS = (20, 50, 200)

@@ -31,12 +31,14 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from benchmarks.common import arguments, machine
-from cxr_ray import faithfulness, models, perturb, phantoms
 from cxr_ray.config import resolve
-from cxr_ray.explainers import EXPLAINERS, IG_STEPS, Entry, Inputs, _with_separate_relus
-from cxr_ray.forms import Forward
-from cxr_ray.models import Classifier, Meaning
-from cxr_ray.worker import Block, Subject, Worker
+from cxr_ray.data import phantoms
+from cxr_ray.measure import faithfulness, perturb
+from cxr_ray.measure.explainers import EXPLAINERS, IG_STEPS, Entry, Inputs, _with_separate_relus
+from cxr_ray.measure.worker import Block, Subject, Worker
+from cxr_ray.models import networks as models
+from cxr_ray.models.backends import Forward
+from cxr_ray.models.networks import Classifier, Meaning
 
 ORDERS = ("morf", "lerf")
 PERCENTILES = [10, 20, 30, 40, 50, 60, 70, 80, 90]  # grad-cam's

@@ -28,9 +28,10 @@ from torch import Tensor
 
 from benchmarks.common import arguments, rates, ratio, show
 from benchmarks.parity import PERCENTILES, chests, classifier, model_space, untied_maps, worker_scores
-from cxr_ray import faithfulness, forms, perturb
-from cxr_ray.forms import Forward
-from cxr_ray.models import Classifier
+from cxr_ray.measure import faithfulness, perturb
+from cxr_ray.models import backends as forms
+from cxr_ray.models.backends import Forward
+from cxr_ray.models.networks import Classifier
 
 SIZE = 224
 PLAIN = "as many plain passes, eager"

@@ -15,12 +15,14 @@ import ray
 import torch
 
 from benchmarks.common import arguments, show
-from cxr_ray import data, models, pipeline
 from cxr_ray.config import resolve
-from cxr_ray.models import Meaning
+from cxr_ray.data import manifest as data
+from cxr_ray.measure.worker import Block, Subject, Worker
+from cxr_ray.models import networks as models
+from cxr_ray.models.networks import Meaning
+from cxr_ray.run import pipeline
+from cxr_ray.storage import Store
 from cxr_ray.sweep import passes_per_image
-from cxr_ray.tables import Store
-from cxr_ray.worker import Block, Subject, Worker
 
 
 def main() -> None:

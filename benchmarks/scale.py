@@ -18,8 +18,8 @@ from pathlib import Path
 import yaml
 
 from benchmarks.common import arguments, show
-from cxr_ray import models
-from cxr_ray.models import Meaning
+from cxr_ray.models import networks as models
+from cxr_ray.models.networks import Meaning
 
 SIZE = 64
 

@@ -11,9 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.common import arguments, rates, ratio, show
-from cxr_ray import models, training
 from cxr_ray.config import Train
-from cxr_ray.models import Meaning
+from cxr_ray.models import networks as models
+from cxr_ray.models import training
+from cxr_ray.models.networks import Meaning
 
 
 def main() -> None:

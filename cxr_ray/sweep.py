@@ -26,13 +26,18 @@ import pyarrow.dataset as pads
 import torch
 
 import cxr_ray
-from cxr_ray import classification, data, donors, forms, hypotheses, models, perturb, regions, results, sanity, summary
+from cxr_ray import results
+from cxr_ray.analysis import classification, hypotheses, summary
 from cxr_ray.config import Sweep, SweepMistake, load_sweep
-from cxr_ray.explainers import EXPLAINERS
-from cxr_ray.models import Meaning
+from cxr_ray.data import manifest as data
+from cxr_ray.measure import donors, perturb, regions, sanity
+from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.measure.worker import Subject
+from cxr_ray.models import backends as forms
+from cxr_ray.models import networks as models
+from cxr_ray.models.networks import Meaning
 from cxr_ray.schemas import SCHEMA_VERSION, TABLES, to_json
-from cxr_ray.tables import Damaged, Store
-from cxr_ray.worker import Subject
+from cxr_ray.storage import Damaged, Store
 
 DONE, UNFINISHED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 EARLIER = (".work", "errors.json")  # of the images that training read
@@ -254,7 +259,7 @@ def run(args: argparse.Namespace) -> int:
         for c in sweep.controls
         if not perturb.control_grids(c, sweep.perturb.grids)
     )
-    from cxr_ray import tuning  # Ray: only now, so that mistakes are told at once
+    from cxr_ray.run import tuning
 
     specs = tuning.trial_specs(sweep)
     for arch in {s["model"]["arch"] for s in specs}:
@@ -416,7 +421,7 @@ def _run(
 ) -> int:
     import ray
 
-    from cxr_ray import pipeline
+    from cxr_ray.run import pipeline
 
     started = time.monotonic()
     trials_done = store.exists("tables", "trials")
@@ -500,7 +505,7 @@ def training_splits(
     sweep: Sweep, source: data.Source, manifest: data.Manifest, size: int, preprocess: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Train and val as a model of that size and preprocessing sees them, and rows of errors."""
-    from cxr_ray.training import Split
+    from cxr_ray.models.training import Split
 
     splits: dict[str, Split] = {}
     errors: list[dict[str, Any]] = []
@@ -527,7 +532,7 @@ def train(
     resources: Any,
 ) -> list[dict[str, Any]]:
     """The trials, by Ray Tune; rows of the trials table. Stops the run if none can be used."""
-    from cxr_ray import tuning
+    from cxr_ray.run import tuning
 
     say(f"Trials to train: {len(specs)}")
     rows = tuning.tune_sweep(
@@ -588,7 +593,7 @@ def explain(
     errors: list[dict[str, Any]],
 ) -> bool:
     """Explains all units that are not there yet and merges them into the tables."""
-    from cxr_ray import pipeline
+    from cxr_ray.run import pipeline
 
     for subject in subjects.values():
         models.load(subject.checkpoint, subject.meaning)  # a broken model fails here, not in an endless restart
@@ -626,7 +631,7 @@ def make_maps(
     plan: Mapping[str, Mapping[str, dict[str, Any]]],
 ) -> bool:
     """The first of two executions: predictions and maps of all test images, and who lends maps to whom."""
-    from cxr_ray import pipeline
+    from cxr_ray.run import pipeline
 
     test = {
         trial_id: {name: unit for name, unit in units.items() if unit["split"] == "test"}
@@ -758,13 +763,13 @@ def finish(store: Store) -> None:
     """The report, and the mark that the run is finished."""
     import json
 
-    from cxr_ray import report
+    from cxr_ray.report import document as report
 
     report.write_report(store.out)
     before = json.loads(store.read("provenance.json"))
     store.write_json({**before, "finished": _now()}, "provenance.json")
     if store.exists("tune"):
-        from cxr_ray import tuning
+        from cxr_ray.run import tuning
 
         tuning.drop_checkpoints(store)
     store.clean()

@@ -1,18 +1,16 @@
 import io
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
 
-from cxr_ray.schemas import TABLES, Table
-from cxr_ray.tables import PER_UNIT, Store, pack
+from cxr_ray.schemas import TABLES
+from cxr_ray.storage import PER_UNIT, Store, pack
+from tests.builders.tables import explainers, made_table
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
@@ -70,24 +68,3 @@ def made_run(tmp_path_factory) -> Path:
             store.write_unit(unit, pack(parts))
     store.merge(units, [])
     return Path(store.out)
-
-
-def explainers(name: str) -> tuple[str, ...]:
-    return ("gradcam", "saliency") if "explainer" in TABLES[name].partitions else ("",)
-
-
-def made_table(table: Table, rows: Iterable[int]) -> pa.Table:
-    """Row i of made-up values: names that end in i, the numbers i and i + 0.5, a null in every fourth float."""
-
-    def value(field: pa.Field, i: int) -> Any:
-        if pa.types.is_string(field.type):
-            return f"{field.name}{i}"
-        if pa.types.is_boolean(field.type):
-            return i % 2 == 0
-        if pa.types.is_list(field.type):
-            return [float(i), i + 0.5]
-        if pa.types.is_floating(field.type):
-            return None if i % 4 == 3 else i + 0.5
-        return i
-
-    return table.build({field.name: [value(field, i) for i in rows] for field in table.schema})

@@ -24,8 +24,8 @@ from cxr_ray.config import (
     parse_yaml,
     resolve,
 )  # fmt: skip
-from cxr_ray.explainers import EXPLAINERS
-from cxr_ray.perturb import CONTROLS, FILLS
+from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.measure.perturb import CONTROLS, FILLS
 from cxr_ray.sweep import parser as sweep_parser
 
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))

@@ -7,7 +7,7 @@ import nbclient
 import nbformat
 import pytest
 
-from tests.test_report import make_run
+from tests.builders.runs import make_run
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

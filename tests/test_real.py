@@ -5,8 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cxr_ray import forms, models, results, sweep
-from cxr_ray.models import Meaning
+from cxr_ray import results, sweep
+from cxr_ray.models import backends as forms
+from cxr_ray.models import networks as models
+from cxr_ray.models.networks import Meaning
 
 
 @torch.no_grad()

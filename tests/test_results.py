@@ -9,8 +9,8 @@ import pytest
 
 from cxr_ray.results import NotARun, open_run
 from cxr_ray.schemas import TABLES
-from cxr_ray.tables import PER_UNIT, Store
-from tests.conftest import made_table
+from cxr_ray.storage import PER_UNIT, Store
+from tests.builders.tables import made_table
 
 TRIALS, EXPLAINERS = ("plain-0123abcd", "study"), ("gradcam", "saliency")
 

@@ -1,0 +1,1 @@
+"""From rows per image to statements: intervals, tests, summaries and hypotheses."""

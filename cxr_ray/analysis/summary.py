@@ -1,0 +1,300 @@
+"""The table `summary`: faithfulness per image to means, intervals and tests per bucket of images.
+
+One trial at a time. A trial's rows become matrices of images by columns, a column being one (explainer, grid, fill,
+metric, level, scale, control), so that a bucket is a choice of rows and all its statistics are matrix products.
+
+Shapes: N images of the test split or of a bucket; K columns; E explainers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cxr_ray.analysis.resampling import (
+    CI_METHOD,
+    Floats,
+    Ints,
+    bootstrap_difference,
+    holm,
+    matched_pairs,
+    patient_bootstrap,
+    patient_codes,
+    patient_sums,
+    sign_flip,
+)
+
+BUCKETS = {
+    "TP": ("TP",),
+    "FP": ("FP",),
+    "TN": ("TN",),
+    "FN": ("FN",),
+    "correct": ("TP", "TN"),
+    "wrong": ("FP", "FN"),
+    "all": ("TP", "FP", "TN", "FN"),
+}
+CONTRASTS = (("TP", "FP"), ("TN", "FN"), ("correct", "wrong"))
+CALIPER = 0.25  # log-odds of the target
+AREAS = ("deletion_auc", "insertion_auc", "abpc")
+VALID_SHARE = 0.95  # of a bucket's images, below which no absolute area is shown
+N_PERM = 9999
+
+_FAMILY = ["grid", "fill", "metric", "level", "scale"]
+_COLUMN = [*_FAMILY, "explainer", "control"]
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """What the images of one target rule hold; NaN where an image has no value.
+
+    Attributes:
+        columns: K rows, what each column is.
+        measure_NK: the metric itself for control none, the gap to the control for the others.
+        u_NK: share of draws that the map beats, less 1/2.
+        valid_NK: the filled image is a valid baseline.
+        degenerate_NK: the map is constant.
+        draws_K: most draws that any image has.
+    """
+
+    columns: pd.DataFrame
+    measure_NK: Floats
+    u_NK: Floats
+    valid_NK: NDArray[np.bool_]
+    degenerate_NK: NDArray[np.bool_]
+    draws_K: Ints
+
+    @property
+    def absolute_K(self) -> NDArray[np.bool_]:
+        """Columns of the map alone, compared with nothing."""
+        return (self.columns["control"] == "none").to_numpy()
+
+
+def summarize(
+    faithfulness: pd.DataFrame,
+    predictions: pd.DataFrame,
+    images: pd.DataFrame,
+    degenerate: pd.DataFrame,
+    *,
+    trial_id: str,
+    variant: str,
+    seed: int | None,
+    target_rules: Sequence[str],
+    stats_seed: int,
+    n_boot: int = 1000,
+) -> list[dict[str, Any]]:
+    """The rows of `summary` for one trial, each a dict of all columns, None where there is nothing to say.
+
+    Args:
+        faithfulness: the trial's rows of `faithfulness`, with a column explainer.
+        predictions: the trial's rows of `predictions`. The test split is what is summarised: an image of it without
+            rows in `faithfulness` counts in n_null.
+        images: image_id and patient_id at least.
+        degenerate: explainer, image_id, target, degenerate; what is not listed is not degenerate.
+        trial_id, variant, seed: stand in every row.
+        target_rules: `pneumonia` (target 1) or `predicted` (each image's predicted class).
+        stats_seed: of the bootstrap and of the sign flips.
+        n_boot: bootstrap samples of patients.
+
+    A row is a bucket, or the contrast A-B of two buckets, once over all images and once over pairs matched within 0.25
+    log-odds of the target (n says how many images are used, so the unmatched are the difference of two rows' n).
+
+    - mean: over the images with a value. For control none of the metric itself, otherwise of the gap to the control.
+    - p: sign-flip of the patients' sums of u; p_holm corrects over the explainers and controls of `family`. A bucket
+      compared with a control has them, control none and contrasts do not.
+    - Absolute areas (deletion_auc, insertion_auc, abpc under control none) have no mean where fewer than 95% of a
+      bucket's images (of either bucket, in a contrast) have a valid baseline: there a curve ends on a filled image
+      that the model takes for the target, so its area says little about the map. Leaving single images out instead
+      would change which images a bucket holds. Drops and gaps need no such end.
+    - Buckets that no image falls in have no rows.
+
+    Raises:
+        ValueError: an unknown rule, an image that is not in `predictions` (test) or `images`, a row that occurs twice.
+    """
+    test = predictions.loc[predictions["split"] == "test"].sort_values("image_id")
+    image_ids = pd.Index(test["image_id"])
+    patients_N = images.set_index("image_id")["patient_id"].reindex(image_ids).to_numpy(object)
+    if unknown := image_ids[pd.isna(patients_N)].tolist():
+        raise ValueError(f"summary of {trial_id}: {len(unknown)} images are not in `images`, such as {unknown[0]}")
+    outcome_N = test["outcome"].to_numpy(object)
+    logit_N = test["logit_pneumonia"].to_numpy(np.float64)
+    members = {name: np.flatnonzero(np.isin(outcome_N, outcomes)) for name, outcomes in BUCKETS.items()}
+
+    rows: list[dict[str, Any]] = []
+    for rule in target_rules:
+        target_N = _targets(rule, test["predicted"].to_numpy(np.int64))
+        cells = _cells(faithfulness, degenerate, image_ids, target_N)
+        target_logit_N = np.where(target_N == 1, logit_N, -logit_N)
+        same = {"trial_id": trial_id, "variant": variant, "seed": seed, "target_rule": rule, "cluster": "patient"}
+        same |= {"ci_method": CI_METHOD, "n_boot": n_boot}
+
+        for bucket, at in members.items():
+            if len(at):
+                same |= {"bucket": bucket, "contrast": False, "matched": False}
+                family = f"{trial_id}, {bucket}, {rule}"
+                rows += _rows(cells, same, _bucket(cells, at, patients_N, family, stats_seed, n_boot))
+        for first, second in CONTRASTS:
+            a, b = members[first], members[second]
+            if len(a) and len(b):
+                same |= {"bucket": f"{first}-{second}", "contrast": True}
+                pairs = matched_pairs(target_logit_N[a], target_logit_N[b], CALIPER)
+                for matched in (False, True):
+                    if matched:
+                        a, b = a[pairs[:, 0]], b[pairs[:, 1]]
+                    statistics = _contrast(cells, a, b, patients_N, matched, stats_seed, n_boot)
+                    rows += _rows(cells, same | {"matched": matched}, statistics)
+    return rows
+
+
+def _targets(rule: str, predicted_N: Ints) -> Ints:
+    """The class that a rule selects for each image."""
+    if rule == "pneumonia":
+        return np.ones_like(predicted_N)
+    if rule == "predicted":
+        return predicted_N
+    raise ValueError(f"target rule {rule!r}: it is pneumonia or predicted")
+
+
+def _cells(faithfulness: pd.DataFrame, degenerate: pd.DataFrame, image_ids: pd.Index, target_N: Ints) -> _Cells:
+    """The rows that explain each image's target, as matrices."""
+    row_all = image_ids.get_indexer(pd.Index(faithfulness["image_id"]))
+    if (row_all < 0).any():
+        lost = faithfulness["image_id"].to_numpy()[row_all < 0][0]
+        raise ValueError(f"`faithfulness` has image {lost}, which is not in the test split of `predictions`")
+    explained = np.flatnonzero(faithfulness["target"].to_numpy() == target_N[row_all])
+    part, row = faithfulness.iloc[explained], row_all[explained]
+    column = part.groupby(_COLUMN, dropna=False, sort=True, observed=True).ngroup().to_numpy()
+    _, first = np.unique(column, return_index=True)
+    columns = part[_COLUMN].iloc[first].reset_index(drop=True)
+    shape = (len(image_ids), len(columns))
+    if len(np.unique(row * shape[1] + column)) < len(part):
+        raise ValueError("`faithfulness` holds a row twice: same image, target and column")
+
+    def matrix(values: Any, empty: Any) -> Any:
+        full = np.full(shape, empty)
+        full[row, column] = values
+        return full
+
+    measure = np.where(part["control"] == "none", part["value"].to_numpy(np.float64), part["gap"].to_numpy(np.float64))
+    measure = np.where(np.isfinite(measure), measure, np.nan)
+    draws = matrix(part["n_draws"].fillna(0).to_numpy(np.int64), 0)
+
+    explainers, explainer_K = np.unique(columns["explainer"].to_numpy(object), return_inverse=True)
+    constant = degenerate.loc[degenerate["degenerate"].astype("boolean").fillna(False).to_numpy(bool)]
+    constant = constant.loc[constant["image_id"].isin(image_ids) & constant["explainer"].isin(explainers)]
+    at = image_ids.get_indexer(pd.Index(constant["image_id"]))
+    which = pd.Index(explainers).get_indexer(pd.Index(constant["explainer"]))
+    chosen = constant["target"].to_numpy() == target_N[at]
+    degenerate_NE = np.zeros((shape[0], len(explainers)), dtype=bool)
+    degenerate_NE[at[chosen], which[chosen]] = True
+    return _Cells(
+        columns=columns,
+        measure_NK=matrix(measure, np.nan),
+        u_NK=matrix(np.where(np.isnan(measure), np.nan, part["u"].to_numpy(np.float64)), np.nan),
+        valid_NK=matrix(part["baseline_valid"].astype("boolean").fillna(False).to_numpy(bool), False),
+        degenerate_NK=degenerate_NE[:, explainer_K],
+        draws_K=draws.max(axis=0, initial=0),
+    )
+
+
+def _bucket(
+    cells: _Cells, at: Ints, patients_N: NDArray[Any], family: str, seed: int, n_boot: int
+) -> dict[str, NDArray[Any]]:
+    """Statistics of the images `at`, each an array over K; `family` begins the name of each family of tests."""
+    measure_NK, patients = cells.measure_NK[at], patients_N[at]
+    lower_K, upper_K = patient_bootstrap(measure_NK, patients, n_boot, seed=seed)
+    shown_K = ~_hidden(cells, at)
+
+    tested = np.flatnonzero(~cells.absolute_K)
+    p_K, p_holm_K, effect_K = (np.full(len(cells.columns), np.nan) for _ in range(3))
+    p_K[tested] = sign_flip(cells.u_NK[np.ix_(at, tested)], patients, N_PERM, seed=seed)
+    effect_K[tested] = _mean(cells.u_NK[np.ix_(at, tested)]) + 0.5
+    test_K, alternative_K, family_K, size_K = (np.full(len(cells.columns), None, dtype=object) for _ in range(4))
+    test_K[tested] = "sign-flip of the patients' sums of u"
+    alternative_K[tested] = "greater"
+    family_of_K = cells.columns.groupby(_FAMILY, dropna=False, sort=True, observed=True).ngroup().to_numpy()
+    for code in np.unique(family_of_K[tested]):
+        where = tested[family_of_K[tested] == code]
+        p_holm_K[where] = holm(p_K[where])
+        family_K[where] = f"explainer x control | {family}, {_family_name(cells.columns.iloc[where[0]])}"
+        size_K[where] = int(np.count_nonzero(~np.isnan(p_K[where])))
+    return _counts(cells, at, patients_N) | {
+        "mean": np.where(shown_K, _mean(measure_NK), np.nan),
+        "lower": np.where(shown_K, lower_K, np.nan),
+        "upper": np.where(shown_K, upper_K, np.nan),
+        "test": test_K,
+        "alternative": alternative_K,
+        "p": p_K,
+        "family": family_K,
+        "family_size": size_K,
+        "p_holm": p_holm_K,
+        "effect": effect_K,
+    }
+
+
+def _contrast(
+    cells: _Cells, a: Ints, b: Ints, patients_N: NDArray[Any], paired: bool, seed: int, n_boot: int
+) -> dict[str, NDArray[Any]]:
+    """Statistics of mean(a) - mean(b), each an array over K. A pair of which one has no value is left out."""
+    missing_a, missing_b = np.isnan(cells.measure_NK[a]), np.isnan(cells.measure_NK[b])
+    if paired:
+        missing_a = missing_b = missing_a | missing_b
+    a_NK, b_NK = np.where(missing_a, np.nan, cells.measure_NK[a]), np.where(missing_b, np.nan, cells.measure_NK[b])
+    lower_K, upper_K = bootstrap_difference(a_NK, patients_N[a], b_NK, patients_N[b], n_boot, seed=seed)
+    shown_K = ~(_hidden(cells, a) | _hidden(cells, b))
+    nothing = np.full(len(cells.columns), None, dtype=object)
+    missing = np.concatenate([missing_a, missing_b])
+    return _counts(cells, np.concatenate([a, b]), patients_N, missing) | {
+        "mean": np.where(shown_K, _mean(a_NK) - _mean(b_NK), np.nan),
+        "lower": np.where(shown_K, lower_K, np.nan),
+        "upper": np.where(shown_K, upper_K, np.nan),
+        **dict.fromkeys(("test", "alternative", "p", "family", "family_size", "p_holm", "effect"), nothing),
+    }
+
+
+def _counts(
+    cells: _Cells, at: Ints, patients_N: NDArray[Any], missing_NK: NDArray[np.bool_] | None = None
+) -> dict[str, NDArray[Any]]:
+    """n, n_patients, n_null, n_degenerate (among n) and draws of the images `at`, over K."""
+    null_NK = np.isnan(cells.measure_NK[at])
+    known_NK = ~(null_NK if missing_NK is None else missing_NK)
+    images_PK, _ = patient_sums(known_NK, *patient_codes(patients_N[at]))
+    return {
+        "n": known_NK.sum(0),
+        "n_patients": (images_PK > 0).sum(0),
+        "n_null": null_NK.sum(0),
+        "n_degenerate": (cells.degenerate_NK[at] & known_NK).sum(0),
+        "draws": np.where(cells.absolute_K, 0, cells.draws_K),
+    }
+
+
+def _hidden(cells: _Cells, at: Ints) -> NDArray[np.bool_]:
+    """Absolute areas whose baseline is valid for too few of the images `at` that have a value."""
+    known_NK = ~np.isnan(cells.measure_NK[at])
+    area_K = cells.absolute_K & np.isin(cells.columns["metric"].to_numpy(object), AREAS)
+    return area_K & ((cells.valid_NK[at] & known_NK).sum(0) < VALID_SHARE * known_NK.sum(0))
+
+
+def _mean(values_NK: Floats) -> Floats:
+    """Mean of each column's values, NaN for a column without."""
+    known_NK = ~np.isnan(values_NK)
+    with np.errstate(invalid="ignore"):
+        return np.where(known_NK, values_NK, 0.0).sum(0) / known_NK.sum(0)
+
+
+def _family_name(column: pd.Series) -> str:
+    metric = column["metric"] if pd.isna(column["level"]) else f"{column['metric']} at {column['level']:g}"
+    return f"{column['grid']}, {column['fill']}, {metric}, {column['scale']}"
+
+
+def _rows(cells: _Cells, same: Mapping[str, Any], statistics: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """One dict a column, NaN as None."""
+    values = {name: cells.columns[name].tolist() for name in _COLUMN} | {k: v.tolist() for k, v in statistics.items()}
+    return [
+        {**same, **{name: None if v != v else v for name, v in zip(values, row, strict=True)}}
+        for row in zip(*values.values(), strict=True)
+    ]

@@ -1,0 +1,244 @@
+"""Maps of other images, for the controls that need them: how a first execution keeps them, and who lends them to whom.
+
+A donor of an image is an image of another patient with the same prediction, whose map of the same target exists and is
+finite. Files lie under ``.work`` until the run is done: one a unit of work, from which single maps can be fetched.
+
+Shapes: P (image, target) pairs, D draws, V side of a map, S side of an image, U its pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cxr_ray import randomness
+from cxr_ray.config import Sweep
+from cxr_ray.measure import perturb
+from cxr_ray.storage import Store
+
+MAPS, LENDERS, MEANS = ".work/maps", ".work/lenders", ".work/means"
+OPEN_FILES, KEPT_MAPS, KEPT_MEANS = 64, 128, 32  # in a worker's memory
+READERS = 16  # files of other machines, read at a time
+_SCHEMA = pa.schema([("map", pa.binary()), ("random_cam", pa.binary())])  # float32, row by row; null: none
+
+Array = NDArray[np.float32]
+Target = tuple[str, int]  # explainer, target
+
+
+def needed(sweep: Sweep) -> bool:
+    """Whether a control of the sweep needs other images' maps, and so a first execution."""
+    return any(c in sweep.controls for c in perturb.OTHER_IMAGES)
+
+
+class Maps(NamedTuple):
+    """One explainer's maps, float32 [P, V, V], and their random_cam draws, [P, D, V, V], if it has any."""
+
+    own: Tensor
+    random_cam: Tensor | None
+
+
+def pack_maps(
+    logits: Mapping[str, float],
+    pairs: Sequence[tuple[str, int]],
+    maps: Mapping[str, Maps],
+    errors: Sequence[Mapping[str, Any]],
+) -> bytes:
+    """One unit's maps as an Arrow file: a record batch a map, and what is known of them in the schema's metadata.
+
+    Args:
+        logits: image_id to log-odds of PNEUMONIA.
+        pairs: (image_id, target) of each map.
+        maps: by explainer; those that failed are left out.
+        errors: rows of the errors table.
+    """
+    finite = {e: torch.isfinite(m.own).flatten(1).all(1).tolist() for e, m in maps.items()}
+    index = [(e, i, t, finite[e][n]) for e in maps for n, (i, t) in enumerate(pairs)]
+    known = {"logits": dict(logits), "maps": index, "errors": list(errors)}
+    schema = _SCHEMA.with_metadata({"known": json.dumps(known)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        for own, draws in maps.values():
+            own_P = own.cpu().numpy()
+            draws_P = [None] * len(own_P) if draws is None else list(draws.cpu().numpy())
+            for own_VV, draws_DVV in zip(own_P, draws_P, strict=True):
+                row = [[own_VV.tobytes()], [None if draws_DVV is None else draws_DVV.tobytes()]]
+                writer.write_batch(pa.record_batch(row, schema=schema))
+    return sink.getvalue().to_pybytes()
+
+
+class MapFile:
+    """One unit's maps, read one by one.
+
+    Attributes:
+        logits, errors: as packed.
+        batch: (explainer, image_id, target) to its record batch.
+        finite: those of them whose map is finite.
+    """
+
+    def __init__(self, store: Store, unit: str):
+        self._file = pa.ipc.open_file(store.fs.open_input_file(store.path(MAPS, f"{unit}.arrow")))
+        known = json.loads(self._file.schema.metadata[b"known"])
+        self.logits: dict[str, float] = known["logits"]
+        self.errors: list[dict[str, Any]] = known["errors"]
+        self.batch = {(e, i, t): n for n, (e, i, t, _) in enumerate(known["maps"])}
+        self.finite = {(e, i, t) for e, i, t, finite in known["maps"] if finite}
+
+    def read(
+        self, explainer: str, image_id: str, target: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """A map, float32 [V, V], and its random_cam draws, [D, V, V]."""
+        batch = self._file.get_batch(self.batch[explainer, image_id, target])
+        own, draws = (None if c[0].as_py() is None else np.frombuffer(c[0].as_py(), np.float32) for c in batch.columns)
+        assert own is not None
+        side = round(len(own) ** 0.5)
+        return own.reshape(side, side), None if draws is None else draws.reshape(-1, side, side)
+
+    def maps(self, explainer: str, pairs: Sequence[tuple[str, int]]) -> Maps | None:
+        """An explainer's maps of these (image_id, target) pairs; None where it failed."""
+        if (explainer, *pairs[0]) not in self.batch:
+            return None
+        own, draws = zip(*(self.read(explainer, *pair) for pair in pairs), strict=True)
+        return Maps(torch.from_numpy(np.stack(own)), None if draws[0] is None else torch.from_numpy(np.stack(draws)))
+
+
+class Lenders:
+    """Who lends maps to whom, among the test images of one model.
+
+    Built from image_id to {patient, predicted, unit, lost}: ``lost`` lists the [explainer, target] without a finite
+    map.
+    """
+
+    def __init__(self, images: Mapping[str, Mapping[str, Any]]):
+        self.images = dict(sorted(images.items()))
+        self.ids = list(self.images)
+        self.patient = np.array([v["patient"] for v in self.images.values()], dtype=object)
+        self.predicted = np.array([v["predicted"] for v in self.images.values()])
+
+    def _with_map(self, chosen: NDArray[np.bool_], of: Target) -> list[str]:
+        ids = (self.ids[i] for i in np.flatnonzero(chosen))
+        return [i for i in ids if list(of) not in self.images[i]["lost"]]
+
+    def group(self, predicted: int, of: Target) -> list[str]:
+        """All images of this prediction that have the map."""
+        return self._with_map(self.predicted == predicted, of)
+
+    def relatives(self, image_id: str, of: Target) -> list[str]:
+        """Those of the image's own patient and prediction, itself among them, that have the map."""
+        me = self.images[image_id]
+        return self._with_map((self.predicted == me["predicted"]) & (self.patient == me["patient"]), of)
+
+    def donors(self, image_id: str, of: Target, seed: int, most: int) -> list[str]:
+        """Up to so many donors, drawn without replacement: the same for every explainer, but for maps that are lost."""
+        me = self.images[image_id]
+        at = np.flatnonzero((self.predicted == me["predicted"]) & (self.patient != me["patient"]))
+        order = randomness.permutation(torch.tensor([randomness.key(seed, image_id, "other_image")]), len(at))[0]
+        drawn = (self.ids[at[i]] for i in order.tolist())
+        return [i for i in drawn if list(of) not in self.images[i]["lost"]][:most]
+
+
+def find_lenders(store: Store, units: Iterable[str], patients: Mapping[str, str], wanted: Iterable[Target]) -> Lenders:
+    """Who has which maps, from the files of one model's units.
+
+    Args:
+        store: the run.
+        units: the model's units.
+        patients: image_id to patient_id.
+        wanted: the maps that an image may have.
+    """
+    wanted = list(wanted)
+
+    def images_of(unit: str) -> dict[str, dict[str, Any]]:
+        file = MapFile(store, unit)
+        return {
+            i: {
+                "patient": patients[i],
+                "predicted": int(logit >= 0),
+                "unit": unit,
+                "lost": [[e, t] for e, t in wanted if (e, i, t) not in file.finite],
+            }
+            for i, logit in file.logits.items()
+        }
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return Lenders({i: v for part in pool.map(images_of, units) for i, v in part.items()})
+
+
+class OtherMaps:
+    """Reads other images' maps in a worker. Picklable; keeps the files that it used last open."""
+
+    def __init__(self, store: Store, sweep: Sweep):
+        self.store, self.seed, self.sequential = store, sweep.seed, sweep.sequential
+        self._open()
+
+    def _open(self) -> None:
+        self.file = lru_cache(maxsize=OPEN_FILES)(lambda unit: MapFile(self.store, unit))
+        self.lenders = lru_cache(maxsize=4)(self._lenders)
+        self.read = lru_cache(maxsize=KEPT_MAPS)(self._read)
+        self.total = lru_cache(maxsize=KEPT_MEANS)(self._total)
+        self.mean = lru_cache(maxsize=KEPT_MEANS)(self._mean)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: self.__dict__[k] for k in ("store", "seed", "sequential")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def _lenders(self, trial_id: str) -> Lenders:
+        return Lenders(json.loads(self.store.read(LENDERS, f"{trial_id}.json")))
+
+    def write_lenders(self, trial_id: str, lenders: Lenders) -> None:
+        """For all workers to read."""
+        self.store.write(json.dumps(lenders.images).encode(), LENDERS, f"{trial_id}.json")
+
+    def _read(self, trial_id: str, image_id: str, of: Target) -> Array:
+        unit = self.lenders(trial_id).images[image_id]["unit"]
+        return self.file(unit).read(of[0], image_id, of[1])[0]
+
+    def donated(self, trial_id: str, image_id: str, of: Target, draws: Sequence[int]) -> Tensor | None:
+        """The maps of these draws of other_image, float32 [<= D, V, V]: fewer where donors run out, None without."""
+        donors = self.lenders(trial_id).donors(image_id, of, self.seed, draws[-1] + 1)[draws[0] :]
+        maps = [self.read(trial_id, i, of) for i in donors]
+        return torch.from_numpy(np.stack(maps)) if maps else None
+
+    def _places(self, trial_id: str, ids: Iterable[str], of: Target, size: int) -> tuple[NDArray[np.int64], int]:
+        """The sum of rank maps, int64 [U], and their number: one by one on the CPU, so that equal maps rank equally."""
+        total, n = np.zeros(size * size, np.int64), 0
+        for image_id in ids:
+            full = perturb.at_size(torch.from_numpy(self.read(trial_id, image_id, of).copy())[None], size)
+            total += perturb.rank_on(full, perturb.tie_fields([image_id], self.seed, size), size)[0].numpy()
+            n += 1
+        return total, n
+
+    def write_total(self, trial_id: str, of: Target, predicted: int, size: int) -> None:
+        """The sum of the rank maps of all images of a prediction, where it is not there yet."""
+        name = _total_name(trial_id, of, predicted)
+        if self.store.fs.get_file_info(self.store.path(MEANS, name)).size != 8 * size**2:
+            group = self.lenders(trial_id).group(predicted, of)
+            self.store.write(self._places(trial_id, group, of, size)[0].tobytes(), MEANS, name)
+
+    def _total(self, trial_id: str, of: Target, predicted: int) -> NDArray[np.int64]:
+        return np.frombuffer(self.store.read(MEANS, _total_name(trial_id, of, predicted)), np.int64)
+
+    def _mean(self, trial_id: str, image_id: str, of: Target, size: int) -> Tensor | None:
+        """mean_map, float64 [S, S], higher is more salient: minus the mean rank map of all donors; None without any."""
+        lenders = self.lenders(trial_id)
+        predicted = lenders.images[image_id]["predicted"]
+        relatives, n_own = self._places(trial_id, lenders.relatives(image_id, of), of, size)
+        n = len(lenders.group(predicted, of)) - n_own
+        if n == 0:
+            return None
+        return torch.from_numpy((relatives - self.total(trial_id, of, predicted)) / n).view(size, size)
+
+
+def _total_name(trial_id: str, of: Target, predicted: int) -> str:
+    return f"{trial_id}.{of[0]}.{of[1]}.{predicted}.int64"

@@ -1,0 +1,299 @@
+"""Parts of an image: where a map's mass lies, what is removed or exchanged, the same shapes elsewhere, and edits.
+
+Shapes: N maps, B images, D draws, S side of an image in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import equalize
+
+from cxr_ray import randomness
+from cxr_ray.config import SEGMENTER, Sweep
+from cxr_ray.data import phantoms
+from cxr_ray.models.networks import NoWeights
+from cxr_ray.schemas import EXCHANGE
+
+BORDER, CORNER, CENTRE = 0.10, 0.15, 0.50
+LOCALIZED_MASS, LOCALIZED_AREA = 0.5, 0.15
+LEAST = 0.1  # where every place overlaps the region, controls come from this share of places, those that do so least
+OF_IMAGE = {"outside_lungs": "lungs", "marker": "marker", "opacity": "opacity"}  # region to the mask that it needs
+SEGMENTER_SIDE = 512
+
+
+def masks(size: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """bool [size, size] each: border (outer 10% on each side), corners (squares of 15%), centre (middle 50% x 50%)."""
+    at = (torch.arange(size, device=device) + 0.5) / size
+    outer, edge = (at < BORDER) | (at > 1 - BORDER), (at < CORNER) | (at > 1 - CORNER)
+    middle = (at > (1 - CENTRE) / 2) & (at < (1 + CENTRE) / 2)
+    return {
+        "border": outer[:, None] | outer[None, :],
+        "corners": edge[:, None] & edge[None, :],
+        "centre": middle[:, None] & middle[None, :],
+    }
+
+
+def describe(maps_NSS: Tensor, lungs_NSS: Tensor) -> dict[str, Tensor]:
+    """Shares of the positive mass by region, entropy and focus of finite maps at image size.
+
+    Args:
+        maps_NSS: the maps.
+        lungs_NSS: bool, where the lungs are; nowhere: unknown.
+
+    Returns:
+        border_share, corner_share, centre_share, lung_share, entropy: float32 [N], NaN without positive mass (and
+        lung_share without a mask); focus: int64 [N], index into FOCUS.
+    """
+    size = maps_NSS.shape[-1]
+    mass = maps_NSS.clamp(min=0).flatten(1).double()
+    total = mass.sum(1, keepdim=True)
+    share = mass / total  # NaN where there is no positive mass
+    fixed = masks(size, maps_NSS.device)
+    out = {
+        f"{name}_share": share[:, fixed[region].flatten()].sum(1).float()
+        for name, region in (("border", "border"), ("corner", "corners"), ("centre", "centre"))
+    }
+    lungs = lungs_NSS.flatten(1)
+    out["lung_share"] = torch.where(lungs.any(1), (share * lungs).sum(1), torch.nan).float()
+    out["entropy"] = (torch.special.entr(share).sum(1) / torch.log(torch.tensor(float(size * size)))).float()
+    top = share.sort(dim=1, descending=True).values[:, : round(LOCALIZED_AREA * size * size)].sum(1)
+    border_area = fixed["border"].float().mean().item()
+    focus = torch.where(
+        out["border_share"] >= 2 * border_area,
+        FOCUS.index("border"),
+        torch.where(top >= LOCALIZED_MASS, FOCUS.index("localized"), FOCUS.index("diffuse")),
+    )
+    out["focus"] = torch.where(total[:, 0] > 0, focus, FOCUS.index("degenerate"))
+    return out
+
+
+FOCUS = ("border", "localized", "diffuse", "degenerate")
+
+
+def tied_share(maps_NU: Tensor) -> Tensor:
+    """Share of values that another value of the same map equals, float32 [N]."""
+    ordered = maps_NU.sort(dim=1).values
+    same = ordered[:, 1:] == ordered[:, :-1]
+    edge = torch.zeros_like(same[:, :1])
+    return (torch.cat([same, edge], 1) | torch.cat([edge, same], 1)).float().mean(1)
+
+
+def of_images(names: Sequence[str], known: Mapping[str, Tensor], n: int, size: int,
+              device: torch.device) -> dict[str, Tensor]:  # fmt: skip
+    """The regions of n images, bool [n, size, size] each; nowhere: this image has none.
+
+    ``known``: lungs, marker and opacity, as far as they are known, bool [n, size, size].
+    """
+    fixed, out = masks(size, device), {}
+    for name in names:
+        if name in fixed:
+            out[name] = fixed[name].expand(n, -1, -1)
+            continue
+        mask = known.get(OF_IMAGE[name], torch.zeros(n, size, size, dtype=torch.bool, device=device))
+        out[name] = ~mask & mask.flatten(1).any(1)[:, None, None] if name == "outside_lungs" else mask
+    return out
+
+
+# Matched controls: as many pixels as the region has, in the same shape, elsewhere.
+
+
+def matched(name: str, masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
+    """The controls of a region, bool [B, D, S, S], each with exactly the region's number of pixels.
+
+    border: a frame at another radius (the last ring in part). corners: the four squares, moved inwards alike. Others:
+    the mask, turned and moved to where it stays whole and leaves the region free; where there is no such place, rolled
+    over the edges; where every roll meets the region, one of the tenth that does so least.
+
+    Args:
+        name: the region.
+        masks_BSS: where it is, somewhere in each image.
+        keys_BD: a key for each image and draw.
+    """
+    if name == "border":
+        return _frames(masks_BSS.shape[-1], keys_BD)
+    if name == "corners":
+        return _squares(masks_BSS.shape[-1], keys_BD)
+    return _elsewhere(masks_BSS, keys_BD)
+
+
+def _frames(size: int, keys_BD: Tensor) -> Tensor:
+    device = keys_BD.device
+    at = torch.arange(size, device=device)
+    to_edge = torch.minimum(at, size - 1 - at)
+    ring = torch.minimum(to_edge[:, None], to_edge)  # 0: the outermost
+    place = torch.empty(size * size, dtype=torch.int64, device=device)
+    place[ring.flatten().argsort(stable=True)] = torch.arange(size * size, device=device)
+    n = int(masks(size)["border"].sum())
+    first = int(masks(size)["border"][size // 2, : size // 2].sum())  # the ring inside the border
+    radii = [r for r in range(first, size // 2) if (size - 2 * r) ** 2 >= n]
+    order = randomness.permutation(keys_BD[:, 0], len(radii))  # no frame twice before each was there
+    draws = torch.arange(keys_BD.shape[1], device=device) % len(radii)
+    start = size**2 - (size - 2 * (first + order[:, draws])) ** 2
+    inside = (place >= start[..., None]) & (place < start[..., None] + n)
+    return inside.unflatten(2, (size, size))
+
+
+def _squares(size: int, keys_BD: Tensor) -> Tensor:
+    device, room = keys_BD.device, int(masks(size)["corners"][0, : size // 2].sum())
+    offsets = torch.arange(size // 2 - room + 1, device=device)
+    places = torch.cartesian_prod(offsets, offsets)
+    places = places[(places >= room).any(1)]
+    down, right = places[_chosen(keys_BD, len(places))].unbind(-1)
+    at = torch.arange(size, device=device)
+    to_edge = torch.minimum(at, size - 1 - at)
+    rows, columns = ((to_edge >= o[..., None]) & (to_edge < o[..., None] + room) for o in (down, right))
+    return rows[..., :, None] & columns[..., None, :]
+
+
+def _elsewhere(masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
+    size = masks_BSS.shape[-1]
+    turned = torch.stack([torch.rot90(m, k, (1, 2)) for m in (masks_BSS, masks_BSS.flip(2)) for k in range(4)], 1)
+    # overlap with the region after a roll by (down, right): a correlation, whole numbers
+    spectrum = torch.fft.rfft2(masks_BSS[:, None].double()) * torch.fft.rfft2(turned.double()).conj()
+    overlap = torch.fft.irfft2(spectrum, s=(size, size)).round()
+    at = torch.arange(size, device=masks_BSS.device)
+    whole = []
+    for line in (turned.any(3), turned.any(2)):
+        first, last = line.int().argmax(2), size - 1 - line.flip(2).int().argmax(2)
+        whole.append((first[..., None] + at) % size + (last - first)[..., None] < size)
+    free = (overlap == 0).flatten(1)
+    least = overlap.flatten(1)
+    few = least.kthvalue(max(1, int(LEAST * least.shape[1])), dim=1, keepdim=True).values
+    good = free & (whole[0][..., None] & whole[1][..., None, :]).flatten(1)
+    good = torch.where(good.any(1, keepdim=True), good, free)
+    good = torch.where(good.any(1, keepdim=True), good, (least <= few) & (least < masks_BSS.sum((1, 2))[:, None]))
+    count = good.cumsum(1)
+    place = torch.searchsorted(count, _chosen(keys_BD, count[:, -1:]) + 1)  # the chosen one of the good places
+    turn, down, right = place // size**2, place // size % size, place % size
+    y, x = (at - down[..., None]) % size, (at - right[..., None]) % size
+    image = torch.arange(len(masks_BSS), device=at.device)[:, None, None, None]
+    return turned[image, turn[..., None, None], y[..., :, None], x[..., None, :]]
+
+
+def _chosen(keys: Tensor, n: int | Tensor) -> Tensor:
+    """One of 0 .. n - 1 for each key, in the keys' shape; a tensor n is broadcast to it."""
+    return randomness.bits(keys.flatten(), 1)[:, 0].view(keys.shape) % n
+
+
+# The fill exchange: what another patient's NORMAL image shows in the same place.
+
+
+def partners(test: pd.DataFrame, val: pd.DataFrame, seed: int) -> dict[str, str]:
+    """image_id to the path of the NORMAL image of another patient that it exchanges parts with, where there is one.
+
+    They come from validation, which is NORMAL as the model learned it, markers and frames included; from test, where
+    validation has none.
+
+    Args:
+        test, val: images with image_id, path, label and patient_id.
+        seed: of the choice.
+    """
+    normal = next((n for rows in (val, test) if len(n := rows[rows["label"] == 0])), test.iloc[:0])
+    normal = normal.sort_values("image_id")
+    paths, patients = normal["path"].to_numpy(), normal["patient_id"].to_numpy()
+    chosen = {}
+    for image_id, patient in zip(test["image_id"], test["patient_id"], strict=True):
+        others = paths[patients != patient]
+        if len(others):
+            chosen[image_id] = str(others[randomness.key(seed, image_id, EXCHANGE) % len(others)])
+    return chosen
+
+
+def exposed_alike(donors_BCSS: Tensor, images_BCSS: Tensor) -> Tensor:
+    """Donors scaled to the mean of the images that they lend to, at most 1; what is black stays black.
+
+    Else a part of another exposure would stand out by its brightness.
+    """
+    own, mean = (x.mean((1, 2, 3), keepdim=True) for x in (images_BCSS, donors_BCSS))
+    return (donors_BCSS * own / mean.clamp(min=1e-6)).clamp(max=1)
+
+
+# Edits: uint8 images [B, 3, S, S] to changed ones in pixel space [0, 1].
+
+
+def _paste_marker(pixels: Tensor) -> Tensor:
+    images = pixels.float() / 255
+    ink, (rows, columns) = phantoms.pasted_marker(pixels.shape[-1])
+    plate = images[..., rows, columns]
+    plate.copy_(torch.maximum(plate * phantoms.PLATE, torch.from_numpy(ink).to(plate)))
+    return images
+
+
+def _contrast(factor: float) -> Callable[[Tensor], Tensor]:
+    def edit(pixels: Tensor) -> Tensor:
+        images = pixels.float() / 255
+        mean = images.mean((1, 2, 3), keepdim=True)
+        return (mean + factor * (images - mean)).clamp(0, 1)
+
+    return edit
+
+
+EDITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "paste_marker": _paste_marker,
+    "lower_contrast": _contrast(0.7),
+    "raise_contrast": _contrast(1.4),
+    "equalize": lambda pixels: equalize(pixels).float() / 255,
+}
+
+
+def edited_share(name: str, size: int) -> float:
+    """Share of the image's pixels that an edit may change."""
+    if name != "paste_marker":
+        return 1.0
+    return float(phantoms.pasted_marker(size)[0].size / size**2)
+
+
+# Lungs by torchxrayvision's segmenter.
+
+Segmenter = Callable[[Tensor], Tensor]
+
+
+def wants_segmenter(sweep: Sweep) -> bool:
+    """Whether the sweep's lung masks come from a network; phantoms bring their own."""
+    return sweep.regions is not None and sweep.regions.lungs == SEGMENTER and sweep.data.source != "phantom"
+
+
+def passes(sweep: Sweep) -> int:
+    """Forward passes that regions and edits take of one image that has every region and a partner to exchange with."""
+    if sweep.regions is None:
+        return 0
+    r = sweep.regions
+    return len(r.names) * (1 + r.draws) * (len(sweep.perturb.fills) + 1) + len(r.edits) + len(sweep.rerenders)
+
+
+def segmenter(device: torch.device | str = "cpu") -> Segmenter:
+    """Uint8 images [B, 3, S, S] to lungs, bool [B, S, S]: PSPNet of torchxrayvision (Lian et al., IEEE TMI 2021).
+
+    Raises:
+        NoWeights: the package is missing, or its weights cannot be had.
+    """
+    remedy = "Give a folder of masks (regions.lungs), or none (regions.lungs=null, without outside_lungs)."
+    try:
+        from torchxrayvision.baseline_models.chestx_det import PSPNet
+    except ImportError:
+        raise NoWeights(
+            f"regions.lungs: {SEGMENTER} needs a package that is not installed: pip install 'cxr-ray[lungs]'. {remedy}"
+        ) from None
+    try:
+        network = PSPNet().eval().to(device)
+    except Exception as e:  # its download raises whatever requests, the system and torch raise
+        reason = (str(e).splitlines() or [type(e).__name__])[0].rstrip(".")
+        raise NoWeights(
+            f"regions.lungs: the weights of {SEGMENTER}'s PSPNet cannot be had ({reason[:200]}). With network access "
+            f"try again. {remedy}"
+        ) from None
+    lungs = [i for i, name in enumerate(network.targets) if name in ("Left Lung", "Right Lung")]
+
+    def segment(pixels_BCSS: Tensor) -> Tensor:
+        size = pixels_BCSS.shape[-1]
+        grey = pixels_BCSS.float().mean(1, keepdim=True) / 255
+        large = F.interpolate(grey, (SEGMENTER_SIDE,) * 2, mode="bilinear", align_corners=False)
+        logits = network(large * 2048 - 1024)[:, lungs].amax(1, keepdim=True)
+        return F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)[:, 0] > 0
+
+    return segment

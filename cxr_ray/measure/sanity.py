@@ -1,0 +1,185 @@
+"""Whether maps depend on what the model has learned: random weights, and models of shuffled labels (Adebayo et al.,
+Sanity checks for saliency maps, NeurIPS 2018).
+
+Shapes: N maps, V side of a map, K places of a map.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from skimage.metrics import structural_similarity
+from torch import nn
+
+from cxr_ray.config import Sweep
+from cxr_ray.measure import perturb
+from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.models.networks import ARCHS, Classifier
+from cxr_ray.randomness import key
+from cxr_ray.schemas import SANITY
+
+Array = NDArray[np.floating]
+SSIM_WINDOWS = (7, 3)  # places; the larger where it fits twice
+
+
+def cascade(model: Classifier, layers: Sequence[str], seed: int, name: str) -> Iterator[tuple[str, Classifier]]:
+    """For each layer in turn, a model in which it and those before it are initialised anew; ``model`` is untouched.
+
+    A layer gets the weights of a fresh network of the same kind, so its own initialisation, batch norms included.
+    They depend on (seed, name, layer) alone: the same on every worker.
+    """
+    for layer in layers:
+        model = copy.deepcopy(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(key(seed, name, f"sanity {layer}"))
+            fresh = getattr(ARCHS[model.meaning.arch](model.meaning.outputs), layer)
+        for module in fresh.modules():
+            if isinstance(module, nn.BatchNorm2d):  # timm starts some at 0: such a block would pass its input on
+                nn.init.ones_(module.weight)
+        getattr(model.network, layer).load_state_dict(fresh.state_dict())
+        yield layer, model
+
+
+def similarity(a_NVV: Array, b_NVV: Array) -> dict[str, Array]:
+    """How alike two maps of each pair are, at their own resolution.
+
+    Returns:
+        float64 [N] each: spearman and spearman_abs (rank correlation of the maps, and of their absolute values; ties
+        share their mean rank) in [-1, 1], and ssim (structural similarity, Wang et al. 2004, of the maps scaled to
+        [0, 1], uniform windows of 7 x 7 places, 3 x 3 on maps under 14 x 14); 1: the same. NaN where either map is
+        constant or not finite, and for ssim on maps under 3 x 3.
+    """
+    a_NVV, b_NVV = np.asarray(a_NVV, np.float64), np.asarray(b_NVV, np.float64)
+    a_NK, b_NK = a_NVV.reshape(len(a_NVV), -1), b_NVV.reshape(len(b_NVV), -1)
+    usable = _varies(a_NK) & _varies(b_NK)
+    out = {k: np.full(len(a_NK), np.nan) for k in ("spearman", "spearman_abs", "ssim")}
+    out["spearman"][usable] = _spearman(a_NK[usable], b_NK[usable])
+    out["spearman_abs"][usable] = _spearman(np.abs(a_NK[usable]), np.abs(b_NK[usable]))
+    side = min(a_NVV.shape[1:])
+    window = next((w for w in SSIM_WINDOWS if w * 2 <= side), SSIM_WINDOWS[-1])
+    if window <= side:
+        out["ssim"][usable] = [
+            structural_similarity(_unit(a), _unit(b), win_size=window, data_range=1.0)
+            for a, b in zip(a_NVV[usable], b_NVV[usable], strict=True)
+        ]
+    return out
+
+
+def _varies(maps_NK: Array) -> NDArray[np.bool_]:
+    return np.isfinite(maps_NK).all(1) & (maps_NK.max(1) > maps_NK.min(1))
+
+
+def _unit(map_VV: Array) -> Array:
+    return (map_VV - map_VV.min()) / (map_VV.max() - map_VV.min())
+
+
+def _spearman(a_NK: Array, b_NK: Array) -> Array:
+    a_NK, b_NK = rankdata(a_NK, axis=1), rankdata(b_NK, axis=1)
+    a_NK, b_NK = a_NK - a_NK.mean(1, keepdims=True), b_NK - b_NK.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # absolute values may be constant where the map is not
+        return (a_NK * b_NK).sum(1) / np.sqrt((a_NK**2).sum(1) * (b_NK**2).sum(1))
+
+
+def narrowed(sweep: Sweep) -> Sweep:
+    """The sweep with the one test that randomised maps go through, and the explainers that read the model.
+
+    The test is the first grid, the first fill and one control: shifted, made anew from the map, else the first that
+    needs no map; none where there is none.
+    """
+    perturbation, grid = sweep.perturb, sweep.perturb.grids[0]
+    shared = [c for c in sweep.controls if c in perturb.SHARED_CONTROLS and perturb.control_grids(c, [grid])]
+    chosen = [c for c in ("shifted", *shared) if c in sweep.controls][:1]
+    explainers = [e for e in sweep.explain.explainers if not EXPLAINERS[e].model_free]
+    return sweep.model_copy(update={
+        "explain": sweep.explain.model_copy(update={"explainers": explainers}),
+        "perturb": perturbation.model_copy(update={"grids": [grid], "fills": perturbation.fills[:1]}),
+        "controls": {c: sweep.controls[c] for c in chosen},
+        "sequential": None,
+        "regions": None,
+    })  # fmt: skip
+
+
+def passes(sweep: Sweep, size: int) -> tuple[int, str]:
+    """Forward passes (a backward pass counts two) for one image and one target, and the formula as text."""
+    if sweep.sanity is None or not (test := narrowed(sweep)).explain.explainers:
+        return 0, "0"
+    layers, maps = len(sweep.sanity.layers), len(test.explain.explainers)
+    curve = len(test.perturb.orders) * len(test.perturb.levels)
+    explain = sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(size) for e in test.explain.explainers))
+    shared, own = (
+        sum(draws for c, draws in test.controls.items() if c in kind)
+        for kind in (perturb.SHARED_CONTROLS, perturb.MAP_CONTROLS)
+    )
+    if not test.controls:  # nothing to compare with, so nothing is scored
+        return 1 + (1 + layers) * explain, f"1 untouched + {1 + layers} models x {explain} to explain"
+    total = 2 + curve * (shared + layers * maps * (1 + own)) + (1 + layers) * explain
+    return total, (
+        f"1 untouched + 1 filled + {curve} (orders x levels) x ({shared} shared rankings + {layers} layers x {maps} "
+        f"explainers x (1 map + {own} controls made from it)) + {1 + layers} models x {explain} to explain"
+    )
+
+
+def shuffled_models(trials: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """(trial_id, trial_id of a shuffled-label model, its seed): of the model's own seed if there is one, else each."""
+
+    def labels(config: str) -> str:
+        return json.loads(config).get("train", {}).get("labels", "given")
+
+    shuffled = trials[trials["config"].map(labels) == "shuffled"]
+    pairs = []
+    for trial_id, seed in trials.loc[~trials.index.isin(shuffled.index), ["trial_id", "seed"]].itertuples(index=False):
+        same = shuffled[shuffled["seed"] == seed]
+        chosen = same if len(same) else shuffled
+        pairs += [(trial_id, o, int(s)) for o, s in chosen[["trial_id", "seed"]].itertuples(index=False)]
+    return pairs
+
+
+def compare_stored(own: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Rows of two models in ``saliency`` with their kept maps to image_id, target and their ``similarity``.
+
+    Only pairs of an image and a target that both models explained, with maps of one size.
+    """
+    size = ["map_height", "map_width"]
+    both = own.dropna(subset="map").merge(other.dropna(subset="map"), on=["image_id", "target", *size])
+    parts = []
+    for _, same in both.groupby(size):
+        shape = (len(same), *same[size].iloc[0])
+        a, b = (np.stack(same[f"map_{which}"].to_list()).reshape(shape) for which in ("x", "y"))
+        parts.append(same[["image_id", "target"]].assign(**similarity(a, b)))
+    columns = ["image_id", "target", "spearman", "spearman_abs", "ssim"]
+    return pd.concat(parts) if parts else pd.DataFrame(columns=columns)
+
+
+def label_rows(
+    pairs: Sequence[tuple[str, str, int]], explainers: Sequence[str], read: Callable[[str, str], pd.DataFrame]
+) -> Iterator[tuple[str, pa.Table]]:
+    """Each model's trial_id and its rows of ``sanity`` in mode labels, where it has any.
+
+    Args:
+        pairs: what ``shuffled_models`` gives.
+        explainers: those that read the model.
+        read: trial_id and explainer to rows of ``saliency``; the maps of two models and one explainer are held at once.
+    """
+    for trial_id, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
+        others, tables = list(group), []
+        for explainer in explainers:
+            own = read(trial_id, explainer)
+            for _, other, seed in others:
+                rows = compare_stored(own, read(other, explainer))
+                same = {"explainer": explainer, "mode": "labels", "layer": other, "seed": seed}
+                same |= dict.fromkeys(("grid", "fill", "metric", "scale", "control", "n_draws", "gap"))
+                tables.append(SANITY.build({
+                    **{name: rows[name].to_numpy() for name in rows.columns},
+                    **{name: [value] * len(rows) for name, value in same.items()},
+                }))  # fmt: skip
+        if sum(t.num_rows for t in tables):
+            yield trial_id, pa.concat_tables(tables)

@@ -1,0 +1,194 @@
+"""The galleries of a report: test images by a seeded hash, each beside its maps, one picture an image.
+
+A picture is named after its bucket, the focus of the first explainer's map and its place in the bucket:
+``tp_localized_01.png``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+from matplotlib import colormaps, get_data_path
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cxr_ray import results
+from cxr_ray.config import Data
+from cxr_ray.data import images
+from cxr_ray.data import manifest as data
+
+GALLERY = 12  # images of a bucket
+BUCKETS = ("TP", "FP", "random")
+SIDE, HEAD, FOOT, GUTTER = 224, 24, 50, 8  # pixels of a panel, its title, its text, and between panels
+PER_ROW = 4  # panels
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One map over its image: a title, two lines of text below, and the map (None: none was made)."""
+
+    title: str
+    lines: Sequence[str]
+    values: NDArray[np.float32] | None = None
+    signed: bool = False
+
+
+class Images:
+    """Pixels of a run's test images as its models see them, and why some cannot be shown."""
+
+    def __init__(self, run: results.Run, data_path: str | None):
+        self.run, self.data_path = run, data_path
+        self.pixels: dict[str, NDArray[np.uint8] | None] = {}  # read so far; None: could not be read
+
+    @cached_property
+    def source(self) -> tuple[data.Source | None, str, str]:
+        """Where images are read, what was tried in words, and why it failed."""
+        settings = Data.model_validate(self.run.sweep["data"])
+        if self.data_path is not None:
+            settings = settings.model_copy(update={"source": "folder", "path": self.data_path})
+        try:
+            source = data.source_of(settings, self.run.sweep["seed"])
+        except data.DataMistake as e:
+            return None, f"{settings.source}:{settings.path}", str(e)
+        return source, source.where, ""
+
+    @cached_property
+    def paths(self) -> dict[str, str]:
+        """image_id to path, test split."""
+        table = self.run.pandas("images", ["image_id", "path"], pc.field("split") == "test")
+        return dict(zip(table["image_id"], table["path"], strict=True))
+
+    def read(self, image_id: str) -> NDArray[np.uint8] | None:
+        """Grey pixels, SIDE wide; None where the image cannot be read."""
+        if image_id not in self.pixels:
+            settings = self.run.sweep["data"]
+            try:
+                source = self.source[0]
+                raw = source.read(self.paths[image_id]) if source is not None else b""
+                grey = images.decode(raw, min(settings["size"], SIDE), settings["fit"]).mean(0).astype("uint8")
+                self.pixels[image_id] = np.asarray(
+                    Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+                )
+            except (OSError, images.BadImage):
+                self.pixels[image_id] = None
+        return self.pixels[image_id]
+
+    @property
+    def missing(self) -> str | None:
+        """In one sentence, which of the images asked for could not be read, and what to do."""
+        lost = sum(p is None for p in self.pixels.values())
+        if not lost:
+            return None
+        _, where, reason = self.source
+        tried = f"read from {where}" + (f" ({reason})" if reason else "")
+        if lost < len(self.pixels):
+            return f"{lost} of the gallery's {len(self.pixels)} images could not be {tried}."
+        return (
+            f"There is no gallery: none of its {lost} images could be {tried}. If they lie elsewhere now: "
+            f"python -m cxr_ray.report {self.run.path} --data PATH."
+        )
+
+
+def chosen(seed: int, bucket: str, members: Iterable[str]) -> list[str]:
+    """At most GALLERY images, by a hash of the seed and the image."""
+    return sorted(members, key=lambda i: hashlib.sha256(f"{seed}:{bucket}:{i}".encode()).digest())[:GALLERY]
+
+
+def values_of(row: Any) -> NDArray[np.float32] | None:
+    """The map of a row of ``saliency`` [height, width]; None where it was not kept or is not finite."""
+    if row is None or row["map"] is None:
+        return None
+    values = np.asarray(row["map"], np.float32).reshape(row["map_height"], row["map_width"])
+    return values if np.isfinite(values).all() else None
+
+
+def is_signed(maps: pd.DataFrame, explainer: str) -> bool:
+    """Whether any map of the explainer holds negative values."""
+    mine = maps.loc[maps["explainer"] == explainer, "map"].dropna()
+    return any(np.nanmin(np.asarray(m, float), initial=0.0) < 0 for m in mine)
+
+
+def strip(xray: NDArray[np.uint8], panels: Sequence[Panel], foot: int = FOOT) -> Image.Image:
+    """The panels over one X-ray, PER_ROW in a row, white around them; ``foot``: room for the text below, 0 for none."""
+    rows = -(-len(panels) // PER_ROW)
+    columns = min(PER_ROW, len(panels))
+    width, height = columns * (SIDE + GUTTER) - GUTTER, rows * (HEAD + SIDE + foot)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw, title, text = ImageDraw.Draw(sheet), _font(14), _font(12)
+    grey = np.repeat(xray[..., None], 3, axis=2).astype(np.float32) / 255
+    for i, panel in enumerate(panels):
+        x, y = (i % PER_ROW) * (SIDE + GUTTER), (i // PER_ROW) * (HEAD + SIDE + foot)
+        draw.text((x, y + 3), _fitted(panel.title, title), "black", title)
+        picture = grey
+        if panel.values is not None:
+            rgba = overlay(panel.values, panel.signed)
+            picture = grey * (1 - rgba[..., 3:]) + rgba[..., :3] * rgba[..., 3:]
+        sheet.paste(Image.fromarray((255 * picture).round().astype(np.uint8)), (x, y + HEAD))
+        for j, line in enumerate(panel.lines if foot else ()):
+            draw.text((x, y + HEAD + SIDE + 4 + 20 * j), _fitted(line, text), "black", text)
+    return sheet
+
+
+def _font(pixels: int) -> ImageFont.FreeTypeFont:
+    """The font of matplotlib's figures: Pillow's own has no minus sign."""
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), pixels)
+
+
+def _fitted(line: str, font: Any) -> str:
+    """The line, cut where it would run into the next panel."""
+    while line and font.getlength(line) > SIDE:
+        line = line[:-2].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return line
+
+
+def overlay(values: NDArray[np.float32], signed: bool) -> NDArray[np.float32]:
+    """A map, bilinear to SIDE, as RGBA: the further from zero, the more opaque (full: the 99th percentile of |map|)."""
+    full = np.asarray(Image.fromarray(values).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    scaled = np.clip(full / (np.quantile(np.abs(full), 0.99) or 1.0), -1, 1)
+    rgba = colormaps["RdBu_r"]((scaled + 1) / 2) if signed else colormaps["plasma"](np.abs(scaled))
+    rgba[..., 3] = 0.75 * np.abs(scaled)
+    return rgba.astype(np.float32)
+
+
+def legend(signed: Mapping[str, bool]) -> Image.Image:
+    """The colours of ``overlay`` on mid grey: one bar for signed maps, one for the others."""
+    kinds = [(kind, [e for e, s in signed.items() if s is kind]) for kind in (False, True)]
+    kinds = [(kind, names) for kind, names in kinds if names]
+    sheet = Image.new("RGB", (480 * len(kinds), 62), "white")
+    draw, font = ImageDraw.Draw(sheet), _font(12)
+    for i, (kind, names) in enumerate(kinds):
+        x = 480 * i
+        at = np.linspace(-1 if kind else 0, 1, 300)
+        rgb = colormaps["RdBu_r"]((at + 1) / 2) if kind else colormaps["plasma"](at)
+        alpha = 0.75 * np.abs(at)[:, None]
+        bar = np.repeat((0.5 * (1 - alpha) + rgb[:, :3] * alpha)[None], 16, axis=0)
+        sheet.paste(Image.fromarray((255 * bar).round().astype(np.uint8)), (x, 22))
+        draw.text((x, 2), _short(names), "black", font)
+        ends = [(x, "against the target"), (x + 146, "0"), (x + 230, "for the target")] if kind else [
+            (x, "0"), (x + 268, "most")]  # fmt: skip
+        for where, label in ends:
+            draw.text((where, 42), label, "black", font)
+    return sheet
+
+
+def _short(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def encode(picture: Image.Image, kind: str) -> bytes:
+    """PNG for files, JPEG for the page."""
+    sink = io.BytesIO()
+    if kind == "PNG":
+        picture.save(sink, "PNG")
+    else:
+        picture.save(sink, "JPEG", quality=78)
+    return sink.getvalue()

@@ -1,0 +1,1 @@
+"""What only a whole run needs: planning, the cluster, Ray Tune and Ray Data."""

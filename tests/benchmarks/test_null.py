@@ -1,0 +1,61 @@
+"""The null benchmark, small: skewed draws of images that differ in scale, several images a patient."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import null
+from cxr_ray.measure import faithfulness
+
+RELABELLINGS = 1000
+ERROR = np.sqrt(0.05 * 0.95 / RELABELLINGS)
+
+
+def draws(images=140, draws=10, seed=0):
+    """Draws [N, D, M] of exponential noise whose scale is the image's own, and the images' patients."""
+    rng = np.random.default_rng(seed)
+    scale = np.exp(0.6 * rng.normal(size=(images, 1, 1)))
+    return scale * rng.exponential(size=(images, draws, 2)), rng.integers(0, 70, images)
+
+
+@pytest.mark.parametrize("n_patients", [20, 50])
+def test_tests_and_intervals_hold_under_the_null(n_patients):
+    values, patients = draws()
+    controls = {"shifted": null.relabelled(values, ["abpc", "drop at 0.1"])}
+    for rejects, covers in null.null(controls, patients, n_patients, RELABELLINGS, seed=0).values():
+        assert abs(rejects - 0.05) < 3 * ERROR
+        assert abs(covers - 0.95) < 3 * ERROR
+
+
+def test_the_benchmark_sees_a_test_or_an_interval_that_does_not_hold():
+    values, patients = draws()
+    made = null.relabelled(values, ["abpc", "drop at 0.1"])
+    better = null.Relabelled(made.names, made.u_NDM + 0.1, made.gap_NDM + 0.5)
+    ((rejects, covers), _) = null.null({"shifted": better}, patients, 20, 100, seed=0).values()
+    assert rejects > 0.2
+    assert covers < 0.8
+
+
+def test_a_draw_is_compared_with_the_others_as_a_map_is():
+    values, _ = draws(images=3)
+    made = null.relabelled(values, ["abpc", "deletion_auc"])
+    others = faithfulness.compare(values[:, 4], values[:, [0, 1, 2, 3, 5, 6, 7, 8, 9]], np.array([True, False]))
+    np.testing.assert_array_equal(made.gap_NDM[:, 4], others["gap"])
+    np.testing.assert_array_equal(made.u_NDM[:, 4], others["u"])
+    np.testing.assert_allclose(made.gap_NDM.mean(1), 0, atol=1e-12)  # the truth that intervals are held against
+
+
+def test_draws_are_read_from_curves():
+    rows = [
+        {"image_id": image, "target": 1, "control": control, "draw": draw, "grid": "pixel", "fill": "mean",
+         "order": order, "level": level, "level_done": level, "logit_target": value * level}
+        for image in ("b", "a") for control, n in (("none", 1), ("shifted", 2), ("pixel_random", 1))
+        for draw in range(n) for order in ("morf", "lerf") for level in (0.0, 0.5, 1.0)
+        for value in [(1 if image == "a" else 2) * (3 if draw else 1) * (1 if order == "morf" else 2)]
+    ]  # fmt: skip
+    controls, image_ids = null.of_curves(pd.DataFrame(rows).sample(frac=1, random_state=0))
+    assert image_ids == ["a", "b"]
+    assert list(controls) == ["shifted"]  # the map is no draw, and one draw has no control
+    assert controls["shifted"].names == ["deletion_auc", "insertion_auc", "abpc", "drop at 0.5"]
+    # abpc of draw 0 is 1/2 (image a) and 1 (b), of draw 1 three times that.
+    np.testing.assert_allclose(controls["shifted"].gap_NDM[:, :, 2], [[-1, 1], [-2, 2]])

@@ -1,0 +1,1 @@
+"""What tests are made of, in one place: networks, shards, tables and whole runs."""

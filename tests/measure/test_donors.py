@@ -1,0 +1,349 @@
+"""Maps of other images: kept and fetched one by one, lent to other patients alone; the controls that they make."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cxr_ray.config import Sweep
+from cxr_ray.measure import donors, perturb
+from cxr_ray.measure.donors import Lenders, MapFile, Maps, OtherMaps, find_lenders, pack_maps
+from cxr_ray.measure.explainers import EXPLAINERS, Entry
+from cxr_ray.measure.worker import Subject, Worker
+from cxr_ray.models.networks import Classifier, Meaning
+from cxr_ray.schemas import TABLES
+from cxr_ray.storage import Store
+from cxr_ray.sweep import passes_per_image
+from tests.builders.shards import SIZE, block, frames, linear_model, sweep
+
+IDS = block(12).image_ids
+PATIENTS = {image_id: f"p{n // 2}" for n, image_id in enumerate(IDS)}  # two images each
+
+
+# Files
+
+
+def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
+    store = Store(str(tmp_path), {})
+    own, cams = torch.rand(3, 5, 5), torch.rand(3, 4, 5, 5)
+    own[1, 2, 2] = torch.nan
+    pairs = [("a", 0), ("a", 1), ("b", 1)]
+    error = {"path": "x", "image_id": "c", "stage": "decode", "reason": "broken"}
+    packed = pack_maps({"a": -0.1, "b": 1 / 3}, pairs, {"cam": Maps(own, cams), "flat": Maps(own, None)}, [error])
+    store.write_unit("u", packed, donors.MAPS)
+    file = MapFile(store, "u")
+    assert file.logits == {"a": -0.1, "b": 1 / 3}
+    assert file.errors == [error]
+    one, draws = file.read("cam", "b", 1)
+    assert np.array_equal(one, own[2].numpy())
+    assert np.array_equal(draws, cams[2].numpy())
+    assert file.read("flat", "a", 0)[1] is None
+    assert ("cam", "a", 0) in file.finite
+    assert ("cam", "a", 1) not in file.finite
+    back = file.maps("cam", pairs[1:])
+    assert torch.equal(back.own, own[1:]) is False  # not a number is not itself
+    assert torch.equal(back.random_cam, cams[1:])
+    assert file.maps("failed", pairs) is None
+
+
+# Who lends to whom
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1), st.booleans()), min_size=1, max_size=25), st.integers(0, 3)
+)
+def test_donors_are_of_other_patients_and_the_same_prediction_without_replacement(images, seed):
+    known = {
+        f"{n:04d}": {"patient": str(p), "predicted": y, "unit": "u", "lost": [["cam", 1]] if lost else []}
+        for n, (p, y, lost) in enumerate(images)
+    }
+    lenders = Lenders(known)
+    for me, mine in known.items():
+        eligible = {
+            i
+            for i, v in known.items()
+            if v["patient"] != mine["patient"] and v["predicted"] == mine["predicted"] and not v["lost"]
+        }
+        drawn = lenders.donors(me, ("cam", 1), seed, 999)
+        assert len(drawn) == len(set(drawn))
+        assert set(drawn) == eligible  # all of them, where fewer are there than are wanted
+        assert lenders.donors(me, ("cam", 1), seed, 2) == drawn[:2]
+        everyone = lenders.donors(me, ("other", 1), seed, 999)
+        assert drawn == [i for i in everyone if i in eligible]  # paired over explainers
+        family = set(lenders.relatives(me, ("cam", 1)))
+        assert family | eligible == set(lenders.group(mine["predicted"], ("cam", 1)))
+        assert not family & eligible
+
+
+def test_every_donor_is_as_likely():
+    known = {f"{n:04d}": {"patient": str(n), "predicted": 1, "unit": "u", "lost": []} for n in range(7)}
+    lenders = Lenders(known)
+    first = [lenders.donors("0003", ("cam", 1), seed, 1)[0] for seed in range(1200)]
+    counts = pd.Series(first).value_counts()
+    assert len(counts) == 6
+    assert (counts - 200).abs().max() < 4.5 * (1200 * (1 / 6) * (5 / 6)) ** 0.5
+
+
+# The controls, through both executions
+
+
+def worker(config: Sweep, model: Classifier, store: Store, batch_size: int = 16) -> Worker:
+    w = Worker(config, {"m": Subject("m", "none", None, SIZE)}, batch_size=batch_size, others=OtherMaps(store, config))
+    w.model = lambda trial_id: model
+    return w
+
+
+def both_executions(
+    config: Sweep, model: Classifier, folder: Path, n: int = 12, units: int = 3, batch_size: int = 16
+) -> dict[str, pd.DataFrame]:
+    """All tables of n images in so many units of work."""
+    store = Store(str(folder), {})
+    w, whole = worker(config, model, store, batch_size), block(n)
+    blocks = {}
+    for u, at in enumerate(np.array_split(np.arange(n), units)):
+        parts = {k: [getattr(whole, k)[i] for i in at] for k in ("image_ids", "paths", "labels")}
+        blocks[f"m.test.{u}"] = dataclasses.replace(whole, **parts, pixels=whole.pixels[at], unit=f"m.test.{u}")
+    for name, part in blocks.items():
+        store.write_unit(name, w.first(part), donors.MAPS)
+    maps = [(e, t) for e in config.explain.explainers for t in (0, 1)]
+    lenders = find_lenders(store, blocks, PATIENTS, maps)
+    w.others.write_lenders("m", lenders)
+    for of in maps:
+        for predicted in (0, 1):
+            w.others.write_total("m", of, predicted, SIZE)
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for part in blocks.values():
+        for name, frame in frames(w(part)).items():
+            tables.setdefault(name, []).append(frame)
+    return {
+        name: pd.concat(parts).sort_values([k for k in TABLES[name].key if k in parts[0]]).reset_index(drop=True)
+        for name, parts in tables.items()
+    }
+
+
+def fake(function) -> Entry:
+    return Entry(function, lambda size: (0, 0))
+
+
+def by_id(maps: dict[str, torch.Tensor]) -> Entry:
+    return fake(lambda model, inputs: torch.stack([maps[i] for i in inputs.ids]))
+
+
+def others_sweep(**changes) -> Sweep:
+    base = {
+        "explain": {"explainers": ["saliency"], "targets": ["pneumonia"]},
+        "perturb": {"grids": ["pixel", "7"], "fills": ["mean"], "levels": [0.1, 0.5]},
+        "controls": {"other_image": 3, "mean_map": 1},
+        "regions": None,
+        "sanity": None,
+    }
+    return sweep(**{**base, **changes})
+
+
+def test_a_map_equal_to_its_donors_has_u_0(tmp_path, monkeypatch):
+    same = torch.rand(9, 9)
+    monkeypatch.setitem(EXPLAINERS, "same", by_id(dict.fromkeys(IDS, same)))
+    monkeypatch.setitem(EXPLAINERS, "zero", by_id(dict.fromkeys(IDS, torch.zeros(7, 7))))
+    config = others_sweep(explain={"explainers": ["same", "zero"], "targets": ["pneumonia"]})
+    out = both_executions(config, linear_model(), tmp_path)
+    faith = out["faithfulness"].query("control == 'other_image'")
+    assert set(faith.n_draws) <= {1, 2, 3}
+    assert (faith.u == 0).all()
+    assert (faith.gap.abs() < 1e-5).all()
+    assert (out["curves"].query("control == 'other_image' and level > 0").overlap == 1).all()
+
+
+def test_donors_curves_are_those_of_their_maps(tmp_path, monkeypatch):
+    """Each draw's curve is what its donor's map gives as the image's own."""
+    maps = {i: torch.rand(7, 7, generator=torch.Generator().manual_seed(n)) for n, i in enumerate(IDS)}
+    monkeypatch.setitem(EXPLAINERS, "made", by_id(maps))
+    config = others_sweep(explain={"explainers": ["made"], "targets": ["pneumonia"]})
+    out = both_executions(config, linear_model(), tmp_path / "a")
+    predicted = out["predictions"].set_index("image_id").predicted
+    images = {i: {"patient": PATIENTS[i], "predicted": predicted[i], "unit": "", "lost": []} for i in IDS}
+    mine = IDS[4]
+    chosen = Lenders(images).donors(mine, ("made", 1), config.seed, 3)
+    key = ["draw", "grid", "order", "level"]
+    drawn = out["curves"].query("image_id == @mine and control == 'other_image'").set_index(key).logit_target
+    assert drawn.index.get_level_values("draw").max() == len(chosen) - 1
+    for draw, donor in enumerate(chosen):
+        monkeypatch.setitem(EXPLAINERS, "made", by_id({**maps, mine: maps[donor]}))
+        swapped = both_executions(config, linear_model(), tmp_path / str(draw))["curves"]
+        own = swapped.query("image_id == @mine and control == 'none'").set_index(key[1:]).logit_target
+        assert np.allclose(drawn.loc[draw].sort_index(), own.sort_index(), atol=1e-4)
+
+
+def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
+    """An explainer's images a (patient 1), b and c (patient 2): a's mean map ranks as the sum of b's and c's ranks."""
+    store, config, size = Store(str(tmp_path), {}), others_sweep(), 14
+    maps = torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(0))
+    maps[3, 0, 0] = torch.inf
+    ids = ["a", "b", "c", "d"]
+    store.write_unit(
+        "u", pack_maps(dict.fromkeys(ids, 1.0), [(i, 1) for i in ids], {"e": Maps(maps, None)}, []), donors.MAPS
+    )
+    others = OtherMaps(store, config)
+    patients = {"a": "1", "b": "2", "c": "2", "d": "3"}
+    others.write_lenders("m", find_lenders(store, ["u"], patients, [("e", 1)]))
+    others.write_total("m", ("e", 1), 1, size)
+    full = perturb.at_size(maps[:3], size)
+    rank = perturb.rank_on(full, perturb.tie_fields(ids[:3], config.seed, size), size)
+
+    def ranked(image_id):
+        made = others.mean("m", image_id, ("e", 1), size)
+        return perturb.rank_on(made[None], perturb.tie_fields([image_id], config.seed, size), size)[0]
+
+    assert torch.equal(ranked("b"), rank[0])  # c is b's own patient, and d's map is not finite
+    mean = others.mean("m", "a", ("e", 1), size)
+    assert torch.equal(mean.flatten(), -(rank[1] + rank[2]).double() / 2)
+    lonely = Lenders({"a": {"patient": "1", "predicted": 1, "unit": "u", "lost": []}})
+    others.write_lenders("alone", lonely)
+    others.write_total("alone", ("e", 1), 1, size)
+    assert others.mean("alone", "a", ("e", 1), size) is None
+    assert others.donated("alone", "a", ("e", 1), range(3)) is None
+
+
+def test_an_image_without_donors_is_kept_and_counted(tmp_path, monkeypatch):
+    def partly_lost(model, inputs):
+        maps = torch.stack([torch.full((7, 7), float(IDS.index(i))) + torch.eye(7) for i in inputs.ids])
+        maps[[IDS.index(i) > 3 for i in inputs.ids]] = torch.nan
+        return maps
+
+    monkeypatch.setitem(EXPLAINERS, "lost", fake(partly_lost))
+    model = linear_model()
+    model.network[1].bias += 100 * torch.tensor([-1.0, 1.0])  # every image is PNEUMONIA
+    config = others_sweep(explain={"explainers": ["lost"], "targets": ["pneumonia"]})
+    out = both_executions(config, model, tmp_path)
+    faith = out["faithfulness"].query("control == 'other_image'")
+    whole = faith[faith.image_id.isin(IDS[:4])]
+    assert (whole.n_draws == 2).all()  # of four finite maps, two are the patient's own
+    assert whole.u.notna().all()
+    broken = faith[~faith.image_id.isin(IDS[:4])]
+    assert broken.gap.isna().all()
+    model.network[1].bias[:] = 0
+    out = both_executions(config, model, tmp_path / "mixed")
+    predicted = out["predictions"].set_index("image_id").predicted
+    rows = out["faithfulness"].query("control == 'other_image' and image_id in @IDS[:4]")
+    expected = {i: sum(predicted[j] == predicted[i] and PATIENTS[j] != PATIENTS[i] for j in IDS[:4]) for i in IDS[:4]}
+    assert dict(rows.groupby("image_id").n_draws.first()) == expected
+    assert rows[rows.n_draws == 0][["gap", "u", "p_value", "control_mean", "n_as_extreme"]].isna().all().all()
+    drawn = out["curves"].query("control == 'other_image' and image_id in @IDS[:4]").groupby("image_id").draw.nunique()
+    assert dict(drawn) == {i: n for i, n in expected.items() if n}
+
+
+@pytest.fixture
+def network() -> Classifier:
+    """A small network that ends in pooling and one layer, as class activation maps need."""
+    torch.manual_seed(1)
+    layers = nn.Sequential()
+    layers.layer4 = nn.Sequential(nn.Conv2d(3, 16, 5, stride=4), nn.ReLU())
+    layers.avgpool, layers.flat, layers.fc = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)
+    return Classifier(layers, Meaning("resnet18", SIZE)).eval().requires_grad_(False)
+
+
+FULL = {
+    "explain": {"explainers": ["gradcam", "saliency"], "targets": ["pneumonia", "predicted"]},
+    "perturb": {"grids": ["pixel", "7"], "fills": ["mean", "black"], "levels": [0.1, 0.5]},
+    "controls": {"pixel_random": 2, "cell_random": 2, "shifted": 2, "random_cam": 3, "other_image": 2, "mean_map": 1},
+}
+CELLS = {**FULL, "perturb": {"grids": ["7"], "fills": ["mean", "black"], "levels": [0.3]}}
+
+
+def test_random_cam_stands_for_class_activation_maps_alone_and_has_no_p_value(network, tmp_path):
+    out = both_executions(others_sweep(**FULL), network, tmp_path)
+    controls = out["faithfulness"].groupby("explainer").control.unique().map(set)
+    assert controls["gradcam"] - controls["saliency"] == {"random_cam"}
+    assert set(FULL["controls"]) < controls["gradcam"]
+    random_cam = out["curves"].query("control == 'random_cam'")
+    assert set(random_cam.draw) == {0, 1, 2}
+    assert random_cam[random_cam.level > 0].overlap.between(0, 1).all()
+    mean_map = out["faithfulness"].query("control == 'mean_map'")
+    assert mean_map.p_value.isna().all()
+    assert set(mean_map.n_draws) == {1}
+    for name, frame in out.items():
+        assert not frame.duplicated([k for k in TABLES[name].key if k in frame]).any()
+
+
+def test_tables_do_not_depend_on_batches_and_portions(network, tmp_path, monkeypatch):
+    config = others_sweep(**FULL, sequential={"max_draws": 20, "extreme": 3})
+    one = both_executions(config, network, tmp_path / "one", n=6, batch_size=64)
+    monkeypatch.setattr("cxr_ray.measure.worker.MAX_PLACES", 1)  # a draw at a time
+    other = both_executions(config, network, tmp_path / "other", n=6, batch_size=3)
+    assert one.keys() == other.keys()
+    for name in one:
+        pd.testing.assert_frame_equal(one[name], other[name], rtol=0, atol=1e-4)
+
+
+def test_no_pass_is_made_twice(network, tmp_path):
+    """Both executions together make exactly the passes that the dry run says."""
+    config = others_sweep(**{**FULL, "explain": {**FULL["explain"], "targets": ["pneumonia"]}})
+    forward, backward = [], []
+    network.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))
+    network.network.layer4.register_full_backward_hook(lambda m, i, o: backward.append(len(o[0])))
+    out = both_executions(config, network, tmp_path)
+    assert set(out["faithfulness"].query("control == 'other_image'").n_draws) == {2}
+    assert sum(forward) + 2 * sum(backward) == 12 * passes_per_image(config, SIZE)[0]
+
+
+def test_sequential_draws_change_the_p_value_alone(network, tmp_path):
+    fixed = both_executions(others_sweep(**CELLS), network, tmp_path / "fixed")
+    drawn = both_executions(
+        others_sweep(**CELLS, sequential={"max_draws": 30, "extreme": 3}), network, tmp_path / "seq"
+    )
+    pd.testing.assert_frame_equal(fixed["curves"], drawn["curves"])
+    columns = [c for c in fixed["faithfulness"] if c not in ("p_value", "p_draws")]
+    pd.testing.assert_frame_equal(fixed["faithfulness"][columns], drawn["faithfulness"][columns])
+    rows = drawn["faithfulness"]
+    tested = rows.query("metric == 'abpc' and scale == 'logodds' and control not in ('none', 'mean_map')")
+    assert rows.drop(tested.index).p_value.isna().all()
+    endless = tested[tested.control != "other_image"]
+    assert endless.p_value.notna().all()
+    assert endless.p_draws.between(3, 30).all()
+    stopped = endless[endless.p_draws < 30]
+    assert len(stopped)
+    assert np.allclose(stopped.p_value, 3 / stopped.p_draws)
+    whole = endless[endless.p_draws == 30]
+    assert len(whole)
+    assert (np.abs(whole.p_value.to_numpy()[:, None] - [1 / 31, 2 / 31, 3 / 31, 3 / 30]).min(1) < 1e-6).all()
+
+
+def test_sequential_draws_that_never_stop_are_fixed_draws(network, tmp_path):
+    few = {**CELLS, "controls": {"cell_random": 2, "shifted": 1, "random_cam": 2, "other_image": 1}}
+    many = {**CELLS, "controls": dict.fromkeys(few["controls"], 25)}
+    sequential = both_executions(
+        others_sweep(**few, sequential={"max_draws": 25, "extreme": 99}), network, tmp_path / "a"
+    )
+    fixed = both_executions(others_sweep(**many), network, tmp_path / "b")
+    key = [*TABLES["faithfulness"].key[1:]]
+    chosen = "metric == 'abpc' and scale == 'logodds' and control != 'none'"
+    one, other = (t["faithfulness"].query(chosen).set_index(key).sort_index() for t in (sequential, fixed))
+    assert other.p_value.notna().any()
+    pd.testing.assert_series_equal(one.p_value, other.p_value)
+    pd.testing.assert_series_equal(one.p_draws, other.p_draws)
+
+
+def test_a_worker_without_other_images_says_so():
+    config = others_sweep()
+    w = Worker(config, {"m": Subject("m", "none", None, SIZE)})
+    w.model = lambda trial_id: linear_model()
+    with pytest.raises(ValueError, match="other_image and mean_map need the maps of other images"):
+        w(block())
+
+
+def test_an_explainer_that_fails_in_the_first_execution_is_an_error_of_the_second(tmp_path, monkeypatch):
+    def broken(model, inputs):
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setitem(EXPLAINERS, "broken", fake(broken))
+    config = others_sweep(explain={"explainers": ["broken", "saliency"], "targets": ["pneumonia"]})
+    out = both_executions(config, linear_model(), tmp_path)
+    assert sorted(out["errors"].image_id) == IDS
+    assert set(out["errors"].stage) == {"explain:m:broken"}
+    assert set(out["saliency"].explainer) == {"saliency"}

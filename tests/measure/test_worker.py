@@ -1,0 +1,307 @@
+"""The worker's rows: exact curves of a linear network, shared endpoints, counted passes, batches, maps that fail."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from cxr_ray.measure import explainers, perturb
+from cxr_ray.measure.explainers import EXPLAINERS, Entry
+from cxr_ray.models import backends as forms
+from cxr_ray.models.networks import Classifier
+from cxr_ray.schemas import TABLES
+from cxr_ray.sweep import passes_per_image
+from tests.builders import networks
+from tests.builders.shards import SIZE, block, frames, linear_model, sweep, worker
+
+
+def test_the_precision_asked_for_reaches_the_choice_of_a_form(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(
+        forms, "choose", lambda *given: seen.append(given) or (forms.Form("eager", {}), given[0].log_odds)
+    )
+    worker(sweep(perturb={"precision": "half"}), linear_model()).forward("m")
+    assert seen[0][-1] == "half"
+    assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture(scope="module")
+def linear_frames():
+    return frames(worker(sweep(), linear_model())(block()))
+
+
+def test_a_linear_networks_curve_is_known_exactly(linear_frames):
+    """With fill black in pixel space, input_x_gradient's cousin w (x - black) orders pixels by their exact effect."""
+    model, given = linear_model(), block()
+    weight = (model.network[1].weight[1] - model.network[1].weight[0]).view(3, SIZE, SIZE) / model.std
+    pixels = torch.from_numpy(given.pixels).float() / 255
+    curves = linear_frames["curves"]
+    own = curves[(curves.explainer == "input_x_gradient") & (curves.control == "none") & (curves.grid == "pixel")
+                 & (curves.fill == "black") & (curves.target == 1)]  # fmt: skip
+    full = model.log_odds(model.normalize(pixels))
+    maps = EXPLAINERS["input_x_gradient"].explain(
+        model, explainers.Inputs(model.normalize(pixels), pixels, torch.zeros(3, 1, 1), torch.ones(5).long(),
+                                 given.image_ids, 0))  # fmt: skip
+    for i, image_id in enumerate(given.image_ids):
+        effect = (weight * pixels[i]).sum(0).flatten()[maps[i].flatten().argsort(descending=True)]
+        for (order, level), row in own[own.image_id == image_id].set_index(["order", "level"]).iterrows():
+            n = round(level * SIZE * SIZE)
+            lost = effect[:n].sum() if order == "morf" else effect[len(effect) - n :].sum()
+            assert row.logit_target == pytest.approx(float(full[i] - lost), abs=1e-3)
+            assert row.n_perturbed == n
+
+
+def test_keys_are_unique_and_every_column_is_there(linear_frames):
+    for name, frame in linear_frames.items():
+        table = TABLES[name]
+        assert set(table.columns) <= set(frame.columns)
+        assert not frame.duplicated([k for k in table.key if k in frame.columns]).any()
+
+
+def test_a_pair_asked_for_by_two_rules_is_one(linear_frames):
+    pairs = linear_frames["saliency"][["explainer", "image_id", "target"]]
+    predicted = linear_frames["predictions"].set_index("image_id").predicted
+    expected = {(e, i, t) for e in ("input_x_gradient", "saliency") for i, p in predicted.items() for t in {1, p}}
+    assert set(pairs.itertuples(index=False, name=None)) == expected
+    assert len(pairs) == len(expected)
+
+
+def test_endpoints_are_shared_by_everything_that_shares_image_and_fill(linear_frames):
+    curves = linear_frames["curves"]
+    ends = curves[curves.level.isin([0.0, 1.0])]
+    assert (ends.groupby(["image_id", "target", "fill", "level"]).logit_target.nunique() == 1).all()
+    whole = curves.groupby(["explainer", "image_id", "target", "control", "draw", "grid", "fill", "order"])["level"]
+    assert (whole.apply(list).map(lambda v: v == [0.0, 0.1, 0.5, 1.0])).all()
+
+
+def test_targets_mirror_each_other(linear_frames):
+    shared = linear_frames["curves"].query("explainer == 'shared'")
+    wide = shared.pivot_table(index=["image_id", "control", "draw", "grid", "fill", "order", "level"],
+                              columns="target", values="logit_target").dropna()  # fmt: skip
+    assert len(wide)
+    assert np.allclose(wide[0], -wide[1])
+
+
+def test_faithfulness_can_be_recomputed_from_curves(linear_frames):
+    curves, rows = linear_frames["curves"], linear_frames["faithfulness"]
+    row = rows.query("explainer == 'saliency' and metric == 'abpc' and scale == 'logodds' and grid == '7' and "
+                     "fill == 'mean' and control == 'shifted' and target == 1").iloc[2]  # fmt: skip
+    mine = curves.query("explainer == 'saliency' and grid == '7' and fill == 'mean' and target == 1")
+    mine = mine[mine.image_id == row.image_id]
+
+    def abpc(part):
+        area = {o: np.trapezoid(p.logit_target, p.level_done) for o, p in part.groupby("order")}
+        return area["lerf"] - area["morf"]
+
+    draws = np.array([abpc(p) for _, p in mine[mine.control == "shifted"].groupby("draw")])
+    value = abpc(mine[mine.control == "none"])
+    assert row.value == pytest.approx(value, abs=1e-4)
+    assert row.control_mean == pytest.approx(draws.mean(), abs=1e-4)
+    assert row.gap == pytest.approx(value - draws.mean(), abs=1e-4)
+    assert row.n_as_extreme == (draws >= value).sum()
+    assert row.p_value == pytest.approx((1 + row.n_as_extreme) / 21)
+    wide = rows[rows.control == "none"].pivot_table(
+        index=["explainer", "image_id", "target", "grid", "fill", "scale"], columns="metric", values="value"
+    )
+    assert np.allclose(wide.abpc, wide.insertion_auc - wide.deletion_auc, atol=1e-4)
+
+
+def test_shared_controls_stand_once_and_pixel_random_on_pixels_alone(linear_frames):
+    curves = linear_frames["curves"]
+    shared = curves[curves.explainer == "shared"]
+    assert set(shared.control) == {"pixel_random", "cell_random", "smooth_random"}
+    assert set(shared[shared.control == "pixel_random"].grid) == {"pixel"}
+    assert set(curves[curves.explainer != "shared"].control) == {"none", "shifted"}
+    compared = linear_frames["faithfulness"].groupby("grid").control.unique().map(set)
+    assert compared["pixel"] - compared["7"] == {"pixel_random"}
+
+
+def test_overlap_of_shifted_maps_lies_between_none_and_all(linear_frames):
+    shifted = linear_frames["curves"].query("control == 'shifted'")
+    assert shifted[shifted.level == 0].overlap.isna().all()
+    assert (shifted[shifted.level == 1].overlap == 1).all()
+    assert abs(shifted[(shifted.level == 0.5) & (shifted.grid == "pixel")].overlap.mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize(("batch_size", "places"), [(1, None), (7, 5 * SIZE**2 * 3), (64, 1)])
+def test_tables_do_not_depend_on_how_many_images_and_rankings_are_held_at_a_time(monkeypatch, batch_size, places):
+    one = worker(sweep(), linear_model())(block())
+    made, draws = perturb.SHARED_CONTROLS["cell_random"], []
+    monkeypatch.setitem(perturb.SHARED_CONTROLS, "cell_random", lambda *a: draws.append(list(a[2])) or made(*a))
+    if places:
+        monkeypatch.setattr("cxr_ray.measure.worker.MAX_PLACES", places)
+    other = worker(sweep(), linear_model(), batch_size)(block())
+    assert draws[-1] == ([2] if places == 1 else [0, 1, 2])
+    assert one.keys() == other.keys()
+    for name in one:
+        a, b = one[name].to_pandas(), other[name].to_pandas()
+        pd.testing.assert_frame_equal(a, b, rtol=0, atol=1e-4)
+
+
+def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
+    config = sweep(
+        explain={"explainers": list(EXPLAINERS)}, controls={"pixel_random": 2, "cell_random": 1, "shifted": 3},
+        data={"size": SIZE + 4, "source": "phantom"},
+        regions={"names": ["border", "outside_lungs", "marker", "opacity"], "draws": 3, "edits": ["equalize"]},
+    )  # fmt: skip
+    size = config.data.size
+    model = networks.small(size=size)
+    monkeypatch.setattr(explainers, "CHANNELS", networks.CHANNELS)
+    monkeypatch.setattr(explainers, "RISE_MASKS", 70)
+    forward, backward = [], []
+    model.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))
+    model.network.conv1.register_full_backward_hook(lambda m, i, o: backward.append(len(o[0])))
+    masks = dict.fromkeys(("lungs", "marker", "opacity"), np.zeros((3, size, size), bool))
+    for mask in masks.values():
+        mask[:, 3:9, 5:10] = True
+    versions = dict.fromkeys(("opacity", "marker", "glyph"), np.zeros((3, 3, size, size), np.uint8))
+    worker(config, model)(dataclasses.replace(block(3, size), masks=masks, rerendered=versions))
+    assert sum(forward) + 2 * sum(backward) == 3 * passes_per_image(config, size)[0]
+
+
+def test_linear_is_scored_like_any_fill_and_ends_at_the_mean():
+    fills = ["mean", "linear"]
+    few = {
+        "explain": {"explainers": ["saliency"], "targets": ["pneumonia"]},
+        "controls": {"cell_random": 1, "shifted": 1},
+    }
+    config = sweep(perturb={"grids": ["pixel", "7"], "fills": fills, "levels": [0.5, 0.999]}, **few)
+    model, passes = linear_model(), []
+    model.network.register_forward_pre_hook(lambda m, a: passes.append(len(a[0])))
+    curves = frames(worker(config, model)(block()))["curves"]
+    wide = curves[curves.explainer == "shared"].pivot_table(
+        index=["image_id", "target", "control", "draw", "grid", "order", "level"], columns="fill", values="logit_target"
+    )
+    level = wide.index.get_level_values("level")
+    assert np.allclose(*wide[level.isin([0.0, 1.0])].to_numpy().T, atol=1e-5)
+    # 0.999 of 49 cells are all of them
+    assert np.allclose(*wide[(level == 0.999) & (wide.index.get_level_values("grid") == "7")].to_numpy().T, atol=1e-4)
+    assert (wide[level == 0.5]["mean"] - wide[level == 0.5]["linear"]).abs().min() > 1e-4
+    backward = EXPLAINERS["saliency"].passes(SIZE)[1]
+    assert sum(passes) + 2 * 5 * backward == 5 * passes_per_image(config, SIZE)[0]
+
+
+def test_validation_images_are_predicted_and_no_more():
+    tables = worker(sweep(), linear_model())(block(split="val"))
+    assert list(tables) == [("predictions", "")]
+
+
+def _entry(function) -> Entry:
+    return Entry(function, lambda size: (0, 0))
+
+
+def test_maps_that_fail_are_marked_and_never_dropped(monkeypatch):
+    def constant(model, inputs):
+        return torch.full((len(inputs.images), 7, 7), 0.3)
+
+    def not_finite(model, inputs):
+        maps = torch.rand(len(inputs.images), 7, 7)
+        maps[0, 3, 3] = torch.nan
+        return maps
+
+    def broken(model, inputs):
+        raise RuntimeError("out of ideas\nand a second line")
+
+    for name, function in {"constant": constant, "not_finite": not_finite, "broken": broken}.items():
+        monkeypatch.setitem(EXPLAINERS, name, _entry(function))
+    config = sweep(explain={"explainers": ["constant", "not_finite", "broken"]})
+    out = frames(worker(config, linear_model())(block()))
+    maps = out["saliency"].set_index(["explainer", "image_id"])
+    assert maps.loc["constant"].degenerate.all()
+    assert (maps.loc["constant"].focus == "degenerate").all()
+    assert (maps.loc["constant"].tied == 1).all()
+    first = block().image_ids[0]
+    assert pd.isna(maps.loc[("not_finite", first), "focus"])
+    faith = out["faithfulness"]
+    bad = (faith.explainer == "not_finite") & (faith.image_id == first)
+    assert faith[bad].value.isna().all()
+    assert faith[~bad].value.notna().all()
+    assert out["curves"].query("explainer == 'not_finite'").logit_target.isna().any()
+    errors = out["errors"]
+    assert list(errors.image_id) == list(block().image_ids)
+    assert set(errors.stage) == {"explain:m:broken"}
+    assert set(errors.reason) == {"out of ideas"}
+
+
+def test_an_image_without_a_finite_score_is_an_error_and_has_no_outcome():
+    config, model = sweep(controls={"cell_random": 1}), linear_model()
+    whole = block()
+    odd = whole.pixels.copy()
+    odd[2] = 255  # alone above what the network can take
+
+    class Brittle(nn.Module):
+        def forward(self, images):
+            return torch.where(images.flatten(1).amin(1, keepdim=True) > 1, torch.nan, model.network(images))
+
+    brittle = Classifier(Brittle(), model.meaning).eval()
+    out = frames(worker(config, brittle)(dataclasses.replace(whole, pixels=odd)))
+    assert list(out["errors"].itertuples(index=False, name=None)) == [
+        ("2.png", whole.image_ids[2], "score:m", "no finite score")
+    ]
+    rest = frames(worker(config, model)(whole.only(np.arange(5) != 2)))
+    assert out.keys() - rest.keys() == {"errors"}
+    for name in rest:
+        pd.testing.assert_frame_equal(out[name], rest[name], rtol=0, atol=1e-5)
+    odd[:] = 255
+    assert frames(worker(config, brittle)(dataclasses.replace(whole, pixels=odd))).keys() == {"errors"}
+
+
+@pytest.mark.parametrize("failure", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_a_device_that_fails_ends_the_run_and_loses_no_maps(monkeypatch, failure):
+    def broken(model, inputs):
+        raise failure("the device")
+
+    monkeypatch.setitem(EXPLAINERS, "broken", _entry(broken))
+    with pytest.raises(failure, match="the device"):
+        worker(sweep(explain={"explainers": ["broken"]}), linear_model())(block())
+
+
+def test_sequential_draws_that_explainers_and_targets_share_are_scored_once():
+    """Tests that never stop make exactly the passes that the dry run calls the most."""
+    few = {
+        "controls": {"pixel_random": 4, "smooth_random": 1, "shifted": 2},
+        "sequential": {"max_draws": 23, "extreme": 99},
+    }
+    one, two = ({"targets": targets} for targets in (["pneumonia"], ["pneumonia", "predicted"]))
+    explainers = ["input_x_gradient", "saliency", "gradient_shap"]
+    counted = {}
+    for name, explain in (("one", one), ("two", two)):
+        config = sweep(explain={**explain, "explainers": explainers}, **few)
+        model, passes = linear_model(), []
+        model.network.register_forward_pre_hook(lambda m, a, seen=passes: seen.append(len(a[0])))
+        out = frames(worker(config, model)(block()))
+        counted[name] = sum(passes)
+        p = out["faithfulness"].query("metric == 'abpc' and scale == 'logodds' and control != 'none'").p_draws
+        assert set(p) == {23}
+    forward, backward = (sum(EXPLAINERS[e].passes(SIZE)[k] for e in explainers) for k in (0, 1))
+    assert counted["one"] == 5 * (passes_per_image(config, SIZE)[0] - 2 * backward)
+    own = forward + len(explainers) * 2 * 8 * (1 + 23)  # maps on grids x curves of the map and of each shift
+    n_negative = int((out["predictions"].predicted == 0).sum())
+    assert 0 < n_negative < 5
+    assert counted["two"] == counted["one"] + n_negative * own
+
+
+def test_a_constant_map_is_ranked_by_the_smooth_field_alone(monkeypatch):
+    """Its curves are those of the field: neither random pixels nor the raster order."""
+    monkeypatch.setitem(EXPLAINERS, "constant", _entry(lambda m, i: torch.zeros(len(i.images), 7, 7)))
+    seen = []
+    original = perturb.rank
+    monkeypatch.setattr(perturb, "rank", lambda maps, ties: seen.append((maps, ties)) or original(maps, ties))
+    config = sweep(explain={"explainers": ["constant"]}, controls={})
+    worker(config, linear_model())(block(2))
+    for maps, ties in seen:
+        places = original(maps, ties)
+        assert torch.equal(places.argsort(1), ties.argsort(dim=1, descending=True, stable=True))
+
+
+def test_orders_and_targets_can_be_left_out():
+    config = sweep(perturb={"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["lerf"]}, controls={})
+    out = frames(worker(config, linear_model())(block()))
+    assert set(out["faithfulness"].metric) == {"insertion_auc"}
+    assert set(out["curves"].order) == {"lerf"}
+    assert set(itertools.chain(out["faithfulness"].control)) == {"none"}

@@ -1,0 +1,233 @@
+"""Every form of the forward pass gives the eager module's probabilities, and what is missing falls back to it."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from cxr_ray.models import backends as forms
+from cxr_ray.models import networks as models
+from cxr_ray.models.networks import Meaning
+from tests.builders import networks
+
+SIZE = 64
+
+
+def model(outputs: int = 2, arch: str = "resnet18"):
+    torch.manual_seed(0)
+    made = models.build(arch, Meaning(arch, SIZE, outputs)).requires_grad_(False)
+    for module in made.modules():  # batch norms that do something
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return made
+
+
+@torch.no_grad()
+def is_eager(forward, made):
+    images = torch.randn(2, 3, SIZE, SIZE)
+    return torch.equal(forward(images), forms.eager(made, images)(images))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("name", ["eager", "folded", "onnxruntime", "mnn"])
+@torch.no_grad()
+def test_forms_agree_with_the_eager_module_also_for_other_batch_sizes(name, outputs):
+    eager = model(outputs)
+    forward = forms.FORMS[name](eager, torch.randn(4, 3, SIZE, SIZE))
+    for batch in (4, 1, 9):
+        images = torch.randn(batch, 3, SIZE, SIZE)
+        expected = eager.log_odds(images)
+        assert torch.allclose(forward(images), expected, atol=1e-4)
+        assert (torch.sigmoid(forward(images)) - torch.sigmoid(expected)).abs().max() <= forms.TOLERANCE
+
+
+@torch.no_grad()
+def test_half_precision_keeps_probabilities_within_its_own_tolerance():
+    """The arithmetic is that of a GPU's float16; on a CPU it is only slow."""
+    eager = model()
+    images = torch.randn(8, 3, SIZE, SIZE) * torch.linspace(0.1, 4, 8).view(-1, 1, 1, 1)
+    eager.network.fc.weight.mul_(4.0 / eager.log_odds(images).std())
+    eager.network.fc.bias[1] -= eager.log_odds(images).mean()
+    expected = torch.sigmoid(eager.log_odds(images))
+    assert expected.max() - expected.min() > 0.9
+    made = forms.FORMS["half"](eager, images)(images)
+    assert made.dtype == torch.float32
+    difference = (torch.sigmoid(made) - expected).abs().max()
+    assert 1e-6 < difference <= forms.HALF_TOLERANCE
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.parametrize(("name", "tolerance"), [("compiled", 1e-5), ("compiled_half", 1e-2)])
+@torch.no_grad()
+def test_compiled_forms_compile_one_batch_size_and_take_any(name, tolerance):
+    torch._dynamo.reset()
+    counters.clear()
+    eager = networks.small(size=32)
+    forward = forms.FORMS[name](eager, torch.randn(4, 3, 32, 32))
+    for batch in (4, 3, 4, 1):
+        images = torch.randn(batch, 3, 32, 32)
+        assert torch.allclose(forward(images), eager.log_odds(images), atol=tolerance)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_half_precision_is_tried_where_it_is_asked_for_and_not_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(forms, "CPU", ())
+    made = model()
+    assert forms.choose(made, SIZE, 2, 10**9, "half")[0].tried["half"] == "for GPUs"
+    monkeypatch.setattr(forms, "GPU", ())
+    monkeypatch.setitem(forms.FORMS, "compiled", forms.folded)
+    monkeypatch.setitem(forms.FORMS, "compiled_half", forms.half)
+    assert set(forms.choose(made, SIZE, 2, 10**9)[0].tried) == {"eager", "folded", "compiled"}
+    for passes in (0, 1, 10**9):  # whatever a worker has to do: else one curve might have two precisions
+        form = forms.choose(made, SIZE, 2, passes, "half")[0]
+        assert form.name in forms.HALF
+    assert isinstance(form.tried["half"], float)
+    assert isinstance(form.tried["compiled_half"], float)
+
+
+def test_mnn_prints_nothing_and_reports_nothing():
+    """In a process of its own: what C keeps in its buffer comes out at exit, and MNN speaks once."""
+    code = f"""
+import sys, torch
+from cxr_ray import forms, models
+images = torch.randn(2, 3, {SIZE}, {SIZE})
+with torch.no_grad():
+    forms.FORMS["mnn"](models.build("resnet18", models.Meaning("resnet18", {SIZE})).eval(), images)(images)
+print([name for name in sys.modules if name.startswith(("MNN.tools", "aliyun"))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", forms.CPU)
+@torch.no_grad()
+def test_an_unloadable_library_says_why(name, monkeypatch):
+    made = model()
+    images = torch.randn(2, 3, SIZE, SIZE)
+
+    def fails(m, example):
+        raise ImportError("libc.so.6: version GLIBC_2.99 not found")
+
+    monkeypatch.setitem(forms.FORMS, name, fails)
+    assert "GLIBC_2.99" in forms._checked(name, made, images, made.log_odds(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [("folded", "resnet18d"), ("folded", "seresnet18"), ("onnxruntime", "seresnet18"), ("mnn", "seresnet18")],
+)
+@torch.no_grad()
+def test_timms_networks_have_the_same_forms(name, arch):
+    eager = model(arch=arch)
+    images = torch.randn(5, 3, SIZE, SIZE)
+    forward = forms.FORMS[name](eager, images[:2])
+    assert torch.allclose(forward(images), eager.log_odds(images), atol=1e-4)
+
+
+def test_few_passes_start_nothing_and_many_try_everything(monkeypatch):
+    made = model()
+    assert forms.choose(made, SIZE, 2, 0)[0] == forms.Form("eager", {})
+    assert set(forms.choose(made, SIZE, 2, 1)[0].tried) == {"eager"}
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    form, _ = forms.choose(made, SIZE, 2, 10**9)
+    assert set(form.tried) == {"eager", "folded", "onnxruntime", "mnn"}
+    assert all(isinstance(rate, float) for rate in form.tried.values())
+    assert form.name == max(form.tried, key=form.tried.get)
+    assert form.name in str(form)
+
+
+def test_without_the_extra_it_says_so_and_goes_on(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "MNN", None)
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    made = model()
+    form, _ = forms.choose(made, SIZE, 2, 10**9)
+    for name in ("onnxruntime", "mnn"):
+        assert "cxr-ray[fast]" in form.tried[name]
+        assert is_eager(forms.make(name, made, SIZE, 2), made)
+
+
+def test_a_network_that_cannot_be_traced_stays_eager(monkeypatch):
+    class Branching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3 * SIZE * SIZE, 2)
+
+        def forward(self, x):
+            return self.linear(x.flatten(1)) if x.mean() > 1e9 else self.linear(-x.flatten(1))
+
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    made = models.Classifier(Branching(), Meaning("resnet18", SIZE)).requires_grad_(False)
+    form, forward = forms.choose(made, SIZE, 2, 10**9)
+    assert form.name == "eager"
+    assert "traced" in form.tried["folded"]
+    assert is_eager(forward, made)
+
+
+def test_a_form_that_disagrees_is_refused(monkeypatch):
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setitem(forms.FORMS, "folded", lambda m, example: lambda x: m.log_odds(x) + 0.01)
+    form, _ = forms.choose(model(), SIZE, 2, 10**9)
+    assert form.name != "folded"
+    assert form.tried["folded"] == "differs by up to 2.5e-03 in probability"
+
+
+def test_a_compiler_that_fails_costs_a_line_and_no_run(monkeypatch):
+    """torch.compile meets a missing compiler at the first call."""
+
+    def fails_when_called(m, example):
+        def forward(x):
+            raise RuntimeError("Failed to find C compiler.\nA long trace.")
+
+        return forward
+
+    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(forms, "GPU", ())
+    monkeypatch.setitem(forms.FORMS, "compiled", fails_when_called)
+    made = model()
+    form, _ = forms.choose(made, SIZE, 2, 10**9)
+    assert form.name != "compiled"
+    assert form.tried["compiled"] == "Failed to find C compiler."
+    assert is_eager(forms.make("compiled", made, SIZE, 2), made)
+
+
+def test_a_module_that_a_compiler_misses_is_named_without_the_extra_that_lacks_it(monkeypatch):
+    def fails(m, example):
+        raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+    made = model()
+    monkeypatch.setitem(forms.FORMS, "compiled", fails)
+    assert forms._checked("compiled", made, torch.randn(2, 3, SIZE, SIZE), torch.zeros(2)) == "no triton"
+
+
+def test_another_model_that_differs_in_the_chosen_form_stays_eager(monkeypatch):
+    monkeypatch.setitem(forms.FORMS, "folded", lambda m, example: lambda x: m.log_odds(x) + 0.01)
+    made = model()
+    assert is_eager(forms.make("folded", made, SIZE, 2), made)
+
+
+def test_the_batch_size_is_the_smallest_near_the_fastest_that_fits(monkeypatch):
+    made = model()
+    assert forms.batch_size(made, SIZE) == 32  # a CPU
+    speed = {32: 100.0, 64: 180.0, 128: 196.0, 256: 200.0}
+
+    def rate(forward, example, seconds):
+        if len(example) > 256:
+            raise torch.OutOfMemoryError
+        return speed[len(example)]
+
+    class Parameter:
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(forms, "_rate", rate)
+    monkeypatch.setattr(forms, "_example", lambda m, size, batch: torch.zeros(batch))
+    monkeypatch.setattr(made, "parameters", lambda: iter([Parameter()]))
+    assert forms.batch_size(made, SIZE) == 128
+    monkeypatch.setattr(forms, "BATCHES", (512,))
+    with pytest.raises(torch.OutOfMemoryError, match=r"^the GPU has no memory left for 512 images of \d+ x \d+\.$"):
+        forms.batch_size(made, SIZE)

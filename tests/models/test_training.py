@@ -1,0 +1,297 @@
+"""Training on images of 32 pixels that a glance tells apart."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cxr_ray.config import Train
+from cxr_ray.models import networks as models
+from cxr_ray.models import training
+from cxr_ray.models.networks import Meaning
+from cxr_ray.models.training import Split, TrainingFailed, augment, evaluate, fit
+
+SIZE = 32
+
+
+def split(n: int, seed: int, share: float = 0.5) -> Split:
+    """Dark (0) and bright (1) noise, in a random order; the first is always of class 1."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(n) < n * share).astype(np.int64)
+    labels[1:] = rng.permutation(labels[1:])
+    pixels = rng.integers(0, 100, (n, 1, SIZE, SIZE)) + 130 * labels[:, None, None, None]
+    return Split(np.repeat(pixels, 3, 1).astype(np.uint8), labels)
+
+
+def classifier(seed: int = 0, arch: str = "resnet18") -> models.Classifier:
+    torch.manual_seed(seed)
+    return models.build(arch, Meaning(arch, SIZE))
+
+
+def trained(config: Train, *, train: Split | None = None, model=None, resume=None, frozen=False):
+    """The model and its epochs, each with a copy of its state."""
+    model, epochs = model or classifier(), []
+    fit(
+        model, train or split(16, 1), split(8, 2), config,
+        lambda epoch: epochs.append((epoch, copy.deepcopy(epoch.state()))), resume=resume, frozen=frozen,
+    )  # fmt: skip
+    return model, epochs
+
+
+def same(a: models.Classifier, b: models.Classifier) -> bool:
+    ours, theirs = a.network.state_dict(), b.network.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("loss", ["ce", "weighted", "focal"])
+def test_a_separable_problem_is_solved(loss):
+    _, epochs = trained(Train(epochs=3, batch_size=8, lr=1e-3, loss=loss, augment="none"))
+    last = epochs[-1][0]
+    assert [e.epoch for e, _ in epochs] == [1, 2, 3]
+    assert last.val_auroc == 1.0
+    assert last.best_auroc == 1.0
+    assert last.train_loss < epochs[0][0].train_loss
+
+
+@pytest.mark.parametrize(("sampler", "augmentation"), [("shuffle", "none"), ("balanced", "light")])
+def test_training_twice_and_going_on_give_the_same_weights(sampler, augmentation):
+    config = Train(epochs=3, batch_size=8, lr=1e-3, sampler=sampler, augment=augmentation)
+    once, epochs = trained(config)
+    torch.rand(7)  # the global generator must not matter
+    again, _ = trained(config)
+    assert same(once, again)
+    for epoch, state in epochs[:-1]:
+        resumed, later = trained(config, model=classifier(seed=9), resume=state)
+        assert same(once, resumed), f"resumed after epoch {epoch.epoch}"
+        assert [e.epoch for e, _ in later] == list(range(epoch.epoch + 1, 4))
+        assert later[-1][0].best_epoch == epochs[-1][0].best_epoch
+        assert later[-1][0].val_loss == epochs[-1][0].val_loss
+
+
+def test_another_seed_gives_other_weights():
+    first, _ = trained(Train(epochs=1, batch_size=8, augment="none"))
+    second, _ = trained(Train(epochs=1, batch_size=8, augment="none", seed=1))
+    assert not same(first, second)
+
+
+def test_the_best_epoch_is_the_first_of_the_highest(monkeypatch):
+    aurocs = iter([0.5, 0.75, 0.75, 0.25])
+    monkeypatch.setattr(training, "evaluate", lambda *_: (1.0, next(aurocs)))
+    _, epochs = trained(Train(epochs=4, batch_size=16, augment="none"))
+    assert [(e.best_epoch, e.best_auroc, e.improved) for e, _ in epochs] == [
+        (1, 0.5, True), (2, 0.75, True), (2, 0.75, False), (2, 0.75, False),
+    ]  # fmt: skip
+
+
+def test_a_state_goes_through_a_file_without_code(tmp_path):
+    config = Train(epochs=2, batch_size=8, augment="none")
+    whole, epochs = trained(config)
+    torch.save(epochs[0][1], tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert same(whole, trained(config, model=classifier(seed=3), resume=state)[0])
+
+
+@pytest.mark.parametrize("arch", models.ARCHS)
+def test_a_frozen_backbone_does_not_move(arch):
+    before, model = classifier(arch=arch), classifier(arch=arch)
+    trained(Train(epochs=2, batch_size=16, augment="none"), model=model, frozen=True)
+    moved = {
+        name
+        for name, value in model.network.state_dict().items()
+        if not torch.equal(value, before.network.state_dict()[name])
+    }
+    last = {n for n in before.network.state_dict() if n.startswith(("layer4.", "fc."))}
+    assert moved == last
+
+
+def test_shuffled_labels_are_a_permutation_drawn_from_the_seed_and_validation_keeps_its_own(monkeypatch):
+    data, validated = split(16, 1), []
+    monkeypatch.setattr(training, "evaluate", lambda model, val, device: validated.append(val.labels) or (1.0, 0.5))
+    config = Train(epochs=1, batch_size=8, labels="shuffled", loss="weighted", sampler="balanced")
+    shuffled, epochs = trained(config, train=data)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).numpy()
+    by_hand = Split(data.pixels, data.labels[order])
+    assert 0.2 < (by_hand.labels == data.labels).mean() < 0.8, "about half of them stay right"
+    given = config.model_copy(update={"labels": "given"})
+    assert same(shuffled, trained(given, train=by_hand)[0])
+    assert not same(shuffled, trained(given, train=data)[0])
+    assert all(np.array_equal(labels, split(8, 2).labels) for labels in validated)
+    assert epochs[0][0].best_epoch == 1
+    other = config.model_copy(update={"seed": 1})
+    assert not same(
+        trained(other, train=data)[0], trained(other.model_copy(update={"labels": "given"}), train=by_hand)[0]
+    )
+
+
+def test_going_on_with_shuffled_labels_shuffles_them_alike():
+    config = Train(epochs=2, batch_size=8, labels="shuffled")
+    whole, epochs = trained(config)
+    assert same(whole, trained(config, model=classifier(seed=3), resume=epochs[0][1])[0])
+
+
+def test_without_freezing_everything_moves():
+    before, model = classifier(), classifier()
+    trained(Train(epochs=1, batch_size=16, augment="none"), model=model)
+    moved = [n for n, v in model.network.state_dict().items() if not torch.equal(v, before.network.state_dict()[n])]
+    assert len(moved) == len(before.network.state_dict())
+
+
+def test_a_loss_that_is_not_finite_ends_training():
+    broken = classifier()
+    with torch.no_grad():
+        broken.network.fc.weight[0, 0] = math.nan
+    with pytest.raises(TrainingFailed, match=r"^the training loss is nan in epoch 1; lower train\.lr \(0\.001\)\.$"):
+        trained(Train(epochs=1, batch_size=16), model=broken)
+
+
+def test_weights_that_break_in_the_last_step_are_not_reported(monkeypatch):
+    reported = []
+    monkeypatch.setattr(training, "evaluate", lambda *_: (math.nan, math.nan))
+    with pytest.raises(TrainingFailed, match="the validation loss is nan in epoch 1"):
+        fit(classifier(), split(8, 1), split(8, 2), Train(epochs=1, batch_size=8), reported.append)
+    assert reported == []
+
+
+def test_fewer_images_than_a_batch_train():
+    _, epochs = trained(Train(epochs=1, batch_size=32, augment="none"), train=split(6, 1))
+    assert math.isfinite(epochs[0][0].train_loss)
+
+
+# Losses, against torch and against numbers worked out by hand
+
+LOGITS = torch.tensor([[2.0, -1.0], [0.5, 0.25], [-3.0, 1.0], [0.0, 4.0]])
+
+
+def test_weighted_is_cross_entropy_with_inverse_frequencies():
+    train_labels = torch.tensor([0, 1, 1, 1, 1, 1, 1, 1])
+    chosen = torch.tensor([0, 1, 1, 0])
+    expected = F.cross_entropy(LOGITS, chosen, weight=torch.tensor([8.0, 8 / 7]))
+    torch.testing.assert_close(training._loss("weighted", train_labels)(LOGITS, chosen), expected)
+    assert not torch.isclose(expected, F.cross_entropy(LOGITS, chosen))
+
+
+def test_weighted_is_cross_entropy_where_classes_are_equal():
+    y = torch.tensor([0, 1, 1, 0])
+    torch.testing.assert_close(training._loss("weighted", y)(LOGITS, y), F.cross_entropy(LOGITS, y))
+    torch.testing.assert_close(training._loss("ce", y)(LOGITS, y), F.cross_entropy(LOGITS, y))
+
+
+def test_focal_with_gamma_two():
+    # p = 0.9 and 0.2 for the true class: mean of 0.1^2 (-ln 0.9) and 0.8^2 (-ln 0.2)
+    logits = torch.log(torch.tensor([[0.9, 0.1], [0.8, 0.2]]))
+    expected = (0.01 * 0.10536052 + 0.64 * 1.60943791) / 2
+    loss = training._loss("focal", torch.tensor([0, 1]))(logits, torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_against_closed_forms(monkeypatch):
+    model, val = classifier(), split(70, 5)
+    z = torch.linspace(-40, 40, 70)[torch.randperm(70, generator=torch.Generator().manual_seed(1))]
+    answers = list(z.split(training.EVAL_BATCH))
+    monkeypatch.setattr(type(model), "log_odds", lambda self, images: answers.pop(0))
+    loss, auroc = evaluate(model, val, "cpu")
+    y = torch.from_numpy(val.labels)
+    expected = F.binary_cross_entropy_with_logits(z.double(), y.double())
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    pairs = (z[y == 1][:, None] > z[y == 0]).double().mean()
+    assert auroc == pytest.approx(pairs.item(), abs=1e-12)
+
+
+# Sampling
+
+
+def test_shuffling_visits_each_image_once():
+    order = training._order("shuffle", torch.zeros(50, dtype=torch.int64), torch.Generator().manual_seed(1))
+    assert sorted(order.tolist()) == list(range(50))
+    assert order.tolist() != list(range(50))
+
+
+def test_balanced_sampling_draws_classes_equally_and_images_of_a_class_equally():
+    labels = torch.tensor([0] * 40 + [1] * 360)
+    orders = [training._order("balanced", labels, torch.Generator().manual_seed(s)) for s in range(25)]
+    drawn = torch.cat(orders)
+    assert len(drawn) == 10_000
+    # 5 standard deviations of a binomial with p = 1/2: 250; the share by chance alone would be 1,000 of 10,000
+    assert abs((labels[drawn] == 0).sum().item() - 5_000) < 250
+    of_rare = torch.bincount(drawn, minlength=400)[:40]
+    assert (of_rare - 125).abs().max() < 5 * math.sqrt(125)
+
+
+# Augmentation
+
+
+def batch(n: int = 64, size: int = 24) -> torch.Tensor:
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def drawn(*values: float) -> torch.Tensor:
+    """Numbers of one image or of every one: angle, scale, x, y, contrast, brightness; 0.5 is none."""
+    return torch.tensor(values)[:, None]
+
+
+def some(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(training.AUGMENTATIONS, n, generator=torch.Generator().manual_seed(seed))
+
+
+def test_augmentation_keeps_shape_and_range_and_is_a_function_of_its_numbers():
+    images = batch()
+    kept = images.clone()
+    first = augment(images, some(64, 3))
+    assert first.shape == images.shape
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert torch.equal(images, kept), "the images themselves are left alone"
+    assert torch.equal(first, augment(images, some(64, 3)))
+    assert not torch.equal(first, augment(images, some(64, 4)))
+
+
+def test_augmentation_with_every_draw_at_its_middle_is_the_identity():
+    images = batch(2)
+    torch.testing.assert_close(augment(images, drawn(*[0.5] * 6).expand(-1, 2)), images, rtol=0, atol=1e-5)
+
+
+def test_each_draw_does_what_it_says_and_no_more():
+    images = torch.zeros(1, 3, 40, 40)
+    images[:, :, 20:22, 20:22] = 1
+    # x: 5% of 40 pixels are 2 pixels, and the whole image moves
+    moved = augment(images, drawn(0.5, 0.5, 1.0, 0.5, 0.5, 0.5))
+    torch.testing.assert_close(moved[..., :-2], images[..., 2:], rtol=0, atol=1e-4)
+    moved = augment(images, drawn(0.5, 0.5, 0.5, 1.0, 0.5, 0.5))
+    torch.testing.assert_close(moved[..., :-2, :], images[..., 2:, :], rtol=0, atol=1e-4)
+    grey = torch.full((1, 3, 8, 8), 0.7)
+    inner = (..., slice(2, 6), slice(2, 6))
+    contrast = augment(grey, drawn(0.5, 0.5, 0.5, 0.5, 1.0, 0.5))
+    torch.testing.assert_close(contrast[inner], torch.full((1, 3, 4, 4), 0.5 + 0.2 * 1.2))
+    brightness = augment(grey, drawn(0.5, 0.5, 0.5, 0.5, 0.5, 0.0))
+    torch.testing.assert_close(brightness[inner], torch.full((1, 3, 4, 4), 0.6))
+
+
+def test_a_rotation_is_ten_degrees_and_scale_a_tenth():
+    y, x = torch.meshgrid(torch.arange(81.0) - 40, torch.arange(81.0) - 40, indexing="ij")
+    dot = torch.exp(-((x - 20) ** 2 + y**2) / 8)[None, None].expand(1, 3, -1, -1)  # 20 pixels to the right
+
+    def place(image: torch.Tensor) -> complex:
+        mass = image[0, 0] / image[0, 0].sum()
+        return complex((mass * x).sum(), (mass * y).sum())
+
+    turned = place(augment(dot, drawn(1.0, 0.5, 0.5, 0.5, 0.5, 0.5)))
+    assert abs(turned) == pytest.approx(20, abs=0.1)
+    assert abs(math.degrees(math.atan2(turned.imag, turned.real))) == pytest.approx(10, abs=0.3)
+    larger = place(augment(dot, drawn(0.5, 1.0, 0.5, 0.5, 0.5, 0.5)))
+    assert larger.real == pytest.approx(22, abs=0.1)
+    assert larger.imag == pytest.approx(0, abs=0.1)
+
+
+def test_no_draw_mirrors_a_chest():
+    images = torch.zeros(200, 3, 32, 32)
+    images[..., 4:12] = 1
+    out = augment(images, some(200)).mean((1, 2))
+    assert (out[:, :16].mean(1) > out[:, 16:].mean(1) + 0.3).all()
+
+
+def test_every_image_of_a_batch_gets_its_own_draw():
+    out = augment(batch(1).expand(8, -1, -1, -1), some(8))
+    assert len({tuple(image.flatten().tolist()) for image in out}) == 8

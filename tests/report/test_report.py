@@ -1,0 +1,233 @@
+"""A run made by hand, whose numbers the page must repeat, and what a page must survive."""
+
+import html
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cxr_ray.report import document as report
+from cxr_ray.report import galleries
+from cxr_ray.report import page as page_
+from cxr_ray.sweep import print_summary
+from tests.builders.runs import TRIAL, make_run
+
+
+def page_of(out):
+    report.write_report(out)
+    return (Path(out) / "report.html").read_text()
+
+
+def text_of(page):
+    """What a reader sees, one space between words."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(style|figure).*?</\1>", " ", page))).split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    reason = "<script>alert('x')</script> & more"
+    errors = [{"path": f"train/a{i}.png", "image_id": None, "stage": "decode", "reason": reason} for i in range(5)]
+    return make_run(tmp_path_factory.mktemp("run") / "run", errors=errors)
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return page_of(run)
+
+
+def test_gaps_are_those_of_the_table_beside_their_definition(page):
+    text = text_of(page)
+    # gradcam, all, shifted, abpc (third metric), log-odds: -(1 + 0.02 + 6); pixel_random: -(1 + 0.02 + 3)
+    assert "−7.020 [−7.520, −6.770] p_holm 0.042 · effect 0.62 −4.020 [−4.520, −3.770]" in text
+    # occlusion, TP, drop at 0.5 (fifth metric), probability: 2 + 0.1 + 0.04 + 0.001, and + 6 and + 3; 1 patient
+    assert "occlusion TP 0.5 2 (1) +2.141 +8.141 p_holm 0.042 · effect 0.62 +5.141" in text
+    for scale in ("log-odds", "probability"):
+        where = f"{scale} of the target; model {TRIAL}; grid pixel, fill mean, target rule pneumonia; level: "
+        assert f"Gap in abpc, {where}none (area over all levels)." in text
+        assert f"Gap in drop, {where}each level" in text
+    assert "gap to shifted (1 draw) gap to pixel_random (2 draws)" in text
+    assert "99.999" not in text  # contrasts are another question
+
+
+def test_bold_needs_the_test_and_the_interval(page):
+    assert "<b>+8.020 [+7.520, +8.270]</b>" in page  # occlusion, all, shifted
+    assert "<b>−7.020" not in page  # below 0, though p_holm is 0.042
+    assert "<b>+8.120</b>" not in page  # occlusion, TP: no interval
+
+
+def test_models_and_counts(page):
+    text = text_of(page)
+    assert f"{TRIAL} half: 0.500 0.667 [0.311, 0.922] 0.712 0.667 0.667 6 6 2 1 2 1" in text
+    assert f"{TRIAL} plain 3 completed 4 2 0.877 yes" in text
+    assert "plain-ffffffff plain – failed: <b>out of memory</b> – – – no" in text
+
+
+def test_text_from_the_tables_is_escaped(page):
+    assert "<script" not in page
+    assert "<b>out of memory" not in page
+    assert "Six &lt;phantoms&gt;." in page
+    assert "decode <script>alert('x')</script> & more 5 train/a0.png, train/a1.png, train/a2.png" in text_of(page)
+
+
+def test_the_page_opens_offline(page, run):
+    links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
+    assert links
+    for link in links:
+        inside = link.startswith("#") and f'id="{link[1:]}"' in page
+        assert inside or link.startswith("data:") or (Path(run) / link).is_file(), link[:80]
+    assert not re.search(r"https?://|@import|url\(", page)
+    kinds = sorted(p.name.split("-")[0] for p in Path(run, "figures").iterdir())
+    assert kinds == ["curves", "curves", "deletion", "focus", "gaps"]
+    files = {p.name for p in Path(run, "galleries").iterdir()}
+    assert files == {"legend.png", "tp_localized_01.png", "tp_localized_02.png", "fp_localized_01.png",
+                     *(f"random_localized_{i:02d}.png" for i in range(1, 7))}  # fmt: skip
+
+
+def test_drawn_again_it_is_the_same_page(run, page, capsys):
+    assert report.main([run]) == 0
+    assert capsys.readouterr().out == f"{run}/report.html\n"
+    assert Path(run, "report.html").read_text() == page
+
+
+def test_absolute_areas_where_the_baseline_is_valid(page):
+    assert "gradcam all 6 (5) 6 of 6 −1.000 [−1.500, −0.750] −1.010" in text_of(page)
+
+
+def test_an_older_run_says_what_it_lacks(page):
+    text = text_of(page)
+    assert "This run judges no hypothesis" in text
+    assert "The run measured no regions" in text
+    assert "The run has no randomised models" in text
+    assert "it takes two models and a control" in text
+
+
+@pytest.fixture(scope="module")
+def findings_text(tmp_path_factory):
+    return text_of(page_of(make_run(tmp_path_factory.mktemp("more") / "run", more=True)))
+
+
+def test_hypotheses_with_verdicts_in_words(findings_text):
+    assert "Supported (plain): the interval lies above 0.5 Quantity removing <border> and corners" in findings_text
+    assert "Effect +1.750 [+1.250, +2.250] log-odds; margin 0.50; 1 models, 60 images, 50 patients" in findings_text
+    assert "Test sign-flip: p 0.001, p_holm 0.002 in the family H1, H2 and H3 | plain (2)" in findings_text
+    assert "focus border, FP less TP plain +0.125 share 1 / 60 / 50" in findings_text
+    assert "This run has no verdict on H2." in findings_text
+    assert "Undecided (plain): there are no lung masks" in findings_text
+    assert "nan" not in findings_text.lower().split()
+
+
+def test_the_sign_under_every_choice(findings_text):
+    up, down = "\N{BLACK UP-POINTING TRIANGLE}", "\N{BLACK DOWN-POINTING TRIANGLE}"
+    # probability, all and matched; log-odds, all and matched
+    assert (
+        f"pneumonia mean 0.5 {down} −0.064 [−0.114, −0.014] n = 60 −0.064 n = 60 {up} +1.500 [+1.450, +1.550] n = 60 "
+        "+1.500 n = 60"
+    ) in findings_text
+    assert "Of 8 cells, 3 lie wholly above 0 (the first bucket falls further), 1 wholly below" in findings_text
+    assert "scale logodds prob 4 2 (50%) 1 (25%)" in findings_text
+    assert "level 0.25 0.5 4 2 (50%) 1 (25%)" in findings_text
+
+
+def test_deletion_as_the_study_did_it(findings_text):
+    assert "Deletion at level 0.25 by gradcam" in findings_text
+    # gradcam, TP, drop at 0.25 (fourth metric), in probability and log-odds; value 0.5 + i never falls below 0
+    assert "TP 2 (1) −1.131 −1.130 0 of 2" in findings_text
+    assert "TP minus FP 60 (55) +0.125 [+0.075, +0.175] +1.250 [+1.200, +1.300]" in findings_text
+
+
+def test_regions_truth_and_randomised_models(findings_text):
+    assert "border mean all 36.0% 6 (6) +3.500 +1.000 +2.500" in findings_text
+    assert "border mean FP 36.0% 1 (1) +3.000 +1.000 +2.000" in findings_text
+    assert "equalize all 6 (6) −0.250 +0.500" in findings_text
+    assert "marker without its marker mean 6 1.00 100%" in findings_text
+    assert "gradcam weights randomised down to fc 2 (2) 0.750 0.250 0.375 +0.062 −0.150" in findings_text
+
+
+def test_one_order_has_no_abpc_no_maps_no_gallery_no_errors_no_list(tmp_path):
+    out = make_run(tmp_path / "a", orders=("morf",), keep_maps=False)
+    text = text_of(page_of(out))
+    assert "Gap in deletion_auc, log-odds" in text
+    assert "it has no abpc and deletion_auc stands in its place" in text
+    assert "There is no gallery: the run kept no maps (explain.keep_maps: false)." in text
+    assert "No errors." in text
+    assert not Path(out, "galleries").exists()
+    text = text_of(page_of(make_run(tmp_path / "b", orders=("lerf",), keep_maps=False)))
+    assert "Gap in insertion_auc, log-odds" in text
+    assert "Gap in drop" not in text
+
+
+def test_missing_values_two_rules_and_a_given_model(tmp_path):
+    out = make_run(tmp_path / "run", null_map=True, given=True, rules=("pneumonia", "predicted"))
+    page = page_of(out)
+    text = text_of(page)
+    # maps, border, localized, diffuse, degenerate, four shares of mass, constant, not finite, ties
+    assert "gradcam all 6 0 (0%) 5 (83%) 0 (0%) 0 (0%) – – – – 0 1 0.25" in text
+    assert "target rule predicted What the maps look like" in text
+    assert "study plain – given – – – yes" in text_of(page)
+    assert "1 images without a finite map are missing from the map" in page
+    assert "target rule predicted" in page
+
+
+def test_missing_images_are_one_sentence_and_invalid_baselines_are_told(tmp_path):
+    moved = tmp_path / "moved"
+    settings = {"source": "folder", "path": str(moved), "size": 64, "fit": "squash"}
+    out = make_run(tmp_path / "run", data=settings, valid=False)
+    text = text_of(page_of(out))
+    assert f"There is no gallery: none of its 6 images could be read from {moved}." in text
+    assert f"python -m cxr_ray.report {out} --data PATH." in text
+    assert "gradcam all 6 (5) 0 of 6 not shown: valid baseline for 0 of 6" in text
+    assert "Mind: filled with mean, 0% of the images score at least 1 log-odds below the untouched one." in text
+    lines: list[str] = []
+    print_summary(out, lines.append)
+    assert any("below the untouched one for 0 of 6 (image, target) of plain" in line for line in lines)
+    assert "−7.020 [−7.520, −6.770]" in text  # gaps share the baseline, and need no image
+
+
+@pytest.mark.parametrize("kind", ["nothing", "a file", "a folder without a run", "a run without tables", "a scheme"])
+def test_a_wrong_path_is_one_sentence(kind, tmp_path, capsys):
+    path = str(tmp_path / "x")
+    if kind == "a file":
+        Path(path).write_text("text")
+    elif kind != "nothing":
+        Path(path).mkdir()
+    if kind == "a run without tables":
+        Path(path, "sweep.yaml").write_text("name: x\n")
+    assert report.main(["nowhere://x" if kind == "a scheme" else path]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("cxr_ray: ")
+    assert message.count("\n") == 1
+    assert {"a run without tables": "finish the run with --resume", "a scheme": "nowhere"}.get(
+        kind, "is not a run"
+    ) in message
+
+
+def test_numbers():
+    assert page_.number(-0.0004, sign=True) == "−4e−04"
+    assert page_.number(0.0, sign=True) == "0.000"
+    assert page_.number(0.0005, sign=True) == "+0.001"
+    assert page_.number(-1.5) == "−1.500"
+    assert page_.number(None) == page_.number(float("nan")) == "–"
+    assert page_.interval(0.5, None, None) == "0.500"
+    assert page_.p_text(0.0001) == "<0.001"
+    assert page_.p_text(0.9999) == "1.000"
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_chromium_renders_it_without_a_complaint(run, page, tmp_path):
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync",
+               "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,2000",
+               f"--screenshot={tmp_path / 's.png'}",
+               "--virtual-time-budget=2000", f"file://{run}/report.html"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (tmp_path / "s.png").stat().st_size > 20_000
+    assert ":CONSOLE" not in done.stderr
+
+
+def test_captions_have_a_glyph_for_what_numbers_are_made_of():
+    font = galleries._font(12)
+    missing = bytes(font.getmask("\uffff"))
+    for sign in (*page_.number(-0.5), "\N{EN DASH}", "\N{HORIZONTAL ELLIPSIS}"):
+        assert bytes(font.getmask(sign)) != missing

@@ -1,0 +1,622 @@
+"""Every mistake of a user is one sentence on stderr and exit code 2: no traceback, no Ray, nothing half written."""
+
+import errno
+import json
+import pickle
+import re
+import sys
+import urllib.error
+from pathlib import Path
+
+import pytest
+import ray
+import safetensors.torch
+import torch
+import torchvision
+import yaml
+
+from cxr_ray import sweep
+from cxr_ray.data import manifest as data
+from cxr_ray.measure.perturb import CONTROLS
+from cxr_ray.models import networks as models
+from cxr_ray.run import pipeline
+from cxr_ray.schemas import SCHEMA_VERSION
+from cxr_ray.storage import Store
+
+SWEEP = """
+name: tiny
+data: {size: 32, val_share: 0.2}
+model: {weights: none}
+train: {epochs: 1, batch_size: 4}
+explain: {explainers: [gradcam]}
+perturb: {grids: [pixel], fills: [mean], levels: [0.5]}
+controls: {shifted: 2}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder_with_a_sweep(tmp_path, monkeypatch):
+    """An empty current folder with one sweep file. Ray may not start."""
+
+    def started():
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(pipeline, "start_ray", started)
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(SWEEP)
+
+
+@pytest.fixture
+def told(capsys, tiny_folder):
+    """Runs the command line on the tiny folder, checks that it says no, and returns what it says, line by line."""
+
+    def run(*argv: str, given_data: str | None = None) -> list[str]:
+        code = sweep.main([*argv, "--data", str(tiny_folder) if given_data is None else given_data])
+        lines = capsys.readouterr().err.splitlines()
+        assert code == 2
+        assert not ray.is_initialized()
+        assert all(line.startswith("cxr_ray: ") and line.endswith((".", "?")) for line in lines), lines
+        return [line.removeprefix("cxr_ray: ") for line in lines]
+
+    return run
+
+
+@pytest.fixture
+def reaches_ray(capsys, monkeypatch, tiny_folder):
+    """Whether a command gets past every check, up to the start of Ray."""
+
+    def stop():
+        raise pipeline.CannotRun("here Ray would start.")
+
+    monkeypatch.setattr(pipeline, "start_ray", stop)
+
+    def run(*argv: str) -> bool:
+        code = sweep.main([*argv, "--data", str(tiny_folder)])
+        return (code, capsys.readouterr().err) == (2, "cxr_ray: here Ray would start.\n")
+
+    return run
+
+
+def test_a_command_without_mistakes_starts_ray(reaches_ray):
+    assert reaches_ray("tiny.yaml")
+
+
+# The sweep file
+
+
+def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
+    Path("bad.yaml").write_text(
+        "trian: {epochs: 3}\n"
+        "data: {sise: 224, fit: stretch}\n"
+        "train: {epochs: many, lr: 7, los: ce}\n"
+        "explain: {explainers: [gradcan]}\n"
+        "controls: {shiftd: 3, pixel_random: 0}\n"
+        "variants: {Plain: {}}\n"
+    )
+    lines = told("bad.yaml", "--set", "seed=-1")
+    assert sorted(lines) == sorted(
+        [
+            "train.epochs: 'many' came; it should be a valid integer.",
+            "train.lr: 7 came; it should be less than 1.",
+            "train.los: unknown key. Did you mean 'loss'? Allowed: epochs, batch_size, lr, weight_decay, loss, "
+            "sampler, augment, labels, seed.",
+            "explain.explainers: 'gradcan' is unknown. Did you mean 'gradcam'? Allowed: "
+            f"{', '.join(sweep.EXPLAINERS)}.",
+            f"controls: 'shiftd' is unknown. Did you mean 'shifted'? Allowed: {', '.join(CONTROLS)}.",
+            "data.fit: 'stretch' came. Allowed: squash, pad, crop.",
+            "data.sise: unknown key. Did you mean 'size'? Allowed: source, path, size, fit, val_share, limit, phantom.",
+            "controls.pixel_random: 0 came; it should be greater than or equal to 1.",
+            "variants.Plain: 'Plain' is no name; names match [a-z][a-z0-9_-]*.",
+            "trian: unknown key. Did you mean 'train'? Allowed: name, data, variants, model, train, search, evaluate, "
+            "checkpoints, explain, perturb, controls, sequential, regions, sanity, resources, seed.",
+            "seed: -1 came; it should be greater than or equal to 0.",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("train: {epochs: 3", r"bad\.yaml, line 1: not valid YAML: .*"),
+        ("a: 1\n\tb: 2", r"bad\.yaml, line 2: not valid YAML: .*"),
+        ("a: b: c", r"bad\.yaml, line 1: not valid YAML: mapping values are not allowed here\."),
+        ("seed: 1\nseed: 2", r"bad\.yaml, line 2: the key 'seed' is given twice; keep one\."),
+        ("- train\n- data", r"bad\.yaml holds a list; a sweep file is a mapping such as 'name: mine'\."),
+        ("just words", r"bad\.yaml holds a str; a sweep file is a mapping such as 'name: mine'\."),
+        ("!!python/object/apply:os.mkdir [executed]", r"bad\.yaml, line 1: not valid YAML: could not determine .*"),
+    ],
+)
+def test_a_sweep_file_that_is_no_mapping(told, text, sentence):
+    Path("bad.yaml").write_text(text)
+    (line,) = told("bad.yaml")
+    assert re.fullmatch(sentence, line), line
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\x00\xff", b"\xff\xfe\x00\x01", b"name: a\x00b"])
+def test_a_binary_sweep_file(told, content):
+    Path("bad.yaml").write_bytes(content)
+    (line,) = told("bad.yaml")
+    assert re.fullmatch(r"bad\.yaml.* (cannot be read as text|not valid YAML): .*", line), line
+
+
+def test_a_name_is_that_of_a_sweep_that_ships_unless_there_is_such_a_file(told):
+    for name in ("seeds", "seeds.yaml", "sweeps/seeds.yaml"):
+        assert sweep.load(sweep.parser().parse_args([name])).name == "seeds"
+    assert sweep.load(sweep.parser().parse_args([])).name == "quickstart"
+    Path("seeds.yaml").write_text("name: mine\n")
+    assert sweep.load(sweep.parser().parse_args(["seeds.yaml"])).name == "mine"
+    assert sweep.load(sweep.parser().parse_args(["sweeps/seeds.yaml"])).name == "seeds"
+    (line,) = told("elsewhere/seeds.yaml")
+    assert line.startswith("there is no sweep file elsewhere/seeds.yaml.")
+    assert "seeds" in sweep.parser().format_help()
+
+
+def test_a_network_of_a_package_that_is_not_installed(told, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    sentence = "resnet18d is a network of timm, which is not installed: pip install 'cxr-ray[timm]'."
+    assert told("tiny.yaml", "--set", "model.arch={grid: [resnet18, resnet18d]}") == [sentence]
+    assert told("tiny.yaml", "--dry-run", "--set", "model.arch=resnet18d") == [sentence]
+    torch.save(state(), "model.pt")
+    assert told("tiny.yaml", "--set", "checkpoints={study: {path: model.pt, arch: resnet18d}}") == [sentence]
+
+
+def test_a_sweep_file_that_is_not_there(told):
+    assert told("tiny.yml") == ["there is no sweep file tiny.yml. Did you mean tiny.yaml?"]
+    assert told("nowhere/x.yaml") == ["there is no sweep file nowhere/x.yaml. Give the path of a YAML file."]
+    Path("results.yaml").mkdir()
+    assert told("results.yaml") == ["there is no sweep file results.yaml. Give the path of a YAML file."]
+
+
+def test_overrides(told):
+    assert told("tiny.yaml", "--set", "train.epochs") == ["--set train.epochs: write --set section.key=value."]
+    assert told("tiny.yaml", "--set", "=3") == ["--set =3: write --set section.key=value."]
+    assert told("tiny.yaml", "--set", "name.x=3") == ["--set name.x: name is a value, not a section."]
+    assert told("tiny.yaml", "--set", "train.epoch=3") == [
+        "train.epoch: unknown key. Did you mean 'epochs'? Allowed: epochs, batch_size, lr, weight_decay, loss, "
+        "sampler, augment, labels, seed."
+    ]
+    (line,) = told("tiny.yaml", "--set", "train.lr={grid: [1e-3")
+    assert line.startswith("--set train.lr={grid: [1e-3, line 1: not valid YAML: ")
+    assert len(told("tiny.yaml", "--set", "nope", "--set", "seed=x", "--set", "train.lr=x")) == 3
+
+
+def test_options_that_do_not_exist(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        sweep.main(["tiny.yaml", "--ouptut", "x"])
+    assert stopped.value.code == 2
+    assert "unrecognized arguments: --ouptut" in capsys.readouterr().err
+
+
+# The data
+
+
+def test_data_that_are_not_there(told, tmp_path):
+    (line,) = told("tiny.yaml", given_data="nowhere")
+    assert line.startswith(f"There is no folder {tmp_path}/nowhere: give --data the folder of the images.")
+    assert told("tiny.yaml", given_data="") == ["data.path: '' came; string should have at least 1 character."]
+    Path("empty/folder").mkdir(parents=True)
+    (line,) = told("tiny.yaml", given_data="empty")
+    assert line.startswith(f"{tmp_path}/empty has no class folders")
+    (line,) = told("tiny.yaml", given_data="hub:nope")
+    assert line == "hub:nope is not known: use hub:kaggle or hub:huggingface."
+    (line,) = told("tiny.yaml", given_data="nosuch://bucket/data")
+    assert "nosuch://bucket/data cannot be opened" in line
+
+
+def test_a_class_without_images(told, tiny_folder, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "half" / split / "NORMAL").mkdir(parents=True)
+        (tmp_path / "half" / split / "PNEUMONIA").symlink_to(tiny_folder / split / "PNEUMONIA")
+    (line,) = told("tiny.yaml", given_data="half")
+    assert line.startswith(f"{tmp_path}/half has no NORMAL image for the test split.")
+    assert not Path("results/tiny/sweep.yaml").exists()
+
+
+def test_images_that_have_a_header_and_no_pixels(told, tiny_folder, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "cut" / split).mkdir(parents=True)
+        (tmp_path / "cut" / split / "PNEUMONIA").symlink_to(tiny_folder / split / "PNEUMONIA")
+        for image in (tiny_folder / split / "NORMAL").iterdir():
+            file = tmp_path / "cut" / split / "NORMAL" / image.name
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(image.read_bytes()[:60])
+    (line,) = told("tiny.yaml", given_data="cut")
+    assert line.startswith(f"{tmp_path}/cut: the train split has no readable image of one class")
+
+
+def test_mistakes_of_the_data_are_told_before_weights_are_fetched(told, monkeypatch):
+    def fetched(weights):
+        raise AssertionError("weights were fetched")
+
+    monkeypatch.setattr(models, "pretrained_state", fetched)
+    assert len(told("tiny.yaml", "--set", "model.weights=imagenet", given_data="nowhere")) == 1
+
+
+# Weights and checkpoints
+
+
+def test_weights_that_cannot_be_downloaded(told, reaches_ray, monkeypatch, tmp_path):
+    def no_network(*args, **kwargs):
+        raise urllib.error.URLError("Temporary failure in name resolution")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    assert told("tiny.yaml", "--set", "model.weights=imagenet") == [
+        "model.weights: imagenet could not be downloaded (Temporary failure in name resolution). With network access "
+        "try again; without, give a file (--set model.weights=path/to/resnet18.pth) or train from scratch "
+        "(--set model.weights=none)."
+    ]
+    assert reaches_ray("tiny.yaml"), "the remedy works, with the same --out"
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), OSError(errno.ENOSPC, "No space left")])
+def test_whatever_ends_a_download_is_one_sentence(told, monkeypatch, tmp_path, error):
+    def broken(*args, **kwargs):
+        raise error
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "urlopen", broken)
+    (line,) = told("tiny.yaml", "--set", "model.weights=imagenet")
+    assert line.startswith("model.weights: imagenet could not be downloaded (")
+
+
+def test_weights_in_a_file(told, reaches_ray, tmp_path):
+    (line,) = told("tiny.yaml", "--set", "model.weights=nowhere.pth")
+    assert line == "there is no checkpoint nowhere.pth. Give the path of a .pt or .safetensors file."
+    torch.save(torchvision.models.resnet34(num_classes=2).state_dict(), "resnet34.pth")
+    (line,) = told("tiny.yaml", "--set", "model.weights=resnet34.pth")
+    assert re.fullmatch(
+        r"model\.weights: resnet34\.pth does not fit resnet18: 0 weights are missing and \d+ are unknown or of another "
+        r"shape \(such as layer\S+\)\. Give a state dict of that network\.",
+        line,
+    )
+    torch.save(torchvision.models.resnet18(num_classes=1000).state_dict(), "resnet18.pth")
+    assert reaches_ray("tiny.yaml", "--set", "model.weights=resnet18.pth"), "with a head of any size"
+
+
+class Attack:
+    def __reduce__(self):
+        return Path.mkdir, (Path("executed"),)
+
+
+def state(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {**torchvision.models.resnet18(num_classes=2).state_dict(), **changed}
+
+
+BROKEN = {
+    "missing": (None, "there is no checkpoint {}. Give the path of a .pt or .safetensors file."),
+    "a folder": ("folder", "{} cannot be read: "),
+    "empty": (b"", "{} is no checkpoint that can be loaded safely (0 bytes). Allowed are safetensors and torch"),
+    "text": (b"these are no weights\n", "{} is no checkpoint that can be loaded safely (21 bytes). Allowed are"),
+    "code": (lambda: {"state_dict": Attack()}, "{} is no checkpoint that can be loaded safely"),
+    "a module": (lambda: torchvision.models.resnet18(num_classes=2), "{} is no checkpoint that can be loaded safely"),
+    "a bare pickle": (lambda: pickle.dumps(Attack()), "{} is no checkpoint that can be loaded safely"),
+    "a list": (lambda: [1, 2], "{} holds no state dict. Save one with torch.save(model.state_dict(), path)."),
+    "numbers as keys": (lambda: {0: torch.zeros(1)}, "{} holds no state dict."),
+    "another network": (
+        lambda: {"weight": torch.zeros(2, 2)},
+        "{} has no fc.weight and fc.bias; give the state dict of a resnet18.",
+    ),
+    "three outputs": (
+        lambda: torchvision.models.resnet18(num_classes=3).state_dict(),
+        "{} has a head of 3 outputs; 1 or 2 are allowed (NORMAL, PNEUMONIA).",
+    ),
+    "a head without shape": (lambda: state(**{"fc.weight": torch.tensor(1.0)}), "{} has a head of 0 outputs;"),
+    "a head of other features": (
+        lambda: state(**{"fc.weight": torch.zeros(2, 2048)}),
+        "{}: fc.weight is 2 x 2048; in a resnet18 it is 2 x 512.",
+    ),
+    "a bias of another shape": (
+        lambda: state(**{"fc.bias": torch.zeros(1)}),
+        "{}: fc.bias is 1; in a resnet18 it is 2.",
+    ),
+    "a layer of another shape": (
+        lambda: state(**{"conv1.weight": torch.zeros(64, 1, 7, 7)}),
+        "{} does not fit resnet18: 0 weights are missing and 1 are unknown or of another shape (such as conv1.weight).",
+    ),
+    "a layer missing": (
+        lambda: {k: v for k, v in state().items() if k != "layer1.0.conv1.weight"},
+        "{} does not fit resnet18: 1 weights are missing and 0 are unknown or of another shape (such as layer1.0.conv1",
+    ),
+    "sparse weights": (
+        lambda: state(**{"bn1.weight": torch.ones(64).to_sparse()}),
+        "{} holds weights that cannot be copied into resnet18 (sparse, quantized or the like). Save plain ones with",
+    ),
+    "not a number": (
+        lambda: state(**{"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)}),
+        "{} gives nan and nan for a blank image and for noise; its weights, mean or std are not finite or too large.",
+    ),
+    "weights that overflow on what is not blank": (
+        lambda: state(
+            **{
+                "conv1.weight": torch.full((64, 3, 7, 7), 3e37),
+                "fc.weight": torch.zeros(2, 512),
+                "fc.bias": torch.zeros(2),
+            }
+        ),
+        "{} gives 0 and nan for a blank image and for noise;",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_checkpoint_that_cannot_be_used(told, kind):
+    content, sentence = BROKEN[kind]
+    made = content() if callable(content) else content
+    if made == "folder":
+        Path("model.pt").mkdir()
+    elif isinstance(made, bytes):
+        Path("model.pt").write_bytes(made)
+    elif made is not None:
+        torch.save(made, "model.pt")
+    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.pt}}")
+    assert line.startswith(sentence.format("model.pt")), line
+    assert not Path("executed").exists()
+
+
+def test_the_attack_would_work_without_care():
+    torch.save({"state_dict": Attack()}, "model.pt")
+    torch.load("model.pt", weights_only=False)
+    assert Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 64, (2**60).to_bytes(8, "little") + b"{}", b"\x02" + b"\0" * 7 + b"[]"]
+)
+def test_a_safetensors_file_that_is_broken(told, content):
+    Path("model.safetensors").write_bytes(content)
+    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
+    assert line.startswith("model.safetensors is no checkpoint that can be loaded safely")
+
+
+def test_a_safetensors_file_of_another_architecture(told):
+    meaning = '{"arch": "resnet50", "size": 32}'
+    safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": meaning})
+    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
+    assert line == "model.safetensors says it is a 'resnet50'; allowed are resnet18, resnet18d, seresnet18."
+
+
+def test_a_safetensors_file_of_another_preprocessing(told):
+    meaning = '{"arch": "resnet18", "size": 32, "preprocess": "sharpen"}'
+    safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": meaning})
+    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
+    assert line == (
+        "model.safetensors says that its images go through 'sharpen'; allowed are none, crop_border, mask_border, "
+        "clahe."
+    )
+
+
+def test_a_checkpoint_at_a_uri_that_nothing_opens(told):
+    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: 'nosuch://bucket/model.pt'}}")
+    assert line.startswith("nosuch://bucket/model.pt cannot be read: ")
+
+
+# --out and --resume
+
+
+def test_an_out_that_cannot_be_one(told):
+    Path("file").write_text("text")
+    assert told("tiny.yaml", "--out", "file") == ["--out file is a file; give a folder."]
+    (line,) = told("tiny.yaml", "--out", "file/below")
+    assert line.startswith("--out file/below cannot be written: ")
+    (line,) = told("tiny.yaml", "--out", "nosuch://bucket/run")
+    assert line.startswith("--out nosuch://bucket/run cannot be written: ")
+    Path("full").mkdir()
+    Path("full/notes.txt").write_text("mine")
+    (line,) = told("tiny.yaml", "--out", "full")
+    assert line == "--out full is not empty. Go on with that run (--resume), or give another folder (--out PATH)."
+    (line,) = told("tiny.yaml", "--out", "full", "--resume")
+    assert line == "--out full holds files but no run (no sweep.yaml); give another folder (--out PATH)."
+    assert [f.name for f in Path("full").iterdir()] == ["notes.txt"]
+
+
+def test_a_relative_out_in_a_ray_job(told, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    (line,) = told("tiny.yaml")
+    assert line.startswith("--out results/tiny is relative: in a Ray job it would lie in a temporary copy")
+
+
+@pytest.fixture
+def begun(tiny_folder):
+    """A run of tiny.yaml that stopped before its first table."""
+    asked = sweep.load(sweep.parser().parse_args(["tiny.yaml", "--data", str(tiny_folder)]))
+    manifest = data.load_manifest(data.source_of(asked.data, asked.seed), seed=asked.seed, val_share=0.2)
+    sweep.begin(asked, manifest, Store("results/tiny", {"run_id": "0123", "sweep_hash": asked.hash}))
+    return asked
+
+
+def test_resume_of_the_same_sweep_goes_on_and_without_it_is_refused(begun, told, reaches_ray):
+    assert reaches_ray("tiny.yaml", "--resume")
+    assert reaches_ray("tiny.yaml", "--resume", "--set", "resources.workers=3"), "resources are no part of it"
+    assert told("tiny.yaml") == [
+        "--out results/tiny is not empty. Go on with that run (--resume), or give another folder (--out PATH)."
+    ]
+
+
+def test_resume_of_nothing_starts(reaches_ray):
+    assert reaches_ray("tiny.yaml", "--resume")
+
+
+def test_resume_of_another_sweep(begun, told):
+    (line,) = told("tiny.yaml", "--resume", "--set", "train.epochs=2")
+    assert re.fullmatch(
+        rf"--out results/tiny belongs to another sweep \(tiny, hash {begun.hash}; this one is tiny, [0-9a-f]{{16}}\)\. "
+        r"Give another folder, or the sweep as in results/tiny/sweep\.yaml\.",
+        line,
+    )
+
+
+def test_resume_with_other_images(begun, told, tiny_folder, tmp_path):
+    for folder in ("train/NORMAL", "train/PNEUMONIA", "test/NORMAL", "test/PNEUMONIA"):
+        (tmp_path / "less" / folder).mkdir(parents=True)
+        for image in sorted((tiny_folder / folder).iterdir())[:5]:
+            (tmp_path / "less" / folder / image.name).write_bytes(image.read_bytes())
+    (line,) = told("tiny.yaml", "--resume", given_data="less")
+    assert line == (
+        "--out results/tiny was begun with other images (24 then, 20 now, or others). Give the same data, or another "
+        "folder (--out PATH)."
+    )
+
+
+def test_resume_without_provenance_is_refused_where_work_was_done(begun, told, reaches_ray):
+    Path("results/tiny/provenance.json").unlink()
+    assert reaches_ray("tiny.yaml", "--resume")
+    Path("results/tiny/.work/units").mkdir(parents=True)
+    Path("results/tiny/provenance.json").unlink(missing_ok=True)
+    (line,) = told("tiny.yaml", "--resume")
+    assert line == (
+        "--out results/tiny has lost its provenance.json, which says of which sweep it is; give another folder "
+        "(--out PATH)."
+    )
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"a: [", b"hello"])
+def test_resume_with_a_damaged_sweep_file_writes_it_again(begun, reaches_ray, text):
+    Path("results/tiny/sweep.yaml").write_bytes(text)
+    assert reaches_ray("tiny.yaml", "--resume")
+    assert Path("results/tiny/sweep.yaml").read_text() == begun.to_yaml()
+
+
+def test_resume_with_another_file_as_checkpoint(begun, told, reaches_ray, tiny_folder):
+    torch.save(state(), "model.pt")
+    given = ["--set", "checkpoints={study: {path: model.pt, size: 32}}", "--set", "sanity=null", "--out", "results/g"]
+    asked = sweep.load(sweep.parser().parse_args(["tiny.yaml", "--data", str(tiny_folder), *given]))
+    manifest = data.load_manifest(data.source_of(asked.data, asked.seed), seed=asked.seed, val_share=0.2)
+    sweep.begin(asked, manifest, Store("results/g", {"run_id": "0123", "sweep_hash": asked.hash}))
+    assert reaches_ray("tiny.yaml", "--resume", *given)
+    torch.save(state(**{"fc.bias": torch.ones(2)}), "model.pt")
+    (line,) = told("tiny.yaml", "--resume", *given)
+    assert line == (
+        "--out results/g was begun with another file as checkpoints.study.path. Give the same file, or another folder "
+        "(--out PATH)."
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"sweep_hash": 1}'])
+def test_resume_of_a_damaged_run(begun, told, text):
+    Path("results/tiny/provenance.json").write_text(text)
+    (line,) = told("tiny.yaml", "--resume")
+    assert line == "results/tiny/provenance.json is damaged; give another folder (--out PATH)."
+
+
+def test_resume_of_a_run_of_another_version(begun, told):
+    path = Path("results/tiny/provenance.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 1}))
+    (line,) = told("tiny.yaml", "--resume")
+    assert line == (
+        f"--out results/tiny has tables of schema version 1; this cxr_ray writes version {SCHEMA_VERSION}. Finish it "
+        "with the cxr_ray that began it, or give another folder (--out PATH)."
+    )
+
+
+# What is no mistake
+
+
+def test_an_interrupt(monkeypatch, capsys, tiny_folder):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load_manifest", interrupted)
+    assert sweep.main(["tiny.yaml", "--data", str(tiny_folder)]) == 130
+    assert capsys.readouterr().err == "cxr_ray: interrupted; the same command with --resume goes on.\n"
+
+
+def test_a_full_disk_is_told_and_other_errors_are_not_hidden(monkeypatch, capsys, tiny_folder):
+    failure = OSError(errno.ENOSPC, "No space left on device")
+
+    def fail(*args, **kwargs):
+        raise failure
+
+    monkeypatch.setattr(sweep, "training_splits", fail)
+    assert sweep.main(["tiny.yaml", "--data", str(tiny_folder)]) == 1
+    assert capsys.readouterr().err == (
+        "cxr_ray: no space left ([Errno 28] No space left on device); make room, and the same command with --resume "
+        "goes on.\n"
+    )
+    failure = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OSError, match="Input/output error"):
+        sweep.main(["tiny.yaml", "--resume", "--data", str(tiny_folder)])
+
+
+def test_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, tiny_folder):
+    def fetched(weights):
+        raise AssertionError("weights were fetched")
+
+    monkeypatch.setattr(models, "pretrained_state", fetched)
+    before = sorted(Path().rglob("*"))
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "model.weights=imagenet"]
+    argv += ["--set", "regions=null", "--set", "sanity=null"]
+    argv += ["--set", "train.lr={grid: [1e-3, 1e-4]}", "--set", "controls={pixel_random: 3, shifted: 2}"]
+    argv += ["--set", "perturb.levels=[0.25, 0.75]", "--set", "explain.explainers=[gradcam, saliency]"]
+    assert sweep.main([*argv, "--set", "evaluate=all"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert sorted(Path().rglob("*")) == before
+    assert not ray.is_initialized()
+    assert yaml.safe_load(out[: out.index("Images of")])["train"]["lr"] == {"grid": [1e-3, 1e-4]}
+    assert "Trials to train: 2\n" in out
+    assert len(re.findall(r"^  plain-[0-9a-f]{8}: epochs 1, batch_size 4, lr 0\.000?1", out, re.MULTILINE)) == 2
+    # 1 untouched, 1 filled, 1 fill x 2 orders x 2 levels of (3 draws of random pixels, and of each of the 2 explainers'
+    # maps and of 2 shifts of each), Grad-CAM 1, saliency 1 forward and 1 backward
+    per_image = 1 + 1 + 4 * (3 + 2 * (1 + 2)) + 1 + 3
+    total, formula = re.search(r"^Forward passes a test image and target: (\d+) = (.*)$", out, re.MULTILINE).groups()
+    assert int(total) == per_image
+    assert evaluated(formula) == per_image
+    # 6 train patients of each class: 2 of each validate
+    assert f"Forward passes to explain, one target an image: {2 * (12 * per_image + 4):,} = 2 x (12 x 42 + 4)" in out
+    assert f"To train: at most {2 * 3 * 1 * 8} (images x epochs x trials, a backward pass counted as two)" in out
+    assert re.search(
+        r"about [\d,]+ forward passes a second at 32 x 32 \(\wPU\): about .*\. Nothing was started\.$", out
+    )
+
+
+def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder):
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "explain.explainers=[occlusion]"]
+    argv += ["--set", "sanity=null"]
+    assert sweep.main([*argv, "--set", "variants={a: {model: {size: {grid: [32, 40]}}}, b: {model: {size: 40}}}"]) == 0
+    out = capsys.readouterr().out
+    at = {
+        size: int(re.search(rf"^Forward passes a test image and target at {size} x {size}: ([\d,]+) =", out, re.M)[1])
+        for size in (32, 40)
+    }
+    assert at[40] != at[32], "occlusion's windows are counted at each size"
+    assert "has nothing to rank on these grids" not in out
+    assert f"at 32 x 32, one target an image: {12 * at[32] + 4:,} = 1 x (12 x {at[32]:,} + 4)" in out
+    assert f"at 40 x 40, one target an image: {2 * (12 * at[40] + 4):,} = 2 x (12 x {at[40]:,} + 4)" in out
+    assert "To train at 40 x 40: at most 48 (" in out
+    assert f"All together: {12 * at[32] + 4 + 2 * (12 * at[40] + 4) + 3 * 24:,}" in out
+
+
+def test_a_control_without_a_grid_to_rank_on_is_told(capsys, tiny_folder):
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "perturb.grids=['7','14']"]
+    assert sweep.main([*argv, "--set", "controls={pixel_random: 2, cell_random: 1}"]) == 0
+    assert (
+        "\nControl pixel_random has nothing to rank on these grids (7, 14) and is left out.\n"
+        in capsys.readouterr().out
+    )
+
+
+def evaluated(formula: str) -> int:
+    """The number that a printed formula gives, its words left out."""
+    text = formula.replace("(fills x orders x levels)", "").replace("(a backward pass counts as two)", "")
+    text = re.sub(r"[a-wyz]\w*|x\w+", "", text).replace("x", "*")
+    assert re.fullmatch(r"[\d+*() ]+", text), text
+    return eval(text)
+
+
+def test_dry_run_tells_mistakes_too(told):
+    assert len(told("tiny.yaml", "--dry-run", "--set", "checkpoints={study: {path: nowhere.pt}}")) == 1
+    assert not Path("results").exists()
+
+
+def test_lungs_that_cannot_be_had_are_told_before_training(told, monkeypatch):
+    asked = ["tiny.yaml", "--set", "regions.names=[outside_lungs]", "--set"]
+    (line,) = told(*asked, "regions.lungs=no/such/folder")
+    assert line.startswith("regions.lungs: there is no folder ")
+    monkeypatch.setitem(sys.modules, "torchxrayvision.baseline_models.chestx_det", None)
+    (line,) = told(*asked, "regions.lungs=torchxrayvision")
+    assert "pip install 'cxr-ray[lungs]'" in line
+    (line,) = told("tiny.yaml", "--set", "regions.names=[marker]")
+    assert line.startswith("regions.names: marker came")

@@ -1,0 +1,422 @@
+"""Whole sweeps through Ray on tiny phantoms: tables, resuming, killed workers and drivers, one and two workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from cxr_ray import results, sweep
+from cxr_ray.data import images
+from cxr_ray.models import networks as models
+from cxr_ray.models.networks import Meaning
+from cxr_ray.schemas import TABLES
+
+TINY = {
+    "name": "tiny",
+    "data": {"source": "phantom", "size": 64, "val_share": 0.3, "phantom": {"train": 24, "test": 20}},
+    "variants": {"plain": {}, "balanced": {"train": {"loss": "weighted", "sampler": "balanced"}}},
+    "model": {"weights": "none"},
+    "train": {"epochs": 2, "batch_size": 8, "augment": "light", "seed": {"grid": [0]}},
+    "search": {"num_samples": 1, "scheduler": "asha"},
+    "explain": {"explainers": ["gradcam", "saliency"], "targets": ["pneumonia", "predicted"]},
+    "perturb": {"grids": ["pixel", "7"], "fills": ["noise"], "levels": [0.5]},
+    "controls": {"pixel_random": 1, "cell_random": 2, "shifted": 2},
+    "regions": {"names": ["border", "outside_lungs", "marker", "opacity"], "draws": 1, "edits": ["paste_marker"]},
+    "sanity": {"images": 4, "layers": ["fc", "layer4"]},
+}
+
+
+def write(folder: Path, content: dict, name: str = "tiny.yaml") -> str:
+    path = folder / name
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def given_sweep(folder: Path, n_test: int = 20) -> str:
+    """A sweep that trains nothing: an untrained network explains phantoms, in several units of work."""
+    torch.manual_seed(0)
+    model = models.build("resnet18", Meaning("resnet18", 64))
+    (folder / "model.safetensors").write_bytes(models.to_bytes(model))
+    content = {k: v for k, v in TINY.items() if k not in ("variants", "train", "search", "model")}
+    content["checkpoints"] = {"given": {"path": str(folder / "model.safetensors")}}
+    content["data"] = {**TINY["data"], "phantom": {"train": 24, "test": n_test}}
+    return write(folder, content, "given.yaml")
+
+
+def tables(out: str) -> dict[str, pd.DataFrame]:
+    run = results.open_run(out)
+    frames = {}
+    for name, table in TABLES.items():
+        frame = run.pandas(name)
+        assert not frame.duplicated(list(table.key)).any(), name
+        frames[name] = frame.sort_values(list(table.key)).reset_index(drop=True)
+    return frames
+
+
+def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
+    for name in ("images", "predictions", "saliency", "curves", "faithfulness", "regions", "summary", "errors"):
+        a, b = one[name].drop(columns="map", errors="ignore"), other[name].drop(columns="map", errors="ignore")
+        pd.testing.assert_frame_equal(a[list(b.columns)], b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("trained")
+    out = str(folder / "out")
+    assert sweep.main([write(folder, TINY), "--out", out]) == 0
+    return out
+
+
+def test_a_sweep_fills_every_table(trained):
+    frames = tables(trained)
+    assert all(len(frame) for name, frame in frames.items() if name != "errors")
+    assert set(frames["trials"].status) == {"completed"}
+    assert set(frames["trials"].variant) == {"plain", "balanced"}
+    assert frames["trials"].val_auroc.between(0, 1).all()
+    test = frames["predictions"].query("split == 'test'")
+    assert (test.groupby("trial_id").size() == 20).all()
+    assert set(frames["curves"].explainer) == {"gradcam", "saliency", "shared"}
+    assert set(frames["summary"].bucket) >= {"all", "correct", "TP-FP"} - (
+        {"TP-FP"} if not (test.outcome == "FP").any() else set()
+    )
+
+
+@pytest.mark.slow
+def test_each_model_sees_images_as_its_own_section_says(tmp_path, tiny_folder):
+    """A grid over sizes and a masked border in one sweep: each is trained, kept and explained as asked."""
+    import numpy as np
+    import torch
+
+    content = {
+        "name": "sizes",
+        "data": {"size": 40, "val_share": 0.2},
+        "variants": {
+            "sized": {"model": {"size": {"grid": [32, 48]}}},
+            "masked": {"model": {"preprocess": "mask_border"}},
+        },
+        "model": {"weights": "none"},
+        "train": {"epochs": 1, "batch_size": 4, "augment": "none"},
+        "search": {"num_samples": 1, "scheduler": "none"},
+        "explain": {"explainers": ["gradcam"]},
+        "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
+        "controls": {"shifted": 1},
+        "regions": None,
+        "sanity": None,
+    }
+    out = str(tmp_path / "out")
+    assert sweep.main([write(tmp_path, content), "--data", str(tiny_folder), "--out", out]) == 0
+    run = results.open_run(out)
+    predictions, seen = run.pandas("predictions"), set()
+    paths = run.pandas("images").set_index("image_id").path
+    assert set(run.pandas("curves").trial_id) == set(predictions.trial_id)
+    for trial_id, mine in predictions[predictions.split == "test"].groupby("trial_id"):
+        model = models.load(f"{out}/checkpoints/{trial_id}/model.safetensors")
+        meaning = model.meaning
+        seen.add((meaning.variant, meaning.size, meaning.preprocess))
+        pixels = [images.decode((tiny_folder / paths[i]).read_bytes(), meaning.size) for i in mine.image_id]
+        if meaning.preprocess == "mask_border":
+            for p in pixels:
+                p[:, [*range(4), *range(36, 40)], :] = 0
+                p[:, :, [*range(4), *range(36, 40)]] = 0
+        with torch.no_grad():
+            z = model.log_odds(model.normalize(torch.from_numpy(np.stack(pixels)).float() / 255))
+        np.testing.assert_allclose(mine.logit_pneumonia, z.numpy(), atol=1e-4)
+    assert seen == {("sized", 32, "none"), ("sized", 48, "none"), ("masked", 40, "mask_border")}
+
+
+def test_files_are_stamped_and_nothing_temporary_is_left(trained):
+    provenance = json.loads(Path(trained, "provenance.json").read_text())
+    assert provenance["finished"]
+    assert provenance["versions"]["ray"]
+    files = [p for p in Path(trained).rglob("*") if p.is_file()]
+    parquet = [p for p in files if p.suffix == ".parquet"]
+    for path in parquet:
+        metadata = pq.read_schema(path).metadata
+        assert metadata[b"cxr_ray.run_id"].decode() == provenance["run_id"]
+        assert metadata[b"cxr_ray.sweep_hash"].decode() == provenance["sweep_hash"]
+    assert {p.parts[len(Path(trained).parts) + 1] for p in parquet} == set(TABLES)
+    assert not list(Path(trained, "tables").rglob(".*"))
+    assert not Path(trained, ".work").exists()
+
+
+def test_the_best_trial_is_chosen_by_validation(trained):
+    chosen = json.loads(Path(trained, "test_metrics.json").read_text())
+    trials = results.open_run(trained).pandas("trials").set_index("trial_id")
+    assert trials.loc[chosen["trial_id"], "val_auroc"] == trials.val_auroc.max()
+    assert chosen["TP"] + chosen["FP"] + chosen["TN"] + chosen["FN"] == chosen["n"] == 20
+
+
+def test_duckdb_reads_the_tables_without_this_package(trained):
+    sql = f"""
+        SELECT explainer, control, count(*) AS n, avg(gap) AS gap
+        FROM read_parquet('{trained}/tables/faithfulness/**/*.parquet', hive_partitioning = true)
+        WHERE metric = 'abpc' AND scale = 'logodds' GROUP BY ALL ORDER BY ALL
+    """
+    mine = duckdb.sql(sql).df()
+    frame = pd.read_parquet(f"{trained}/tables/faithfulness")
+    frame = frame[(frame.metric == "abpc") & (frame.scale == "logodds")]
+    theirs = frame.groupby(["explainer", "control"], observed=True).gap.agg(["size", "mean"]).reset_index()
+    assert list(mine.n) == list(theirs["size"])
+    assert list(mine.gap.fillna(0)) == pytest.approx(list(theirs["mean"].fillna(0)), abs=1e-5)
+
+
+def test_resuming_a_finished_run_prints_its_table(trained, capsys):
+    file = write(Path(trained).parent, TINY)
+    assert sweep.main([file, "--out", trained, "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert "finished already" in printed
+    assert "accuracy" in printed
+    assert sweep.main([file, "--out", trained]) == 2
+    assert sweep.main([file, "--out", trained, "--resume", "--set", "seed=1"]) == 2
+    assert "another sweep" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path):
+    file = given_sweep(tmp_path)
+    outs = []
+    for workers, batch in ((1, 8), (2, 1)):
+        outs.append(str(tmp_path / f"{workers}-{batch}"))
+        arguments = ["--set", f"resources.workers={workers}", "--set", f"resources.batch_size={batch}"]
+        assert sweep.main([file, "--out", outs[-1], *arguments]) == 0
+    first, other = (tables(out) for out in outs)
+    assert set(first["trials"].status) == {"given"}
+    assert_same(first, other)
+
+
+@pytest.mark.slow
+def test_maps_of_other_images_are_the_same_after_an_interruption_and_for_two_workers(tmp_path, monkeypatch):
+    from cxr_ray.run import pipeline
+
+    content = yaml.safe_load(Path(given_sweep(tmp_path, n_test=12)).read_text())
+    content |= {"controls": {"random_cam": 2, "other_image": 2, "mean_map": 1}, "regions": None, "sanity": None}
+    content |= {"perturb": {"grids": ["7"], "fills": ["noise"], "levels": [0.5]}}
+    file = write(tmp_path, content)
+    monkeypatch.setattr(pipeline, "UNIT_IMAGES", 3)
+    whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
+    assert sweep.main([file, "--out", whole, "--set", "resources.workers=1"]) == 0
+
+    explain_sweep, asked = pipeline.explain_sweep, []
+
+    def interrupted(run_, units, *arguments, first=None):
+        asked.append((first, [unit["unit"] for unit in units]))
+        for n, row in enumerate(explain_sweep(run_, units, *arguments, first=first)):
+            if n == 1 and len(asked) == 1:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(pipeline, "explain_sweep", interrupted)
+    assert sweep.main([file, "--out", broken, "--set", "resources.workers=1"]) == 130
+    done = {p.stem for p in Path(broken, ".work", "maps").glob("[!.]*.arrow")}
+    assert done
+    assert sweep.main([file, "--out", broken, "--set", "resources.workers=2", "--resume"]) == 0
+    (_, planned), *rest = asked
+    assert len(planned) == 4
+    left = [units for first, units in rest if first]
+    assert [set(units) for units in left] == ([set(planned) - done] if done < set(planned) else [])
+    one, other = tables(whole), tables(broken)
+    assert_same(one, other)
+    faith = one["faithfulness"]
+    assert set(faith.control) == {"none", "random_cam", "other_image", "mean_map"}
+    predicted = one["predictions"].query("split == 'test'").groupby("predicted").size()
+    expected = {n: min(2, n - 1) for n in predicted}  # every image is a patient here
+    assert set(faith[faith.control == "other_image"].n_draws) == set(expected.values())
+    assert not Path(broken, ".work").exists()
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "cxr_ray.sweep", *arguments], cwd=cwd, start_new_session=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> None:
+    for _ in range(int(seconds * 10)):
+        if condition():
+            return
+        assert process.poll() is None, "the sweep ended before the test could interrupt it"
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+@pytest.mark.slow
+def test_killed_workers_and_drivers_lose_and_double_nothing(tmp_path):
+    file = given_sweep(tmp_path, n_test=80)
+    whole = str(tmp_path / "whole")
+    assert sweep.main([file, "--out", whole]) == 0
+
+    broken, units = str(tmp_path / "broken"), tmp_path / "broken" / ".work" / "units"
+    process = start(file, "--out", broken, cwd=tmp_path)
+    wait_for(lambda: len(list(units.glob("[!.]*.arrow"))) >= 1, process)
+    actors = subprocess.run(
+        ["pgrep", "-s", str(process.pid), "-f", "ray::.*Explain"], capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert actors
+    os.kill(int(actors[0]), signal.SIGKILL)
+    there = len(list(units.glob("[!.]*.arrow")))
+    wait_for(lambda: len(list(units.glob("[!.]*.arrow"))) > there, process)
+    os.killpg(process.pid, signal.SIGKILL)  # the driver, and Ray with it
+    process.wait()
+    done = {p.name: p.stat().st_mtime_ns for p in units.glob("[!.]*.arrow")}
+    assert 0 < len(done) < 6
+
+    assert sweep.main([file, "--out", broken, "--resume"]) == 0
+    assert_same(tables(whole), tables(broken))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [("SIGKILL", -9), ("SIGINT", 130)])
+def test_a_training_that_was_killed_or_interrupted_goes_on_where_it_stopped(tmp_path, how, code):
+    content = {**TINY, "train": {**TINY["train"], "epochs": 40}, "search": {"num_samples": 1, "scheduler": "none"}}
+    content["variants"] = {"plain": {}}
+    content["perturb"] = {"grids": ["7"], "fills": ["mean"], "levels": [0.5]}
+    file, out = write(tmp_path, content), tmp_path / "out"
+    process = start(file, "--out", str(out), cwd=tmp_path)
+    wait_for(lambda: len(list(out.glob("tune/experiment_state-*.json"))) and _epochs(out) >= 2, process)
+    time.sleep(1)
+    os.killpg(process.pid, signal.Signals[how])
+    assert process.wait() == code
+    assert 2 <= _epochs(out) < 40
+    assert not list(out.glob("tables/trials*")), "nothing takes a half trained network for a trained one"
+    assert sweep.main([file, "--out", str(out), "--resume"]) == 0
+    trials = results.open_run(str(out)).pandas("trials")
+    assert list(trials.epochs) == [40]
+    assert list(trials.status) == ["completed"]
+
+
+@pytest.mark.slow
+def test_an_interrupt_between_two_units_ends_the_sweep_and_does_not_wait_for_ray(tmp_path):
+    file, out = given_sweep(tmp_path), str(tmp_path / "out")
+    script = f"""
+import sys
+from cxr_ray import sweep
+said = sweep.say
+def say(text):
+    said(text)
+    if "forward passes" in text:
+        raise KeyboardInterrupt
+sweep.say = say
+sys.exit(sweep.main([{file!r}, "--out", {out!r}]))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, timeout=180, check=False)
+    assert ended.returncode == 130
+    assert b"interrupted; the same command with --resume goes on." in ended.stderr
+    assert sweep.main([file, "--out", out, "--resume"]) == 0
+
+
+def _epochs(out: Path) -> int:
+    return sum(len(p.read_text().splitlines()) for p in out.glob("tune/*/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("resources.gpu_per_worker=1", "GPUs"),
+        ("resources.workers=999", "room for"),
+        ("resources.cpu_per_trial=999", "CPUs"),
+    ],
+)
+def test_what_the_machine_cannot_meet_is_an_error_at_once_and_the_only_one(tmp_path, capfd, setting, sentence):
+    file = write(tmp_path, TINY)
+    assert sweep.main([file, "--out", str(tmp_path / "out"), "--set", setting]) == 2
+    (line,) = capfd.readouterr().err.splitlines()  # nothing of Ray's
+    assert setting.split("=")[0] in line
+    assert sentence in line
+
+
+def test_a_device_without_memory_ends_the_run_with_advice(tmp_path, monkeypatch, capfd):
+    from cxr_ray.run import pipeline
+
+    class Full(pipeline._Explain):
+        def __call__(self, row):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 98.00 MiB.")
+
+    monkeypatch.setattr(pipeline, "_Explain", Full)
+    assert sweep.main([given_sweep(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cxr_ray: ")]
+    assert told == [
+        "cxr_ray: Ray stopped: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 98.00 MiB. Less memory is "
+        "taken by a smaller batch (--set resources.batch_size=32) or by fewer workers on a GPU "
+        "(--set resources.gpu_per_worker=1).",
+        "cxr_ray: the same command with --resume goes on from here.",
+    ]
+
+
+def test_the_time_left_leaves_out_what_came_before_the_first_unit(monkeypatch, capsys):
+    moments = iter([100.0, 101, 106, 110, 122, 130])
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: next(moments))
+    sweep._watch(((4, "eager") for _ in range(6)), 6)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  3 of 6 units, 1.3 images/s, 9 seconds left",
+        "  5 of 6 units, 0.7 images/s, 6 seconds left",
+        "  6 of 6 units",
+    ]
+
+
+def phantoms_as_files(folder: Path) -> Path:
+    from PIL import Image
+
+    from cxr_ray.data.phantoms import render
+
+    for split, n in (("train", 6), ("test", 4)):
+        for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(n):
+                image = Image.fromarray(render(100 * n + 10 * i + label, label, 64).image)
+                image.save(folder / split / name / f"{name}-{i}.png")
+    return folder
+
+
+def test_resuming_after_training_keeps_the_errors_that_training_met(tmp_path, monkeypatch):
+    folder = phantoms_as_files(tmp_path / "data")
+    whole = (folder / "train" / "NORMAL" / "NORMAL-0.png").read_bytes()
+    (folder / "train" / "NORMAL" / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    explain, met = sweep.explain, []
+
+    def interrupted(*arguments):
+        met.append([Path(e["path"]).name for e in arguments[-1]])
+        if len(met) == 1:
+            raise KeyboardInterrupt
+        return explain(*arguments)
+
+    monkeypatch.setattr(sweep, "explain", interrupted)
+    content = {
+        **TINY, "data": {"size": 64, "path": str(folder), "val_share": 0.3}, "regions": None, "sanity": None,
+        "variants": {"plain": {}}, "train": {"epochs": 1, "batch_size": 8}, "explain": {"explainers": ["edges"]},
+        "controls": {"cell_random": 1}, "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
+    }  # fmt: skip
+    file, out = write(tmp_path, content), str(tmp_path / "out")
+    assert sweep.main([file, "--out", out]) == 130
+    assert sweep.main([file, "--out", out, "--resume"]) == 0
+    assert met == [["truncated.png"]] * 2
+    assert [Path(p).name for p in results.open_run(out).pandas("errors").path] == ["truncated.png"]
+
+
+def test_broken_images_become_rows_of_errors(tmp_path):
+    bad = phantoms_as_files(tmp_path / "data") / "test" / "NORMAL"
+    (bad / "text.jpeg").write_text("not an image")
+    (bad / "empty.png").write_bytes(b"")
+    whole = (bad / "NORMAL-0.png").read_bytes()
+    (bad / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    torch.manual_seed(0)
+    (tmp_path / "m.safetensors").write_bytes(models.to_bytes(models.build("resnet18", Meaning("resnet18", 64))))
+    content = {**TINY, "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3},
+               "regions": {"names": ["border"]}, "sanity": None,
+               "checkpoints": {n: {"path": str(tmp_path / "m.safetensors")} for n in ("one", "two")}}  # fmt: skip
+    content = {k: v for k, v in content.items() if k not in ("variants", "train")}
+    out = str(tmp_path / "out")
+    assert sweep.main([write(tmp_path, content), "--out", out]) == 0
+    errors = results.open_run(out).pandas("errors")
+    assert sorted(Path(p).name for p in errors.path) == ["empty.png", "text.jpeg", "truncated.png"]
+    assert dict(zip(errors.path.map(lambda p: Path(p).name), errors.stage, strict=True))["truncated.png"] == "decode"
+    test = results.open_run(out).pandas("predictions").query("split == 'test'")
+    assert (test.groupby("trial_id").size() == 8).all()

@@ -1,0 +1,124 @@
+"""The architecture's promises: what is pure does not import Ray, and importing does nothing."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+import cxr_ray
+
+PACKAGE = Path(cxr_ray.__file__).parent
+STAGES = ("", "data", "models", "measure", "analysis", "report", "run", "command lines")  # data passes them in order
+COMMAND_LINES = {"sweep"}
+MODULES = sorted(
+    ".".join(p.relative_to(PACKAGE).with_suffix("").parts)
+    for p in PACKAGE.rglob("*.py")
+    if p.stem not in ("__init__", "__main__")
+)
+
+
+def stage(module: str) -> int:
+    """Where a module (dotted, inside the package) stands in STAGES; modules of no folder are the foundation."""
+    if module in COMMAND_LINES:
+        return len(STAGES) - 1
+    return STAGES.index(module.rpartition(".")[0].partition(".")[0])
+
+
+# Imports modules by name in a fresh process, and tells what that changed.
+PROBE = """
+import importlib, json, logging, os, sys
+def handlers():
+    named = logging.root.manager.loggerDict.values()
+    loggers = [logging.getLogger(), *(l for l in named if isinstance(l, logging.Logger))]
+    return {l.name: len(l.handlers) for l in loggers if l.handlers}
+third_parties, modules = json.loads(sys.argv[1])
+for name in third_parties:
+    importlib.import_module(name)
+before = handlers()
+for name in modules:
+    importlib.import_module("cxr_ray." + name)
+started = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+print(json.dumps({"ray": "ray" in sys.modules, "started": started, "before": before, "after": handlers(),
+                  "files": sorted(os.listdir())}))
+"""
+
+
+def imported(folder: Path, modules: list[str], third_parties: Sequence[str] = ()) -> dict:
+    asked = json.dumps([list(third_parties), modules])
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", PROBE, asked]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    (line,) = done.stdout.splitlines()
+    return json.loads(line)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+def test_only_the_last_stages_import_ray(folder):
+    pure = [m for m in MODULES if not m.startswith("run.")]
+    found = imported(folder, pure)
+    assert not found["ray"]
+    assert found["files"] == []
+
+
+def test_the_probe_sees_ray_where_it_is_imported(folder):
+    assert imported(folder, ["run.tuning"])["ray"]
+
+
+def test_importing_all_of_it_starts_nothing_writes_nothing_and_logs_nowhere(folder):
+    found = imported(folder, MODULES, ["ray.data", "ray.tune", "torchvision", "captum.attr", "sklearn", "matplotlib"])
+    assert found["ray"]
+    assert not found["started"]
+    assert found["files"] == []
+    assert found["after"] == found["before"]
+
+
+def violations(sources: Mapping[str, str]) -> list[str]:
+    """Imports of a later stage, inside functions too; module name to source."""
+    return [
+        f"{module} imports {other}"
+        for module, source in sources.items()
+        for other in sorted(imports_of(source, set(sources)))
+        if stage(other) > stage(module)
+    ]
+
+
+def test_no_module_imports_from_a_later_stage():
+    assert violations({m: (PACKAGE / f"{m.replace('.', '/')}.py").read_text() for m in MODULES}) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from cxr_ray.run import tuning", "import cxr_ray.run.tuning", "def f():\n    from cxr_ray.run.tuning import x"],
+)
+def test_an_import_of_a_later_stage_is_found(line):
+    assert violations({"measure.worker": line, "run.tuning": ""}) == ["measure.worker imports run.tuning"]
+
+
+def imports_of(source: str, modules: set[str]) -> set[str]:
+    """Those of the package's modules that a source imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name.removeprefix("cxr_ray.") for name in found if name.startswith("cxr_ray.")} & modules
