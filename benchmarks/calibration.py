@@ -24,7 +24,7 @@ from benchmarks import common
 from cxr_ray.analysis.hypotheses import Inputs, hypotheses
 from cxr_ray.config import resolve
 from cxr_ray.data.phantoms import Phantom, render
-from cxr_ray.measure.worker import Block, Subject, Worker
+from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks as models
 from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import EXCHANGE
@@ -63,7 +63,7 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: l
     """The verdict row of H1 by each way; true effect of the marker; and how each way's effects agree with it."""
     without = [render(seed, 0, SIZE, marker_correlation=0.0, marker="none") for seed in seeds]
     ids = [f"{seed:016x}" for seed in seeds]
-    block = Block("m", "test", ids, ids, [0] * len(ids), common.pixels(drawn),
+    block = Shard("m", "test", ids, ids, [0] * len(ids), common.pixels(drawn),
                   masks={"marker": np.stack([p.marker for p in drawn])},
                   rerendered={"marker": common.pixels(without)},
                   partners=dict(zip(ids, itertools.cycle(common.pixels(partners)), strict=False)))  # fmt: skip
@@ -79,7 +79,7 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: l
     with TemporaryDirectory() as folder:
         file = Path(folder, "m.safetensors")
         file.write_bytes(models.to_bytes(model))
-        tables = Worker(sweep, {"m": Subject("m", str(file), None, SIZE)})(block)
+        tables = Worker(sweep, {"m": ModelRef("m", str(file), None, SIZE)})(block)
     frames = {name: table.to_pandas().assign(trial_id="m") for (name, _), table in tables.items()}
     trials = pd.DataFrame({"trial_id": ["m"], "variant": "m", "seed": np.nan, "status": "given", "config": "{}"})
     saliency = frames["saliency"][["trial_id", "image_id", "target", "focus", "lung_share"]]

@@ -18,7 +18,7 @@ from cxr_ray.config import Train
 from cxr_ray.data.phantoms import Phantom, render
 from cxr_ray.models import networks as models
 from cxr_ray.models import training
-from cxr_ray.models.networks import Classifier, Meaning
+from cxr_ray.models.networks import Classifier, ModelSpec
 
 
 def rates(forms: Mapping[str, Callable[[], int]], rounds: int = 5, seconds: float = 2.0) -> dict[str, list[float]]:
@@ -63,7 +63,7 @@ def trained(drawn: Sequence[Phantom], epochs: int, seed: int, lr: float = 1e-3) 
     """A ResNet-18 from scratch after so many epochs on phantoms whose labels alternate; eval mode."""
     size = drawn[0].image.shape[0]
     torch.manual_seed(seed)
-    model = models.build("resnet18", Meaning("resnet18", size))
+    model = models.build("resnet18", ModelSpec("resnet18", size))
     split = training.Split(pixels(drawn), np.arange(len(drawn)) % 2)
     few = training.Split(split.pixels[:64], split.labels[:64])
     training.fit(model, split, few, Train(epochs=epochs, batch_size=32, lr=lr, seed=seed), lambda epoch: None)
@@ -76,8 +76,8 @@ def arguments(text: str | None, run: str | None = None, **options: tuple[type, A
     if run is not None:
         parser.add_argument("run", nargs="?", help=run)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    for name, (kind, default, meaning) in options.items():
-        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} (default: {default})")
+    for name, (kind, default, spec) in options.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{spec} (default: {default})")
     return parser.parse_args()
 
 

@@ -13,21 +13,21 @@ import torch
 
 from benchmarks.common import arguments, rates, ratio, show
 from cxr_ray.measure import perturb
-from cxr_ray.models import backends as forms
+from cxr_ray.models import backends
 from cxr_ray.models import networks as models
-from cxr_ray.models.networks import Meaning
+from cxr_ray.models.networks import ModelSpec
 
 
 def main() -> None:
     """The command."""
     args = arguments(__doc__, size=(int, 224, "side of the images"), rounds=(int, 12, "rounds"),
                      seconds=(float, 2.5, "seconds a form and round"))  # fmt: skip
-    forms.full_float32()
+    backends.full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    model = models.build("resnet18", Meaning("resnet18", args.size)).requires_grad_(False)
+    model = models.build("resnet18", ModelSpec("resnet18", args.size)).requires_grad_(False)
     model = model.to(device, memory_format=torch.channels_last)
-    batch_size = forms.batch_size(model, args.size)
+    batch_size = backends.batch_size(model, args.size)
     n_images, n_rankings = 4, batch_size // 4  # two batches
     images = torch.rand(n_images, 3, args.size, args.size, device=device)
     keys = torch.arange(n_images, device=device)
@@ -43,7 +43,7 @@ def main() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def plain(forward: forms.Forward) -> Callable[[], int]:
+    def plain(forward: backends.Forward) -> Callable[[], int]:
         def run() -> int:
             for _ in range(jobs // batch_size):
                 forward(batch)
@@ -60,9 +60,9 @@ def main() -> None:
         return jobs
 
     with torch.no_grad():
-        form, _ = forms.choose(model, args.size, batch_size, 10**7)
+        form, _ = backends.choose(model, args.size, batch_size, 10**7)
         functions = {
-            n: forms.make(n, model, args.size, batch_size) for n, v in form.tried.items() if not isinstance(v, str)
+            n: backends.make(n, model, args.size, batch_size) for n, v in form.tried.items() if not isinstance(v, str)
         }
         kinds = {name: plain(forward) for name, forward in functions.items()} | {"masked": masked}
         measured = rates(kinds, args.rounds, args.seconds)

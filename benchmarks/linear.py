@@ -20,9 +20,9 @@ from scipy.sparse.linalg import spsolve
 
 from benchmarks.common import arguments, rates, ratio, show
 from cxr_ray.measure import impute, perturb
-from cxr_ray.models import backends as forms
+from cxr_ray.models import backends
 from cxr_ray.models import networks as models
-from cxr_ray.models.networks import Meaning
+from cxr_ray.models.networks import ModelSpec
 
 LEVELS = (0.1, 0.25, 0.5, 0.9)
 TARGET = 20.0
@@ -49,7 +49,7 @@ def main() -> None:
                      threads=(int, 1, "torch threads"), shape=(str, "smooth", "of the masks: smooth or random"),
                      levels=(str, ",".join(map(str, LEVELS)), "shares of missing pixels"))  # fmt: skip
     torch.set_num_threads(args.threads)
-    forms.full_float32()
+    backends.full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keys, size = torch.arange(args.batch, device=device), args.size
     images = perturb.smooth_field(keys, size) * 0.8
@@ -60,7 +60,7 @@ def main() -> None:
         fields = perturb.randomness.uniform(keys + 2000, size * size)
     places = perturb.rank(fields, fields)
     masks = {level: (places < round(level * size**2)).view_as(images) for level in map(float, args.levels.split(","))}
-    model = models.build("resnet18", Meaning("resnet18", size)).to(device, memory_format=torch.channels_last)
+    model = models.build("resnet18", ModelSpec("resnet18", size)).to(device, memory_format=torch.channels_last)
     batch = images[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     direct = sparse_solver(size)
 

@@ -26,10 +26,11 @@ from benchmarks import common
 from cxr_ray.analysis.resampling import CI_METHOD, patient_bootstrap, sign_flip
 from cxr_ray.analysis.summary import N_PERM
 from cxr_ray.config import resolve
+from cxr_ray.errors import RunError
 from cxr_ray.measure.faithfulness import HIGHER_IS_FAITHFUL, compare, metrics
-from cxr_ray.measure.worker import Block, Subject, Worker
+from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks as models
-from cxr_ray.results import NotARun, open_run
+from cxr_ray.results import open_run
 from cxr_ray.schemas import SHARED
 
 EXCHANGEABLE = ("shifted", "pixel_random", "cell_random", "smooth_random")
@@ -137,11 +138,11 @@ def of_phantoms(images: int, draws: int) -> tuple[dict[str, Relabelled], NDArray
     with TemporaryDirectory() as folder:
         file = Path(folder, "m.safetensors")
         file.write_bytes(models.to_bytes(model))
-        worker = Worker(sweep, {"m": Subject("m", str(file), None, SIZE)})
+        worker = Worker(sweep, {"m": ModelRef("m", str(file), None, SIZE)})
         for start in range(0, images, 20):
             at = slice(start, start + 20)
             labels = (np.arange(images) % 2)[at].tolist()
-            tables = worker(Block("m", "test", ids[at], ids[at], labels, test[at]))
+            tables = worker(Shard("m", "test", ids[at], ids[at], labels, test[at]))
             frames += [table.to_pandas() for (name, _), table in tables.items() if name == "curves"]
     controls, image_ids = of_curves(pd.concat(frames, ignore_index=True))
     return controls, np.array(image_ids)
@@ -155,7 +156,7 @@ def main() -> None:
                             draws=(int, DRAWS, "draws of each control, without RUN"))  # fmt: skip
     try:
         controls, patients = of_run(args.run) if args.run else of_phantoms(args.images, args.draws)
-    except NotARun as e:
+    except RunError as e:
         raise SystemExit(str(e)) from None
     sizes = [n for n in PATIENTS if n <= len(np.unique(patients))]
     if not controls or not sizes:

@@ -35,10 +35,10 @@ from cxr_ray.config import resolve
 from cxr_ray.data import phantoms
 from cxr_ray.measure import faithfulness, perturb
 from cxr_ray.measure.explainers import EXPLAINERS, IG_STEPS, Entry, Inputs, _with_separate_relus
-from cxr_ray.measure.worker import Block, Subject, Worker
+from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks as models
 from cxr_ray.models.backends import Forward
-from cxr_ray.models.networks import Classifier, Meaning
+from cxr_ray.models.networks import Classifier, ModelSpec
 
 ORDERS = ("morf", "lerf")
 PERCENTILES = [10, 20, 30, 40, 50, 60, 70, 80, 90]  # grad-cam's
@@ -89,12 +89,12 @@ def compared(what: str, ours: NDArray, theirs: NDArray, tolerance: float) -> Row
 
 def classifier(size: int) -> Classifier:
     """The network that both sides score, in eval mode, without gradients of its weights."""
-    meaning = Meaning("resnet18", size)
+    spec = ModelSpec("resnet18", size)
     path = os.environ.get("CXR_RAY_MODEL")
     if path:
-        return models.load(path, meaning).requires_grad_(False)
+        return models.load(path, spec).requires_grad_(False)
     torch.manual_seed(0)
-    return models.build("resnet18", meaning).requires_grad_(False)
+    return models.build("resnet18", spec).requires_grad_(False)
 
 
 def chests(size: int, n: int) -> NDArray[np.uint8]:
@@ -347,11 +347,11 @@ def worker_scores(
         "explain": {"explainers": ["gradcam"], "targets": ["pneumonia"]},
         "perturb": {"grids": ["pixel"], "fills": [fill], "levels": levels, "orders": list(ORDERS)},
     })  # fmt: skip
-    worker = Worker(sweep, {"given": Subject("given", "none", None, size)}, device=str(maps.device))
+    worker = Worker(sweep, {"given": ModelRef("given", "none", None, size)}, device=str(maps.device))
     worker.model = lambda trial_id: model  # type: ignore[assignment]
     worker.forward = lambda trial_id: forward or model.log_odds  # type: ignore[assignment]
     ids = [f"{i:016x}" for i in range(n)]
-    block = Block("given", "test", ids, ids, [0] * n, pixels)
+    block = Shard("given", "test", ids, ids, [0] * n, pixels)
     with mock.patch.dict(EXPLAINERS, {"gradcam": Entry(lambda m, inputs: maps, lambda s: (0, 0))}):
         tables = worker(block)
     curves = tables["curves", "gradcam"].to_pandas()

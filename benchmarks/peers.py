@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks.common import arguments, rates, ratio, show
 from benchmarks.parity import PERCENTILES, chests, classifier, model_space, untied_maps, worker_scores
 from cxr_ray.measure import faithfulness, perturb
-from cxr_ray.models import backends as forms
+from cxr_ray.models import backends
 from cxr_ray.models.backends import Forward
 from cxr_ray.models.networks import Classifier
 
@@ -70,13 +70,13 @@ def main() -> int:
     if args.steps % 3 or SIZE**2 % (args.steps // 3):
         print(f"peers: --steps is {args.steps}; Quantus needs 3 k, with k a divisor of {SIZE**2}", file=sys.stderr)
         return 2
-    forms.full_float32()
+    backends.full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = classifier(SIZE)
     theirs = classifier(SIZE).to(device)  # as a user would hand it over
     model = model.to(device).to(memory_format=torch.channels_last)
     pixels, maps = chests(SIZE, args.images), untied_maps(args.images, SIZE)
-    form, forward = forms.choose(model, SIZE, args.batch, 10**7)
+    form, forward = backends.choose(model, SIZE, args.batch, 10**7)
     notes = {"form": str(form)}
     on_device, images = maps.to(device), model_space(classifier(SIZE), pixels)
     ways: dict[str, Callable[[], int]] = {}

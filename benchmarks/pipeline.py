@@ -17,9 +17,9 @@ import torch
 from benchmarks.common import arguments, show
 from cxr_ray.config import resolve
 from cxr_ray.data import manifest as data
-from cxr_ray.measure.worker import Block, Subject, Worker
+from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks as models
-from cxr_ray.models.networks import Meaning
+from cxr_ray.models.networks import ModelSpec
 from cxr_ray.run import pipeline
 from cxr_ray.storage import Store
 from cxr_ray.sweep import passes_per_image
@@ -43,24 +43,24 @@ def main() -> None:
     measured: dict[str, list[float]] = {"bare engine": [], "1 Ray worker": [], "2 Ray workers": []}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder, "m.safetensors")
-        checkpoint.write_bytes(models.to_bytes(models.build("resnet18", Meaning("resnet18", args.size))))
-        subjects = {"m": Subject("m", str(checkpoint), None, args.size)}
+        checkpoint.write_bytes(models.to_bytes(models.build("resnet18", ModelSpec("resnet18", args.size))))
+        model_refs = {"m": ModelRef("m", str(checkpoint), None, args.size)}
         units = [
             u
-            for u in pipeline.plan_units(
-                manifest, subjects, {"m": passes}, "cpu", manifest.rows("test").iloc[:0], {"m": 0}, {}
+            for u in pipeline.plan_shards(
+                manifest, model_refs, {"m": passes}, "cpu", manifest.rows("test").iloc[:0], {"m": 0}, {}
             )["m"].values()
             if u["split"] == "test"
         ]
         for r in range(args.rounds):
-            measured["bare engine"].append(_bare(sweep, subjects, units, manifest, source, passes))
+            measured["bare engine"].append(_bare(sweep, model_refs, units, manifest, source, passes))
             pipeline.start_ray()
             for workers in (1, 2):
                 resources = _resources(sweep, workers)
                 store = Store(str(Path(folder, f"{r}-{workers}")), {})
                 start, done = None, 0
                 for images, _ in pipeline.explain_sweep(
-                    sweep, units, subjects, source, store, resources, {"m": passes}
+                    sweep, units, model_refs, source, store, resources, {"m": passes}
                 ):
                     if start is None:
                         start = time.perf_counter()
@@ -83,8 +83,8 @@ def _resources(sweep: Any, workers: int) -> pipeline.Resources:
     return resources
 
 
-def _bare(sweep: Any, subjects: Any, units: Any, manifest: data.Manifest, source: data.Source, passes: int) -> float:
-    worker = Worker(sweep, subjects, passes=passes * len(manifest.rows("test")))
+def _bare(sweep: Any, model_refs: Any, units: Any, manifest: data.Manifest, source: data.Source, passes: int) -> float:
+    worker = Worker(sweep, model_refs, passes=passes * len(manifest.rows("test")))
     rows = manifest.rows("test")
     pixels = data.load_pixels(source, rows, sweep.data.size).images_NCHW
     blocks = []
@@ -92,7 +92,7 @@ def _bare(sweep: Any, subjects: Any, units: Any, manifest: data.Manifest, source
         columns = {key: [row[key] for row in unit["rows"]] for key in ("image_id", "path", "label")}
         start = i * len(units[0]["rows"])
         part = pixels[start : start + len(unit["rows"])]
-        blocks.append(Block("m", "test", columns["image_id"], columns["path"], columns["label"], part))
+        blocks.append(Shard("m", "test", columns["image_id"], columns["path"], columns["label"], part))
     worker(blocks[0])
     start_time = time.perf_counter()
     for block in blocks[1:]:

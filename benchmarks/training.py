@@ -14,7 +14,7 @@ from benchmarks.common import arguments, rates, ratio, show
 from cxr_ray.config import Train
 from cxr_ray.models import networks as models
 from cxr_ray.models import training
-from cxr_ray.models.networks import Meaning
+from cxr_ray.models.networks import ModelSpec
 
 
 def main() -> None:
@@ -28,8 +28,8 @@ def main() -> None:
     train = training.Split(pixels, np.arange(n) % 2)
     val = training.Split(pixels[:2], np.array([0, 1]))
     config = Train(epochs=1, batch_size=args.batch, lr=1e-4)
-    meaning = Meaning("resnet18", args.size)
-    bare_model = models.build("resnet18", meaning).to(device, memory_format=torch.channels_last).train()
+    spec = ModelSpec("resnet18", args.size)
+    bare_model = models.build("resnet18", spec).to(device, memory_format=torch.channels_last).train()
     ready = torch.randn(args.batch, 3, args.size, args.size, device=device).to(memory_format=torch.channels_last)
     labels = torch.arange(args.batch, device=device) % 2
 
@@ -44,7 +44,7 @@ def main() -> None:
         return n
 
     def fit() -> int:
-        training.fit(models.build("resnet18", meaning), train, val, config, lambda epoch: None, device=device)
+        training.fit(models.build("resnet18", spec), train, val, config, lambda epoch: None, device=device)
         return n
 
     measured = rates({"bare": bare, "fit": fit}, args.rounds, seconds=1.0)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator, model_validator
 
+from cxr_ray.errors import SweepError
 from cxr_ray.schemas import NAME_PATTERN, to_json
 
 Fill = Literal["black", "grey", "mean", "blur", "noise", "linear"]
@@ -34,10 +35,6 @@ NULLABLE = ("sequential", "regions", "sanity")  # sections that null turns off
 SEGMENTER = "torchxrayvision"  # as regions.lungs: masks by its network
 RERENDERED = {"opacity": ("opacity",), "marker": ("marker", "glyph")}  # region to the versions of a phantom that tell
 SPACES = ("grid", "choice", "uniform", "loguniform")
-
-
-class SweepMistake(ValueError):
-    """The sweep file (or ``--set``) is wrong; the message lists every mistake with its remedy."""
 
 
 class Section(BaseModel):
@@ -284,9 +281,9 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False
             continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool | None):
-            raise SweepMistake(f"line {key_node.start_mark.line + 1}: a key must be a plain name.")
+            raise SweepError(f"line {key_node.start_mark.line + 1}: a key must be a plain name.")
         if key in seen:
-            raise SweepMistake(f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice; keep one.")
+            raise SweepError(f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice; keep one.")
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
 
@@ -298,17 +295,17 @@ def parse_yaml(text: str, origin: str) -> Any:
     """YAML to plain data.
 
     Raises:
-        SweepMistake: it does not parse, or a key stands twice.
+        SweepError: it does not parse, or a key stands twice.
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except SweepMistake as e:
-        raise SweepMistake(f"{origin}, {e}") from None
+    except SweepError as e:
+        raise SweepError(f"{origin}, {e}") from None
     except Exception as e:  # beside its own errors, PyYAML raises IndexError, KeyError and others on ill-formed scalars
         mark, what = getattr(e, "problem_mark", None), getattr(e, "problem", None)
         where = f", line {mark.line + 1}" if mark else ""
         what = " ".join(str(what or e).split()) or type(e).__name__
-        raise SweepMistake(f"{origin}{where}: not valid YAML: {what}.") from None
+        raise SweepError(f"{origin}{where}: not valid YAML: {what}.") from None
 
 
 def load_sweep(
@@ -329,22 +326,22 @@ def load_sweep(
         controls: the names that exist.
 
     Raises:
-        SweepMistake: with every mistake in it, one a line.
+        SweepError: with every mistake in it, one a line.
     """
     path = Path(path)
     if not path.is_file():
         files = [p.name for p in path.parent.glob("*.y*ml") if p.is_file()]
         near = difflib.get_close_matches(path.name, files, n=1)
         hint = f" Did you mean {path.parent / near[0]}?" if near else " Give the path of a YAML file."
-        raise SweepMistake(f"there is no sweep file {path}.{hint}")
+        raise SweepError(f"there is no sweep file {path}.{hint}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise SweepMistake(f"{path} cannot be read as text: {e}.") from None
+        raise SweepError(f"{path} cannot be read as text: {e}.") from None
     raw = parse_yaml(text, str(path))
     raw = {} if raw is None else raw
     if not isinstance(raw, dict):
-        raise SweepMistake(f"{path} holds a {type(raw).__name__}; a sweep file is a mapping such as 'name: mine'.")
+        raise SweepError(f"{path} holds a {type(raw).__name__}; a sweep file is a mapping such as 'name: mine'.")
     raw.setdefault("name", re.sub(r"[^a-z0-9_-]", "_", path.stem.lower()).lstrip("0123456789_-") or "sweep")
     mistakes = []
     for override in overrides:
@@ -354,7 +351,7 @@ def load_sweep(
             continue
         try:
             mistakes += _assign(raw, key.strip(), parse_yaml(value, f"--set {override}"))
-        except SweepMistake as e:
+        except SweepError as e:
             mistakes.append(str(e))
     for key, value in (changes or {}).items():
         mistakes += _assign(raw, key, value)
@@ -382,7 +379,7 @@ def resolve(
     controls: Iterable[str] = (),
     mistakes: Iterable[str] = (),
 ) -> Sweep:
-    """Plain data to a resolved sweep; raises SweepMistake with all ``mistakes`` and those found here."""
+    """Plain data to a resolved sweep; raises SweepError with all ``mistakes`` and those found here."""
     found = list(mistakes)
     raw = {k: {} if v is None and k in ("controls", "checkpoints", "variants") else v for k, v in raw.items()}
     raw = {k: v for k, v in raw.items() if v is not None or k in NULLABLE}
@@ -445,7 +442,7 @@ def resolve(
         if sweep.controls.get("mean_map", 1) != 1:
             found.append(f"controls.mean_map: {sweep.controls['mean_map']} came; there is one mean, so give 1.")
     if found or sweep is None:
-        raise SweepMistake("\n".join(dict.fromkeys(found)))
+        raise SweepError("\n".join(dict.fromkeys(found)))
     return sweep
 
 

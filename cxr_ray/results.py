@@ -15,10 +15,7 @@ import yaml
 from pyarrow import fs as pafs
 
 from cxr_ray import schemas
-
-
-class NotARun(ValueError):
-    """The path holds no run, or no table of that name; the message says what to do."""
+from cxr_ray.errors import RunError
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -43,11 +40,11 @@ class Run:
     def dataset(self, name: str) -> pads.Dataset:
         """A table as a pyarrow dataset, for what is larger than memory."""
         if name not in schemas.TABLES:
-            raise NotARun(f"no table is called {name!r}; a run has {', '.join(schemas.TABLES)}.")
+            raise RunError(f"no table is called {name!r}; a run has {', '.join(schemas.TABLES)}.")
         table = schemas.TABLES[name]
         folder = f"{self.root}/tables/{name}"
         if self.fs.get_file_info(folder).type != pafs.FileType.Directory:
-            raise NotARun(
+            raise RunError(
                 f"{self.path} has no table {name!r} yet: finish the run with --resume. (A finished run has lost it.)"
             )
         fields = [pa.field(p, pa.string()) for p in table.partitions]
@@ -77,7 +74,7 @@ class Run:
         try:
             import duckdb
         except ImportError as e:
-            raise NotARun("SQL needs DuckDB: pip install 'cxr-ray[analysis]'.") from e
+            raise RunError("SQL needs DuckDB: pip install 'cxr-ray[analysis]'.") from e
         with duckdb.connect() as connection:
             for name in schemas.TABLES:
                 if self.fs.get_file_info(f"{self.root}/tables/{name}").type == pafs.FileType.Directory:
@@ -87,12 +84,12 @@ class Run:
     def json(self, name: str) -> dict[str, Any]:
         """``provenance.json`` or ``test_metrics.json``."""
         if not self.fs.get_file_info(f"{self.root}/{name}").is_file:
-            raise NotARun(f"{self.path} has no {name} yet: finish the run with --resume.")
+            raise RunError(f"{self.path} has no {name} yet: finish the run with --resume.")
         with self.fs.open_input_stream(f"{self.root}/{name}") as f:
             try:
                 return json.loads(f.read())
             except ValueError:
-                raise NotARun(f"{self.path}/{name} is damaged: it is no JSON.") from None
+                raise RunError(f"{self.path}/{name} is damaged: it is no JSON.") from None
 
     @property
     def sweep(self) -> dict[str, Any]:
@@ -101,9 +98,9 @@ class Run:
             try:
                 sweep = yaml.safe_load(f.read())
             except (yaml.YAMLError, UnicodeDecodeError):
-                raise NotARun(f"{self.path}/sweep.yaml is damaged: it is no YAML. Run the sweep again.") from None
+                raise RunError(f"{self.path}/sweep.yaml is damaged: it is no YAML. Run the sweep again.") from None
             if not isinstance(sweep, dict):
-                raise NotARun(f"{self.path}/sweep.yaml is damaged: it holds no sweep. Run the sweep again.")
+                raise RunError(f"{self.path}/sweep.yaml is damaged: it holds no sweep. Run the sweep again.")
             return sweep
 
 
@@ -111,14 +108,14 @@ def open_run(path: str | Path) -> Run:
     """Opens the run folder ``path``, local or a URI.
 
     Raises:
-        NotARun: there is no ``sweep.yaml`` in it.
+        RunError: there is no ``sweep.yaml`` in it.
     """
     try:
         fs, root = filesystem(str(path))
     except (OSError, pa.ArrowException) as e:
-        raise NotARun(
+        raise RunError(
             f"{path} cannot be opened: {e}. Give a folder, or a URI that pyarrow knows (s3://, gs://)."
         ) from None
     if fs.get_file_info(f"{root}/sweep.yaml").type != pafs.FileType.File:
-        raise NotARun(f"{path} is not a run: it has no sweep.yaml. Give the folder that --out named.")
+        raise RunError(f"{path} is not a run: it has no sweep.yaml. Give the folder that --out named.")
     return Run(str(path), fs, root)

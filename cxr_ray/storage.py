@@ -16,17 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
+from cxr_ray.errors import DamagedRunError
 from cxr_ray.results import filesystem
 from cxr_ray.schemas import ERRORS, TABLES, file_metadata
 
-UNITS = ".work/units"
+SHARDS = ".work/shards"
 ROW_GROUP = 2**17
-PER_UNIT = ("predictions", "saliency", "curves", "faithfulness", "regions", "sanity")
+PER_SHARD = ("predictions", "saliency", "curves", "faithfulness", "regions", "sanity")
 Tables = Mapping[tuple[str, str], pa.Table]
-
-
-class Damaged(ValueError):
-    """A file of an unfinished run cannot be read; the message says what to do."""
 
 
 def pack(tables: Tables) -> bytes:
@@ -116,13 +113,13 @@ class Store:
         if self.exists("tables", name, "part-0.parquet"):
             self.fs.delete_file(self.path("tables", name, "part-0.parquet"))
 
-    def finished_units(self, folder: str = UNITS) -> set[str]:
+    def finished_shards(self, folder: str = SHARDS) -> set[str]:
         """Names of the units that are there."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
         names = (info.base_name for info in self.fs.get_file_info(selector))
         return {name.removesuffix(".arrow") for name in names if name.endswith(".arrow") and not name.startswith(".")}
 
-    def write_unit(self, unit: str, data: bytes, folder: str = UNITS) -> None:
+    def write_shard(self, unit: str, data: bytes, folder: str = SHARDS) -> None:
         """A packed unit."""
         self.write(data, folder, f"{unit}.arrow")
 
@@ -133,7 +130,7 @@ class Store:
         """
         fs = self.fs
         written = set()
-        for name in PER_UNIT:
+        for name in PER_SHARD:
             if self.exists("tables", name):
                 fs.delete_dir(self.path("tables", name))
         found = list(errors)
@@ -146,19 +143,19 @@ class Store:
                         else:
                             writers.add(name, explainer, table)
                             written.add(name)
-        for name in PER_UNIT:
+        for name in PER_SHARD:
             if name not in written:
                 self.write_table(name, [])
         unique = {tuple(row[k] for k in ERRORS.key): row for row in found}
         self.write_table("errors", sorted(unique.values(), key=lambda r: (str(r["path"]), str(r["stage"]))))
 
     def _unit(self, unit: str) -> dict[tuple[str, str], pa.Table]:
-        data = self.read(UNITS, f"{unit}.arrow")  # a store that does not answer is no damage
+        data = self.read(SHARDS, f"{unit}.arrow")  # a store that does not answer is no damage
         try:
             return unpack(data)
         except (pa.ArrowInvalid, OSError):
-            raise Damaged(
-                f"{self.out}/{UNITS}/{unit}.arrow is damaged; delete it, and --resume computes it again."
+            raise DamagedRunError(
+                f"{self.out}/{SHARDS}/{unit}.arrow is damaged; delete it, and --resume computes it again."
             ) from None
 
     def clean(self) -> None:

@@ -28,30 +28,21 @@ import torch
 import cxr_ray
 from cxr_ray import results
 from cxr_ray.analysis import classification, hypotheses, summary
-from cxr_ray.config import Sweep, SweepMistake, load_sweep
+from cxr_ray.config import Sweep, load_sweep
 from cxr_ray.data import manifest as data
+from cxr_ray.errors import ClusterError, CxrRayError, DamagedRunError, DataError, RunError, UserError
 from cxr_ray.measure import donors, perturb, regions, sanity
 from cxr_ray.measure.explainers import EXPLAINERS
-from cxr_ray.measure.worker import Subject
-from cxr_ray.models import backends as forms
+from cxr_ray.measure.worker import ModelRef
+from cxr_ray.models import backends
 from cxr_ray.models import networks as models
-from cxr_ray.models.networks import Meaning
+from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import SCHEMA_VERSION, TABLES, to_json
-from cxr_ray.storage import Damaged, Store
+from cxr_ray.storage import Store
 
-DONE, UNFINISHED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+DONE, UNFINISHED, INTERRUPTED = 0, 1, 130
 EARLIER = (".work", "errors.json")  # of the images that training read
 PACKAGES = ("torch", "torchvision", "ray", "captum", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
-
-
-class Mistake(ValueError):
-    """What was asked for cannot be done; the message says what came, what is allowed and what to do."""
-
-
-MISTAKES = (
-    Mistake, SweepMistake, data.DataMistake, models.BadCheckpoint, models.MissingPackage, models.NoWeights,
-    results.NotARun,
-)  # fmt: skip
 
 
 def say(text: str = "") -> None:
@@ -82,13 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return run(args)
-    except MISTAKES as e:
+    except CxrRayError as e:
         for line in str(e).splitlines():
             print(f"cxr_ray: {line}", file=sys.stderr)
-        return MISTAKE
-    except Damaged as e:
-        print(f"cxr_ray: {e}", file=sys.stderr)
-        return UNFINISHED
+        return e.exit_code
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -159,7 +147,7 @@ def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
     return total, text
 
 
-def dry_run(sweep: Sweep, manifest: data.Manifest, specs: list[dict[str, Any]], given: Mapping[str, Subject]) -> None:
+def dry_run(sweep: Sweep, manifest: data.Manifest, specs: list[dict[str, Any]], given: Mapping[str, ModelRef]) -> None:
     """Prints what would be done."""
     say(sweep.to_yaml())
     for note in manifest.notes:
@@ -221,9 +209,9 @@ def sanity_images(sweep: Sweep, manifest: data.Manifest) -> pd.DataFrame:
 
 def forward_rate(size: int) -> float:
     """Forward passes of a ResNet-18 a second on this machine, measured for about a second."""
-    forms.full_float32()
+    backends.full_float32()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = models.build("resnet18", Meaning("resnet18", size)).to(device)
+    model = models.build("resnet18", ModelSpec("resnet18", size)).to(device)
     batch = torch.zeros(max(1, 256 * 224**2 // size**2) if device == "cuda" else 8, 3, size, size, device=device)
     with torch.inference_mode():
         float(model.log_odds(batch).sum())
@@ -263,8 +251,8 @@ def run(args: argparse.Namespace) -> int:
 
     specs = tuning.trial_specs(sweep)
     for arch in {s["model"]["arch"] for s in specs}:
-        models.build(arch, Meaning(arch, sweep.data.size))  # a package may be missing
-    given = given_subjects(sweep)
+        models.build(arch, ModelSpec(arch, sweep.data.size))  # a package may be missing
+    given = given_models(sweep)
     if args.dry_run:
         dry_run(sweep, manifest, specs, given)
         return DONE
@@ -281,24 +269,24 @@ def run(args: argparse.Namespace) -> int:
     return _run(sweep, source, manifest, specs, given, store)
 
 
-def given_subjects(sweep: Sweep) -> dict[str, Subject]:
+def given_models(sweep: Sweep) -> dict[str, ModelRef]:
     """The models under ``checkpoints``, each loaded once here so that a broken one fails now."""
-    subjects = {}
+    model_refs = {}
     for name, c in sweep.checkpoints.items():
-        meaning = models.saved_meaning(c.path) or Meaning(
+        model_spec = models.saved_spec(c.path) or ModelSpec(
             c.arch, c.size or sweep.data.size, mean=c.mean, std=c.std, variant=name, preprocess=c.preprocess
         )
-        models.load(c.path, meaning)
+        models.load(c.path, model_spec)
         path = c.path if "://" in c.path else str(Path(c.path).expanduser().resolve())
-        subjects[name] = Subject(name, path, meaning, meaning.size, meaning.preprocess)
-    return subjects
+        model_refs[name] = ModelRef(name, path, model_spec, model_spec.size, model_spec.preprocess)
+    return model_refs
 
 
 def _check_out(args: argparse.Namespace, sweep: Sweep) -> None:
     out = args.out
     in_job = "RAY_JOB_ID" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if "://" not in out and not Path(out).is_absolute() and in_job:
-        raise Mistake(
+        raise UserError(
             f"--out {out} is relative: in a Ray job it would lie in a temporary copy of the working directory and be "
             "lost. Give an absolute path on storage that the machines share, or a URI (--out s3://bucket/run)."
         )
@@ -306,23 +294,23 @@ def _check_out(args: argparse.Namespace, sweep: Sweep) -> None:
         fs, root = results.filesystem(out)
         info = fs.get_file_info(root)
         if info.is_file:
-            raise Mistake(f"--out {out} is a file; give a folder.")
+            raise UserError(f"--out {out} is a file; give a folder.")
         from pyarrow.fs import FileSelector
 
         filled = bool(fs.get_file_info(FileSelector(root, allow_not_found=True)))
         if filled and not args.resume:
-            raise Mistake(
+            raise UserError(
                 f"--out {out} is not empty. Go on with that run (--resume), or give another folder (--out PATH)."
             )
         if filled and not Store(out, {}).exists("sweep.yaml"):
-            raise Mistake(f"--out {out} holds files but no run (no sweep.yaml); give another folder (--out PATH).")
+            raise UserError(f"--out {out} holds files but no run (no sweep.yaml); give another folder (--out PATH).")
         fs.create_dir(root, recursive=True)
         Store(out, {}).write(b"", ".writable")
         fs.delete_file(f"{root.rstrip('/')}/.writable")
     except (OSError, pa.ArrowException, UnicodeError) as e:
         reason = " ".join(str(e).split()).rstrip(".")
         out = out.encode(errors="replace").decode()
-        raise Mistake(f"--out {out} cannot be written: {reason}. Give another folder, or a URI.") from None
+        raise UserError(f"--out {out} cannot be written: {reason}. Give another folder, or a URI.") from None
 
 
 def begin(sweep: Sweep, manifest: data.Manifest, store: Store) -> None:
@@ -336,7 +324,7 @@ def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
     """Whether the run in ``store`` is finished."""
     if not store.exists("provenance.json"):
         if any(store.exists(folder) for folder in ("tables", ".work", "tune")):
-            raise Mistake(
+            raise UserError(
                 f"--out {store.out} has lost its provenance.json, which says of which sweep it is; give another folder "
                 "(--out PATH)."
             )
@@ -345,32 +333,32 @@ def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
         before = json.loads(store.read("provenance.json"))
         _ = [before[k] for k in ("sweep_hash", "name", "data_fingerprint", "images", "finished")]
     except (ValueError, KeyError, TypeError):
-        raise Mistake(f"{store.out}/provenance.json is damaged; give another folder (--out PATH).") from None
+        raise UserError(f"{store.out}/provenance.json is damaged; give another folder (--out PATH).") from None
     if before["sweep_hash"] != sweep.hash:
-        raise Mistake(
+        raise UserError(
             f"--out {store.out} belongs to another sweep ({before['name']}, hash {before['sweep_hash']}; this one is "
             f"{sweep.name}, {sweep.hash}). Give another folder, or the sweep as in {store.out}/sweep.yaml."
         )
     version = before.get("schema_version", 1)
     if before["finished"] is None and version != SCHEMA_VERSION:
-        raise Mistake(
+        raise UserError(
             f"--out {store.out} has tables of schema version {version}; this cxr_ray writes version {SCHEMA_VERSION}. "
             "Finish it with the cxr_ray that began it, or give another folder (--out PATH)."
         )
     if before["data_fingerprint"] != manifest.fingerprint:
-        raise Mistake(
+        raise UserError(
             f"--out {store.out} was begun with other images ({before['images']} then, {len(manifest.images)} now, or "
             "others). Give the same data, or another folder (--out PATH)."
         )
     for name, digest in before.get("checkpoints", {}).items():
         if before["finished"] is None and digest != _digest(sweep.checkpoints[name].path):
-            raise Mistake(
+            raise UserError(
                 f"--out {store.out} was begun with another file as checkpoints.{name}.path. Give the same file, or "
                 "another folder (--out PATH)."
             )
     try:
         _ = results.open_run(store.out).sweep
-    except results.NotARun:  # the same, since the hash is
+    except RunError:  # the same, since the hash is
         store.write(sweep.to_yaml().encode(), "sweep.yaml")
     return before["finished"] is not None
 
@@ -416,7 +404,7 @@ def _run(
     source: data.Source,
     manifest: data.Manifest,
     specs: list[dict[str, Any]],
-    given: dict[str, Subject],
+    given: dict[str, ModelRef],
     store: Store,
 ) -> int:
     import ray
@@ -431,7 +419,7 @@ def _run(
     states = {(weights, arch): models.pretrained_state(weights, arch) for weights, arch in wanted}
     for (weights, arch), state in states.items():
         if state is not None:
-            models.start_from(models.build(arch, Meaning(arch, sweep.data.size)), state, f"model.weights: {weights}")
+            models.start_from(models.build(arch, ModelSpec(arch, sweep.data.size)), state, f"model.weights: {weights}")
     errors = list(manifest.errors)
     splits: dict[tuple[int, str], Any] = {}
     for size, preprocess in sorted({sweep.images_of(s["model"]) for s in to_train}):
@@ -459,14 +447,14 @@ def _run(
             try:
                 errors = json.loads(store.read(*EARLIER))  # training's are not met again
             except ValueError:
-                raise Damaged(f"{store.path(*EARLIER)} is damaged; give another folder (--out PATH).") from None
+                raise DamagedRunError(f"{store.path(*EARLIER)} is damaged; give another folder (--out PATH).") from None
         splits.clear()
         trials = results.open_run(store.out).pandas("trials")
-        subjects = chosen_subjects(sweep, trials, specs, store, given)
-        if not explain(sweep, source, manifest, subjects, store, resources, errors):
+        model_refs = chosen_models(sweep, trials, specs, store, given)
+        if not explain(sweep, source, manifest, model_refs, store, resources, errors):
             return UNFINISHED
-    except pipeline.CannotRun as e:
-        raise Mistake(str(e)) from None
+    except ClusterError as e:
+        raise UserError(str(e)) from None
     except (ray.exceptions.RayError, ray.tune.TuneError) as e:
         print(f"cxr_ray: Ray stopped: {_reason(e)}", file=sys.stderr)
         print("cxr_ray: the same command with --resume goes on from here.", file=sys.stderr)
@@ -495,7 +483,7 @@ def _reason(error: Exception) -> str:
 
 def _check_shared(path: str, n_nodes: int) -> None:
     if n_nodes > 1 and "://" not in path:
-        raise Mistake(
+        raise UserError(
             f"{path} is a local path and the cluster has {n_nodes} machines, which need not see it. Give a URI "
             "(s3://..., gs://...), or run on one machine."
         )
@@ -515,7 +503,7 @@ def training_splits(
         labels = rows["label"].to_numpy("int64")[pixels.keep]
         errors += pixels.errors
         if len(set(labels)) < 2:
-            raise data.DataMistake(
+            raise DataError(
                 f"{source.where}: the {name} split has no readable image of one class "
                 f"({len(pixels.errors)} images cannot be decoded). Check the download."
             )
@@ -543,16 +531,16 @@ def train(
     for row in failed:
         say(f"  {row['trial_id']} failed: {row['error']}")
     if len(failed) == len(rows):
-        raise Mistake(f"every trial failed; the last one with: {failed[-1]['error'] if failed else 'no trial ran'}.")
+        raise UserError(f"every trial failed; the last one with: {failed[-1]['error'] if failed else 'no trial ran'}.")
     return rows
 
 
-def _given_row(subject: Subject) -> dict[str, Any]:
+def _given_row(model_ref: ModelRef) -> dict[str, Any]:
     nothing = dict.fromkeys(("seed", "epochs", "best_epoch", "val_auroc", "train_seconds", "device", "error"))
-    meaning = subject.meaning
+    model_spec = model_ref.spec
     return {
-        **nothing, "trial_id": subject.trial_id, "variant": subject.trial_id, "status": "given",
-        "config": to_json(vars(meaning) if meaning else {}), "checkpoint": subject.checkpoint,
+        **nothing, "trial_id": model_ref.trial_id, "variant": model_ref.trial_id, "status": "given",
+        "config": to_json(vars(model_spec) if model_spec else {}), "checkpoint": model_ref.checkpoint,
     }  # fmt: skip
 
 
@@ -561,13 +549,13 @@ def _rivals(spec: Mapping[str, Any]) -> tuple[str, int]:
     return spec["group"], spec["train"]["seed"]
 
 
-def chosen_subjects(
+def chosen_models(
     sweep: Sweep,
     trials: pd.DataFrame,
     specs: list[dict[str, Any]],
     store: Store,
-    given: Mapping[str, Subject],
-) -> dict[str, Subject]:
+    given: Mapping[str, ModelRef],
+) -> dict[str, ModelRef]:
     """The models that are explained: the best of each (variant, grid point, seed), or all; and those given."""
     usable = trials[trials["status"].isin(["completed", "stopped"])]
     spec_of = {s["trial_id"]: s for s in specs}
@@ -577,7 +565,7 @@ def chosen_subjects(
         usable = usable.loc[best[~rivals.duplicated()].index].sort_index()
     root = store.out if "://" in store.out else results.filesystem(store.out)[1]
     trained = {
-        trial_id: Subject(trial_id, f"{root}/{checkpoint}", None, *sweep.images_of(spec_of[trial_id]["model"]))
+        trial_id: ModelRef(trial_id, f"{root}/{checkpoint}", None, *sweep.images_of(spec_of[trial_id]["model"]))
         for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True)
     }
     return {**trained, **given}
@@ -587,7 +575,7 @@ def explain(
     sweep: Sweep,
     source: data.Source,
     manifest: data.Manifest,
-    subjects: Mapping[str, Subject],
+    model_refs: Mapping[str, ModelRef],
     store: Store,
     resources: Any,
     errors: list[dict[str, Any]],
@@ -595,25 +583,25 @@ def explain(
     """Explains all units that are not there yet and merges them into the tables."""
     from cxr_ray.run import pipeline
 
-    for subject in subjects.values():
-        models.load(subject.checkpoint, subject.meaning)  # a broken model fails here, not in an endless restart
-    passes = {trial_id: passes_per_image(sweep, subject.size)[0] for trial_id, subject in subjects.items()}
-    plan = pipeline.plan_units(
-        manifest, subjects, passes, "gpu" if resources.worker_gpus else "cpu", sanity_images(sweep, manifest),
-        {trial_id: sanity.passes(sweep, subject.size)[0] for trial_id, subject in subjects.items()},
+    for model_ref in model_refs.values():
+        models.load(model_ref.checkpoint, model_ref.spec)  # a broken model fails here, not in an endless restart
+    passes = {trial_id: passes_per_image(sweep, model_ref.size)[0] for trial_id, model_ref in model_refs.items()}
+    plan = pipeline.plan_shards(
+        manifest, model_refs, passes, "gpu" if resources.worker_gpus else "cpu", sanity_images(sweep, manifest),
+        {trial_id: sanity.passes(sweep, model_ref.size)[0] for trial_id, model_ref in model_refs.items()},
         regions.partners(manifest.rows("test"), manifest.rows("val"), sweep.seed) if sweep.regions else {},
     )  # fmt: skip
     units = {name: unit for by_name in plan.values() for name, unit in by_name.items()}
-    there = store.finished_units()
+    there = store.finished_shards()
     missing = [unit for name, unit in units.items() if name not in there]
-    if missing and donors.needed(sweep) and not make_maps(sweep, source, manifest, subjects, store, resources, plan):
+    if missing and donors.needed(sweep) and not make_maps(sweep, source, manifest, model_refs, store, resources, plan):
         return False
     total = sum(len(u["rows"]) for u in missing)
-    say(f"Models to explain: {len(subjects)}, with {total} (model, image) pairs in {len(missing)} units of work"
+    say(f"Models to explain: {len(model_refs)}, with {total} (model, image) pairs in {len(missing)} units of work"
         + (f"; {len(units) - len(missing)} were there" if len(missing) < len(units) else ""))  # fmt: skip
     if missing:
-        _watch(pipeline.explain_sweep(sweep, missing, subjects, source, store, resources, passes), len(missing))
-    lost = set(units) - store.finished_units()
+        _watch(pipeline.explain_sweep(sweep, missing, model_refs, source, store, resources, passes), len(missing))
+    lost = set(units) - store.finished_shards()
     if lost:
         print(f"cxr_ray: {len(lost)} units were not written; --resume computes them.", file=sys.stderr)
         return False
@@ -625,7 +613,7 @@ def make_maps(
     sweep: Sweep,
     source: data.Source,
     manifest: data.Manifest,
-    subjects: Mapping[str, Subject],
+    model_refs: Mapping[str, ModelRef],
     store: Store,
     resources: Any,
     plan: Mapping[str, Mapping[str, dict[str, Any]]],
@@ -638,18 +626,18 @@ def make_maps(
         for trial_id, units in plan.items()
     }
     units = {name: unit for by_name in test.values() for name, unit in by_name.items()}
-    there = store.finished_units(donors.MAPS)
+    there = store.finished_shards(donors.MAPS)
     missing = [unit for name, unit in units.items() if name not in there]
     if missing:
         say(f"Maps of all images first, since a control needs those of others: {len(missing)} units of work")
         passes = {
             trial_id: 1 + sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(s.size) for e in sweep.explain.explainers))
-            for trial_id, s in subjects.items()
+            for trial_id, s in model_refs.items()
         }
         alone = sweep.model_copy(update={"regions": None})
-        made = pipeline.explain_sweep(alone, missing, subjects, source, store, resources, passes, first=donors.MAPS)
+        made = pipeline.explain_sweep(alone, missing, model_refs, source, store, resources, passes, first=donors.MAPS)
         _watch(made, len(missing))
-    lost = set(units) - store.finished_units(donors.MAPS)
+    lost = set(units) - store.finished_shards(donors.MAPS)
     if lost:
         print(f"cxr_ray: maps of {len(lost)} units were not written; --resume computes them.", file=sys.stderr)
         return False
@@ -662,7 +650,7 @@ def make_maps(
         for unit in by_name.values():  # what could not be decoded is among the errors
             unit["rows"] = [r for r in unit["rows"] if r["image_id"] in lenders.images]
         groups += [
-            {"trial_id": trial_id, "explainer": e, "target": t, "predicted": p, "size": subjects[trial_id].size}
+            {"trial_id": trial_id, "explainer": e, "target": t, "predicted": p, "size": model_refs[trial_id].size}
             for e, t in targets
             for p in (0, 1)
             if lenders.group(p, (e, t))

@@ -9,7 +9,7 @@ from hypothesis import settings
 from PIL import Image
 
 from cxr_ray.schemas import TABLES
-from cxr_ray.storage import PER_UNIT, Store, pack
+from cxr_ray.storage import PER_SHARD, Store, pack
 from tests.builders.tables import explainers, made_table
 
 torch.set_num_threads(1)
@@ -58,13 +58,13 @@ def made_run(tmp_path_factory) -> Path:
     store.write(b"name: made\n", "sweep.yaml")
     store.write_json({"name": "made", "finished": None}, "provenance.json")
     for name, table in TABLES.items():
-        if name not in PER_UNIT:
+        if name not in PER_SHARD:
             store.write_table(name, made_table(table, range(3)))
     units = {trial: [f"{trial}.test.{i:05d}" for i in range(2)] for trial in ("plain-0123abcd", "study")}
     for names in units.values():
         for i, unit in enumerate(names):
             rows = range(2 * i, 2 * i + 2)
-            parts = {(n, e): made_table(TABLES[n], rows) for n in PER_UNIT for e in explainers(n)}
-            store.write_unit(unit, pack(parts))
+            parts = {(n, e): made_table(TABLES[n], rows) for n in PER_SHARD for e in explainers(n)}
+            store.write_shard(unit, pack(parts))
     store.merge(units, [])
     return Path(store.out)

@@ -17,13 +17,13 @@ from cxr_ray.config import (
     Fill,
     Section,
     Sweep,
-    SweepMistake,
     concrete,
     json_schema,
     load_sweep,
     parse_yaml,
     resolve,
 )  # fmt: skip
+from cxr_ray.errors import SweepError
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.perturb import CONTROLS, FILLS
 from cxr_ray.sweep import parser as sweep_parser
@@ -56,7 +56,7 @@ def swept(text: str) -> Sweep:
 
 
 def mistakes(text: str) -> list[str]:
-    with pytest.raises(SweepMistake) as caught:
+    with pytest.raises(SweepError) as caught:
         resolve(parse_yaml(text, "test"), explainers=EXPLAINERS, controls=CONTROLS)
     return str(caught.value).splitlines()
 
@@ -111,7 +111,7 @@ def test_names_that_look_like_numbers_stay_names():
 
 
 def test_a_key_given_twice_is_told_with_its_line_and_merge_keys_work():
-    with pytest.raises(SweepMistake, match=r"^here, line 3: the key 'lr' is given twice; keep one\.$"):
+    with pytest.raises(SweepError, match=r"^here, line 3: the key 'lr' is given twice; keep one\.$"):
         parse_yaml("train:\n  lr: 1e-3\n  lr: 1e-4\n", "here")
     merged = parse_yaml("{a: &a {x: 1, y: 2}, b: {<<: *a, y: 3}}", "here")
     assert merged["b"] == {"x": 1, "y": 3}
@@ -405,7 +405,7 @@ def outcome(made: Callable[[], Sweep]) -> Sweep | list[str]:
     """The sweep, or the lines of the mistake; no other exception."""
     try:
         return made()
-    except SweepMistake as e:
+    except SweepError as e:
         return str(e).splitlines()
 
 
@@ -455,7 +455,7 @@ def test_any_text_is_a_sweep_or_a_mistake(text, tmp_path_factory):
 )  # fmt: skip
 def test_ill_formed_yaml_is_a_mistake(text, tmp_path):
     (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(SweepMistake):
+    with pytest.raises(SweepError):
         load_sweep(tmp_path / "x.yaml")
 
 
@@ -471,7 +471,7 @@ def test_ill_formed_yaml_is_a_mistake(text, tmp_path):
     ],
 )
 def test_regions_that_the_data_cannot_have_are_mistakes(regions, words):
-    with pytest.raises(SweepMistake) as e:
+    with pytest.raises(SweepError) as e:
         swept(f"regions: {regions}")
     assert len(str(e.value).splitlines()) == 1
     assert all(word in str(e.value) for word in words), e.value

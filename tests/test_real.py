@@ -6,14 +6,14 @@ import torch
 from PIL import Image
 
 from cxr_ray import results, sweep
-from cxr_ray.models import backends as forms
+from cxr_ray.models import backends
 from cxr_ray.models import networks as models
-from cxr_ray.models.networks import Meaning
+from cxr_ray.models.networks import ModelSpec
 
 
 @torch.no_grad()
 def test_every_form_scores_whole_and_masked_images_as_the_eager_module_does(shared_data, shared_model):
-    model = models.load(str(shared_model), Meaning("resnet18", 224)).requires_grad_(False)
+    model = models.load(str(shared_model), ModelSpec("resnet18", 224)).requires_grad_(False)
     files = sorted((shared_data / "chest_xray_224" / "test").glob("*/*"))[::156]
     given = torch.stack([torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in files])
     whole = given.permute(0, 3, 1, 2).float() / 255
@@ -21,9 +21,11 @@ def test_every_form_scores_whole_and_masked_images_as_the_eager_module_does(shar
     images = model.normalize(torch.cat([whole, torch.where(some, whole, whole.mean((2, 3), keepdim=True))]))
     expected = torch.sigmoid(model.log_odds(images))
     assert expected.max() - expected.min() > 0.9
-    for name in ("folded", *forms.CPU, "half"):
-        made = torch.sigmoid(forms.FORMS[name](model, images[:2])(images))
-        assert (made - expected).abs().max() <= (forms.HALF_TOLERANCE if name in forms.HALF else forms.TOLERANCE), name
+    for name in ("folded", *backends.CPU, "half"):
+        made = torch.sigmoid(backends.BACKENDS[name](model, images[:2])(images))
+        assert (made - expected).abs().max() <= (
+            backends.HALF_TOLERANCE if name in backends.HALF else backends.TOLERANCE
+        ), name
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 
-from cxr_ray.results import NotARun, open_run
+from cxr_ray.errors import RunError
+from cxr_ray.results import open_run
 from cxr_ray.schemas import TABLES
-from cxr_ray.storage import PER_UNIT, Store
+from cxr_ray.storage import PER_SHARD, Store
 from tests.builders.tables import made_table
 
 TRIALS, EXPLAINERS = ("plain-0123abcd", "study"), ("gradcam", "saliency")
@@ -24,7 +25,7 @@ def expected(name: str) -> pd.DataFrame:
     table = TABLES[name]
     if name == "errors":
         return table.build({c: [] for c in table.columns}).to_pandas()
-    if name not in PER_UNIT:
+    if name not in PER_SHARD:
         return made_table(table, range(3)).to_pandas()
     parts = []
     for trial in TRIALS:
@@ -130,24 +131,24 @@ def test_the_sweep_and_json_are_plain_data(made_run):
 
 def test_what_is_not_there_is_one_sentence(tmp_path, made_run):
     sentence = f"{tmp_path} is not a run: it has no sweep.yaml. Give the folder that --out named."
-    with pytest.raises(NotARun) as caught:
+    with pytest.raises(RunError) as caught:
         open_run(tmp_path)
     assert str(caught.value) == sentence
     (tmp_path / "sweep.yaml").mkdir()
-    with pytest.raises(NotARun):
+    with pytest.raises(RunError):
         open_run(tmp_path)
-    with pytest.raises(NotARun, match=r"^nosuch://bucket/run cannot be opened: .*Give a folder, or a URI"):
+    with pytest.raises(RunError, match=r"^nosuch://bucket/run cannot be opened: .*Give a folder, or a URI"):
         open_run("nosuch://bucket/run")
     run = open_run(made_run)
-    with pytest.raises(NotARun) as caught:
+    with pytest.raises(RunError) as caught:
         run.pandas("curve")
     assert str(caught.value) == f"no table is called 'curve'; a run has {', '.join(TABLES)}."
-    with pytest.raises(NotARun) as caught:
+    with pytest.raises(RunError) as caught:
         run.json("test_metrics.json")
     assert str(caught.value) == f"{made_run} has no test_metrics.json yet: finish the run with --resume."
     (tmp_path / "sweep.yaml").rmdir()
     (tmp_path / "sweep.yaml").write_text("")
-    with pytest.raises(NotARun) as caught:
+    with pytest.raises(RunError) as caught:
         open_run(tmp_path).arrow("curves")
     assert (
         str(caught.value)
@@ -165,5 +166,5 @@ def test_a_damaged_sweep_file_is_told(made_run, tmp_path):
 
     shutil.copytree(made_run, tmp_path / "run")
     (tmp_path / "run" / "sweep.yaml").write_text("a: [1\n")
-    with pytest.raises(NotARun, match=r"sweep.yaml is damaged"):
+    with pytest.raises(RunError, match=r"sweep.yaml is damaged"):
         _ = open_run(tmp_path / "run").sweep

@@ -11,9 +11,10 @@ from pyarrow import fs as pafs
 from cxr_ray import schemas
 from cxr_ray import storage as tables
 from cxr_ray.config import Sweep
+from cxr_ray.errors import DamagedRunError
 from cxr_ray.measure import explainers, perturb
 from cxr_ray.schemas import ERRORS, NAME_PATTERN, SHARED, TABLES
-from cxr_ray.storage import PER_UNIT, Store, pack, unpack
+from cxr_ray.storage import PER_SHARD, Store, pack, unpack
 from tests.builders.tables import made_table
 
 RUN = {"run_id": "0123abcd", "sweep_hash": "4567cdef"}
@@ -93,10 +94,10 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_half_written(store, monke
             with pytest.raises(OSError, match="No space left on device"):
                 store.write(b"another, longer than the first", *path)
         with pytest.raises(OSError, match="No space left on device"):
-            store.write_unit("plain.test.00000", b"12345678")
+            store.write_shard("plain.test.00000", b"12345678")
     assert files(store.out) == ["tables/t/part-0.parquet"]
     assert store.read("tables", "t", "part-0.parquet") == b"the first, whole"
-    assert store.finished_units() == set()
+    assert store.finished_shards() == set()
 
 
 def test_a_process_that_dies_while_it_writes_leaves_only_hidden_files(store, monkeypatch):
@@ -110,18 +111,18 @@ def test_a_process_that_dies_while_it_writes_leaves_only_hidden_files(store, mon
     with monkeypatch.context() as patched:
         patched.setattr(Store, "fs", Dying())
         with pytest.raises(Died):
-            store.write_unit("plain.test.00000", pack({}))
+            store.write_shard("plain.test.00000", pack({}))
     assert [Path(f).name[0] for f in files(store.out)] == ["."]
-    assert store.finished_units() == set()
-    store.write_unit("plain.test.00000", pack({}))
-    assert store.finished_units() == {"plain.test.00000"}
+    assert store.finished_shards() == set()
+    store.write_shard("plain.test.00000", pack({}))
+    assert store.finished_shards() == {"plain.test.00000"}
     assert len(files(store.out)) == 1, "the retry takes the hidden file's place"
-    Path(store.out, tables.UNITS, "._plain.test.00001.arrow").write_bytes(b"what macOS leaves behind")
-    assert store.finished_units() == {"plain.test.00000"}
+    Path(store.out, tables.SHARDS, "._plain.test.00001.arrow").write_bytes(b"what macOS leaves behind")
+    assert store.finished_shards() == {"plain.test.00000"}
 
 
 def test_units_of_a_run_that_has_none(store):
-    assert store.finished_units() == set()
+    assert store.finished_shards() == set()
     store.clean()
 
 
@@ -139,19 +140,19 @@ def test_a_store_lies_on_any_file_system(tmp_path):
 
 # Merging
 
-UNITS = {"study": ["study.val.00000", "study.test.00000", "study.test.00001"], "plain-1": ["plain-1.test.00000"]}
+SHARDS = {"study": ["study.val.00000", "study.test.00000", "study.test.00001"], "plain-1": ["plain-1.test.00000"]}
 
 
 def fill(store: Store) -> None:
     """Units of two models, written in an odd order; each row says which unit it is of."""
-    for first, unit in reversed(list(enumerate(u for units in UNITS.values() for u in units))):
+    for first, unit in reversed(list(enumerate(u for units in SHARDS.values() for u in units))):
         rows = range(10 * first, 10 * first + 2)
         parts = {("predictions", ""): made_table(TABLES["predictions"], rows), ("errors", ""): of(error("same.jpg"))}
         if ".test." in unit:
             for explainer in ("gradcam", SHARED):
                 parts["curves", explainer] = made_table(TABLES["curves"], rows)
             parts["saliency", "gradcam"] = made_table(TABLES["saliency"], rows)
-        store.write_unit(unit, pack(parts))
+        store.write_shard(unit, pack(parts))
 
 
 def of(*rows) -> pa.Table:
@@ -160,7 +161,7 @@ def of(*rows) -> pa.Table:
 
 def test_units_become_one_file_a_partition(store):
     fill(store)
-    store.merge(UNITS, [])
+    store.merge(SHARDS, [])
     assert files(Path(store.out, "tables")) == [
         "curves/trial_id=plain-1/explainer=gradcam/part-0.parquet",
         "curves/trial_id=plain-1/explainer=shared/part-0.parquet",
@@ -188,7 +189,7 @@ def test_units_become_one_file_a_partition(store):
 
 def test_rows_stand_in_the_order_of_the_units_given_not_in_that_of_writing(store):
     fill(store)
-    store.merge(UNITS, [])
+    store.merge(SHARDS, [])
 
     def ids() -> list[str]:
         return pq.read_table(Path(store.out, "tables/predictions/trial_id=study/part-0.parquet"))[
@@ -196,30 +197,30 @@ def test_rows_stand_in_the_order_of_the_units_given_not_in_that_of_writing(store
         ].to_pylist()
 
     assert ids() == [f"image_id{i}" for i in (0, 1, 10, 11, 20, 21)]
-    store.merge({"study": UNITS["study"][::-1], "plain-1": UNITS["plain-1"]}, [])
+    store.merge({"study": SHARDS["study"][::-1], "plain-1": SHARDS["plain-1"]}, [])
     assert ids() == [f"image_id{i}" for i in (20, 21, 10, 11, 0, 1)]
 
 
 def test_merging_twice_gives_the_same_bytes(store):
     fill(store)
-    store.merge(UNITS, [error("gone.jpg")])
+    store.merge(SHARDS, [error("gone.jpg")])
     root = Path(store.out, "tables")
     first = {f: (root / f).read_bytes() for f in files(root)}
-    store.merge(UNITS, [error("gone.jpg")])
+    store.merge(SHARDS, [error("gone.jpg")])
     assert {f: (root / f).read_bytes() for f in files(root)} == first
 
 
 def test_merging_leaves_out_what_is_no_longer_there(store):
     fill(store)
-    store.merge(UNITS, [])
-    store.merge({"plain-1": UNITS["plain-1"]}, [])
+    store.merge(SHARDS, [])
+    store.merge({"plain-1": SHARDS["plain-1"]}, [])
     assert not any("trial_id=study" in f for f in files(store.out))
 
 
 def test_small_row_groups_hold_the_same_rows(store, monkeypatch):
     fill(store)
     monkeypatch.setattr(tables, "ROW_GROUP", 3)
-    store.merge(UNITS, [])
+    store.merge(SHARDS, [])
     read = pq.ParquetFile(Path(store.out, "tables/predictions/trial_id=study/part-0.parquet"))
     assert read.num_row_groups > 1
     assert read.read()["image_id"].to_pylist() == [f"image_id{i}" for i in (0, 1, 10, 11, 20, 21)]
@@ -228,7 +229,7 @@ def test_small_row_groups_hold_the_same_rows(store, monkeypatch):
 def test_an_error_that_several_models_meet_stands_once(store):
     fill(store)
     mine = [error("z.jpg"), error("a.jpg", "read"), error("a.jpg"), error("a.jpg", "explain:study:gradcam")]
-    store.merge(UNITS, [*mine, dict(mine[0])])
+    store.merge(SHARDS, [*mine, dict(mine[0])])
     rows = pq.read_table(Path(store.out, "tables/errors/part-0.parquet")).to_pylist()
     assert [(r["path"], r["stage"]) for r in rows] == [
         ("a.jpg", "decode"), ("a.jpg", "explain:study:gradcam"), ("a.jpg", "read"), ("same.jpg", "decode"),
@@ -238,15 +239,15 @@ def test_an_error_that_several_models_meet_stands_once(store):
 
 def test_a_merge_that_fails_shows_no_half_table(store, monkeypatch):
     fill(store)
-    Path(store.out, tables.UNITS, "study.test.00001.arrow").write_bytes(b"torn")
-    with pytest.raises(tables.Damaged, match=r"study\.test\.00001\.arrow is damaged; delete it, and --resume computes"):
-        store.merge(UNITS, [])
+    Path(store.out, tables.SHARDS, "study.test.00001.arrow").write_bytes(b"torn")
+    with pytest.raises(DamagedRunError, match=r"00001\.arrow is damaged; delete it, and --resume computes"):
+        store.merge(SHARDS, [])
     assert not [f for f in files(Path(store.out, "tables")) if not Path(f).name.startswith(".")]
 
 
 def test_a_run_without_units_has_every_table_empty(store):
     store.merge({}, [])
-    for name in (*PER_UNIT, "errors"):
+    for name in (*PER_SHARD, "errors"):
         assert files(Path(store.out, "tables", name)) == ["part-0.parquet"]
         table = pq.read_table(Path(store.out, "tables", name, "part-0.parquet"))
         assert table.num_rows == 0
@@ -255,7 +256,7 @@ def test_a_run_without_units_has_every_table_empty(store):
 
 def test_cleaning_removes_the_units_and_nothing_else(store):
     fill(store)
-    store.merge(UNITS, [])
+    store.merge(SHARDS, [])
     before = [f for f in files(store.out) if not f.startswith(".work")]
     assert len(before) < len(files(store.out))
     store.clean()

@@ -21,6 +21,8 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cxr_ray.errors import ImageError
+
 Fit = Literal["squash", "pad", "crop"]
 
 MAX_PIXELS = 100_000_000
@@ -40,15 +42,11 @@ _FORMATS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
 )
 
 
-class BadImage(ValueError):
-    """The bytes cannot be used as an image; the message is the reason, in one sentence."""
-
-
 def header(data: bytes) -> tuple[int, int, str]:
     """Width and height in pixels and Pillow's colour mode, as stored, without decoding the pixels.
 
     Raises:
-        BadImage: empty, not an image, a damaged header, or more than 100 megapixels.
+        ImageError: empty, not an image, a damaged header, or more than 100 megapixels.
     """
     image = _open(data)
     return image.width, image.height, image.mode
@@ -66,7 +64,7 @@ def decode(data: bytes, size: int, fit: Fit = "squash") -> NDArray[np.uint8]:
         fit: squash resizes both sides; pad keeps the aspect ratio, centred on black; crop keeps the centre square.
 
     Raises:
-        BadImage: empty, not an image, truncated or damaged, more than 100 megapixels, or a pixel type without a
+        ImageError: empty, not an image, truncated or damaged, more than 100 megapixels, or a pixel type without a
             defined range (32-bit, floating point).
     """
     if fit not in get_args(Fit):
@@ -81,7 +79,7 @@ def decode_mask(data: bytes, size: int, fit: Fit = "squash") -> NDArray[np.bool_
     """A mask's file to bool [size, size]: above 127 is inside; resized as ``decode`` does, but to the nearest pixel.
 
     Raises:
-        BadImage: as ``decode``.
+        ImageError: as ``decode``.
     """
     return fit_mask(np.asarray(_loaded(data, lambda image: image.convert("L"))) > 127, size, fit)
 
@@ -98,10 +96,10 @@ def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image]) -> Image.Im
     try:
         image.load()
         return work(_eight_bit(image))
-    except BadImage:
+    except ImageError:
         raise
     except Exception as e:  # hostile bytes raise almost anything in Pillow: OSError, SyntaxError, struct.error, ...
-        raise BadImage(f"The image is truncated or damaged: {_reason(e)}.") from e
+        raise ImageError(f"The image is truncated or damaged: {_reason(e)}.") from e
 
 
 def preprocess(pixels_CSS: NDArray[np.uint8], name: str = "none") -> NDArray[np.uint8]:
@@ -169,16 +167,16 @@ PREPROCESS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 def _open(data: bytes) -> ImageFile:
     """The image with its header read and its pixels not."""
     if not data:
-        raise BadImage("The file is empty.")
+        raise ImageError("The file is empty.")
     plugin = next((plugin for magic, plugin in _FORMATS if data.startswith(magic)), None)
     if plugin is None:
-        raise BadImage("Not an image: the content is neither JPEG, PNG, TIFF, BMP, WebP nor PGM or PPM.")
+        raise ImageError("Not an image: the content is neither JPEG, PNG, TIFF, BMP, WebP nor PGM or PPM.")
     try:
         image = plugin(io.BytesIO(data))
     except Exception as e:  # as in decode
-        raise BadImage(f"Not an image, or one with a damaged header: {_reason(e)}.") from e
+        raise ImageError(f"Not an image, or one with a damaged header: {_reason(e)}.") from e
     if image.width * image.height > MAX_PIXELS:
-        raise BadImage(
+        raise ImageError(
             f"The image has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} megapixels."
         )
     return image
@@ -194,10 +192,10 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise BadImage("Grey values lie outside 0 to 65535; save the image with 8 or 16 bits.")
+            raise ImageError("Grey values lie outside 0 to 65535; save the image with 8 or 16 bits.")
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        raise BadImage("Grey values are floating point, with no defined range; save the image with 8 or 16 bits.")
+        raise ImageError("Grey values are floating point, with no defined range; save the image with 8 or 16 bits.")
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         opaque = image.convert("RGBA")
         black = Image.new("RGBA", opaque.size, (0, 0, 0, 255))

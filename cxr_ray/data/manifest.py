@@ -26,6 +26,7 @@ from scipy.sparse.csgraph import connected_components
 from cxr_ray import results
 from cxr_ray.config import SEGMENTER, Data, Sweep
 from cxr_ray.data import images
+from cxr_ray.errors import DataError, ImageError
 from cxr_ray.schemas import CLASSES, IMAGES
 
 ENDINGS = (".jpeg", ".jpg", ".jpe", ".png", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".webp")
@@ -43,10 +44,6 @@ _WIDTH = 1000  # and in how many folders of one depth
 Row = dict[str, Any]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class DataMistake(ValueError):
-    """The data are not what the sweep needs; the message says what came, what was expected and what to do."""
 
 
 # ---------------------------------------------------------------------------------------------------------- sources
@@ -81,7 +78,7 @@ class Source(Protocol):
         ...
 
     def list(self) -> Entries:
-        """Every file, in any order. Raises DataMistake where there is no data."""
+        """Every file, in any order. Raises DataError where there is no data."""
         ...
 
     def read(self, path: str) -> bytes:
@@ -113,15 +110,15 @@ class FolderSource:
         """The files of all class folders; those whose ending is no image's carry a problem.
 
         Raises:
-            DataMistake: no such folder, no access, no class folders, more than one folder that fits, or a name that is
+            DataError: no such folder, no access, no class folders, more than one folder that fits, or a name that is
                 not UTF-8.
         """
         try:
             return self._list()
         except UnicodeDecodeError as e:
-            raise DataMistake(f"{self.path} holds a name that is not UTF-8 ({e.object!r}): rename it.") from e
+            raise DataError(f"{self.path} holds a name that is not UTF-8 ({e.object!r}): rename it.") from e
         except OSError as e:
-            raise DataMistake(f"{self.path} cannot be listed ({_one_line(e)}): check your access to it.") from e
+            raise DataError(f"{self.path} cannot be listed ({_one_line(e)}): check your access to it.") from e
 
     def _list(self) -> Entries:
         fs, base = _filesystem(self.path)
@@ -172,17 +169,17 @@ class PhantomSource:
         """train/NORMAL/phantom-000000.pgm and so on; no number stands twice, so each image is its own patient.
 
         Raises:
-            DataMistake: the size is below the smallest that can be drawn, or a class would be empty.
+            DataError: the size is below the smallest that can be drawn, or a class would be empty.
         """
         from cxr_ray.data.phantoms import MIN_SIZE
 
         if self.size < MIN_SIZE:
-            raise DataMistake(f"Phantoms of {self.size} pixels cannot be drawn: set data.size to {MIN_SIZE} or more.")
+            raise DataError(f"Phantoms of {self.size} pixels cannot be drawn: set data.size to {MIN_SIZE} or more.")
         entries = []
         for split, first, count in (("train", 0, self.train), ("test", self.train, self.test)):
             positive = round(count * self.prevalence)
             if count and not 0 < positive < count:
-                raise DataMistake(
+                raise DataError(
                     f"{positive} of {count} {split} phantoms would be PNEUMONIA: set data.phantom.{split} or "
                     "data.phantom.prevalence so that both classes have images."
                 )
@@ -240,16 +237,16 @@ def hub_folder(name: str) -> str:
             unpacked to the user's cache folder).
 
     Raises:
-        DataMistake: another name, the extra ``hub`` is not installed, or the download failed.
+        DataError: another name, the extra ``hub`` is not installed, or the download failed.
     """
     if name not in HUBS:
-        raise DataMistake(f"hub:{name} is not known: use {' or '.join(f'hub:{h}' for h in HUBS)}.")
+        raise DataError(f"hub:{name} is not known: use {' or '.join(f'hub:{h}' for h in HUBS)}.")
     try:
         return _from_kaggle() if name == "kaggle" else _from_huggingface()
     except ImportError as e:
-        raise DataMistake(f"hub:{name} needs a package that is not installed: pip install 'cxr-ray[hub]'.") from e
+        raise DataError(f"hub:{name} needs a package that is not installed: pip install 'cxr-ray[hub]'.") from e
     except Exception as e:  # the clients raise their own, requests' and the system's errors
-        raise DataMistake(
+        raise DataError(
             f"hub:{name} could not be downloaded ({_one_line(e)}): download Chest X-Ray Images (Pneumonia) by hand, "
             "unpack it, and give --data its path."
         ) from e
@@ -259,7 +256,7 @@ def source_of(settings: Data, seed: int) -> Source:
     """The source that a sweep's data section names; ``seed`` is the sweep's.
 
     Raises:
-        DataMistake: a hub that is unknown or cannot be reached.
+        DataError: a hub that is unknown or cannot be reached.
     """
     if settings.source == "phantom":
         return PhantomSource(**settings.phantom.model_dump(), size=settings.size, seed=seed)
@@ -333,7 +330,7 @@ def load_manifest(
         training: the sweep trains. If not, train and val may be empty, and a folder without splits is all test.
 
     Raises:
-        DataMistake: a class has no image in test or (training) in train, or train has fewer than 2 patients of a label.
+        DataError: a class has no image in test or (training) in train, or train has fewer than 2 patients of a label.
     """
     entries = source.list()
     outcomes = _in_threads(functools.partial(_describe, source), [e for e in entries if e.split != "val"])
@@ -442,7 +439,7 @@ def load_pixels(
     def load(path: str) -> NDArray[np.uint8] | str:
         try:
             return images.preprocess(images.decode(source.read(path), size, fit), preprocess)
-        except images.BadImage as e:
+        except ImageError as e:
             return str(e)
         except (OSError, pa.ArrowException) as e:
             return _unreadable(e)
@@ -480,7 +477,7 @@ class MaskFolder:
             object.__setattr__(self, "path", os.path.abspath(os.path.expanduser(self.path)))  # noqa: PTH100, PTH111
         fs, base = _filesystem(self.path)
         if fs.get_file_info(base or "/").type != pafs.FileType.Directory:
-            raise DataMistake(
+            raise DataError(
                 f"regions.lungs: there is no folder {self.path}; give the folder of the lung masks, torchxrayvision "
                 "(a segmenter), or null."
             )
@@ -513,7 +510,7 @@ def lungs_of(sweep: Sweep) -> MaskFolder | None:
     """The folder of lung masks that a sweep names, if it does.
 
     Raises:
-        DataMistake: there is no such folder.
+        DataError: there is no such folder.
     """
     lungs = sweep.regions.lungs if sweep.regions else None
     if lungs is None or sweep.data.source == "phantom" or lungs == SEGMENTER:
@@ -522,11 +519,11 @@ def lungs_of(sweep: Sweep) -> MaskFolder | None:
 
 
 def lung_note(lungs: MaskFolder, manifest: Manifest) -> str:
-    """How many of the test images have a mask. Raises DataMistake where none has."""
+    """How many of the test images have a mask. Raises DataError where none has."""
     paths = list(manifest.rows("test")["path"])
     found = sum(lungs.find(path) is not None for path in paths)
     if not found:
-        raise DataMistake(
+        raise DataError(
             f"regions.lungs: no file in {lungs.path} is named as a test image (such as "
             f"{PurePosixPath(paths[0]).with_suffix('')}); give the masks their images' names."
         )
@@ -581,8 +578,8 @@ def load_parts(
             return nowhere
         try:
             return placed(images.decode_mask(lungs.read(path), size, fit))
-        except (images.BadImage, OSError, pa.ArrowException) as e:
-            reason = str(e) if isinstance(e, images.BadImage) else _unreadable(e)
+        except (ImageError, OSError, pa.ArrowException) as e:
+            reason = str(e) if isinstance(e, ImageError) else _unreadable(e)
             return {"path": row["path"], "image_id": row["image_id"], "stage": "lungs", "reason": reason}
 
     if not rows:
@@ -610,7 +607,7 @@ def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     try:
         fs, base = results.filesystem(path)
     except (OSError, ValueError, pa.ArrowException) as e:
-        raise DataMistake(
+        raise DataError(
             f"{path} cannot be opened ({_one_line(e)}): give --data a folder, or a URI pyarrow knows."
         ) from e
     return fs, base.rstrip("/")
@@ -620,9 +617,9 @@ def _layout(fs: pafs.FileSystem, base: str, path: str) -> tuple[str, bool]:
     """The folder that holds the splits, or the classes alone (True)."""
     kind = fs.get_file_info(base or "/").type
     if kind == pafs.FileType.File:
-        raise DataMistake(f"{path} is a file, not a folder: unpack it and give --data the folder. {EXPECTED}")
+        raise DataError(f"{path} is a file, not a folder: unpack it and give --data the folder. {EXPECTED}")
     if kind != pafs.FileType.Directory:
-        raise DataMistake(f"There is no folder {path}: give --data the folder of the images. {EXPECTED}")
+        raise DataError(f"There is no folder {path}: give --data the folder of the images. {EXPECTED}")
     level = [base]
     for _ in range(_DEPTH + 1):
         split, unsplit, below = [], [], []
@@ -636,11 +633,11 @@ def _layout(fs: pafs.FileSystem, base: str, path: str) -> tuple[str, bool]:
                 below += [f for found in children.values() for f in found]
         found = split or unsplit
         if len(found) > 1:
-            raise DataMistake(f"{path} holds several data sets: give --data one of {', '.join(sorted(found)[:5])}.")
+            raise DataError(f"{path} holds several data sets: give --data one of {', '.join(sorted(found)[:5])}.")
         if found:
             return found[0], not split
         level = sorted(below)[:_WIDTH]
-    raise DataMistake(f"{path} has no class folders, also not in the folders below. {EXPECTED}")
+    raise DataError(f"{path} has no class folders, also not in the folders below. {EXPECTED}")
 
 
 def _children(fs: pafs.FileSystem, folder: str) -> dict[str, list[str]]:
@@ -698,7 +695,7 @@ def _files_below(fs: pafs.FileSystem, folder: str) -> Iterator[tuple[str, str | 
 
 def _only(folders: list[str]) -> str:
     if len(folders) > 1:
-        raise DataMistake(f"{' and '.join(sorted(folders))} differ in case alone: merge them into one folder.")
+        raise DataError(f"{' and '.join(sorted(folders))} differ in case alone: merge them into one folder.")
     return folders[0]
 
 
@@ -777,7 +774,7 @@ def _describe(source: Source, entry: Entry) -> Row:
     try:
         data = source.read(entry.path)
         width, height, mode = images.header(data)
-    except images.BadImage as e:
+    except ImageError as e:
         return error(str(e))
     except (OSError, pa.ArrowException) as e:
         return error(_unreadable(e))
@@ -821,13 +818,13 @@ def _require_classes(table: pd.DataFrame, split: str, unsplit: bool, where: str,
         if ((table["split"] == split) & (table["label"] == label)).any():
             continue
         if unsplit and (table["label"] == label).any():
-            raise DataMistake(
+            raise DataError(
                 f"{where} has neither test/ nor train/, and images of too few {class_name} patients to make both: "
                 "add images of other patients, or split the folder yourself."
             )
         unread = [e for e in errors if f"/{class_name}/".casefold() in f"/{e['path']}".casefold()]
         because = f" ({len(unread)} unusable files, {unread[0]['path']}: {unread[0]['reason']})" if unread else ""
-        raise DataMistake(f"{where} has no {class_name} image for the {split} split{because}. {EXPECTED}")
+        raise DataError(f"{where} has no {class_name} image for the {split} split{because}. {EXPECTED}")
 
 
 def _with_val(
@@ -839,7 +836,7 @@ def _with_val(
     for label, class_name in enumerate(CLASSES):
         if training and patients[label] < 2:
             more = f"raise data.limit ({limit})" if limit is not None else "add images of other patients"
-            raise DataMistake(
+            raise DataError(
                 f"{where} has {patients[label]} patient of {class_name} to train on, and 2 or more are needed, one of "
                 f"them to validate: {more}."
             )

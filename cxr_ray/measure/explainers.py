@@ -197,7 +197,7 @@ def _head_weights(model: Classifier, targets: Tensor) -> Tensor | None:
     if not (pooled or timms) or not isinstance(head, nn.Linear):
         return None
     weight = head.weight.detach()
-    return weight[targets] if model.meaning.outputs == 2 else weight[0] * (2 * targets[:, None] - 1)
+    return weight[targets] if model.spec.outputs == 2 else weight[0] * (2 * targets[:, None] - 1)
 
 
 def gradcam(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:

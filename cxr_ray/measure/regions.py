@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import equalize
 from cxr_ray import randomness
 from cxr_ray.config import SEGMENTER, Sweep
 from cxr_ray.data import phantoms
-from cxr_ray.models.networks import NoWeights
+from cxr_ray.errors import WeightsError
 from cxr_ray.schemas import EXCHANGE
 
 BORDER, CORNER, CENTRE = 0.10, 0.15, 0.50
@@ -270,20 +270,20 @@ def segmenter(device: torch.device | str = "cpu") -> Segmenter:
     """Uint8 images [B, 3, S, S] to lungs, bool [B, S, S]: PSPNet of torchxrayvision (Lian et al., IEEE TMI 2021).
 
     Raises:
-        NoWeights: the package is missing, or its weights cannot be had.
+        WeightsError: the package is missing, or its weights cannot be had.
     """
     remedy = "Give a folder of masks (regions.lungs), or none (regions.lungs=null, without outside_lungs)."
     try:
         from torchxrayvision.baseline_models.chestx_det import PSPNet
     except ImportError:
-        raise NoWeights(
+        raise WeightsError(
             f"regions.lungs: {SEGMENTER} needs a package that is not installed: pip install 'cxr-ray[lungs]'. {remedy}"
         ) from None
     try:
         network = PSPNet().eval().to(device)
     except Exception as e:  # its download raises whatever requests, the system and torch raise
         reason = (str(e).splitlines() or [type(e).__name__])[0].rstrip(".")
-        raise NoWeights(
+        raise WeightsError(
             f"regions.lungs: the weights of {SEGMENTER}'s PSPNet cannot be had ({reason[:200]}). With network access "
             f"try again. {remedy}"
         ) from None

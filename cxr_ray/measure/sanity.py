@@ -41,7 +41,7 @@ def cascade(model: Classifier, layers: Sequence[str], seed: int, name: str) -> I
         model = copy.deepcopy(model)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key(seed, name, f"sanity {layer}"))
-            fresh = getattr(ARCHS[model.meaning.arch](model.meaning.outputs), layer)
+            fresh = getattr(ARCHS[model.spec.arch](model.spec.outputs), layer)
         for module in fresh.modules():
             if isinstance(module, nn.BatchNorm2d):  # timm starts some at 0: such a block would pass its input on
                 nn.init.ones_(module.weight)

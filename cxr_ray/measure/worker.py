@@ -1,4 +1,4 @@
-"""One block of images and one model in, table rows out. A plain class: Ray calls it, and so can a test or a notebook.
+"""One shard of images and one model in, table rows out. A plain class: Ray calls it, and so can a test or a notebook.
 
 Shapes: B images, P (image, target) pairs, D draws, F fills, O orders, L levels asked for, M metrics, U units, S side.
 """
@@ -24,10 +24,10 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import donors, faithfulness, perturb, regions, sanity
 from cxr_ray.measure.donors import MapFile, Maps, OtherMaps
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs, combine
-from cxr_ray.models import backends as forms
+from cxr_ray.models import backends
 from cxr_ray.models import networks as models
-from cxr_ray.models.backends import Form
-from cxr_ray.models.networks import Classifier, Meaning
+from cxr_ray.models.backends import InferenceBackend
+from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.randomness import key
 from cxr_ray.schemas import CURVES, ERRORS, EXCHANGE, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SANITY, SHARED
 
@@ -38,25 +38,25 @@ Tables = dict[tuple[str, str], pa.Table]  # (table, explainer or "") to rows
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelRef:
     """A model to be explained.
 
     Attributes:
         trial_id: its name in the tables.
         checkpoint: its weights.
-        meaning: what they mean; None: the file says so itself.
+        spec: what they mean; None: the file says so itself.
         size, preprocess: what its images become, as in its meaning.
     """
 
     trial_id: str
     checkpoint: str
-    meaning: Meaning | None
+    spec: ModelSpec | None
     size: int
     preprocess: str = "none"
 
 
 @dataclass(frozen=True)
-class Block:
+class Shard:
     """Images of one split for one model.
 
     Attributes:
@@ -83,8 +83,8 @@ class Block:
     partners: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     unit: str = ""
 
-    def only(self, kept_B: NDArray[np.bool_]) -> Block:
-        """The block of some of its images."""
+    def only(self, kept_B: NDArray[np.bool_]) -> Shard:
+        """The shard of some of its images."""
         at = np.flatnonzero(kept_B).tolist()
         return replace(
             self,
@@ -103,7 +103,7 @@ class Worker:
     def __init__(
         self,
         sweep: Sweep,
-        subjects: Mapping[str, Subject],
+        model_refs: Mapping[str, ModelRef],
         device: str = "cpu",
         batch_size: int | None = 32,
         passes: int = 0,
@@ -113,127 +113,127 @@ class Worker:
 
         Args:
             sweep: what to explain and how to perturb.
-            subjects: the models by trial_id.
+            model_refs: the models by trial_id.
             device: cpu or cuda.
             batch_size: masked images in one pass; None: found once for the device.
             passes: forward passes that each model will make; many make a faster form of it worth its start-up.
             others: the maps that ``first`` made, for controls that need those of other images.
         """
-        self.sweep, self.subjects, self.passes, self.others = sweep, dict(subjects), passes, others
+        self.sweep, self.model_refs, self.passes, self.others = sweep, dict(model_refs), passes, others
         self._batch_size = batch_size
         self._found: dict[int, int] = {}  # by size of the images
         self.device = torch.device(device)
-        forms.full_float32()
-        self.form = Form("eager", {})
+        backends.full_float32()
+        self.form = InferenceBackend("eager", {})
         self.model = lru_cache(maxsize=2)(self._load)  # units come model by model; where one follows another, two
         self.forward = lru_cache(maxsize=2)(self._forward)
         self.segmenter = regions.segmenter(self.device) if regions.wants_segmenter(sweep) else None
 
     def _load(self, trial_id: str) -> Classifier:
-        subject = self.subjects[trial_id]
-        model = models.load(subject.checkpoint, subject.meaning).requires_grad_(False)
+        model_ref = self.model_refs[trial_id]
+        model = models.load(model_ref.checkpoint, model_ref.spec).requires_grad_(False)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def _forward(self, trial_id: str) -> forms.Forward:
+    def _forward(self, trial_id: str) -> backends.Forward:
         """The function that scores; its form is measured for the first model and then kept."""
-        model, size = self.model(trial_id), self.subjects[trial_id].size
+        model, size = self.model(trial_id), self.model_refs[trial_id].size
         if self.form.tried:
-            return forms.make(self.form.name, model, size, self.batch_size(trial_id))
-        self.form, forward = forms.choose(
+            return backends.make(self.form.name, model, size, self.batch_size(trial_id))
+        self.form, forward = backends.choose(
             model, size, self.batch_size(trial_id), self.passes, self.sweep.perturb.precision
         )
         return forward
 
     def batch_size(self, trial_id: str) -> int:
         """Masked images in one pass."""
-        size = self.subjects[trial_id].size
+        size = self.model_refs[trial_id].size
         if self._batch_size is None and size not in self._found:
-            self._found[size] = forms.batch_size(self.model(trial_id), size)
+            self._found[size] = backends.batch_size(self.model(trial_id), size)
         return self._batch_size or self._found[size]
 
-    def __call__(self, block: Block) -> Tables:
+    def __call__(self, shard: Shard) -> Tables:
         """Rows of predictions and errors; for the test split also of saliency, curves and faithfulness.
 
-        For a block of sanity, rows of sanity and errors.
+        For a shard of sanity, rows of sanity and errors.
         """
         tables: Tables = {}
-        errors = list(block.errors)
+        errors = list(shard.errors)
         file = None
-        if block.split == "test" and donors.needed(self.sweep):
+        if shard.split == "test" and donors.needed(self.sweep):
             if self.others is None:
                 raise ValueError(f"{' and '.join(perturb.OTHER_IMAGES)} need the maps of other images: give others.")
-            file = self.others.file(block.unit)
+            file = self.others.file(shard.unit)
             errors += file.errors
-        if block.image_ids:
+        if shard.image_ids:
             with torch.no_grad():
-                if block.split == "sanity":
-                    tables |= self._sanity(block, errors)
-                elif (work := self._work(block, self.sweep, errors, file)) is not None:
+                if shard.split == "sanity":
+                    tables |= self._sanity(shard, errors)
+                elif (work := self._work(shard, self.sweep, errors, file)) is not None:
                     tables |= self._explain(work, errors)
         if errors:
             tables["errors", ""] = ERRORS.from_rows(errors)
         return tables
 
     def _work(
-        self, block: Block, sweep: Sweep, errors: list[Mapping[str, Any]], file: MapFile | None = None
+        self, shard: Shard, sweep: Sweep, errors: list[Mapping[str, Any]], file: MapFile | None = None
     ) -> _Work | None:
-        """The block on the device; images without a finite score become errors, None where no other is left."""
-        work = _Work(self, block, sweep, file)
+        """The shard on the device; images without a finite score become errors, None where no other is left."""
+        work = _Work(self, shard, sweep, file)
         finite = np.isfinite(work.logit_B)
         if finite.all():
             return work
-        stage = f"score:{block.trial_id}"
+        stage = f"score:{shard.trial_id}"
         errors += [
-            {"path": block.paths[i], "image_id": block.image_ids[i], "stage": stage, "reason": "no finite score"}
+            {"path": shard.paths[i], "image_id": shard.image_ids[i], "stage": stage, "reason": "no finite score"}
             for i in np.flatnonzero(~finite).tolist()
         ]
-        return _Work(self, block.only(finite), sweep, file) if finite.any() else None
+        return _Work(self, shard.only(finite), sweep, file) if finite.any() else None
 
     def _explain(self, work: _Work, errors: list[Mapping[str, Any]]) -> Tables:
-        block, tables = work.block, {("predictions", ""): work.predictions()}
-        if block.split == "test":
+        shard, tables = work.shard, {("predictions", ""): work.predictions()}
+        if shard.split == "test":
             tables |= work.shared_controls()
             if self.sweep.regions:
                 tables |= work.regions()
             for explainer in self.sweep.explain.explainers:
-                with _lost_maps(block, "explain", explainer, errors):
+                with _lost_maps(shard, "explain", explainer, errors):
                     tables |= work.explain(explainer)
         return tables
 
-    def first(self, block: Block) -> bytes:
-        """What the first of two executions keeps of a test block: its predictions and maps."""
-        errors = list(block.errors)
-        if not block.image_ids:
+    def first(self, shard: Shard) -> bytes:
+        """What the first of two executions keeps of a test shard: its predictions and maps."""
+        errors = list(shard.errors)
+        if not shard.image_ids:
             return donors.pack_maps({}, [], {}, errors)
         maps = {}
         with torch.no_grad():
-            work = self._work(block, self.sweep, errors)
+            work = self._work(shard, self.sweep, errors)
             if work is None:
                 return donors.pack_maps({}, [], {}, errors)
             for explainer in self.sweep.explain.explainers:
-                with _lost_maps(work.block, "explain", explainer, errors):
+                with _lost_maps(work.shard, "explain", explainer, errors):
                     maps[explainer] = work.maps(explainer, work.model)
         logits = dict(zip(work.ids, work.logit_B.tolist(), strict=True))
         return donors.pack_maps(logits, list(zip(work.pair_ids, work.target_P.tolist(), strict=True)), maps, errors)
 
-    def _sanity(self, block: Block, errors: list[Mapping[str, Any]]) -> Tables:
-        assert self.sweep.sanity is not None  # else there is no such block
+    def _sanity(self, shard: Shard, errors: list[Mapping[str, Any]]) -> Tables:
+        assert self.sweep.sanity is not None  # else there is no such shard
         test = sanity.narrowed(self.sweep)
-        work = self._work(block, test, errors)
+        work = self._work(shard, test, errors)
         if work is None:
             return {}
         work.shared_controls()
-        model, layers = self.model(block.trial_id), self.sweep.sanity.layers
-        randomised = list(sanity.cascade(model, layers, self.sweep.seed, block.trial_id))
+        model, layers = self.model(shard.trial_id), self.sweep.sanity.layers
+        randomised = list(sanity.cascade(model, layers, self.sweep.seed, shard.trial_id))
         tables = []
         for explainer in test.explain.explainers:
-            with _lost_maps(work.block, "sanity", explainer, errors):
+            with _lost_maps(work.shard, "sanity", explainer, errors):
                 tables += work.sanity(explainer, randomised)
         return {("sanity", ""): pa.concat_tables(tables)} if tables else {}
 
 
 @contextlib.contextmanager
-def _lost_maps(block: Block, what: str, explainer: str, errors: list[Mapping[str, Any]]) -> Iterator[None]:
+def _lost_maps(shard: Shard, what: str, explainer: str, errors: list[Mapping[str, Any]]) -> Iterator[None]:
     """A lost map is an entry in errors, never a lost run; but a device without memory or sanity will lose them all."""
     try:
         yield
@@ -241,24 +241,24 @@ def _lost_maps(block: Block, what: str, explainer: str, errors: list[Mapping[str
         raise
     except (RuntimeError, ValueError, ArithmeticError, AssertionError) as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]
-        stage = f"{what}:{block.trial_id}:{explainer}"
+        stage = f"{what}:{shard.trial_id}:{explainer}"
         errors += [
             {"path": path, "image_id": image_id, "stage": stage, "reason": reason}
-            for path, image_id in zip(block.paths, block.image_ids, strict=True)
+            for path, image_id in zip(shard.paths, shard.image_ids, strict=True)
         ]
 
 
 class _Work:
-    """One block on the device: what its explainers and controls share."""
+    """One shard on the device: what its explainers and controls share."""
 
-    def __init__(self, worker: Worker, block: Block, sweep: Sweep, file: MapFile | None = None):
+    def __init__(self, worker: Worker, shard: Shard, sweep: Sweep, file: MapFile | None = None):
         """``file`` holds the predictions and maps of a first execution, so that they are not made again."""
-        self.model, self.forward = worker.model(block.trial_id), worker.forward(block.trial_id)
-        self.sweep, self.block, self.batch_size = sweep, block, worker.batch_size(block.trial_id)
+        self.model, self.forward = worker.model(shard.trial_id), worker.forward(shard.trial_id)
+        self.sweep, self.shard, self.batch_size = sweep, shard, worker.batch_size(shard.trial_id)
         self.device, self.seed = worker.device, sweep.seed
         self.file, self.others, self.segmenter = file, worker.others, worker.segmenter
-        self.ids = list(block.image_ids)
-        self.bytes = torch.from_numpy(np.array(block.pixels)).to(self.device)
+        self.ids = list(shard.image_ids)
+        self.bytes = torch.from_numpy(np.array(shard.pixels)).to(self.device)
         self.pixels = self.bytes.float() / 255
         self.size = self.pixels.shape[-1]
         self.images = self.model.normalize(self.pixels)
@@ -267,9 +267,9 @@ class _Work:
         else:
             self.logit_B = np.array([file.logits[i] for i in self.ids])
         self.predicted_B = (self.logit_B >= 0).astype(np.int64)
-        labels = np.asarray(block.labels, dtype=np.int64)
+        labels = np.asarray(shard.labels, dtype=np.int64)
         self.outcome_B = OUTCOMES[labels, self.predicted_B]
-        if block.split != "val":
+        if shard.split != "val":
             self._prepare()
 
     def _scores(self, images_BCHW: Tensor) -> Tensor:
@@ -299,8 +299,8 @@ class _Work:
     @cached_property
     def masks(self) -> dict[str, Tensor]:
         """Lungs, and what else is known of where things are: bool [B, S, S]; nowhere where it is not."""
-        masks = {name: torch.from_numpy(np.array(m)).to(self.device) for name, m in self.block.masks.items()}
-        if self.segmenter and self.block.split == "test":
+        masks = {name: torch.from_numpy(np.array(m)).to(self.device) for name, m in self.shard.masks.items()}
+        if self.segmenter and self.shard.split == "test":
             masks["lungs"] = self.segmenter(self.bytes)
         nowhere = torch.zeros(len(self.ids), self.size, self.size, dtype=torch.bool, device=self.device)
         return {"lungs": nowhere, **masks}
@@ -330,8 +330,8 @@ class _Work:
     def predictions(self) -> pa.Table:
         return PREDICTIONS.build({
             "image_id": self.ids,
-            "split": [self.block.split] * len(self.ids),
-            "label": np.asarray(self.block.labels),
+            "split": [self.shard.split] * len(self.ids),
+            "label": np.asarray(self.shard.labels),
             "prob_pneumonia": expit(self.logit_B),
             "logit_pneumonia": self.logit_B,
             "predicted": self.predicted_B,
@@ -424,8 +424,8 @@ class _Work:
         wanted = self.sweep.regions
         assert wanted is not None
         canvas, fills = self.canvas, [str(f) for f in self.sweep.perturb.fills]
-        if partners := self.block.partners:
-            pixels = np.stack([partners.get(i, own) for i, own in zip(self.ids, self.block.pixels, strict=True)])
+        if partners := self.shard.partners:
+            pixels = np.stack([partners.get(i, own) for i, own in zip(self.ids, self.shard.pixels, strict=True)])
             donors = torch.from_numpy(pixels).to(self.device).float() / 255
             canvas = canvas.with_fill(self.model.normalize(regions.exposed_alike(donors, self.pixels)))
             fills.append(EXCHANGE)
@@ -462,7 +462,7 @@ class _Work:
             changed.append(regions.EDITS[edit](self.bytes))
             share_of_edit = regions.edited_share(edit, self.size)
             rows += [(i, edit, "edit", "none", 0, share_of_edit) for i in range(len(self.ids))]
-        for name, versions in self.block.rerendered.items():
+        for name, versions in self.shard.rerendered.items():
             area = self.masks["marker" if name == "glyph" else name].flatten(1).float().mean(1)
             there = area.nonzero()[:, 0]
             changed.append(torch.from_numpy(np.array(versions)).to(self.device)[there].float() / 255)
@@ -820,8 +820,8 @@ class _OwnControls:
             assert self.random_cam is not None
             maps = self.random_cam[torch.from_numpy(pairs)][:, list(draws)].to(work.device)
             return list(perturb.at_size(maps.flatten(0, 1), work.size).split(len(draws)))
-        others, trial_id = work.others, work.block.trial_id
-        assert others is not None  # else the worker has refused the block
+        others, trial_id = work.others, work.shard.trial_id
+        assert others is not None  # else the worker has refused the shard
         found = []
         for pair in pairs:  # each has its own file and its own places in it
             of, image_id = (self.explainer, int(work.target_P[pair])), work.pair_ids[pair]

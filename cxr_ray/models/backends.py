@@ -38,11 +38,11 @@ Forward = Callable[[Tensor], Tensor]  # model-space [B, 3, S, S] to the log-odds
 
 
 @dataclass(frozen=True)
-class Form:
+class InferenceBackend:
     """Which form was chosen, and why.
 
     Attributes:
-        name: key of FORMS.
+        name: key of BACKENDS.
         tried: images a second of every form that was measured, or why one was not.
     """
 
@@ -72,18 +72,18 @@ def folded(model: Classifier, example: Tensor) -> Forward:
 def compiled(model: Classifier, example: Tensor) -> Forward:
     """torch.compile of the folded module, with CUDA graphs, for batches of the example's size."""
     plain = _folded(model)
-    return _of_one_size(Classifier(_compiled(plain.network), model.meaning), plain, len(example))
+    return _of_one_size(Classifier(_compiled(plain.network), model.spec), plain, len(example))
 
 
 def half(model: Classifier, example: Tensor) -> Forward:
     """The folded module in float16; log-odds in float32."""
-    return _channels_last(Classifier(_Half(_folded(model).network.half()), model.meaning))
+    return _channels_last(Classifier(_Half(_folded(model).network.half()), model.spec))
 
 
 def compiled_half(model: Classifier, example: Tensor) -> Forward:
     """``compiled``, in float16."""
     network = _folded(model).network.half()
-    fast, plain = (Classifier(_Half(n), model.meaning) for n in (_compiled(network), network))
+    fast, plain = (Classifier(_Half(n), model.spec) for n in (_compiled(network), network))
     return _of_one_size(fast, plain, len(example))
 
 
@@ -97,7 +97,7 @@ def onnxruntime(model: Classifier, example: Tensor) -> Forward:
     session = ort.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     run = _Network(lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]))
-    return Classifier(run, model.meaning).log_odds
+    return Classifier(run, model.spec).log_odds
 
 
 def mnn(model: Classifier, example: Tensor) -> Forward:
@@ -125,10 +125,10 @@ def mnn(model: Classifier, example: Tensor) -> Forward:
         outputs = network.forward([given])[0]  # kept while its memory is copied
         return torch.from_numpy(np.array(outputs.read()))
 
-    return Classifier(_Network(run), model.meaning).log_odds
+    return Classifier(_Network(run), model.spec).log_odds
 
 
-FORMS: dict[str, Callable[[Classifier, Tensor], Forward]] = {
+BACKENDS: dict[str, Callable[[Classifier, Tensor], Forward]] = {
     "eager": eager,
     "folded": folded,
     "onnxruntime": onnxruntime,
@@ -205,7 +205,7 @@ def _folded(model: Classifier) -> Classifier:
         network = fuse(copy.deepcopy(model.network))
     except Exception as e:  # tracing fails in as many ways as there are networks
         raise RuntimeError(f"the network cannot be traced ({type(e).__name__})") from None
-    return Classifier(network, model.meaning).eval().to(memory_format=torch.channels_last)
+    return Classifier(network, model.spec).eval().to(memory_format=torch.channels_last)
 
 
 def make(name: str, model: Classifier, size: int, batch_size: int) -> Forward:
@@ -222,7 +222,7 @@ def make(name: str, model: Classifier, size: int, batch_size: int) -> Forward:
 def _checked(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Forward | str:
     """The model in this form, or why it cannot be had: no form is worth a run. ``expected``: its log-odds."""
     try:
-        made = FORMS[name](model, example)
+        made = BACKENDS[name](model, example)
         difference = float((made(example) - expected).abs().max()) / 4
     except ModuleNotFoundError as e:
         return f"no {e.name}" + (": pip install 'cxr-ray[fast]'" if name in CPU else "")
@@ -273,7 +273,7 @@ def _rate_of(model: Classifier, size: int, batch_size: int) -> float:
 
 def choose(
     model: Classifier, size: int, batch_size: int, passes: int, precision: str = "float32"
-) -> tuple[Form, Forward]:
+) -> tuple[InferenceBackend, Forward]:
     """The fastest form for so many passes, start-up included.
 
     Args:
@@ -292,7 +292,7 @@ def choose(
     tried: dict[str, float | str] = {"half": "for GPUs"} if precision == "half" and "half" in elsewhere else {}
     must_be_half = precision == "half" and not tried
     if not passes and not must_be_half:
-        return Form("eager", tried), plain
+        return InferenceBackend("eager", tried), plain
     with torch.no_grad():
         expected = plain(example)
         rate = _rate(plain, example, 0.0)
@@ -302,7 +302,7 @@ def choose(
         worth += ["compiled", "compiled_half"] if scoring > COMPILE_PAYS else []
         worth = [name for name in worth if name not in elsewhere and (must_be_half or name not in HALF)]
         if not worth:
-            return Form("eager", {"eager": rate, **tried}), plain
+            return InferenceBackend("eager", {"eager": rate, **tried}), plain
         forwards, rates = {"eager": plain}, {}
         for name in worth:
             made = _checked(name, model, example, expected)
@@ -318,7 +318,7 @@ def choose(
     _exported.cache_clear()
     # Half or not at all, where it can be had: else levels of a curve, scored by two workers, might differ in precision.
     best = max(rates, key=lambda name: (must_be_half and name in HALF, rates[name]))
-    return Form(best, {**rates, **tried}), forwards[best]
+    return InferenceBackend(best, {**rates, **tried}), forwards[best]
 
 
 def _rate(forward: Forward, example: Tensor, seconds: float) -> float:

@@ -20,22 +20,11 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from cxr_ray.data.images import PREPROCESS
+from cxr_ray.errors import CheckpointError, MissingPackageError, WeightsError
 from cxr_ray.results import filesystem
 from cxr_ray.schemas import CLASSES
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class BadCheckpoint(ValueError):
-    """A file is no checkpoint of the network that was named; the message says what to do."""
-
-
-class NoWeights(ValueError):
-    """Pretrained weights cannot be had; the message says what to do."""
-
-
-class MissingPackage(ValueError):
-    """A network needs a package that is not installed; the message says which."""
 
 
 def _timm(arch: str) -> Any:
@@ -43,7 +32,7 @@ def _timm(arch: str) -> Any:
     try:
         import timm
     except ImportError:
-        raise MissingPackage(
+        raise MissingPackageError(
             f"{arch} is a network of timm, which is not installed: pip install 'cxr-ray[timm]'."
         ) from None
     return timm
@@ -72,7 +61,7 @@ ARCHS: dict[str, Callable[[int], nn.Module]] = {
 
 
 @dataclass(frozen=True)
-class Meaning:
+class ModelSpec:
     """What a checkpoint's weights mean; saved beside them.
 
     Attributes:
@@ -99,11 +88,11 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, meaning: Meaning):
+    def __init__(self, network: nn.Module, spec: ModelSpec):
         super().__init__()
-        self.network, self.meaning = network, meaning
-        self.register_buffer("mean", torch.tensor(meaning.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(meaning.std).view(3, 1, 1), persistent=False)
+        self.network, self.spec = network, spec
+        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
 
     def normalize(self, pixels_BCHW: Tensor) -> Tensor:
         """Pixel space, [0, 1], to model space."""
@@ -112,12 +101,12 @@ class Classifier(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Model-space images to logits [B, 2]; the target's column is z_target. One output z becomes (-z, z)."""
         z = self.network(images_BCHW)
-        return z if self.meaning.outputs == 2 else torch.cat([-z, z], dim=1)
+        return z if self.spec.outputs == 2 else torch.cat([-z, z], dim=1)
 
     def log_odds(self, images_BCHW: Tensor) -> Tensor:
         """Model-space images to the log-odds of PNEUMONIA, float32 [B]."""
         z = self.network(images_BCHW).float()
-        return z[:, 1] - z[:, 0] if self.meaning.outputs == 2 else z[:, 0].clone()  # a CUDA graph reuses its output
+        return z[:, 1] - z[:, 0] if self.spec.outputs == 2 else z[:, 0].clone()  # a CUDA graph reuses its output
 
     @property
     def cam_layer(self) -> nn.Module:
@@ -125,17 +114,17 @@ class Classifier(nn.Module):
         return self.network.layer4[-1]  # type: ignore[index, return-value]
 
 
-def build(arch: str, meaning: Meaning) -> Classifier:
+def build(arch: str, spec: ModelSpec) -> Classifier:
     """A network with random weights, in eval mode."""
-    return Classifier(ARCHS[arch](meaning.outputs), meaning).eval()
+    return Classifier(ARCHS[arch](spec.outputs), spec).eval()
 
 
 def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] | None:
     """The state dict that training of an ``arch`` starts from: ``imagenet``, a file, or ``none`` (None).
 
     Raises:
-        NoWeights: the download failed, or nobody has published any.
-        BadCheckpoint: the file is no state dict.
+        WeightsError: the download failed, or nobody has published any.
+        CheckpointError: the file is no state dict.
     """
     if weights == "none":
         return None
@@ -147,7 +136,7 @@ def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] 
             return dict(published.get_state_dict(progress=False, check_hash=True))
         timm = _timm(arch)
         if not timm.models.is_model_pretrained(arch):
-            raise NoWeights(
+            raise WeightsError(
                 f"model.weights: timm has no imagenet weights for {arch}. Give a file "
                 f"(--set model.weights=path/to/{arch}.pth) or train from scratch (--set model.weights=none)."
             )
@@ -156,7 +145,7 @@ def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] 
         return dict(network.state_dict())
     except (OSError, RuntimeError, http.client.HTTPException) as e:
         reason = _first_line(getattr(e, "reason", e))
-        raise NoWeights(
+        raise WeightsError(
             f"model.weights: imagenet could not be downloaded ({reason}). With network access try again; without, "
             f"give a file (--set model.weights=path/to/{arch}.pth) or train from scratch (--set model.weights=none)."
         ) from None
@@ -168,22 +157,22 @@ def start_from(classifier: Classifier, state: Mapping[str, Tensor], origin: str)
     Counters of batches may be missing, as in older files: nothing reads them.
 
     Raises:
-        BadCheckpoint: other weights are missing or of another shape.
+        CheckpointError: other weights are missing or of another shape.
     """
     own = classifier.network.state_dict()
     body = {k: v for k, v in state.items() if not k.startswith("fc.") or (k in own and own[k].shape == v.shape)}
     missing = [k for k in own if k not in body and not k.startswith("fc.") and not k.endswith("num_batches_tracked")]
     wrong = [k for k, v in body.items() if k not in own or own[k].shape != v.shape]
     if missing or wrong:
-        raise BadCheckpoint(
-            f"{origin} does not fit {classifier.meaning.arch}: {len(missing)} weights are missing and {len(wrong)} are "
+        raise CheckpointError(
+            f"{origin} does not fit {classifier.spec.arch}: {len(missing)} weights are missing and {len(wrong)} are "
             f"unknown or of another shape (such as {(missing + wrong)[0]}). Give a state dict of that network."
         )
     try:
         classifier.network.load_state_dict(body, strict=False)
     except RuntimeError:
-        raise BadCheckpoint(
-            f"{origin} holds weights that cannot be copied into {classifier.meaning.arch} (sparse, quantized or the "
+        raise CheckpointError(
+            f"{origin} holds weights that cannot be copied into {classifier.spec.arch} (sparse, quantized or the "
             "like). Save plain ones with torch.save(model.state_dict(), path)."
         ) from None
 
@@ -198,16 +187,16 @@ def _read_state(path: str) -> dict[str, Tensor]:
         with fs.open_input_stream(inside) as f:
             data = f.read()
     except FileNotFoundError:
-        raise BadCheckpoint(f"there is no checkpoint {path}. Give the path of a .pt or .safetensors file.") from None
+        raise CheckpointError(f"there is no checkpoint {path}. Give the path of a .pt or .safetensors file.") from None
     except (OSError, ArrowException) as e:
-        raise BadCheckpoint(f"{path} cannot be read: {_first_line(e)}. Give a .pt or .safetensors file.") from None
+        raise CheckpointError(f"{path} cannot be read: {_first_line(e)}. Give a .pt or .safetensors file.") from None
     try:
         if path.endswith(".safetensors"):
             return safetensors.torch.load(data)
         # weights_only: a checkpoint must never run code
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # torch and safetensors raise whatever their parser meets in a broken file
-        raise BadCheckpoint(
+        raise CheckpointError(
             f"{path} is no checkpoint that can be loaded safely ({len(data)} bytes). Allowed are safetensors and torch "
             "state dicts (tensors only); save one with torch.save(model.state_dict(), path)."
         ) from None
@@ -216,52 +205,52 @@ def _read_state(path: str) -> dict[str, Tensor]:
             state = state[key]
     items = state.items() if isinstance(state, dict) else []
     if not items or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in items):
-        raise BadCheckpoint(f"{path} holds no state dict. Save one with torch.save(model.state_dict(), path).")
+        raise CheckpointError(f"{path} holds no state dict. Save one with torch.save(model.state_dict(), path).")
     return {k.removeprefix("module."): v for k, v in items}
 
 
-def load(path: str, meaning: Meaning | None = None) -> Classifier:
+def load(path: str, spec: ModelSpec | None = None) -> Classifier:
     """A checkpoint to a classifier in eval mode, on the CPU, with one forward pass tried.
 
     Args:
         path: local or a URI; ``.safetensors`` files that we saved carry their meaning.
-        meaning: needed for other files; its ``outputs`` is replaced by what the file has (1 or 2).
+        spec: needed for other files; its ``outputs`` is replaced by what the file has (1 or 2).
 
     Raises:
-        BadCheckpoint: not a checkpoint, or of another shape.
+        CheckpointError: not a checkpoint, or of another shape.
     """
     state = _read_state(path)
-    if meaning is None:
-        meaning = saved_meaning(path)
-    if meaning is None:
-        raise BadCheckpoint(f"{path} does not say what its weights mean; name its arch and size under checkpoints.")
-    if meaning.arch not in ARCHS:
-        raise BadCheckpoint(f"{path} says it is a {meaning.arch!r}; allowed are {', '.join(ARCHS)}.")
-    if meaning.preprocess not in PREPROCESS:
-        raise BadCheckpoint(
-            f"{path} says that its images go through {meaning.preprocess!r}; allowed are {', '.join(PREPROCESS)}."
+    if spec is None:
+        spec = saved_spec(path)
+    if spec is None:
+        raise CheckpointError(f"{path} does not say what its weights mean; name its arch and size under checkpoints.")
+    if spec.arch not in ARCHS:
+        raise CheckpointError(f"{path} says it is a {spec.arch!r}; allowed are {', '.join(ARCHS)}.")
+    if spec.preprocess not in PREPROCESS:
+        raise CheckpointError(
+            f"{path} says that its images go through {spec.preprocess!r}; allowed are {', '.join(PREPROCESS)}."
         )
     if "fc.weight" not in state or "fc.bias" not in state:
-        raise BadCheckpoint(f"{path} has no fc.weight and fc.bias; give the state dict of a {meaning.arch}.")
+        raise CheckpointError(f"{path} has no fc.weight and fc.bias; give the state dict of a {spec.arch}.")
     head = tuple(state["fc.weight"].shape)
     outputs = head[0] if head else 0
     if outputs not in (1, 2):
-        raise BadCheckpoint(f"{path} has a head of {outputs} outputs; 1 or 2 are allowed (NORMAL, PNEUMONIA).")
-    classifier = build(meaning.arch, replace(meaning, outputs=outputs))
+        raise CheckpointError(f"{path} has a head of {outputs} outputs; 1 or 2 are allowed (NORMAL, PNEUMONIA).")
+    classifier = build(spec.arch, replace(spec, outputs=outputs))
     own = classifier.network.state_dict()
     for name in ("fc.weight", "fc.bias"):  # start_from would leave such a head random
         if state[name].shape != own[name].shape:
             came, wanted = (" x ".join(map(str, t.shape)) or "a number" for t in (state[name], own[name]))
-            raise BadCheckpoint(
-                f"{path}: {name} is {came}; in a {meaning.arch} it is {wanted}. Give a file of that network."
+            raise CheckpointError(
+                f"{path}: {name} is {came}; in a {spec.arch} it is {wanted}. Give a file of that network."
             )
     start_from(classifier, state, path)
     with torch.inference_mode():
-        noise = torch.rand(1, 3, meaning.size, meaning.size, generator=torch.Generator().manual_seed(0))
+        noise = torch.rand(1, 3, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
         probe = classifier.log_odds(torch.cat([torch.zeros_like(noise), classifier.normalize(noise)]))
     if not torch.isfinite(probe).all():
         told = " and ".join(f"{v:g}" for v in probe.tolist())
-        raise BadCheckpoint(
+        raise CheckpointError(
             f"{path} gives {told} for a blank image and for noise; its weights, mean or std are not finite or too "
             "large."
         )
@@ -271,10 +260,10 @@ def load(path: str, meaning: Meaning | None = None) -> Classifier:
 def to_bytes(classifier: Classifier) -> bytes:
     """The weights as safetensors, with their meaning in the file's metadata."""
     state = {k: v.detach().cpu().contiguous() for k, v in classifier.network.state_dict().items()}
-    return safetensors.torch.save(state, metadata={"cxr_ray": json.dumps(asdict(classifier.meaning))})
+    return safetensors.torch.save(state, metadata={"cxr_ray": json.dumps(asdict(classifier.spec))})
 
 
-def saved_meaning(path: str) -> Meaning | None:
+def saved_spec(path: str) -> ModelSpec | None:
     """What a safetensors file says of itself, where we saved it; None for any other file."""
     if not path.endswith(".safetensors"):
         return None
@@ -287,6 +276,6 @@ def saved_meaning(path: str) -> Meaning | None:
         return None
     try:
         saved = json.loads(json.loads(header)["__metadata__"]["cxr_ray"])
-        return TypeAdapter(Meaning).validate_python(asdict(Meaning(**saved)))  # unknown fields are refused
+        return TypeAdapter(ModelSpec).validate_python(asdict(ModelSpec(**saved)))  # unknown fields are refused
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

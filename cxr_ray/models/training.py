@@ -18,15 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cxr_ray.config import Train
+from cxr_ray.errors import TrainingError
 from cxr_ray.models.networks import Classifier
 
 EVAL_BATCH = 64
 FOCAL_GAMMA = 2.0
 AUGMENTATIONS = 6  # random numbers an image
-
-
-class TrainingFailed(RuntimeError):
-    """Training came to a state from which it cannot go on; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def fit(
         resume: the state of an earlier epoch.
 
     Raises:
-        TrainingFailed: the loss is not finite.
+        TrainingError: the loss is not finite.
     """
     torch.manual_seed(config.seed)
     on_gpu = device.startswith("cuda")
@@ -137,9 +134,7 @@ def fit(
         val_loss, val_auroc = evaluate(model, val, device)
         for split, loss_now in (("training", train_loss), ("validation", val_loss)):
             if not math.isfinite(loss_now):
-                raise TrainingFailed(
-                    f"the {split} loss is {loss_now} in epoch {epoch}; lower train.lr ({config.lr:g})."
-                )
+                raise TrainingError(f"the {split} loss is {loss_now} in epoch {epoch}; lower train.lr ({config.lr:g}).")
         improved = val_auroc > best_auroc
         if improved:
             best_epoch, best_auroc = epoch, val_auroc

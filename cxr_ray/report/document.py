@@ -23,6 +23,7 @@ from cxr_ray.analysis import findings
 from cxr_ray.analysis.agreement import STRONGEST
 from cxr_ray.analysis.resampling import CI_METHOD
 from cxr_ray.analysis.summary import VALID_SHARE
+from cxr_ray.errors import RunError
 from cxr_ray.report import comparisons, page, study
 from cxr_ray.report.page import Block
 from cxr_ray.report.rundata import WHOLE_MODELS, Loaded
@@ -37,7 +38,7 @@ def write_report(out: str, data_path: str | None = None) -> None:
         data_path: where the images lie now, if not where the sweep says.
 
     Raises:
-        NotARun: there is no run in ``out``, or one without its tables.
+        RunError: there is no run in ``out``, or one without its tables.
     """
     shown = Loaded(results.open_run(out), data_path)
     environment = jinja2.Environment(
@@ -51,7 +52,7 @@ def context(shown: Loaded) -> dict[str, Any]:
     """What the template shows."""
     try:
         provenance = shown.run.json("provenance.json")
-    except (OSError, results.NotARun):
+    except (OSError, RunError):
         provenance = {}
     sections = {
         "observations": shown.each(study.observations), "galleries": shown.each(study.gallery),
@@ -229,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         write_report(args.out, args.data)
-    except (results.NotARun, pa.ArrowInvalid) as e:
+    except (RunError, pa.ArrowInvalid) as e:
         print(f"cxr_ray: {str(e).splitlines()[0]}", file=sys.stderr)
         return 2
     except OSError as e:

@@ -25,6 +25,7 @@ from cxr_ray import results
 from cxr_ray.config import Data
 from cxr_ray.data import images
 from cxr_ray.data import manifest as data
+from cxr_ray.errors import DataError, ImageError
 
 GALLERY = 12  # images of a bucket
 BUCKETS = ("TP", "FP", "random")
@@ -57,7 +58,7 @@ class Images:
             settings = settings.model_copy(update={"source": "folder", "path": self.data_path})
         try:
             source = data.source_of(settings, self.run.sweep["seed"])
-        except data.DataMistake as e:
+        except DataError as e:
             return None, f"{settings.source}:{settings.path}", str(e)
         return source, source.where, ""
 
@@ -78,7 +79,7 @@ class Images:
                 self.pixels[image_id] = np.asarray(
                     Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
                 )
-            except (OSError, images.BadImage):
+            except (OSError, ImageError):
                 self.pixels[image_id] = None
         return self.pixels[image_id]
 

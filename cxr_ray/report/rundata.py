@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from cxr_ray import results
 from cxr_ray.analysis import findings
 from cxr_ray.analysis.findings import BUCKETS
+from cxr_ray.errors import RunError
 from cxr_ray.report import figures, galleries, page
 from cxr_ray.report.page import Block
 from cxr_ray.storage import Store
@@ -53,7 +54,7 @@ class Loaded:
                                                       "logit_pneumonia", "predicted", "outcome"])  # fmt: skip
         self.test = self.predictions[self.predictions["split"] == "test"]
         if lacking := {"name", "data", "explain", "perturb", "controls", "seed"} - set(self.sweep):
-            raise results.NotARun(
+            raise RunError(
                 f"{run.path}/sweep.yaml is not that of a run ({', '.join(sorted(lacking))} missing). Run it again."
             )
         every = run.pandas("trials")
@@ -94,7 +95,7 @@ class Loaded:
         """A table that an older run may lack."""
         try:
             return self.run.pandas(name, filter=None if trial_id is None else pc.field("trial_id") == trial_id)
-        except results.NotARun:
+        except RunError:
             return pd.DataFrame()
 
     def test_of(self, trial_id: str) -> pd.DataFrame:

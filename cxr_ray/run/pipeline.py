@@ -17,31 +17,28 @@ import ray
 
 from cxr_ray.config import Sweep
 from cxr_ray.data.manifest import Manifest, MaskFolder, Source, load_parts, load_pixels, lungs_of
+from cxr_ray.errors import ClusterError
 from cxr_ray.quiet import silent
-from cxr_ray.storage import UNITS, Store, chunks, pack
+from cxr_ray.storage import SHARDS, Store, chunks, pack
 
 if TYPE_CHECKING:
-    from cxr_ray.measure.worker import Subject  # imports torch, which tasks that read and write do without
+    from cxr_ray.measure.worker import ModelRef  # imports torch, which tasks that read and write do without
 
 # A unit of work is at most so many images and about so many forward passes: seconds on a GPU, a minute on a CPU core.
 # It depends on the sweep and on the kind of device alone, so that tables do not depend on workers and batches.
-UNIT_IMAGES = 16
-UNIT_PASSES = {"gpu": 32768, "cpu": 1024}
+SHARD_IMAGES = 16
+SHARD_PASSES = {"gpu": 32768, "cpu": 1024}
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
 LOCAL_SPARE_CPUS = 1  # logical CPUs for those, beside the real ones that compute
 PROCESS_MEMORY = 1.25 * 2**30, 1.5 * 2**30 / 224**2  # bytes that a trial or worker takes: always, and a pixel's
 SPLITS = ("val", "test")
 
 
-class CannotRun(ValueError):
-    """The cluster cannot meet what the sweep asks for; the message says what to change."""
-
-
 def start_ray() -> bool:
     """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine alone. Returns whether it started one.
 
     Raises:
-        CannotRun: the cluster does not answer.
+        ClusterError: the cluster does not answer.
     """
     # Tune's tables, Data's bars and plans give way to our own lines
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -60,7 +57,9 @@ def start_ray() -> bool:
                 ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as e:
             reason = str(e).strip().splitlines()[0]
-            raise CannotRun(f"RAY_ADDRESS={address}: no cluster answers ({reason}). Unset it to run locally.") from None
+            raise ClusterError(
+                f"RAY_ADDRESS={address}: no cluster answers ({reason}). Unset it to run locally."
+            ) from None
         return False
     with silent(2):
         ray.init(address="local", num_cpus=_cores() + LOCAL_SPARE_CPUS, include_dashboard=False, **quiet)
@@ -84,7 +83,7 @@ class Resources:
         """Asks Ray. ``n_trials``: still to be trained; ``size``: of the largest images.
 
         Raises:
-            CannotRun: the sweep asks for more than there is.
+            ClusterError: the sweep asks for more than there is.
         """
         asked, have = sweep.resources, ray.cluster_resources()
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
@@ -97,12 +96,12 @@ class Resources:
         self.worker_gpus = automatic if asked.gpu_per_worker == "auto" else float(asked.gpu_per_worker)
         for key, wanted in (("gpu_per_trial", trial_gpus if n_trials else 0), ("gpu_per_worker", self.worker_gpus)):
             if wanted > most_gpus:
-                raise CannotRun(
+                raise ClusterError(
                     f"resources.{key}: {wanted:g} came, but the largest machine has {most_gpus:g} GPUs; give at most "
                     f"that, 0 or auto (--set resources.{key}=auto)."
                 )
         if n_trials and asked.cpu_per_trial > most_cpus - spare:
-            raise CannotRun(
+            raise ClusterError(
                 f"resources.cpu_per_trial: {asked.cpu_per_trial:g} came, but the largest machine has "
                 f"{most_cpus - spare:g} CPUs; give at most that (--set resources.cpu_per_trial={most_cpus - spare:g})."
             )
@@ -117,9 +116,9 @@ class Resources:
         free_cpus = int(cpus) if local else int(cpus) - 1  # reading and writing need a CPU that no actor holds
         room = min(_slots(nodes, self.worker_gpus), free_cpus) if self.worker_gpus else free_cpus
         if room < 1:
-            raise CannotRun(f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs; explaining needs at least 2 CPUs.")
+            raise ClusterError(f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs; explaining needs at least 2 CPUs.")
         if asked.workers != "auto" and asked.workers > room:
-            raise CannotRun(
+            raise ClusterError(
                 f"resources.workers: {asked.workers} came, but there is room for {room} (one CPU and "
                 f"{self.worker_gpus:g} GPUs each); give at most that, or auto (--set resources.workers=auto)."
             )
@@ -143,9 +142,9 @@ def _slots(nodes: list[dict[str, Any]], gpus_each: float) -> int:
     return sum(int(g // gpus_each) if gpus_each >= 1 else g * int(1 / gpus_each + 1e-9) for g in have)
 
 
-def plan_units(
+def plan_shards(
     manifest: Manifest,
-    subjects: Mapping[str, Subject],
+    model_refs: Mapping[str, ModelRef],
     passes_per_image: Mapping[str, int],
     device: str,
     sanity: pd.DataFrame,
@@ -164,16 +163,16 @@ def plan_units(
     for row in rows_of["test"]:
         row["partner"] = partners.get(row["image_id"])
     plan: dict[str, dict[str, dict[str, Any]]] = {}
-    for trial_id, subject in subjects.items():
+    for trial_id, model_ref in model_refs.items():
         plan[trial_id] = {}
         passes = {"val": 1, "test": passes_per_image[trial_id], "sanity": max(1, sanity_passes[trial_id])}
-        length = {split: max(1, min(UNIT_IMAGES, UNIT_PASSES[device] // n)) for split, n in passes.items()}
+        length = {split: max(1, min(SHARD_IMAGES, SHARD_PASSES[device] // n)) for split, n in passes.items()}
         for split in rows_of:
             for i, rows in enumerate(chunks(rows_of[split], length[split])):
                 name = f"{trial_id}.{split}.{length[split]}.{i:05d}"
                 plan[trial_id][name] = {
-                    "unit": name, "trial_id": trial_id, "split": split, "size": subject.size,
-                    "preprocess": subject.preprocess, "rows": rows,
+                    "unit": name, "trial_id": trial_id, "split": split, "size": model_ref.size,
+                    "preprocess": model_ref.preprocess, "rows": rows,
                 }  # fmt: skip
     return plan
 
@@ -214,7 +213,7 @@ class _Explain:
     def __init__(
         self,
         sweep: Sweep,
-        subjects: Mapping[str, Subject],
+        model_refs: Mapping[str, ModelRef],
         batch_size: int | None,
         threads: int,
         gpus: float,
@@ -225,15 +224,15 @@ class _Explain:
         import torch
 
         from cxr_ray.measure.donors import OtherMaps
-        from cxr_ray.measure.worker import Block, Worker
+        from cxr_ray.measure.worker import Shard, Worker
 
         if threads:
             torch.set_num_threads(threads)
-        self.block, self.first = Block, first
+        self.block, self.first = Shard, first
         if 0 < gpus < 1:  # its share of the memory as well
             torch.cuda.set_per_process_memory_fraction(gpus)
         device = "cuda" if gpus else "cpu"
-        self.worker = Worker(sweep, subjects, device, batch_size, passes, OtherMaps(store, sweep))
+        self.worker = Worker(sweep, model_refs, device, batch_size, passes, OtherMaps(store, sweep))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = json.loads(row["unit"])
@@ -269,14 +268,14 @@ class _Write:
         self.store, self.folder = store, folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        self.store.write_unit(row["unit"], row["tables"], self.folder)
+        self.store.write_shard(row["unit"], row["tables"], self.folder)
         return {name: row[name] for name in ("unit", "images", "form")}
 
 
 def explain_sweep(
     sweep: Sweep,
     units: list[dict[str, Any]],
-    subjects: Mapping[str, Subject],
+    model_refs: Mapping[str, ModelRef],
     source: Source,
     store: Store,
     resources: Resources,
@@ -291,17 +290,17 @@ def explain_sweep(
     """
     rows = [{"unit": json.dumps(unit)} for unit in units]
     total = sum(passes_per_image[u["trial_id"]] * len(u["rows"]) for u in units if u["split"] == "test")
-    passes = total // (len(subjects) * min(resources.workers, len(rows)))  # of a model, a worker
+    passes = total // (len(model_refs) * min(resources.workers, len(rows)))  # of a model, a worker
     pool = ray.data.ActorPoolStrategy(size=min(resources.workers, len(rows)))
     # plain functions: classes would become actors of their own
-    decode, write = _Decode(source, lungs_of(sweep), sweep), _Write(store, first or UNITS)
+    decode, write = _Decode(source, lungs_of(sweep), sweep), _Write(store, first or SHARDS)
     done = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(decode.__call__, num_cpus=LIGHT_CPUS)
         .map(
             _Explain,  # type: ignore[arg-type]
             fn_constructor_kwargs={
-                "sweep": sweep, "subjects": dict(subjects), "batch_size": resources.batch_size,
+                "sweep": sweep, "model_refs": dict(model_refs), "batch_size": resources.batch_size,
                 "threads": resources.threads, "gpus": resources.worker_gpus, "passes": passes, "store": store,
                 "first": first is not None,
             },

@@ -22,12 +22,13 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search.sample import Domain
 
 from cxr_ray.config import SPACES, Sweep, concrete
+from cxr_ray.errors import DamagedRunError
 from cxr_ray.models import networks as models
 from cxr_ray.models import training
-from cxr_ray.models.networks import Meaning
+from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.training import Epoch, Split
 from cxr_ray.schemas import to_json
-from cxr_ray.storage import Damaged, Store
+from cxr_ray.storage import Store
 
 MAX_FAILURES = 2
 _FOLDER = "tune"
@@ -133,10 +134,10 @@ def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any, device
     spec = config["spec"]
     model_config, train_config = concrete(spec["model"], spec["train"])
     torch.manual_seed(train_config.seed)
-    meaning = Meaning(
+    model_spec = ModelSpec(
         model_config.arch, data["train"].pixels.shape[-1], variant=spec["variant"], preprocess=model_config.preprocess
     )
-    model = models.build(model_config.arch, meaning)
+    model = models.build(model_config.arch, model_spec)
     if state is not None:
         models.start_from(model, state, f"model.weights: {model_config.weights}")
     best, resume, earlier = b"", None, 0.0
@@ -229,7 +230,7 @@ def tune_sweep(
             )  # fmt: skip
         results = tuner.fit()
     except (EOFError, KeyError, pickle.PickleError) as e:  # of what it wrote, and read again
-        raise Damaged(
+        raise DamagedRunError(
             f"Ray Tune cannot read its own files in {folder} ({type(e).__name__}: {e}): the disk was full, or they are "
             "damaged. Make room, or delete that folder; --resume then goes on, or trains again."
         ) from None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from cxr_ray.models.networks import Classifier, Meaning
+from cxr_ray.models.networks import Classifier, ModelSpec
 
 CHANNELS = 16  # of the last block
 
@@ -31,4 +31,4 @@ class Small(nn.Module):
 def small(outputs: int = 2, size: int = 56) -> Classifier:
     """A classifier of random weights, in eval mode, without gradients of its weights."""
     torch.manual_seed(0)
-    return Classifier(Small(outputs), Meaning("resnet18", size, outputs)).eval().requires_grad_(False)
+    return Classifier(Small(outputs), ModelSpec("resnet18", size, outputs)).eval().requires_grad_(False)

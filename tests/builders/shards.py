@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from cxr_ray.config import Sweep, resolve
-from cxr_ray.measure.worker import Block, Subject, Worker
-from cxr_ray.models.networks import Classifier, Meaning
+from cxr_ray.measure.worker import ModelRef, Shard, Worker
+from cxr_ray.models.networks import Classifier, ModelSpec
 
 SIZE = 28
 
@@ -25,19 +25,19 @@ def sweep(**changes) -> Sweep:
 def linear_model(size: int = SIZE) -> Classifier:
     torch.manual_seed(3)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 2))
-    return Classifier(network, Meaning("resnet18", size)).eval().requires_grad_(False)
+    return Classifier(network, ModelSpec("resnet18", size)).eval().requires_grad_(False)
 
 
-def block(n: int = 5, size: int = SIZE, split: str = "test") -> Block:
+def shard(n: int = 5, size: int = SIZE, split: str = "test") -> Shard:
     rng = np.random.default_rng(0)
     ids = [f"{i:016x}" for i in range(n)]
     pixels = rng.integers(0, 256, (n, 3, size, size), np.uint8)
     partners = dict(zip(ids, pixels[::-1], strict=True))
-    return Block("m", split, ids, [f"{i}.png" for i in range(n)], [i % 2 for i in range(n)], pixels, partners=partners)
+    return Shard("m", split, ids, [f"{i}.png" for i in range(n)], [i % 2 for i in range(n)], pixels, partners=partners)
 
 
 def worker(config: Sweep, model: Classifier, batch_size: int = 16) -> Worker:
-    w = Worker(config, {"m": Subject("m", "none", None, SIZE)}, batch_size=batch_size)
+    w = Worker(config, {"m": ModelRef("m", "none", None, SIZE)}, batch_size=batch_size)
     w.model = lambda trial_id: model
     return w
 

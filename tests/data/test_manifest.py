@@ -21,7 +21,6 @@ from cxr_ray import schemas
 from cxr_ray.data import images
 from cxr_ray.data import manifest as data
 from cxr_ray.data.manifest import (
-    DataMistake,
     Entry,
     FolderSource,
     MaskFolder,
@@ -31,6 +30,7 @@ from cxr_ray.data.manifest import (
     load_pixels,
     lung_note,
 )
+from cxr_ray.errors import DataError
 
 REAL = os.environ.get("CXR_RAY_DATA")
 needs_real_data = pytest.mark.skipif(not REAL, reason="CXR_RAY_DATA names no folder")
@@ -265,7 +265,7 @@ def test_relative_paths_links_and_uris(tmp_path, monkeypatch, location):
     ],
 )
 def test_mistakes_say_where_and_what_is_expected(tmp_path, files, says):
-    with pytest.raises(DataMistake, match=says) as e:
+    with pytest.raises(DataError, match=says) as e:
         load_manifest(FolderSource(str(write(tmp_path, files))))
     assert str(tmp_path) in str(e.value)
     assert "\n" not in str(e.value)
@@ -274,18 +274,18 @@ def test_mistakes_say_where_and_what_is_expected(tmp_path, files, says):
 def test_an_empty_class_folder(tmp_path):
     write(tmp_path, {k: v for k, v in kaggle().items() if "train/N" not in k})
     (tmp_path / "train/NORMAL").mkdir()
-    with pytest.raises(DataMistake, match="no NORMAL image for the train split"):
+    with pytest.raises(DataError, match="no NORMAL image for the train split"):
         load_manifest(FolderSource(str(tmp_path)))
     assert len(load_manifest(FolderSource(str(tmp_path)), training=False).rows("test")) == 8
 
 
 def test_missing_folder_file_and_unknown_uri(tmp_path):
-    with pytest.raises(DataMistake, match=f"no folder {tmp_path}/gone.*Expected are test/ and train/"):
+    with pytest.raises(DataError, match=f"no folder {tmp_path}/gone.*Expected are test/ and train/"):
         FolderSource(str(tmp_path / "gone")).list()
     (tmp_path / "archive.zip").write_bytes(b"PK")
-    with pytest.raises(DataMistake, match="is a file, not a folder: unpack it"):
+    with pytest.raises(DataError, match="is a file, not a folder: unpack it"):
         FolderSource(str(tmp_path / "archive.zip")).list()
-    with pytest.raises(DataMistake, match="nowhere://x cannot be opened"):
+    with pytest.raises(DataError, match="nowhere://x cannot be opened"):
         FolderSource("nowhere://x").list()
 
 
@@ -295,7 +295,7 @@ def test_a_name_that_is_not_utf8(tmp_path):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/test/NORMAL/\xff.jpeg")).write_bytes(b"x")
     except OSError:
         pytest.skip("this file system takes UTF-8 alone")
-    with pytest.raises(DataMistake, match="not UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         FolderSource(str(tmp_path)).list()
 
 
@@ -324,12 +324,12 @@ def test_a_folder_below_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(DataMistake, match=r"cannot be listed \(.*Permission denied.*\): check your access to it"):
+    with pytest.raises(DataError, match=r"cannot be listed \(.*Permission denied.*\): check your access to it"):
         FolderSource(str(folder)).list()
 
 
 def test_limit_too_small_to_train_says_so(tmp_path):
-    with pytest.raises(DataMistake, match=r"raise data.limit \(2\)"):
+    with pytest.raises(DataError, match=r"raise data.limit \(2\)"):
         load_manifest(FolderSource(str(write(tmp_path, kaggle()))), limit=2)
 
 
@@ -470,7 +470,7 @@ def collections(draw):
 def test_the_split_keeps_patients_apart_and_does_not_depend_on_order(files, seed, limit, share, shuffle):
     try:
         manifest = load_manifest(MemorySource(files), seed=seed, limit=limit, val_share=share)
-    except DataMistake:  # too few patients of a label
+    except DataError:  # too few patients of a label
         reject()
     table = manifest.images
     train, val, test = (manifest.rows(s) for s in ("train", "val", "test"))
@@ -624,7 +624,7 @@ def test_phantom_masks():
     ("changes", "says"), [({"size": 32}, "data.size to 64"), ({"prevalence": 0.01}, "both classes")]
 )
 def test_phantoms_that_cannot_be_made(changes, says):
-    with pytest.raises(DataMistake, match=says):
+    with pytest.raises(DataError, match=says):
         phantoms(**changes).list()
 
 
@@ -672,7 +672,7 @@ def test_huggingface_is_unpacked_once(hub):
 
 def test_an_interrupted_unpacking_leaves_nothing_behind(hub):
     (hub.download / "data" / "test-0.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(DataMistake, match="give --data its path"):
+    with pytest.raises(DataError, match="give --data its path"):
         data.hub_folder("huggingface")
     assert list(hub.cache.iterdir()) == []
 
@@ -690,16 +690,16 @@ def test_a_missing_package_and_a_failed_download_say_what_to_do(hub, monkeypatch
 
     client = types.SimpleNamespace(dataset_download=fail, snapshot_download=fail)
     monkeypatch.setitem(sys.modules, module, client)
-    with pytest.raises(DataMistake, match=rf"hub:{name} could not be downloaded \(ConnectionError: .*--data") as e:
+    with pytest.raises(DataError, match=rf"hub:{name} could not be downloaded \(ConnectionError: .*--data") as e:
         data.hub_folder(name)
     assert "\n" not in str(e.value)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DataMistake, match=r"pip install 'cxr-ray\[hub\]'"):
+    with pytest.raises(DataError, match=r"pip install 'cxr-ray\[hub\]'"):
         data.hub_folder(name)
 
 
 def test_an_unknown_hub():
-    with pytest.raises(DataMistake, match="hub:zenodo is not known: use hub:kaggle or hub:huggingface"):
+    with pytest.raises(DataError, match="hub:zenodo is not known: use hub:kaggle or hub:huggingface"):
         data.hub_folder("zenodo")
 
 
@@ -806,13 +806,9 @@ def test_lung_masks_from_a_folder(tmp_path):
 
 def test_a_folder_without_masks_for_the_images_says_so(tmp_path, tiny_folder):
     manifest = load_manifest(FolderSource(str(tiny_folder)))
-    with pytest.raises(
-        DataMistake, match=r"there is no folder .*nowhere; give the folder of the lung masks, torchxray"
-    ):
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere; give the folder of the lung masks, torchxray"):
         MaskFolder(str(tmp_path / "nowhere"))
-    with pytest.raises(
-        DataMistake, match=r"no file in .* is named as a test image \(such as test/NORMAL/IM-0500-0001\)"
-    ):
+    with pytest.raises(DataError, match=r"no file in .* is named as a test image \(such as test/NORMAL/IM-0500-0001\)"):
         lung_note(MaskFolder(str(tmp_path)), manifest)
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "IM-0500-0001.png").write_bytes(mask_bytes(np.zeros((4, 4), np.uint8)))

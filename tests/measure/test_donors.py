@@ -15,14 +15,14 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import donors, perturb
 from cxr_ray.measure.donors import Lenders, MapFile, Maps, OtherMaps, find_lenders, pack_maps
 from cxr_ray.measure.explainers import EXPLAINERS, Entry
-from cxr_ray.measure.worker import Subject, Worker
-from cxr_ray.models.networks import Classifier, Meaning
+from cxr_ray.measure.worker import ModelRef, Worker
+from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import Store
 from cxr_ray.sweep import passes_per_image
-from tests.builders.shards import SIZE, block, frames, linear_model, sweep
+from tests.builders.shards import SIZE, frames, linear_model, shard, sweep
 
-IDS = block(12).image_ids
+IDS = shard(12).image_ids
 PATIENTS = {image_id: f"p{n // 2}" for n, image_id in enumerate(IDS)}  # two images each
 
 
@@ -36,7 +36,7 @@ def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
     pairs = [("a", 0), ("a", 1), ("b", 1)]
     error = {"path": "x", "image_id": "c", "stage": "decode", "reason": "broken"}
     packed = pack_maps({"a": -0.1, "b": 1 / 3}, pairs, {"cam": Maps(own, cams), "flat": Maps(own, None)}, [error])
-    store.write_unit("u", packed, donors.MAPS)
+    store.write_shard("u", packed, donors.MAPS)
     file = MapFile(store, "u")
     assert file.logits == {"a": -0.1, "b": 1 / 3}
     assert file.errors == [error]
@@ -95,7 +95,7 @@ def test_every_donor_is_as_likely():
 
 
 def worker(config: Sweep, model: Classifier, store: Store, batch_size: int = 16) -> Worker:
-    w = Worker(config, {"m": Subject("m", "none", None, SIZE)}, batch_size=batch_size, others=OtherMaps(store, config))
+    w = Worker(config, {"m": ModelRef("m", "none", None, SIZE)}, batch_size=batch_size, others=OtherMaps(store, config))
     w.model = lambda trial_id: model
     return w
 
@@ -105,13 +105,13 @@ def both_executions(
 ) -> dict[str, pd.DataFrame]:
     """All tables of n images in so many units of work."""
     store = Store(str(folder), {})
-    w, whole = worker(config, model, store, batch_size), block(n)
+    w, whole = worker(config, model, store, batch_size), shard(n)
     blocks = {}
     for u, at in enumerate(np.array_split(np.arange(n), units)):
         parts = {k: [getattr(whole, k)[i] for i in at] for k in ("image_ids", "paths", "labels")}
         blocks[f"m.test.{u}"] = dataclasses.replace(whole, **parts, pixels=whole.pixels[at], unit=f"m.test.{u}")
     for name, part in blocks.items():
-        store.write_unit(name, w.first(part), donors.MAPS)
+        store.write_shard(name, w.first(part), donors.MAPS)
     maps = [(e, t) for e in config.explain.explainers for t in (0, 1)]
     lenders = find_lenders(store, blocks, PATIENTS, maps)
     w.others.write_lenders("m", lenders)
@@ -186,7 +186,7 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
     maps = torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(0))
     maps[3, 0, 0] = torch.inf
     ids = ["a", "b", "c", "d"]
-    store.write_unit(
+    store.write_shard(
         "u", pack_maps(dict.fromkeys(ids, 1.0), [(i, 1) for i in ids], {"e": Maps(maps, None)}, []), donors.MAPS
     )
     others = OtherMaps(store, config)
@@ -245,7 +245,7 @@ def network() -> Classifier:
     layers = nn.Sequential()
     layers.layer4 = nn.Sequential(nn.Conv2d(3, 16, 5, stride=4), nn.ReLU())
     layers.avgpool, layers.flat, layers.fc = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)
-    return Classifier(layers, Meaning("resnet18", SIZE)).eval().requires_grad_(False)
+    return Classifier(layers, ModelSpec("resnet18", SIZE)).eval().requires_grad_(False)
 
 
 FULL = {
@@ -331,10 +331,10 @@ def test_sequential_draws_that_never_stop_are_fixed_draws(network, tmp_path):
 
 def test_a_worker_without_other_images_says_so():
     config = others_sweep()
-    w = Worker(config, {"m": Subject("m", "none", None, SIZE)})
+    w = Worker(config, {"m": ModelRef("m", "none", None, SIZE)})
     w.model = lambda trial_id: linear_model()
     with pytest.raises(ValueError, match="other_image and mean_map need the maps of other images"):
-        w(block())
+        w(shard())
 
 
 def test_an_explainer_that_fails_in_the_first_execution_is_an_error_of_the_second(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cxr_ray.measure import explainers, perturb
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs, _head_weights, _MaxPool, _with_separate_relus, combine
 from cxr_ray.models import networks as models
-from cxr_ray.models.networks import Classifier, Meaning
+from cxr_ray.models.networks import Classifier, ModelSpec
 from tests.builders.networks import CHANNELS, small
 
 SIZE = 56
@@ -32,7 +32,7 @@ def few_passes(monkeypatch):
 def linear(outputs: int = 2, size: int = 14) -> Classifier:
     torch.manual_seed(1)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, outputs))
-    return Classifier(network, Meaning("resnet18", size, outputs)).eval().requires_grad_(False)
+    return Classifier(network, ModelSpec("resnet18", size, outputs)).eval().requires_grad_(False)
 
 
 def inputs(size: int = SIZE, n: int = 3) -> Inputs:
@@ -73,8 +73,8 @@ def test_gradcam_equals_captum_and_needs_no_backward_pass(arch, outputs):
     if arch in ("resnet18d", "seresnet18"):
         pytest.importorskip("timm")
     torch.manual_seed(0)
-    meaning = Meaning(arch, 64, outputs)
-    model = small(outputs) if arch == "small" else models.build(arch, meaning).requires_grad_(False)
+    spec = ModelSpec(arch, 64, outputs)
+    model = small(outputs) if arch == "small" else models.build(arch, spec).requires_grad_(False)
     given = inputs(64, 2)
     assert _head_weights(model, given.targets) is not None
     expected = captums_gradcam(model, given)
@@ -93,7 +93,7 @@ def test_gradcam_falls_back_to_autograd_where_the_closed_form_does_not_hold():
 
 
 def pooled_by_quarters() -> Classifier:
-    """A network whose gradient at the last block differs from place to place."""
+    """A network whose gradient at the last shard differs from place to place."""
     model = small()
     model.network.avgpool = nn.AdaptiveAvgPool2d(2)
     model.network.fc = nn.Linear(4 * CHANNELS, 2).requires_grad_(False)
@@ -246,7 +246,7 @@ class Squares(nn.Module):
 
 
 def squares(size: int) -> Classifier:
-    return Classifier(Squares(), Meaning("resnet18", size)).eval()
+    return Classifier(Squares(), ModelSpec("resnet18", size)).eval()
 
 
 def test_integrated_gradients_are_complete():
@@ -311,7 +311,7 @@ def test_deeplift_is_complete_on_the_networks_of_a_sweep(arch):
     if arch != "resnet18":
         pytest.importorskip("timm")
     torch.manual_seed(0)
-    model = models.build(arch, Meaning(arch, 64)).requires_grad_(False)
+    model = models.build(arch, ModelSpec(arch, 64)).requires_grad_(False)
     given = inputs(64, 2)
     made = explain("deeplift", model, given).flatten(1).sum(1)
     black = given.black.expand_as(given.images)
@@ -325,7 +325,7 @@ def test_deeplift_of_one_hidden_layer_is_its_closed_form():
     torch.manual_seed(3)
     first, last = nn.Linear(3 * size * size, hidden), nn.Linear(hidden, 2)
     network = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
-    model = Classifier(network, Meaning("resnet18", size)).eval().requires_grad_(False)
+    model = Classifier(network, ModelSpec("resnet18", size)).eval().requires_grad_(False)
     given = inputs(size)
     difference = (given.images - given.black).flatten(1)
     at, black = first(given.images.flatten(1)), first(given.black.expand_as(given.images).flatten(1))
@@ -371,7 +371,7 @@ def test_occlusion_finds_the_only_place_that_matters():
         weight = torch.zeros(2, 3, size, size)
         weight[1, :, 40:44, 8:12] = 1.0
         network[1].weight.copy_(weight.flatten(1))
-    model = Classifier(network, Meaning("resnet18", size)).requires_grad_(False)
+    model = Classifier(network, ModelSpec("resnet18", size)).requires_grad_(False)
     images = torch.zeros(1, 3, size, size)
     images[:, :, 40:44, 8:12] = 1.0
     given = Inputs(images, torch.zeros_like(images), torch.zeros(3, 1, 1), torch.tensor([1]), ["a"], 0)
@@ -459,7 +459,7 @@ class Cells(nn.Module):
 def test_kernel_shap_is_exact_where_cells_add_up():
     size = 28
     weight = torch.randn(49, generator=torch.Generator().manual_seed(5))
-    model = Classifier(Cells(lambda c: c @ weight + 3, size), Meaning("resnet18", size))
+    model = Classifier(Cells(lambda c: c @ weight + 3, size), ModelSpec("resnet18", size))
     given = inputs(size)
     means = nn.functional.avg_pool2d(given.images - given.black, size // 7).mean(1).flatten(1)
     expected = means * weight * torch.tensor([-1.0, 1.0, 1.0])[:, None]
@@ -469,7 +469,7 @@ def test_kernel_shap_is_exact_where_cells_add_up():
 def test_kernel_shap_halves_what_two_cells_do_together_and_adds_up_exactly():
     """Shapley values of a product of two cells' presence: one half each, nothing for the others."""
     size = 28
-    model = Classifier(Cells(lambda c: 8 * c[:, 10] * c[:, 40], size), Meaning("resnet18", size))
+    model = Classifier(Cells(lambda c: 8 * c[:, 10] * c[:, 40], size), ModelSpec("resnet18", size))
     images = torch.ones(4, 3, size, size)
     given = Inputs(images, images, torch.zeros(3, 1, 1), torch.ones(4).long(), list("abcd"), 0)
     made = explain("kernel_shap", model, given).flatten(1)
@@ -581,7 +581,7 @@ def test_the_declared_costs_at_224_pixels(monkeypatch):
         "rise": (1000, 0), "kernel_shap": (258, 0), "random": (0, 0), "centre": (0, 0), "edges": (0, 0),
         "intensity": (0, 0),
     }  # fmt: skip
-    assert models.build("resnet18", Meaning("resnet18", 224)).network.fc.in_features == explainers.CHANNELS
+    assert models.build("resnet18", ModelSpec("resnet18", 224)).network.fc.in_features == explainers.CHANNELS
 
 
 def test_maps_do_not_depend_on_the_other_images_of_the_batch():

@@ -16,9 +16,10 @@ from torch import nn
 
 from cxr_ray.config import Edit, Region, resolve
 from cxr_ray.data import phantoms
+from cxr_ray.errors import WeightsError
 from cxr_ray.measure import regions
-from cxr_ray.measure.worker import Block, Subject, Worker
-from cxr_ray.models.networks import Classifier, Meaning, NoWeights
+from cxr_ray.measure.worker import ModelRef, Shard, Worker
+from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.randomness import key
 
 SIZE = 32
@@ -141,7 +142,7 @@ def test_corners_controls_are_four_squares_moved_alike():
 def linear_model(size: int = SIZE) -> Classifier:
     torch.manual_seed(3)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 2))
-    return Classifier(network, Meaning("resnet18", size)).eval().requires_grad_(False)
+    return Classifier(network, ModelSpec("resnet18", size)).eval().requires_grad_(False)
 
 
 def config(**changes):
@@ -155,7 +156,7 @@ def config(**changes):
     return resolve({**base, **changes})
 
 
-def block(n: int = 4, size: int = SIZE) -> Block:
+def shard(n: int = 4, size: int = SIZE) -> Shard:
     rng = np.random.default_rng(5)
     masks = {name: np.zeros((n, size, size), bool) for name in ("lungs", "marker", "opacity")}
     masks["lungs"][1:, 8:25, 4:14] = True  # the first has no lungs
@@ -164,18 +165,18 @@ def block(n: int = 4, size: int = SIZE) -> Block:
     again = {name: rng.integers(0, 256, (n, 3, size, size), np.uint8) for name in ("opacity", "marker", "glyph")}
     pixels = rng.integers(0, 256, (n, 3, size, size), np.uint8)
     ids, paths, labels = [f"{i:016x}" for i in range(n)], [f"{i}.png" for i in range(n)], [i % 2 for i in range(n)]
-    return Block("m", "test", ids, paths, labels, pixels, masks=masks, rerendered=again)
+    return Shard("m", "test", ids, paths, labels, pixels, masks=masks, rerendered=again)
 
 
 def worked(sweep, model, given, batch_size=16):
-    worker = Worker(sweep, {"m": Subject("m", "none", None, SIZE)}, batch_size=batch_size)
+    worker = Worker(sweep, {"m": ModelRef("m", "none", None, SIZE)}, batch_size=batch_size)
     worker.model = lambda trial_id: model
     return worker(given)
 
 
 @pytest.fixture(scope="module")
 def tables():
-    return worked(config(), linear_model(), block())
+    return worked(config(), linear_model(), shard())
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +185,7 @@ def rows(tables):
 
 
 def test_a_linear_networks_effect_is_known_exactly(rows):
-    model, given = linear_model(), block()
+    model, given = linear_model(), shard()
     weight = (model.network[1].weight[1] - model.network[1].weight[0]).view(3, SIZE, SIZE) / model.std
     pixels = torch.from_numpy(given.pixels).float() / 255
     full = model.log_odds(model.normalize(pixels))
@@ -216,7 +217,7 @@ def test_a_linear_networks_effect_is_known_exactly(rows):
 
 
 def test_versions_and_edits_are_scored_as_they_are(rows):
-    model, given = linear_model(), block()
+    model, given = linear_model(), shard()
     for name, images in given.rerendered.items():
         mine = rows[(rows.region == name) & (rows.fill == "rerender") & (rows.target == 1)].set_index("image_id")
         scores = model.log_odds(model.normalize(torch.from_numpy(images).float() / 255))
@@ -233,7 +234,7 @@ def test_versions_and_edits_are_scored_as_they_are(rows):
 
 
 def test_parts_are_exchanged_for_those_of_the_partner_at_the_images_own_exposure():
-    model, given = linear_model(), block()
+    model, given = linear_model(), shard()
     rng = np.random.default_rng(6)
     lent = {i: rng.integers(40, 90, (3, SIZE, SIZE), np.uint8) for i in given.image_ids[:2]}
     rows = worked(config(), model, replace(given, partners=lent))["regions", ""].to_pandas()
@@ -296,7 +297,7 @@ def test_targets_mirror_each_other_and_probabilities_follow(rows):
 
 
 def test_nothing_depends_on_the_batch_size(tables):
-    other = worked(config(), linear_model(), block(), 7)
+    other = worked(config(), linear_model(), shard(), 7)
     for name, table in tables.items():
         assert np.allclose(*(t.select_dtypes("float").fillna(0) for t in (table.drop_columns(
             [c for c in ("map",) if c in table.column_names]).to_pandas(), other[name].drop_columns(
@@ -304,7 +305,7 @@ def test_nothing_depends_on_the_batch_size(tables):
 
 
 def test_lung_share_is_the_mass_in_the_lungs_and_null_without_a_mask(tables):
-    given = block()
+    given = shard()
     for row in tables["saliency", "input_x_gradient"].to_pylist():
         i = given.image_ids.index(row["image_id"])
         mass = np.clip(np.array(row["map"]).reshape(SIZE, SIZE), 0, None)
@@ -315,8 +316,8 @@ def test_lung_share_is_the_mass_in_the_lungs_and_null_without_a_mask(tables):
 
 
 def test_without_masks_there_are_no_rows_of_what_needs_them():
-    given = block()
-    bare = Block(given.trial_id, "test", given.image_ids, given.paths, given.labels, given.pixels)
+    given = shard()
+    bare = Shard(given.trial_id, "test", given.image_ids, given.paths, given.labels, given.pixels)
     out = worked(config(), linear_model(), bare)
     found = out["regions", ""].to_pandas()
     assert set(found.region) == {*FIXED, *regions.EDITS}
@@ -324,7 +325,7 @@ def test_without_masks_there_are_no_rows_of_what_needs_them():
 
 
 def test_null_turns_regions_off():
-    assert ("regions", "") not in worked(config(regions=None), linear_model(), block())
+    assert ("regions", "") not in worked(config(regions=None), linear_model(), shard())
 
 
 # Edits.
@@ -392,8 +393,8 @@ def test_the_segmenters_lungs_are_the_union_of_left_and_right(monkeypatch):
     stand_in(monkeypatch, BrightIsLung)
     pixels = np.zeros((4, 3, SIZE, SIZE), np.uint8)
     pixels[1:, :, 8:24, 4:12] = pixels[1:, :, 8:24, 20:28] = 255
-    given = block()
-    given = Block("m", "test", given.image_ids, given.paths, given.labels, pixels)
+    given = shard()
+    given = Shard("m", "test", given.image_ids, given.paths, given.labels, pixels)
     sweep = config(data={"source": "folder", "size": SIZE},
                    regions={"names": ["outside_lungs"], "draws": 1, "lungs": "torchxrayvision"})  # fmt: skip
     found = worked(sweep, linear_model(), given)["regions", ""].to_pandas()
@@ -408,9 +409,9 @@ def test_a_segmenter_that_cannot_be_had_says_what_to_do(monkeypatch):
 
     stand_in(monkeypatch, NoNetwork)
     with pytest.raises(
-        NoWeights, match=r"PSPNet cannot be had \(<urlopen.*known>\)\. With network access try again\. Giv"
+        WeightsError, match=r"PSPNet cannot be had \(<urlopen.*known>\)\. With network access try again\. Giv"
     ):
         regions.segmenter()
     monkeypatch.setitem(sys.modules, "torchxrayvision.baseline_models.chestx_det", None)
-    with pytest.raises(NoWeights, match=r"pip install 'cxr-ray\[lungs\]'"):
+    with pytest.raises(WeightsError, match=r"pip install 'cxr-ray\[lungs\]'"):
         regions.segmenter()

@@ -12,9 +12,9 @@ from cxr_ray.config import Sweep, resolve
 from cxr_ray.data.manifest import choose
 from cxr_ray.measure import explainers, sanity
 from cxr_ray.measure.explainers import EXPLAINERS
-from cxr_ray.measure.worker import Block, Subject, Worker
+from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks as models
-from cxr_ray.models.networks import Classifier, Meaning
+from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.schemas import SANITY
 from cxr_ray.storage import Store
 
@@ -25,7 +25,7 @@ LAYERS = ["fc", "layer4", "layer3"]
 def trained(arch: str = "resnet18", outputs: int = 2) -> Classifier:
     """Every weight and running statistic moved away from its initialisation, as training moves them."""
     torch.manual_seed(5)
-    model = models.build(arch, Meaning(arch, SIZE, outputs)).requires_grad_(False)
+    model = models.build(arch, ModelSpec(arch, SIZE, outputs)).requires_grad_(False)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)
@@ -51,20 +51,20 @@ def sweep(**changes) -> Sweep:
     return resolve({**base, **changes})
 
 
-def block(n: int = 2) -> Block:
+def shard(n: int = 2) -> Shard:
     pixels = np.random.default_rng(0).integers(0, 256, (n, 3, SIZE, SIZE), np.uint8)
     ids = [f"{i:016x}" for i in range(n)]
-    return Block("m", "sanity", ids, [f"{i}.png" for i in ids], [i % 2 for i in range(n)], pixels)
+    return Shard("m", "sanity", ids, [f"{i}.png" for i in ids], [i % 2 for i in range(n)], pixels)
 
 
 def worker(config: Sweep, model: Classifier, batch_size: int = 16) -> Worker:
-    w = Worker(config, {"m": Subject("m", "none", None, SIZE)}, batch_size=batch_size)
+    w = Worker(config, {"m": ModelRef("m", "none", None, SIZE)}, batch_size=batch_size)
     w.model = lambda trial_id: model
     return w
 
 
-def rows(config: Sweep, model: Classifier, given: Block | None = None, batch_size: int = 16) -> pd.DataFrame:
-    tables = worker(config, model, batch_size)(given or block())
+def rows(config: Sweep, model: Classifier, given: Shard | None = None, batch_size: int = 16) -> pd.DataFrame:
+    tables = worker(config, model, batch_size)(given or shard())
     assert list(tables) == [("sanity", "")]
     frame = tables["sanity", ""].to_pandas()
     assert not frame.duplicated([k for k in SANITY.key if k != "trial_id"]).any()
@@ -197,7 +197,7 @@ def test_rows_stand_for_every_layer_image_and_explainer_that_reads_the_model(mod
 def test_the_gap_is_that_of_a_test_split_whose_maps_the_randomised_model_makes(model, monkeypatch):
     """An explainer that always reads the randomised model gives, in faithfulness, the gaps of ``sanity``."""
     config = sweep(perturb={"grids": ["7"], "fills": ["mean"], "levels": [0.4]}, controls={"shifted": 2})
-    given = block()
+    given = shard()
     frame = rows(config, model, given).query("layer == 'layer4'").set_index(["explainer", "image_id"])
     other = dict(sanity.cascade(model, LAYERS, 0, "m"))["layer4"]
     for name in ("gradcam", "saliency"):
@@ -205,7 +205,7 @@ def test_the_gap_is_that_of_a_test_split_whose_maps_the_randomised_model_makes(m
         monkeypatch.setitem(
             EXPLAINERS, name, explainers.Entry(lambda m, inputs, e=entry: e.explain(other, inputs), entry.passes)
         )
-    tables = worker(config, model)(Block("m", "test", given.image_ids, given.paths, given.labels, given.pixels))
+    tables = worker(config, model)(Shard("m", "test", given.image_ids, given.paths, given.labels, given.pixels))
     for name in ("gradcam", "saliency"):
         faith = tables["faithfulness", name].to_pandas()
         faith = faith.query("metric == 'abpc' and scale == 'logodds' and control == 'shifted'")
@@ -242,10 +242,10 @@ def test_no_passes_where_there_is_nothing_to_randomise():
 
 
 def test_rows_do_not_depend_on_blocks_or_batches(model):
-    config, whole = sweep(explain={"explainers": ["saliency", "input_x_gradient"], "targets": ["pneumonia"]}), block()
+    config, whole = sweep(explain={"explainers": ["saliency", "input_x_gradient"], "targets": ["pneumonia"]}), shard()
     first = rows(config, model).set_index(list(SANITY.key[1:])).sort_index()
     parts = [
-        Block("m", "sanity", whole.image_ids[i : i + 1], whole.paths[i : i + 1], whole.labels[i : i + 1],
+        Shard("m", "sanity", whole.image_ids[i : i + 1], whole.paths[i : i + 1], whole.labels[i : i + 1],
               whole.pixels[i : i + 1]) for i in range(2)
     ]  # fmt: skip
     second = pd.concat([rows(config, model, part, 5) for part in parts]).set_index(list(SANITY.key[1:])).sort_index()
@@ -257,7 +257,7 @@ def test_a_map_that_fails_is_an_error_and_the_rest_stands(model, monkeypatch):
         raise RuntimeError("out of ideas")
 
     monkeypatch.setitem(EXPLAINERS, "saliency", explainers.Entry(broken, lambda size: (1, 1)))
-    tables = worker(sweep(), model)(block())
+    tables = worker(sweep(), model)(shard())
     assert set(tables["sanity", ""].to_pandas().explainer) == {"gradcam"}
     errors = tables["errors", ""].to_pandas()
     assert set(errors.stage) == {"sanity:m:saliency"}

@@ -17,9 +17,9 @@ from cxr_ray.data import phantoms
 from cxr_ray.data.manifest import PhantomSource
 from cxr_ray.measure import regions
 from cxr_ray.measure.explainers import EXPLAINERS, Entry
-from cxr_ray.measure.worker import Block, Subject, Worker
+from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks as models
-from cxr_ray.models.networks import Classifier, Meaning
+from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.models.training import Split, fit
 
 SIZE = 64
@@ -28,7 +28,7 @@ FILLS = ["black", "grey", "mean", "blur", "noise", "linear"]
 
 
 @lru_cache(maxsize=2)
-def phantom_block(n: int, correlation: float, size: int = SIZE, train: int = 0) -> tuple[PhantomSource, Block]:
+def phantom_block(n: int, correlation: float, size: int = SIZE, train: int = 0) -> tuple[PhantomSource, Shard]:
     """n test phantoms, half of them PNEUMONIA, as the worker gets them."""
     source = PhantomSource(train, n, 0.5, correlation, size, seed=1)
     rows = data.load_manifest(source, training=False).rows("test")
@@ -36,9 +36,9 @@ def phantom_block(n: int, correlation: float, size: int = SIZE, train: int = 0) 
     parts = data.load_parts(source, None, rows.to_dict("records"), size, rerender=VERSIONS)
     by_path = dict(zip(rows["path"], pixels, strict=True))
     partners = {i: by_path[path] for i, path in regions.partners(rows, rows.iloc[:0], seed=0).items()}
-    block = Block("m", "test", list(rows["image_id"]), list(rows["path"]), list(rows["label"]), pixels,
+    shard = Shard("m", "test", list(rows["image_id"]), list(rows["path"]), list(rows["label"]), pixels,
                   masks=parts.masks, rerendered=parts.rerendered, partners=partners)  # fmt: skip
-    return source, block
+    return source, shard
 
 
 def config(**changes):
@@ -54,14 +54,14 @@ def config(**changes):
 
 def classifier(network: nn.Module, size: int = SIZE) -> Classifier:
     """One output; model space is pixel space."""
-    meaning = Meaning("resnet18", size, outputs=1, mean=(0.0,) * 3, std=(1.0,) * 3)
-    return Classifier(network, meaning).eval().requires_grad_(False)
+    spec = ModelSpec("resnet18", size, outputs=1, mean=(0.0,) * 3, std=(1.0,) * 3)
+    return Classifier(network, spec).eval().requires_grad_(False)
 
 
-def worked(sweep, model: Classifier, block: Block):
-    worker = Worker(sweep, {"m": Subject("m", "none", None, model.meaning.size)}, batch_size=64)
+def worked(sweep, model: Classifier, shard: Shard):
+    worker = Worker(sweep, {"m": ModelRef("m", "none", None, model.spec.size)}, batch_size=64)
     worker.model = lambda trial_id: model
-    return worker(block)
+    return worker(shard)
 
 
 def effects(tables) -> pd.DataFrame:
@@ -133,28 +133,28 @@ def shows_p(source: PhantomSource, path: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def block():
+def shard():
     return phantom_block(32, 0.9)[1]
 
 
 @pytest.fixture(scope="module")
-def marker_effects(block):
-    return effects(worked(config(), classifier(ReadsMarker()), block))
+def marker_effects(shard):
+    return effects(worked(config(), classifier(ReadsMarker()), shard))
 
 
 @pytest.fixture(scope="module")
 def opacity_network():
-    source, block = phantom_block(32, 0.9)
-    return classifier(ReadsOpacity(source, block.paths))
+    source, shard = phantom_block(32, 0.9)
+    return classifier(ReadsOpacity(source, shard.paths))
 
 
 def test_the_marker_network_tells_the_glyphs_apart_and_sees_nothing_but_corners():
-    source, block = phantom_block(32, 0.9)
-    images = (torch.from_numpy(block.pixels).float() / 255).requires_grad_()
+    source, shard = phantom_block(32, 0.9)
+    images = (torch.from_numpy(shard.pixels).float() / 255).requires_grad_()
     network = ReadsMarker()
     scores = network(images)[:, 0]
     scores.sum().backward()
-    assert [z > 0 for z in scores.tolist()] == [shows_p(source, path) for path in block.paths]
+    assert [z > 0 for z in scores.tolist()] == [shows_p(source, path) for path in shard.paths]
     seen = images.grad.abs().amax((0, 1)) > 0
     w = network.window
     assert seen.any()
@@ -162,7 +162,7 @@ def test_the_marker_network_tells_the_glyphs_apart_and_sees_nothing_but_corners(
     assert not seen[:, w:-w].any()
 
 
-def test_the_marker_network_comes_out_as_marker_driven(marker_effects, block):
+def test_the_marker_network_comes_out_as_marker_driven(marker_effects, shard):
     own = marker_effects[marker_effects.control == "none"].set_index(["region", "fill", "image_id"]).effect.sort_index()
     others = marker_effects[marker_effects.control == "matched"].groupby(["region", "fill", "image_id"]).effect.mean()
     truth = own["marker", "rerender"]
@@ -180,11 +180,11 @@ def test_the_marker_network_comes_out_as_marker_driven(marker_effects, block):
     assert own["opacity", "rerender"].abs().max() < 1e-5
 
 
-def test_the_opacity_network_does_not(opacity_network, block):
-    rows = effects(worked(config(), opacity_network, block))
+def test_the_opacity_network_does_not(opacity_network, shard):
+    rows = effects(worked(config(), opacity_network, shard))
     own = rows[rows.control == "none"].set_index(["region", "fill", "image_id"]).effect.sort_index()
     others = rows[rows.control == "matched"].groupby(["region", "fill", "image_id"]).effect.mean()
-    ill = [i for i, label in zip(block.image_ids, block.labels, strict=True) if label == 1]
+    ill = [i for i, label in zip(shard.image_ids, shard.labels, strict=True) if label == 1]
     assert sorted(own["opacity", "rerender"].index) == sorted(ill)
     assert (own["opacity", "rerender"] > 1).all()
     assert own["glyph", "rerender"].abs().max() == 0
@@ -197,8 +197,8 @@ def test_the_opacity_network_does_not(opacity_network, block):
     assert (own["opacity", "exchange"] - others["opacity", "exchange"]).mean() > 1
 
 
-def test_the_true_opacity_beats_every_control_and_random_maps_beat_none(opacity_network, block, monkeypatch):
-    masks = dict(zip(block.image_ids, torch.from_numpy(block.masks["opacity"]).float(), strict=True))
+def test_the_true_opacity_beats_every_control_and_random_maps_beat_none(opacity_network, shard, monkeypatch):
+    masks = dict(zip(shard.image_ids, torch.from_numpy(shard.masks["opacity"]).float(), strict=True))
 
     truth = Entry(lambda model, inputs: torch.stack([masks[i] for i in inputs.ids]), lambda size: (0, 0))
     monkeypatch.setitem(EXPLAINERS, "truth", truth)
@@ -209,7 +209,7 @@ def test_the_true_opacity_beats_every_control_and_random_maps_beat_none(opacity_
         controls=dict.fromkeys(("pixel_random", "cell_random", "smooth_random", "shifted"), 5),
         regions=None,
     )
-    tables = worked(sweep, opacity_network, block)
+    tables = worked(sweep, opacity_network, shard)
 
     def gaps(explainer: str, control: str, level: float) -> pd.Series:
         rows = tables["faithfulness", explainer].to_pandas().set_index("image_id")
@@ -228,21 +228,21 @@ def test_the_true_opacity_beats_every_control_and_random_maps_beat_none(opacity_
 @pytest.mark.slow
 def test_region_effects_agree_with_the_truth_on_a_trained_network():
     """In sign and in rank over (image, region), where the fill leaves a plausible image; noise does not."""
-    source, block = phantom_block(48, 0.9, train=240)
+    source, shard = phantom_block(48, 0.9, train=240)
     manifest = data.load_manifest(source, val_share=0.15)
     splits = [
         Split(data.load_pixels(source, rows, SIZE).images_NCHW, rows["label"].to_numpy("int64"))
         for rows in (manifest.rows("train"), manifest.rows("val"))
     ]
     torch.manual_seed(0)
-    model = models.build("resnet18", Meaning("resnet18", SIZE))
+    model = models.build("resnet18", ModelSpec("resnet18", SIZE))
     fit(model, *splits, Train(epochs=5, batch_size=16, lr=2e-3, augment="none"), lambda epoch: None)
     sweep = config(
         explain={"explainers": ["input_x_gradient"], "targets": ["pneumonia"]},
         perturb={"grids": ["7"], "fills": FILLS, "levels": [0.5], "orders": ["morf"]},
         regions={"names": ["marker", "opacity"], "draws": 1},
     )
-    rows = effects(worked(sweep, model.requires_grad_(False), block)).query("control == 'none' and region != 'glyph'")
+    rows = effects(worked(sweep, model.requires_grad_(False), shard)).query("control == 'none' and region != 'glyph'")
     wide = rows.pivot_table(index=["image_id", "region"], columns="fill", values="effect")
     rank = {fill: spearmanr(wide[fill], wide["rerender"]).statistic for fill in wide.columns}
     sign = {fill: float((np.sign(wide[fill]) == np.sign(wide["rerender"])).mean()) for fill in wide.columns}

@@ -11,19 +11,21 @@ from torch import nn
 
 from cxr_ray.measure import explainers, perturb
 from cxr_ray.measure.explainers import EXPLAINERS, Entry
-from cxr_ray.models import backends as forms
+from cxr_ray.models import backends
 from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import TABLES
 from cxr_ray.sweep import passes_per_image
 from tests.builders import networks
-from tests.builders.shards import SIZE, block, frames, linear_model, sweep, worker
+from tests.builders.shards import SIZE, frames, linear_model, shard, sweep, worker
 
 
 def test_the_precision_asked_for_reaches_the_choice_of_a_form(monkeypatch):
     seen = []
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(
-        forms, "choose", lambda *given: seen.append(given) or (forms.Form("eager", {}), given[0].log_odds)
+        backends,
+        "choose",
+        lambda *given: seen.append(given) or (backends.InferenceBackend("eager", {}), given[0].log_odds),
     )
     worker(sweep(perturb={"precision": "half"}), linear_model()).forward("m")
     assert seen[0][-1] == "half"
@@ -32,12 +34,12 @@ def test_the_precision_asked_for_reaches_the_choice_of_a_form(monkeypatch):
 
 @pytest.fixture(scope="module")
 def linear_frames():
-    return frames(worker(sweep(), linear_model())(block()))
+    return frames(worker(sweep(), linear_model())(shard()))
 
 
 def test_a_linear_networks_curve_is_known_exactly(linear_frames):
     """With fill black in pixel space, input_x_gradient's cousin w (x - black) orders pixels by their exact effect."""
-    model, given = linear_model(), block()
+    model, given = linear_model(), shard()
     weight = (model.network[1].weight[1] - model.network[1].weight[0]).view(3, SIZE, SIZE) / model.std
     pixels = torch.from_numpy(given.pixels).float() / 255
     curves = linear_frames["curves"]
@@ -130,12 +132,12 @@ def test_overlap_of_shifted_maps_lies_between_none_and_all(linear_frames):
 
 @pytest.mark.parametrize(("batch_size", "places"), [(1, None), (7, 5 * SIZE**2 * 3), (64, 1)])
 def test_tables_do_not_depend_on_how_many_images_and_rankings_are_held_at_a_time(monkeypatch, batch_size, places):
-    one = worker(sweep(), linear_model())(block())
+    one = worker(sweep(), linear_model())(shard())
     made, draws = perturb.SHARED_CONTROLS["cell_random"], []
     monkeypatch.setitem(perturb.SHARED_CONTROLS, "cell_random", lambda *a: draws.append(list(a[2])) or made(*a))
     if places:
         monkeypatch.setattr("cxr_ray.measure.worker.MAX_PLACES", places)
-    other = worker(sweep(), linear_model(), batch_size)(block())
+    other = worker(sweep(), linear_model(), batch_size)(shard())
     assert draws[-1] == ([2] if places == 1 else [0, 1, 2])
     assert one.keys() == other.keys()
     for name in one:
@@ -160,7 +162,7 @@ def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
     for mask in masks.values():
         mask[:, 3:9, 5:10] = True
     versions = dict.fromkeys(("opacity", "marker", "glyph"), np.zeros((3, 3, size, size), np.uint8))
-    worker(config, model)(dataclasses.replace(block(3, size), masks=masks, rerendered=versions))
+    worker(config, model)(dataclasses.replace(shard(3, size), masks=masks, rerendered=versions))
     assert sum(forward) + 2 * sum(backward) == 3 * passes_per_image(config, size)[0]
 
 
@@ -173,7 +175,7 @@ def test_linear_is_scored_like_any_fill_and_ends_at_the_mean():
     config = sweep(perturb={"grids": ["pixel", "7"], "fills": fills, "levels": [0.5, 0.999]}, **few)
     model, passes = linear_model(), []
     model.network.register_forward_pre_hook(lambda m, a: passes.append(len(a[0])))
-    curves = frames(worker(config, model)(block()))["curves"]
+    curves = frames(worker(config, model)(shard()))["curves"]
     wide = curves[curves.explainer == "shared"].pivot_table(
         index=["image_id", "target", "control", "draw", "grid", "order", "level"], columns="fill", values="logit_target"
     )
@@ -187,7 +189,7 @@ def test_linear_is_scored_like_any_fill_and_ends_at_the_mean():
 
 
 def test_validation_images_are_predicted_and_no_more():
-    tables = worker(sweep(), linear_model())(block(split="val"))
+    tables = worker(sweep(), linear_model())(shard(split="val"))
     assert list(tables) == [("predictions", "")]
 
 
@@ -210,12 +212,12 @@ def test_maps_that_fail_are_marked_and_never_dropped(monkeypatch):
     for name, function in {"constant": constant, "not_finite": not_finite, "broken": broken}.items():
         monkeypatch.setitem(EXPLAINERS, name, _entry(function))
     config = sweep(explain={"explainers": ["constant", "not_finite", "broken"]})
-    out = frames(worker(config, linear_model())(block()))
+    out = frames(worker(config, linear_model())(shard()))
     maps = out["saliency"].set_index(["explainer", "image_id"])
     assert maps.loc["constant"].degenerate.all()
     assert (maps.loc["constant"].focus == "degenerate").all()
     assert (maps.loc["constant"].tied == 1).all()
-    first = block().image_ids[0]
+    first = shard().image_ids[0]
     assert pd.isna(maps.loc[("not_finite", first), "focus"])
     faith = out["faithfulness"]
     bad = (faith.explainer == "not_finite") & (faith.image_id == first)
@@ -223,14 +225,14 @@ def test_maps_that_fail_are_marked_and_never_dropped(monkeypatch):
     assert faith[~bad].value.notna().all()
     assert out["curves"].query("explainer == 'not_finite'").logit_target.isna().any()
     errors = out["errors"]
-    assert list(errors.image_id) == list(block().image_ids)
+    assert list(errors.image_id) == list(shard().image_ids)
     assert set(errors.stage) == {"explain:m:broken"}
     assert set(errors.reason) == {"out of ideas"}
 
 
 def test_an_image_without_a_finite_score_is_an_error_and_has_no_outcome():
     config, model = sweep(controls={"cell_random": 1}), linear_model()
-    whole = block()
+    whole = shard()
     odd = whole.pixels.copy()
     odd[2] = 255  # alone above what the network can take
 
@@ -238,7 +240,7 @@ def test_an_image_without_a_finite_score_is_an_error_and_has_no_outcome():
         def forward(self, images):
             return torch.where(images.flatten(1).amin(1, keepdim=True) > 1, torch.nan, model.network(images))
 
-    brittle = Classifier(Brittle(), model.meaning).eval()
+    brittle = Classifier(Brittle(), model.spec).eval()
     out = frames(worker(config, brittle)(dataclasses.replace(whole, pixels=odd)))
     assert list(out["errors"].itertuples(index=False, name=None)) == [
         ("2.png", whole.image_ids[2], "score:m", "no finite score")
@@ -258,7 +260,7 @@ def test_a_device_that_fails_ends_the_run_and_loses_no_maps(monkeypatch, failure
 
     monkeypatch.setitem(EXPLAINERS, "broken", _entry(broken))
     with pytest.raises(failure, match="the device"):
-        worker(sweep(explain={"explainers": ["broken"]}), linear_model())(block())
+        worker(sweep(explain={"explainers": ["broken"]}), linear_model())(shard())
 
 
 def test_sequential_draws_that_explainers_and_targets_share_are_scored_once():
@@ -274,7 +276,7 @@ def test_sequential_draws_that_explainers_and_targets_share_are_scored_once():
         config = sweep(explain={**explain, "explainers": explainers}, **few)
         model, passes = linear_model(), []
         model.network.register_forward_pre_hook(lambda m, a, seen=passes: seen.append(len(a[0])))
-        out = frames(worker(config, model)(block()))
+        out = frames(worker(config, model)(shard()))
         counted[name] = sum(passes)
         p = out["faithfulness"].query("metric == 'abpc' and scale == 'logodds' and control != 'none'").p_draws
         assert set(p) == {23}
@@ -293,7 +295,7 @@ def test_a_constant_map_is_ranked_by_the_smooth_field_alone(monkeypatch):
     original = perturb.rank
     monkeypatch.setattr(perturb, "rank", lambda maps, ties: seen.append((maps, ties)) or original(maps, ties))
     config = sweep(explain={"explainers": ["constant"]}, controls={})
-    worker(config, linear_model())(block(2))
+    worker(config, linear_model())(shard(2))
     for maps, ties in seen:
         places = original(maps, ties)
         assert torch.equal(places.argsort(1), ties.argsort(dim=1, descending=True, stable=True))
@@ -301,7 +303,7 @@ def test_a_constant_map_is_ranked_by_the_smooth_field_alone(monkeypatch):
 
 def test_orders_and_targets_can_be_left_out():
     config = sweep(perturb={"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["lerf"]}, controls={})
-    out = frames(worker(config, linear_model())(block()))
+    out = frames(worker(config, linear_model())(shard()))
     assert set(out["faithfulness"].metric) == {"insertion_auc"}
     assert set(out["curves"].order) == {"lerf"}
     assert set(itertools.chain(out["faithfulness"].control)) == {"none"}

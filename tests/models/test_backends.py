@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from cxr_ray.models import backends as forms
+from cxr_ray.models import backends
 from cxr_ray.models import networks as models
-from cxr_ray.models.networks import Meaning
+from cxr_ray.models.networks import ModelSpec
 from tests.builders import networks
 
 SIZE = 64
@@ -18,7 +18,7 @@ SIZE = 64
 
 def model(outputs: int = 2, arch: str = "resnet18"):
     torch.manual_seed(0)
-    made = models.build(arch, Meaning(arch, SIZE, outputs)).requires_grad_(False)
+    made = models.build(arch, ModelSpec(arch, SIZE, outputs)).requires_grad_(False)
     for module in made.modules():  # batch norms that do something
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -29,7 +29,7 @@ def model(outputs: int = 2, arch: str = "resnet18"):
 @torch.no_grad()
 def is_eager(forward, made):
     images = torch.randn(2, 3, SIZE, SIZE)
-    return torch.equal(forward(images), forms.eager(made, images)(images))
+    return torch.equal(forward(images), backends.eager(made, images)(images))
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
@@ -37,12 +37,12 @@ def is_eager(forward, made):
 @torch.no_grad()
 def test_forms_agree_with_the_eager_module_also_for_other_batch_sizes(name, outputs):
     eager = model(outputs)
-    forward = forms.FORMS[name](eager, torch.randn(4, 3, SIZE, SIZE))
+    forward = backends.BACKENDS[name](eager, torch.randn(4, 3, SIZE, SIZE))
     for batch in (4, 1, 9):
         images = torch.randn(batch, 3, SIZE, SIZE)
         expected = eager.log_odds(images)
         assert torch.allclose(forward(images), expected, atol=1e-4)
-        assert (torch.sigmoid(forward(images)) - torch.sigmoid(expected)).abs().max() <= forms.TOLERANCE
+        assert (torch.sigmoid(forward(images)) - torch.sigmoid(expected)).abs().max() <= backends.TOLERANCE
 
 
 @torch.no_grad()
@@ -54,10 +54,10 @@ def test_half_precision_keeps_probabilities_within_its_own_tolerance():
     eager.network.fc.bias[1] -= eager.log_odds(images).mean()
     expected = torch.sigmoid(eager.log_odds(images))
     assert expected.max() - expected.min() > 0.9
-    made = forms.FORMS["half"](eager, images)(images)
+    made = backends.BACKENDS["half"](eager, images)(images)
     assert made.dtype == torch.float32
     difference = (torch.sigmoid(made) - expected).abs().max()
-    assert 1e-6 < difference <= forms.HALF_TOLERANCE
+    assert 1e-6 < difference <= backends.HALF_TOLERANCE
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
@@ -67,7 +67,7 @@ def test_compiled_forms_compile_one_batch_size_and_take_any(name, tolerance):
     torch._dynamo.reset()
     counters.clear()
     eager = networks.small(size=32)
-    forward = forms.FORMS[name](eager, torch.randn(4, 3, 32, 32))
+    forward = backends.BACKENDS[name](eager, torch.randn(4, 3, 32, 32))
     for batch in (4, 3, 4, 1):
         images = torch.randn(batch, 3, 32, 32)
         assert torch.allclose(forward(images), eager.log_odds(images), atol=tolerance)
@@ -75,17 +75,17 @@ def test_compiled_forms_compile_one_batch_size_and_take_any(name, tolerance):
 
 
 def test_half_precision_is_tried_where_it_is_asked_for_and_not_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
-    monkeypatch.setattr(forms, "CPU", ())
+    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(backends, "CPU", ())
     made = model()
-    assert forms.choose(made, SIZE, 2, 10**9, "half")[0].tried["half"] == "for GPUs"
-    monkeypatch.setattr(forms, "GPU", ())
-    monkeypatch.setitem(forms.FORMS, "compiled", forms.folded)
-    monkeypatch.setitem(forms.FORMS, "compiled_half", forms.half)
-    assert set(forms.choose(made, SIZE, 2, 10**9)[0].tried) == {"eager", "folded", "compiled"}
+    assert backends.choose(made, SIZE, 2, 10**9, "half")[0].tried["half"] == "for GPUs"
+    monkeypatch.setattr(backends, "GPU", ())
+    monkeypatch.setitem(backends.BACKENDS, "compiled", backends.folded)
+    monkeypatch.setitem(backends.BACKENDS, "compiled_half", backends.half)
+    assert set(backends.choose(made, SIZE, 2, 10**9)[0].tried) == {"eager", "folded", "compiled"}
     for passes in (0, 1, 10**9):  # whatever a worker has to do: else one curve might have two precisions
-        form = forms.choose(made, SIZE, 2, passes, "half")[0]
-        assert form.name in forms.HALF
+        form = backends.choose(made, SIZE, 2, passes, "half")[0]
+        assert form.name in backends.HALF
     assert isinstance(form.tried["half"], float)
     assert isinstance(form.tried["compiled_half"], float)
 
@@ -94,17 +94,17 @@ def test_mnn_prints_nothing_and_reports_nothing():
     """In a process of its own: what C keeps in its buffer comes out at exit, and MNN speaks once."""
     code = f"""
 import sys, torch
-from cxr_ray import forms, models
+from cxr_ray.models import backends, networks
 images = torch.randn(2, 3, {SIZE}, {SIZE})
 with torch.no_grad():
-    forms.FORMS["mnn"](models.build("resnet18", models.Meaning("resnet18", {SIZE})).eval(), images)(images)
+    backends.BACKENDS["mnn"](networks.build("resnet18", networks.ModelSpec("resnet18", {SIZE})).eval(), images)(images)
 print([name for name in sys.modules if name.startswith(("MNN.tools", "aliyun"))])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", forms.CPU)
+@pytest.mark.parametrize("name", backends.CPU)
 @torch.no_grad()
 def test_an_unloadable_library_says_why(name, monkeypatch):
     made = model()
@@ -113,8 +113,8 @@ def test_an_unloadable_library_says_why(name, monkeypatch):
     def fails(m, example):
         raise ImportError("libc.so.6: version GLIBC_2.99 not found")
 
-    monkeypatch.setitem(forms.FORMS, name, fails)
-    assert "GLIBC_2.99" in forms._checked(name, made, images, made.log_odds(images))
+    monkeypatch.setitem(backends.BACKENDS, name, fails)
+    assert "GLIBC_2.99" in backends._checked(name, made, images, made.log_odds(images))
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def test_an_unloadable_library_says_why(name, monkeypatch):
 def test_timms_networks_have_the_same_forms(name, arch):
     eager = model(arch=arch)
     images = torch.randn(5, 3, SIZE, SIZE)
-    forward = forms.FORMS[name](eager, images[:2])
+    forward = backends.BACKENDS[name](eager, images[:2])
     assert torch.allclose(forward(images), eager.log_odds(images), atol=1e-4)
 
 
 def test_few_passes_start_nothing_and_many_try_everything(monkeypatch):
     made = model()
-    assert forms.choose(made, SIZE, 2, 0)[0] == forms.Form("eager", {})
-    assert set(forms.choose(made, SIZE, 2, 1)[0].tried) == {"eager"}
-    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
-    form, _ = forms.choose(made, SIZE, 2, 10**9)
+    assert backends.choose(made, SIZE, 2, 0)[0] == backends.InferenceBackend("eager", {})
+    assert set(backends.choose(made, SIZE, 2, 1)[0].tried) == {"eager"}
+    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
+    form, _ = backends.choose(made, SIZE, 2, 10**9)
     assert set(form.tried) == {"eager", "folded", "onnxruntime", "mnn"}
     assert all(isinstance(rate, float) for rate in form.tried.values())
     assert form.name == max(form.tried, key=form.tried.get)
@@ -144,12 +144,12 @@ def test_few_passes_start_nothing_and_many_try_everything(monkeypatch):
 def test_without_the_extra_it_says_so_and_goes_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "MNN", None)
-    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
     made = model()
-    form, _ = forms.choose(made, SIZE, 2, 10**9)
+    form, _ = backends.choose(made, SIZE, 2, 10**9)
     for name in ("onnxruntime", "mnn"):
         assert "cxr-ray[fast]" in form.tried[name]
-        assert is_eager(forms.make(name, made, SIZE, 2), made)
+        assert is_eager(backends.make(name, made, SIZE, 2), made)
 
 
 def test_a_network_that_cannot_be_traced_stays_eager(monkeypatch):
@@ -161,18 +161,18 @@ def test_a_network_that_cannot_be_traced_stays_eager(monkeypatch):
         def forward(self, x):
             return self.linear(x.flatten(1)) if x.mean() > 1e9 else self.linear(-x.flatten(1))
 
-    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
-    made = models.Classifier(Branching(), Meaning("resnet18", SIZE)).requires_grad_(False)
-    form, forward = forms.choose(made, SIZE, 2, 10**9)
+    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
+    made = models.Classifier(Branching(), ModelSpec("resnet18", SIZE)).requires_grad_(False)
+    form, forward = backends.choose(made, SIZE, 2, 10**9)
     assert form.name == "eager"
     assert "traced" in form.tried["folded"]
     assert is_eager(forward, made)
 
 
 def test_a_form_that_disagrees_is_refused(monkeypatch):
-    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
-    monkeypatch.setitem(forms.FORMS, "folded", lambda m, example: lambda x: m.log_odds(x) + 0.01)
-    form, _ = forms.choose(model(), SIZE, 2, 10**9)
+    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setitem(backends.BACKENDS, "folded", lambda m, example: lambda x: m.log_odds(x) + 0.01)
+    form, _ = backends.choose(model(), SIZE, 2, 10**9)
     assert form.name != "folded"
     assert form.tried["folded"] == "differs by up to 2.5e-03 in probability"
 
@@ -186,14 +186,14 @@ def test_a_compiler_that_fails_costs_a_line_and_no_run(monkeypatch):
 
         return forward
 
-    monkeypatch.setattr(forms, "TRIAL_SECONDS", 0.0)
-    monkeypatch.setattr(forms, "GPU", ())
-    monkeypatch.setitem(forms.FORMS, "compiled", fails_when_called)
+    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(backends, "GPU", ())
+    monkeypatch.setitem(backends.BACKENDS, "compiled", fails_when_called)
     made = model()
-    form, _ = forms.choose(made, SIZE, 2, 10**9)
+    form, _ = backends.choose(made, SIZE, 2, 10**9)
     assert form.name != "compiled"
     assert form.tried["compiled"] == "Failed to find C compiler."
-    assert is_eager(forms.make("compiled", made, SIZE, 2), made)
+    assert is_eager(backends.make("compiled", made, SIZE, 2), made)
 
 
 def test_a_module_that_a_compiler_misses_is_named_without_the_extra_that_lacks_it(monkeypatch):
@@ -201,19 +201,19 @@ def test_a_module_that_a_compiler_misses_is_named_without_the_extra_that_lacks_i
         raise ModuleNotFoundError("No module named 'triton'", name="triton")
 
     made = model()
-    monkeypatch.setitem(forms.FORMS, "compiled", fails)
-    assert forms._checked("compiled", made, torch.randn(2, 3, SIZE, SIZE), torch.zeros(2)) == "no triton"
+    monkeypatch.setitem(backends.BACKENDS, "compiled", fails)
+    assert backends._checked("compiled", made, torch.randn(2, 3, SIZE, SIZE), torch.zeros(2)) == "no triton"
 
 
 def test_another_model_that_differs_in_the_chosen_form_stays_eager(monkeypatch):
-    monkeypatch.setitem(forms.FORMS, "folded", lambda m, example: lambda x: m.log_odds(x) + 0.01)
+    monkeypatch.setitem(backends.BACKENDS, "folded", lambda m, example: lambda x: m.log_odds(x) + 0.01)
     made = model()
-    assert is_eager(forms.make("folded", made, SIZE, 2), made)
+    assert is_eager(backends.make("folded", made, SIZE, 2), made)
 
 
 def test_the_batch_size_is_the_smallest_near_the_fastest_that_fits(monkeypatch):
     made = model()
-    assert forms.batch_size(made, SIZE) == 32  # a CPU
+    assert backends.batch_size(made, SIZE) == 32  # a CPU
     speed = {32: 100.0, 64: 180.0, 128: 196.0, 256: 200.0}
 
     def rate(forward, example, seconds):
@@ -224,10 +224,10 @@ def test_the_batch_size_is_the_smallest_near_the_fastest_that_fits(monkeypatch):
     class Parameter:
         device = torch.device("cuda")
 
-    monkeypatch.setattr(forms, "_rate", rate)
-    monkeypatch.setattr(forms, "_example", lambda m, size, batch: torch.zeros(batch))
+    monkeypatch.setattr(backends, "_rate", rate)
+    monkeypatch.setattr(backends, "_example", lambda m, size, batch: torch.zeros(batch))
     monkeypatch.setattr(made, "parameters", lambda: iter([Parameter()]))
-    assert forms.batch_size(made, SIZE) == 128
-    monkeypatch.setattr(forms, "BATCHES", (512,))
+    assert backends.batch_size(made, SIZE) == 128
+    monkeypatch.setattr(backends, "BATCHES", (512,))
     with pytest.raises(torch.OutOfMemoryError, match=r"^the GPU has no memory left for 512 images of \d+ x \d+\.$"):
-        forms.batch_size(made, SIZE)
+        backends.batch_size(made, SIZE)

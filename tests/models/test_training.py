@@ -9,10 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from cxr_ray.config import Train
+from cxr_ray.errors import TrainingError
 from cxr_ray.models import networks as models
 from cxr_ray.models import training
-from cxr_ray.models.networks import Meaning
-from cxr_ray.models.training import Split, TrainingFailed, augment, evaluate, fit
+from cxr_ray.models.networks import ModelSpec
+from cxr_ray.models.training import Split, augment, evaluate, fit
 
 SIZE = 32
 
@@ -28,7 +29,7 @@ def split(n: int, seed: int, share: float = 0.5) -> Split:
 
 def classifier(seed: int = 0, arch: str = "resnet18") -> models.Classifier:
     torch.manual_seed(seed)
-    return models.build(arch, Meaning(arch, SIZE))
+    return models.build(arch, ModelSpec(arch, SIZE))
 
 
 def trained(config: Train, *, train: Split | None = None, model=None, resume=None, frozen=False):
@@ -143,14 +144,14 @@ def test_a_loss_that_is_not_finite_ends_training():
     broken = classifier()
     with torch.no_grad():
         broken.network.fc.weight[0, 0] = math.nan
-    with pytest.raises(TrainingFailed, match=r"^the training loss is nan in epoch 1; lower train\.lr \(0\.001\)\.$"):
+    with pytest.raises(TrainingError, match=r"^the training loss is nan in epoch 1; lower train\.lr \(0\.001\)\.$"):
         trained(Train(epochs=1, batch_size=16), model=broken)
 
 
 def test_weights_that_break_in_the_last_step_are_not_reported(monkeypatch):
     reported = []
     monkeypatch.setattr(training, "evaluate", lambda *_: (math.nan, math.nan))
-    with pytest.raises(TrainingFailed, match="the validation loss is nan in epoch 1"):
+    with pytest.raises(TrainingError, match="the validation loss is nan in epoch 1"):
         fit(classifier(), split(8, 1), split(8, 2), Train(epochs=1, batch_size=8), reported.append)
     assert reported == []
 

@@ -17,6 +17,7 @@ import yaml
 
 from cxr_ray import sweep
 from cxr_ray.data import manifest as data
+from cxr_ray.errors import ClusterError
 from cxr_ray.measure.perturb import CONTROLS
 from cxr_ray.models import networks as models
 from cxr_ray.run import pipeline
@@ -66,7 +67,7 @@ def reaches_ray(capsys, monkeypatch, tiny_folder):
     """Whether a command gets past every check, up to the start of Ray."""
 
     def stop():
-        raise pipeline.CannotRun("here Ray would start.")
+        raise ClusterError("here Ray would start.")
 
     monkeypatch.setattr(pipeline, "start_ray", stop)
 
@@ -372,15 +373,15 @@ def test_a_safetensors_file_that_is_broken(told, content):
 
 
 def test_a_safetensors_file_of_another_architecture(told):
-    meaning = '{"arch": "resnet50", "size": 32}'
-    safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": meaning})
+    spec = '{"arch": "resnet50", "size": 32}'
+    safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": spec})
     (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line == "model.safetensors says it is a 'resnet50'; allowed are resnet18, resnet18d, seresnet18."
 
 
 def test_a_safetensors_file_of_another_preprocessing(told):
-    meaning = '{"arch": "resnet18", "size": 32, "preprocess": "sharpen"}'
-    safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": meaning})
+    spec = '{"arch": "resnet18", "size": 32, "preprocess": "sharpen"}'
+    safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": spec})
     (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line == (
         "model.safetensors says that its images go through 'sharpen'; allowed are none, crop_border, mask_border, "
@@ -463,7 +464,7 @@ def test_resume_with_other_images(begun, told, tiny_folder, tmp_path):
 def test_resume_without_provenance_is_refused_where_work_was_done(begun, told, reaches_ray):
     Path("results/tiny/provenance.json").unlink()
     assert reaches_ray("tiny.yaml", "--resume")
-    Path("results/tiny/.work/units").mkdir(parents=True)
+    Path("results/tiny/.work/shards").mkdir(parents=True)
     Path("results/tiny/provenance.json").unlink(missing_ok=True)
     (line,) = told("tiny.yaml", "--resume")
     assert line == (

@@ -18,7 +18,7 @@ import yaml
 from cxr_ray import results, sweep
 from cxr_ray.data import images
 from cxr_ray.models import networks as models
-from cxr_ray.models.networks import Meaning
+from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import TABLES
 
 TINY = {
@@ -45,7 +45,7 @@ def write(folder: Path, content: dict, name: str = "tiny.yaml") -> str:
 def given_sweep(folder: Path, n_test: int = 20) -> str:
     """A sweep that trains nothing: an untrained network explains phantoms, in several units of work."""
     torch.manual_seed(0)
-    model = models.build("resnet18", Meaning("resnet18", 64))
+    model = models.build("resnet18", ModelSpec("resnet18", 64))
     (folder / "model.safetensors").write_bytes(models.to_bytes(model))
     content = {k: v for k, v in TINY.items() if k not in ("variants", "train", "search", "model")}
     content["checkpoints"] = {"given": {"path": str(folder / "model.safetensors")}}
@@ -121,10 +121,10 @@ def test_each_model_sees_images_as_its_own_section_says(tmp_path, tiny_folder):
     assert set(run.pandas("curves").trial_id) == set(predictions.trial_id)
     for trial_id, mine in predictions[predictions.split == "test"].groupby("trial_id"):
         model = models.load(f"{out}/checkpoints/{trial_id}/model.safetensors")
-        meaning = model.meaning
-        seen.add((meaning.variant, meaning.size, meaning.preprocess))
-        pixels = [images.decode((tiny_folder / paths[i]).read_bytes(), meaning.size) for i in mine.image_id]
-        if meaning.preprocess == "mask_border":
+        spec = model.spec
+        seen.add((spec.variant, spec.size, spec.preprocess))
+        pixels = [images.decode((tiny_folder / paths[i]).read_bytes(), spec.size) for i in mine.image_id]
+        if spec.preprocess == "mask_border":
             for p in pixels:
                 p[:, [*range(4), *range(36, 40)], :] = 0
                 p[:, :, [*range(4), *range(36, 40)]] = 0
@@ -202,7 +202,7 @@ def test_maps_of_other_images_are_the_same_after_an_interruption_and_for_two_wor
     content |= {"controls": {"random_cam": 2, "other_image": 2, "mean_map": 1}, "regions": None, "sanity": None}
     content |= {"perturb": {"grids": ["7"], "fills": ["noise"], "levels": [0.5]}}
     file = write(tmp_path, content)
-    monkeypatch.setattr(pipeline, "UNIT_IMAGES", 3)
+    monkeypatch.setattr(pipeline, "SHARD_IMAGES", 3)
     whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
     assert sweep.main([file, "--out", whole, "--set", "resources.workers=1"]) == 0
 
@@ -408,7 +408,7 @@ def test_broken_images_become_rows_of_errors(tmp_path):
     whole = (bad / "NORMAL-0.png").read_bytes()
     (bad / "truncated.png").write_bytes(whole[: len(whole) // 2])
     torch.manual_seed(0)
-    (tmp_path / "m.safetensors").write_bytes(models.to_bytes(models.build("resnet18", Meaning("resnet18", 64))))
+    (tmp_path / "m.safetensors").write_bytes(models.to_bytes(models.build("resnet18", ModelSpec("resnet18", 64))))
     content = {**TINY, "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3},
                "regions": {"names": ["border"]}, "sanity": None,
                "checkpoints": {n: {"path": str(tmp_path / "m.safetensors")} for n in ("one", "two")}}  # fmt: skip
