@@ -27,13 +27,13 @@ from cxr_ray.data.phantoms import Phantom, render
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks as models
 from cxr_ray.models.networks import Classifier
-from cxr_ray.schemas import EXCHANGE
+from cxr_ray.schemas import PATCH_SWAP
 
 SIZE, TRAIN, EPOCHS = 64, 320, 5
 POOL, MOST = 1500, 60  # test images at most, and false positives that are looked at
 FILLS = ["mean", "blur"]
 PARTNERS = 60  # NORMAL images that false positives exchange parts with
-WAYS = [EXCHANGE, *FILLS]  # H1 is judged by the first; the others stand beside
+WAYS = [PATCH_SWAP, *FILLS]  # H1 is judged by the first; the others stand beside
 
 
 def training_set(shortcut: bool, n: int, first: int) -> list[Phantom]:
@@ -82,13 +82,13 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: l
         tables = Worker(sweep, {"m": ModelRef("m", str(file), None, SIZE)})(block)
     frames = {name: table.to_pandas().assign(trial_id="m") for (name, _), table in tables.items()}
     trials = pd.DataFrame({"trial_id": ["m"], "variant": "m", "seed": np.nan, "status": "given", "config": "{}"})
-    saliency = frames["saliency"][["trial_id", "image_id", "target", "focus", "lung_share"]]
+    saliency = frames["saliency"][["trial_id", "image_id", "target", "half_mass_area", "concentration", "lung_share"]]
     faith = frames["faithfulness"][["trial_id", "image_id", "target", "control", "gap", "p_value"]].iloc[:0]
     patients = pd.Series(ids, index=ids)
     regions = frames["regions"]
     verdicts = {
         way: next(r for r in hypotheses(Inputs(
-            sweep, trials, frames["predictions"], patients, regions[regions["fill"] == way].assign(fill=EXCHANGE),
+            sweep, trials, frames["predictions"], patients, regions[regions["fill"] == way].assign(fill=PATCH_SWAP),
             saliency, faith,
         )) if r["hypothesis"] == "H1" and r["role"] == "verdict")
         for way in WAYS
@@ -96,7 +96,7 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: l
     rows = regions[(regions["region"] == "marker") & (regions["control"] == "none")]
     effect = rows.assign(effect=rows["logit_full_image"] - rows["logit_target"])
     wide = effect.pivot(index="image_id", columns="fill", values="effect")
-    truth = wide["rerender"]
+    truth = wide["counterfactual"]
     agreement = {f: {"spearman": float(spearmanr(wide[f], truth).statistic),
                      "sign": float((np.sign(wide[f]) == np.sign(truth)).mean())} for f in WAYS}  # fmt: skip
     return {"verdicts": verdicts, "true_effect": float(truth.mean()), "agreement": agreement, "n": len(ids)}
@@ -124,7 +124,7 @@ def main() -> None:
         for shortcut, name in names.items():
             result = calibrate(seed, shortcut)
             results[name].append(result)
-            h1 = result["verdicts"][EXCHANGE]
+            h1 = result["verdicts"][PATCH_SWAP]
             print(f"  seed {seed}, {name}: H1 {h1['verdict']} ({h1['reason']}); {result['n']} false positives, "
                   f"true effect of the marker {result['true_effect']:.2f} log-odds", flush=True)  # fmt: skip
     verdicts = {
@@ -137,9 +137,9 @@ def main() -> None:
                            for what in ("spearman", "sign")}
         for name, of in results.items() for way in WAYS
     }  # fmt: skip
-    right = {"shortcut: H1 supported": verdicts[f"shortcut, {EXCHANGE}"]["supported"] / args.seeds,
+    right = {"shortcut: H1 supported": verdicts[f"shortcut, {PATCH_SWAP}"]["supported"] / args.seeds,
              "no shortcut: H1 not supported, or undecided":
-             1 - verdicts[f"no shortcut, {EXCHANGE}"]["supported"] / args.seeds}  # fmt: skip
+             1 - verdicts[f"no shortcut, {PATCH_SWAP}"]["supported"] / args.seeds}  # fmt: skip
     show = {"verdicts": verdicts, "agreement_with_truth": mean,
             "true_effect": {name: [round(r["true_effect"], 2) for r in of] for name, of in results.items()},
             "effect": {name: {way: [round(r["verdicts"][way]["effect"], 2) for r in of] for way in WAYS}

@@ -44,7 +44,7 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Relabelled:
-    """Each draw in turn as the map: u and gap [N images, D draws, M metrics] against the other draws."""
+    """Each draw in turn as the map: u (win rate minus 1/2) and gap against the others, [N images, D draws, M]."""
 
     names: list[str]
     u_NDM: Floats
@@ -55,7 +55,8 @@ def relabelled(values_NDM: Floats, names: list[str]) -> Relabelled:
     """Metrics of each draw to u and gap; names: `abpc`, or `drop at 0.1`."""
     higher = np.array([HIGHER_IS_FAITHFUL[name.split()[0]] for name in names])
     others = [compare(values_NDM[:, d], np.delete(values_NDM, d, 1), higher) for d in range(values_NDM.shape[1])]
-    return Relabelled(names, *(np.stack([c[what] for c in others], 1) for what in ("u", "gap")))
+    win_rate_NDM, gap_NDM = (np.stack([c[what] for c in others], 1) for what in ("win_rate", "gap"))
+    return Relabelled(names, win_rate_NDM - 0.5, gap_NDM)
 
 
 def null(
@@ -98,16 +99,16 @@ def of_curves(curves: pd.DataFrame) -> tuple[dict[str, Relabelled], list[str]]:
     grid = "pixel" if "pixel" in set(curves["grid"]) else curves["grid"].iloc[0]
     curves = curves[(curves["fill"] == curves["fill"].iloc[0]) & (curves["grid"] == grid)]
     curves = curves[curves["target"] == curves.groupby("image_id")["target"].transform("max")]
-    curves = curves.sort_values(["image_id", "draw", "order", "level"])
+    curves = curves.sort_values(["image_id", "draw", "direction", "level"])
     image_ids = sorted(set(curves["image_id"]))
     controls = {}
     for control, part in curves.groupby("control"):
-        shape = [part[c].nunique() for c in ("image_id", "draw", "order", "level")]
+        shape = [part[c].nunique() for c in ("image_id", "draw", "direction", "level")]
         if control not in EXCHANGEABLE or shape[0] < len(image_ids) or shape[1] < 2 or len(part) != np.prod(shape):
             continue
         scores = part["logit_target"].to_numpy(float).reshape(shape)
         levels, levels_done = (part[c].to_numpy(float)[: shape[3]] for c in ("level", "level_done"))
-        by_order = {o: scores[:, :, i] for i, o in enumerate(sorted(set(part["order"])))}
+        by_order = {o: scores[:, :, i] for i, o in enumerate(sorted(set(part["direction"])))}
         names, values_NDM = metrics(by_order, levels[1:-1].tolist(), levels_done)
         controls[str(control)] = relabelled(values_NDM, [n if np.isnan(at) else f"{n} at {at:g}" for n, at in names])
     return controls, image_ids

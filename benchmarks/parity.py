@@ -356,8 +356,8 @@ def worker_scores(
         tables = worker(block)
     curves = tables["curves", "gradcam"].to_pandas()
     inner = curves[curves.level.isin(levels) & (curves.control == "none")]
-    cube = inner.set_index(["image_id", "order", "level"]).logit_target.unstack("level")
-    return np.stack([cube.xs(order, level="order").loc[ids].to_numpy(float) for order in ORDERS], axis=1)
+    cube = inner.set_index(["image_id", "direction", "level"]).logit_target.unstack("level")
+    return np.stack([cube.xs(order, level="direction").loc[ids].to_numpy(float) for order in ORDERS], axis=1)
 
 
 # Quantus

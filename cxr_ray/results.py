@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyarrow import fs as pafs
 
 from cxr_ray import schemas
 from cxr_ray.errors import RunError
+from cxr_ray.upgrades import upgraded
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -50,7 +52,18 @@ class Run:
         fields = [pa.field(p, pa.string()) for p in table.partitions]
         partitioning = pads.partitioning(pa.schema(fields), flavor="hive") if fields else None
         schema = pa.schema([*table.schema.remove_metadata(), *fields])
+        if self.schema_version < schemas.SCHEMA_VERSION:  # read whole: pyarrow cannot rename columns on the way
+            found = pads.dataset(folder, filesystem=self.fs, format="parquet", partitioning=partitioning)
+            return pads.dataset(upgraded(name, found.to_table()))
         return pads.dataset(folder, schema=schema, filesystem=self.fs, format="parquet", partitioning=partitioning)
+
+    @cached_property
+    def schema_version(self) -> int:
+        """Of the run's tables, as its provenance says; today's where it does not say."""
+        try:
+            return int(self.json("provenance.json").get("schema_version", schemas.SCHEMA_VERSION))
+        except (RunError, OSError, TypeError, ValueError):
+            return schemas.SCHEMA_VERSION
 
     def pandas(self, name: str, columns: list[str] | None = None, filter: Any = None) -> pd.DataFrame:
         """A table as a pandas frame."""

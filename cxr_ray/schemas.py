@@ -13,10 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CLASSES = ("NORMAL", "PNEUMONIA")
 SHARED = "shared"  # the explainer= partition of controls that do not depend on an explainer
-EXCHANGE = "exchange"  # a fill of regions alone
+PATCH_SWAP, COUNTERFACTUAL = "patch_swap", "counterfactual"  # fills of regions alone
 NAME_PATTERN = r"[a-z][a-z0-9_-]*"
 
 _TYPES = {
@@ -189,7 +189,17 @@ SALIENCY = Table(
         "centre_share": ("float", "share of the positive mass in the middle 50% x 50%"),
         "lung_share": ("float", "share of the positive mass in the lungs; null without a mask"),
         "entropy": ("float", "Shannon entropy of the positive mass over pixels / log(pixels): 1 is uniform"),
-        "focus": ("str", "border, localized, diffuse or degenerate, by rule"),
+        "half_mass_area": (
+            "float",
+            "share of the image in the smallest area that holds half of the positive mass; null without positive mass",
+        ),
+        "components": ("small", "connected components (8 neighbours) of that area; 0 without positive mass"),
+        "concentration": (
+            "str",
+            "spatial concentration by rule: degenerate (no positive mass, or constant), border (twice the "
+            "border's share of the area), scattered (over 4 components), compact (one, of at most 25% of the image), "
+            "else diffuse",
+        ),
     },
     ("trial_id", "explainer", "image_id", "target"),
     ("trial_id", "explainer"),
@@ -203,7 +213,7 @@ CURVES = Table(
         "control": ("str", "none: the map itself; else the control"),
         "draw": ("small", "0 for the map, 0, 1, ... for a control"),
         **_TEST,
-        "order": ("str", "morf: the first of the ranking are perturbed; lerf: the last"),
+        "direction": ("str", "morf: the most salient are perturbed first; lerf: the least salient"),
         "level": ("level", "share of units asked for"),
         "level_done": ("level", "n_perturbed / units"),
         "n_perturbed": ("small", "units perturbed: round(level * units)"),
@@ -214,7 +224,7 @@ CURVES = Table(
             "share of the map's own perturbed pixels that this control perturbs too; null unless made from the map",
         ),
     },
-    ("trial_id", "explainer", "image_id", "target", "control", "draw", "grid", "fill", "order", "level"),
+    ("trial_id", "explainer", "image_id", "target", "control", "draw", "grid", "fill", "direction", "level"),
     ("trial_id", "explainer"),
 )
 
@@ -230,7 +240,7 @@ FAITHFULNESS = Table(
         "control_mean": ("float", "mean of the metric over the control's draws"),
         "control_sd": ("float", "standard deviation over draws (ddof 1); null for one draw"),
         "gap": ("float", "map against control_mean, positive where the map is more faithful"),
-        "u": ("float", "share of draws that the map beats, ties half, minus 1/2"),
+        "win_rate": ("float", "share of control draws that the map beats, ties half; 0.5 is chance"),
         "n_draws": ("small", "draws"),
         "n_as_extreme": ("small", "draws at least as faithful as the map"),
         "p_value": (
@@ -258,8 +268,8 @@ REGIONS = Table(
         ),
         "fill": (
             "str",
-            "what replaces its pixels; exchange: the same pixels of a NORMAL validation image of another patient (a "
-            "test image, where there is none), scaled to this image's mean; rerender: the phantom is drawn again "
+            "what replaces its pixels; patch_swap: the same pixels of a NORMAL validation image of another patient (a "
+            "test image, where there is none), scaled to this image's mean; counterfactual: the phantom is drawn again "
             "without it (the causal truth); edit: the image is edited",
         ),
         "control": ("str", "none: the region itself; matched: the same area and shape elsewhere"),
@@ -345,13 +355,13 @@ SUMMARY = Table(
         "upper": ("float", f"upper {_MEAN_BOUNDS}; null under 20 patients"),
         "ci_method": ("str", "how the interval is made"),
         "n_boot": ("small", "bootstrap samples"),
-        "test": ("str", "sign-flip of the patients' sums of u; null for control none and contrasts"),
+        "test": ("str", "sign-flip of the patients' sums of win rate - 1/2; null for control none and contrasts"),
         "alternative": ("str", "greater: the map is more faithful than the control"),
         "p": ("float", "p-value of the test, one-sided"),
         "family": ("str", "the rows that p_holm corrects over"),
         "family_size": ("small", "tests in the family"),
         "p_holm": ("float", "p after Holm's correction"),
-        "effect": ("float", "mean u + 1/2: probability that the map beats a draw; 0.5 is chance"),
+        "win_rate": ("float", "mean win rate: share of control draws that the map beats, ties half; 0.5 is chance"),
     },
     (
         "trial_id", "explainer", "target_rule", "grid", "fill", "metric", "level", "scale", "control", "bucket",
@@ -364,7 +374,7 @@ HYPOTHESES = Table(
     {
         "hypothesis": ("str", "H1 shortcuts, H2 imbalance, H3 plausible but unfaithful"),
         "subject": ("str", "variant, or A-B for a difference of variants"),
-        "role": ("str", "verdict: the row that is judged; beside: what stands beside it, unjudged"),
+        "role": ("str", "verdict: the row that is judged; secondary: a secondary outcome, not judged"),
         "quantity": ("str", "what effect is, in words, with level, fill, target, scale and control"),
         "unit": ("str", "log-odds, share, or as named"),
         "n_trials": ("small", "models"),
@@ -374,14 +384,14 @@ HYPOTHESES = Table(
         "lower": ("float", "lower bound of its 95% interval"),
         "upper": ("float", "upper bound of its 95% interval"),
         "ci_method": ("str", "how the interval is made"),
-        "margin": ("float", "effects within it do not count; null beside"),
-        "test": ("str", "the test behind p; null beside"),
+        "margin": ("float", "effects within it do not count; null for secondary outcomes"),
+        "test": ("str", "the test behind p; null for secondary outcomes"),
         "alternative": ("str", "what a small p speaks for"),
         "p": ("float", "p-value"),
         "family": ("str", "the rows that p_holm corrects over"),
         "family_size": ("small", "tests in the family"),
         "p_holm": ("float", "p after Holm's correction"),
-        "verdict": ("str", "supported, not supported or undecided; null beside"),
+        "verdict": ("str", "supported, not supported or undecided; null for secondary outcomes"),
         "reason": ("str", "why, in one sentence"),
     },
     ("hypothesis", "subject", "role", "quantity"),
@@ -394,7 +404,8 @@ ERRORS = Table(
         "image_id": ("str", "null where the file could not be read as an image"),
         "stage": (
             "str",
-            "read, decode, lungs (a mask), score:<trial_id>, explain:<trial_id>:<explainer> or sanity:<the same>",
+            "read, decode, lungs (a mask), patch_swap (a donor image), score:<trial_id>, "
+            "explain:<trial_id>:<explainer> or sanity:<the same>",
         ),
         "reason": ("str", "what was wrong"),
     },

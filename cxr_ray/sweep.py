@@ -725,7 +725,8 @@ def _hypothesis_inputs(
         chosen &= pads.field(name) == value
     return hypotheses.Inputs(
         sweep, trials.reset_index(), predictions, patients.set_index("image_id")["patient_id"], run_.pandas("regions"),
-        run_.pandas("saliency", ["trial_id", "explainer", "image_id", "target", "focus", "lung_share"], wanted),
+        run_.pandas("saliency", ["trial_id", "explainer", "image_id", "target", "half_mass_area", "concentration",
+                                 "lung_share"], wanted),
         run_.pandas("faithfulness", ["trial_id", "image_id", "target", "control", "gap", "p_value"], chosen),
     )  # fmt: skip
 

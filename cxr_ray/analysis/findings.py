@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from cxr_ray.analysis.hypotheses import CHANCE
 from cxr_ray.analysis.resampling import patient_bootstrap
 from cxr_ray.config import RERENDERED
-from cxr_ray.measure.regions import BORDER, CENTRE, CORNER, FOCUS
+from cxr_ray.measure.regions import BORDER, CENTRE, CONCENTRATIONS, CORNER
 
 BUCKETS = ("all", "TP", "FP", "TN", "FN")
 STUDY_LEVEL = 0.25  # share of pixels that the study deleted
@@ -61,18 +61,19 @@ def observations(maps: pd.DataFrame) -> pd.DataFrame:
         maps: rows of ``saliency`` with explainer and outcome, of one model and target rule.
 
     Returns:
-        explainer, bucket, n (maps), not_finite, constant (counts), tied (median share), a count for each of FOCUS, and
-        the mean share of the positive mass in the border, the corners, the centre and the lungs (NaN without a mask).
+        explainer, bucket, n (maps), not_finite, constant (counts), tied (median share), a count for each of
+        CONCENTRATIONS, and the mean share of the positive mass in the border, the corners, the centre and the lungs
+        (NaN without a mask).
     """
     rows = []
     for explainer, of_explainer in maps.groupby("explainer", observed=True):
         for bucket, part in by_bucket(of_explainer):
-            focus = part["focus"].value_counts()
+            kinds = part["concentration"].value_counts()
             rows.append(
                 {"explainer": explainer, "bucket": bucket, "n": len(part),
-                "not_finite": int(part["focus"].isna().sum()),
+                "not_finite": int(part["concentration"].isna().sum()),
                  "constant": int(part["degenerate"].fillna(False).sum()), "tied": part["tied"].median()}
-                | {f: int(focus.get(f, 0)) for f in FOCUS}
+                | {c: int(kinds.get(c, 0)) for c in CONCENTRATIONS}
                 | {s: part[s].astype(float).mean() for s in (*SHARES, "lung_share")}
             )  # fmt: skip
     return pd.DataFrame(rows)
@@ -195,10 +196,10 @@ def truth(effects: pd.DataFrame) -> pd.DataFrame:
         image_id, outcome, region, fill, truth_of (the row that holds the truth: the region, or glyph), effect (of
         filling or exchanging the region, log-odds) and causal (log-odds).
     """
-    drawn = effects[effects["fill"] == "rerender"].set_index(["image_id", "region"])["effect_logodds"]
+    drawn = effects[effects["fill"] == "counterfactual"].set_index(["image_id", "region"])["effect_logodds"]
     parts = []
     for region, kinds in RERENDERED.items():
-        mine = effects[(effects["region"] == region) & (effects["fill"] != "rerender")]
+        mine = effects[(effects["region"] == region) & (effects["fill"] != "counterfactual")]
         for kind in kinds:
             keys = pd.MultiIndex.from_arrays([mine["image_id"], [kind] * len(mine)])
             causal = drawn.reindex(keys).to_numpy()

@@ -40,7 +40,7 @@ from cxr_ray.analysis.resampling import (
     sign_flip,
 )
 from cxr_ray.config import Edit, Sweep
-from cxr_ray.schemas import EXCHANGE, HYPOTHESES
+from cxr_ray.schemas import HYPOTHESES, PATCH_SWAP
 
 MARGINS = {"H1": 0.5, "H2": 0.05, "H3": 0.10}  # log-odds, false positive rate, share
 ALPHA = 0.05
@@ -49,6 +49,7 @@ PAIR = ("plain", "balanced")
 MIN_SEEDS, MIN_DRAWS = 5, 39
 CHANCE = 0.05  # share of maps without information that beat their control at p <= 0.05
 IN_LUNGS = 0.5  # share of a plausible map's positive mass
+FOCUSED_AREA = 0.15  # share of the image that holds half of a plausible map's positive mass, at most
 SEED_METHOD = "t with (seeds - 1) degrees of freedom, standard error by bootstrap over seeds and patients"
 SHARE_METHOD = "Korn-Graubard: exact binomial with the effective number of images, by patients"
 
@@ -63,7 +64,7 @@ class Inputs:
         predictions: the whole table.
         patients: image_id to patient_id.
         regions: the whole table.
-        saliency: trial_id, image_id, target, focus and lung_share of `explainer_of` the sweep.
+        saliency: trial_id, image_id, target, half_mass_area, concentration and lung_share of `explainer_of` the sweep.
         faithfulness: trial_id, image_id, target, control, gap and p_value of the same explainer: abpc in log-odds,
             the sweep's first grid and fill.
     """
@@ -156,7 +157,7 @@ def _judge(row: dict[str, Any]) -> None:
 def _row(hypothesis: str, subject: str, quantity: str, unit: str, **values: Any) -> dict[str, Any]:
     """A row of nulls with these values; beside unless it has a margin."""
     row = dict.fromkeys(HYPOTHESES.columns) | {"hypothesis": hypothesis, "subject": subject, "quantity": quantity}
-    row |= {"unit": unit, "role": "beside", **values}
+    row |= {"unit": unit, "role": "secondary", **values}
     row = {k: _known(v) if isinstance(v, float) else v for k, v in row.items()}
     if row["lower"] is None and row["reason"] is None:
         n = row["n_patients"] or 0
@@ -184,12 +185,12 @@ def _counts(part: pd.DataFrame) -> dict[str, Any]:
 
 
 def _h1(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int) -> Iterator[dict[str, Any]]:
-    """Border and corners against their controls on false positives; then each region and fill, edits, and focus.
+    """Border and corners against their controls on false positives; then regions and fills, edits, maps at the border.
 
     Judged by exchange alone: a grey shape in a lung may look like an opacity, so that filling the control raises the
     score of PNEUMONIA and the edge seems to speak for it (``benchmarks.calibration`` shows it).
     """
-    sweep, fill, seed = inputs.sweep, EXCHANGE, inputs.sweep.seed
+    sweep, fill, seed = inputs.sweep, PATCH_SWAP, inputs.sweep.seed
     told = {
         "role": "verdict", "margin": MARGINS["H1"], "test": "sign-flip of the patients' sums of u", "alternative":
         "greater: border and corners weigh more than the same shapes elsewhere",
@@ -219,7 +220,7 @@ def _h1(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int) -> Iterat
     yield _row("H1", variant, quantity, "log-odds", **told)
 
     for (region, one_fill), part in compared.groupby(["region", "fill"], sort=False):
-        how = f"exchanging {region}" if one_fill == EXCHANGE else f"filling {region} with {one_fill}"
+        how = f"exchanging {region}" if one_fill == PATCH_SWAP else f"filling {region} with {one_fill}"
         yield _row("H1", variant, f"{how}: {what}", "log-odds", **_means(part, "gap", seed, n_boot))
     normal = test.loc[test["label"] == 0, ["trial_id", "image_id", "patient_id"]]
     edits = _effects(regions[regions["fill"] == "edit"]).merge(normal, on=["trial_id", "image_id"])
@@ -228,7 +229,7 @@ def _h1(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int) -> Iterat
         if len(part):
             rise = _means(part.assign(rise=-part["effect"]), "rise", seed, n_boot)
             yield _row("H1", variant, f"{edit}: rise of the log-odds of PNEUMONIA, NORMAL images", "log-odds", **rise)
-    yield from _border_focus(inputs, variant, test, n_boot)
+    yield from _border_concentration(inputs, variant, test, n_boot)
 
 
 def _effects(regions: pd.DataFrame) -> pd.DataFrame:
@@ -250,9 +251,9 @@ def _against_controls(effects: pd.DataFrame) -> pd.DataFrame:
     return draws.assign(gap=ahead, u=beaten).groupby(key, as_index=False, sort=False)[["gap", "u"]].mean()
 
 
-def _border_focus(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int) -> Iterator[dict[str, Any]]:
+def _border_concentration(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int) -> Iterator[dict[str, Any]]:
     name, maps = explainer_of(inputs.sweep), _maps(inputs, test)
-    border = (maps["focus"] == "border").astype(float)
+    border = (maps["concentration"] == "border").astype(float)
     fp, tp = (maps.assign(border=border)[maps["outcome"] == o] for o in ("FP", "TP"))
     if len(fp) and len(tp):
         lower, upper = bootstrap_difference(
@@ -260,7 +261,8 @@ def _border_focus(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int)
             seed=inputs.sweep.seed,
         )  # fmt: skip
         yield _row(
-            "H1", variant, f"share of maps of {name} with focus border, false positives less true ones", "share",
+            "H1", variant, f"share of maps of {name} concentrated on the border, false positives minus true ones",
+            "share",
             **_counts(pd.concat([fp, tp])), effect=float(fp["border"].mean() - tp["border"].mean()),
             lower=lower[0], upper=upper[0], ci_method=CI_METHOD,
         )  # fmt: skip
@@ -270,7 +272,9 @@ def _maps(inputs: Inputs, test: pd.DataFrame) -> pd.DataFrame:
     """Saliency of the explainer towards PNEUMONIA, beside predictions and patients."""
     maps = inputs.saliency
     maps = maps[maps["target"] == 1]
-    return test.merge(maps[["trial_id", "image_id", "focus", "lung_share"]], on=["trial_id", "image_id"])
+    return test.merge(
+        maps[["trial_id", "image_id", "half_mass_area", "concentration", "lung_share"]], on=["trial_id", "image_id"]
+    )
 
 
 # H3
@@ -290,7 +294,8 @@ def _h3(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int) -> Iterat
     faith = faith[(faith["target"] == 1) & (faith["control"] == "shifted")]
     maps = maps.merge(faith[["trial_id", "image_id", "gap", "p_value"]], on=["trial_id", "image_id"])
     maps = maps[maps["gap"].notna()]
-    looks_right = (maps["lung_share"] >= IN_LUNGS) & ~maps["focus"].isin(["diffuse", "degenerate"])
+    focused = (maps["half_mass_area"] <= FOCUSED_AREA) | (maps["concentration"] == "border")
+    looks_right = (maps["lung_share"] >= IN_LUNGS) & focused
     draws = max(sweep.controls.get("shifted", 0), sweep.sequential.max_draws if sweep.sequential else 0)
     if "shifted" not in sweep.controls or draws < MIN_DRAWS:
         told["reason"] = f"controls.shifted has {sweep.controls.get('shifted', 0)} draws; set {MIN_DRAWS} or more"
@@ -304,7 +309,11 @@ def _h3(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int) -> Iterat
         told["reason"] = "no map is plausible"
     else:
         told |= _share(maps[looks_right], CHANCE + MARGINS["H3"])
-    quantity = what.format(f"plausible maps (at least {IN_LUNGS:.0%} of the mass in the lungs, not diffuse)")
+    plausible = (
+        f"plausible maps (at least {IN_LUNGS:.0%} of the mass in the lungs, half of it in {FOCUSED_AREA:.0%} of the "
+        "area or less, or at the border)"
+    )
+    quantity = what.format(plausible)
     yield _row("H3", variant, quantity, "share", **told)
     if maps["p_value"].notna().any():
         if looks_right.any() and not looks_right.all():

@@ -194,7 +194,7 @@ def _cells(faithfulness: pd.DataFrame, degenerate: pd.DataFrame, image_ids: pd.I
     return _Cells(
         columns=columns,
         measure_NK=matrix(measure, np.nan),
-        u_NK=matrix(np.where(np.isnan(measure), np.nan, part["u"].to_numpy(np.float64)), np.nan),
+        u_NK=matrix(np.where(np.isnan(measure), np.nan, part["win_rate"].to_numpy(np.float64) - 0.5), np.nan),
         valid_NK=matrix(part["baseline_valid"].astype("boolean").fillna(False).to_numpy(bool), False),
         degenerate_NK=degenerate_NE[:, explainer_K],
         draws_K=draws.max(axis=0, initial=0),
@@ -210,9 +210,9 @@ def _bucket(
     shown_K = ~_hidden(cells, at)
 
     tested = np.flatnonzero(~cells.absolute_K)
-    p_K, p_holm_K, effect_K = (np.full(len(cells.columns), np.nan) for _ in range(3))
+    p_K, p_holm_K, win_rate_K = (np.full(len(cells.columns), np.nan) for _ in range(3))
     p_K[tested] = sign_flip(cells.u_NK[np.ix_(at, tested)], patients, N_PERM, seed=seed)
-    effect_K[tested] = _mean(cells.u_NK[np.ix_(at, tested)]) + 0.5
+    win_rate_K[tested] = _mean(cells.u_NK[np.ix_(at, tested)]) + 0.5
     test_K, alternative_K, family_K, size_K = (np.full(len(cells.columns), None, dtype=object) for _ in range(4))
     test_K[tested] = "sign-flip of the patients' sums of u"
     alternative_K[tested] = "greater"
@@ -232,7 +232,7 @@ def _bucket(
         "family": family_K,
         "family_size": size_K,
         "p_holm": p_holm_K,
-        "effect": effect_K,
+        "win_rate": win_rate_K,
     }
 
 
@@ -252,7 +252,7 @@ def _contrast(
         "mean": np.where(shown_K, _mean(a_NK) - _mean(b_NK), np.nan),
         "lower": np.where(shown_K, lower_K, np.nan),
         "upper": np.where(shown_K, upper_K, np.nan),
-        **dict.fromkeys(("test", "alternative", "p", "family", "family_size", "p_holm", "effect"), nothing),
+        **dict.fromkeys(("test", "alternative", "p", "family", "family_size", "p_holm", "win_rate"), nothing),
     }
 
 

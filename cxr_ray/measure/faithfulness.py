@@ -64,8 +64,8 @@ def compare(value_NM: Array, control_NDM: Array, higher: NDArray[np.bool_]) -> d
         higher: bool [M], whether a higher value is more faithful.
 
     Returns:
-        [N, M] each: control_mean, control_sd (NaN for one draw), gap (positive: the map is more faithful), u in
-        [-1/2, 1/2] (share of draws that the map beats, ties half, minus 1/2), n_as_extreme (draws as faithful or more),
+        [N, M] each: control_mean, control_sd (NaN for one draw), gap (positive: the map is more faithful), win_rate in
+        [0, 1] (share of draws that the map beats, ties half; 0.5 is chance), n_as_extreme (draws as faithful or more),
         all NaN where the map has no value or no draw; and n_draws.
     """
     sign = np.where(higher, 1.0, -1.0)
@@ -80,7 +80,7 @@ def compare(value_NM: Array, control_NDM: Array, higher: NDArray[np.bool_]) -> d
             "control_mean": mean,
             "control_sd": np.where(n > 1, np.sqrt(squares.sum(1) / (n - 1)), np.nan),
             "gap": sign * (value_NM - mean),
-            "u": ((ahead > 0) + 0.5 * (ahead == 0)).sum(1) / n - 0.5,
+            "win_rate": ((ahead > 0) + 0.5 * (ahead == 0)).sum(1) / n,
             "n_as_extreme": (ahead <= 0).sum(1).astype(float),
         }
     return {name: np.where(missing, np.nan, column) for name, column in out.items()} | {"n_draws": n.astype(float)}

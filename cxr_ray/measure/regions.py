@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import equalize
@@ -17,10 +18,9 @@ from cxr_ray import randomness
 from cxr_ray.config import SEGMENTER, Sweep
 from cxr_ray.data import phantoms
 from cxr_ray.errors import WeightsError
-from cxr_ray.schemas import EXCHANGE
 
 BORDER, CORNER, CENTRE = 0.10, 0.15, 0.50
-LOCALIZED_MASS, LOCALIZED_AREA = 0.5, 0.15
+COMPACT_AREA, MANY_COMPONENTS = 0.25, 4  # share of the image; more components are scattered
 LEAST = 0.1  # where every place overlaps the region, controls come from this share of places, those that do so least
 OF_IMAGE = {"outside_lungs": "lungs", "marker": "marker", "opacity": "opacity"}  # region to the mask that it needs
 SEGMENTER_SIDE = 512
@@ -39,15 +39,17 @@ def masks(size: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
 
 
 def describe(maps_NSS: Tensor, lungs_NSS: Tensor) -> dict[str, Tensor]:
-    """Shares of the positive mass by region, entropy and focus of finite maps at image size.
+    """Shares of the positive mass by region, entropy and spatial concentration of finite maps at image size.
 
     Args:
         maps_NSS: the maps.
         lungs_NSS: bool, where the lungs are; nowhere: unknown.
 
     Returns:
-        border_share, corner_share, centre_share, lung_share, entropy: float32 [N], NaN without positive mass (and
-        lung_share without a mask); focus: int64 [N], index into FOCUS.
+        border_share, corner_share, centre_share, lung_share, entropy, half_mass_area (share of the image's area in the
+        smallest area that holds half of the mass): float32 [N], NaN without positive mass (and lung_share without a
+        mask); components: int64 [N], of that area, 0 without positive mass; concentration: int64 [N], index into
+        CONCENTRATIONS.
     """
     size = maps_NSS.shape[-1]
     mass = maps_NSS.clamp(min=0).flatten(1).double()
@@ -61,18 +63,25 @@ def describe(maps_NSS: Tensor, lungs_NSS: Tensor) -> dict[str, Tensor]:
     lungs = lungs_NSS.flatten(1)
     out["lung_share"] = torch.where(lungs.any(1), (share * lungs).sum(1), torch.nan).float()
     out["entropy"] = (torch.special.entr(share).sum(1) / torch.log(torch.tensor(float(size * size)))).float()
-    top = share.sort(dim=1, descending=True).values[:, : round(LOCALIZED_AREA * size * size)].sum(1)
-    border_area = fixed["border"].float().mean().item()
-    focus = torch.where(
-        out["border_share"] >= 2 * border_area,
-        FOCUS.index("border"),
-        torch.where(top >= LOCALIZED_MASS, FOCUS.index("localized"), FOCUS.index("diffuse")),
-    )
-    out["focus"] = torch.where(total[:, 0] > 0, focus, FOCUS.index("degenerate"))
+    ordered, order = share.sort(dim=1, descending=True, stable=True)
+    n_half = (ordered.cumsum(1) < 0.5).sum(1) + 1  # pixels of the smallest area that holds half of the mass
+    half = torch.zeros_like(share, dtype=torch.bool)
+    half.scatter_(1, order, torch.arange(size * size, device=share.device) < n_half[:, None])
+    empty = total[:, 0] <= 0
+    components = [ndimage.label(area, EIGHT_NEIGHBOURS)[1] for area in half.view(-1, size, size).cpu().numpy()]
+    out["half_mass_area"] = torch.where(empty, torch.nan, n_half / size**2).float()
+    out["components"] = torch.where(empty, 0, torch.tensor(components, device=share.device))
+    kind = torch.full_like(n_half, CONCENTRATIONS.index("diffuse"))
+    kind[(out["components"] == 1) & (out["half_mass_area"] <= COMPACT_AREA)] = CONCENTRATIONS.index("compact")
+    kind[out["components"] > MANY_COMPONENTS] = CONCENTRATIONS.index("scattered")
+    kind[out["border_share"] >= 2 * fixed["border"].float().mean().item()] = CONCENTRATIONS.index("border")
+    kind[empty] = CONCENTRATIONS.index("degenerate")
+    out["concentration"] = kind
     return out
 
 
-FOCUS = ("border", "localized", "diffuse", "degenerate")
+CONCENTRATIONS = ("compact", "diffuse", "scattered", "border", "degenerate")
+EIGHT_NEIGHBOURS = ((1, 1, 1), (1, 1, 1), (1, 1, 1))
 
 
 def tied_share(maps_NU: Tensor) -> Tensor:
@@ -200,7 +209,7 @@ def partners(test: pd.DataFrame, val: pd.DataFrame, seed: int) -> dict[str, str]
     for image_id, patient in zip(test["image_id"], test["patient_id"], strict=True):
         others = paths[patients != patient]
         if len(others):
-            chosen[image_id] = str(others[randomness.key(seed, image_id, EXCHANGE) % len(others)])
+            chosen[image_id] = str(others[randomness.key(seed, image_id, "exchange") % len(others)])
     return chosen
 
 

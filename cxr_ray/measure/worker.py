@@ -29,7 +29,7 @@ from cxr_ray.models import networks as models
 from cxr_ray.models.backends import InferenceBackend
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.randomness import key
-from cxr_ray.schemas import CURVES, ERRORS, EXCHANGE, FAITHFULNESS, PREDICTIONS, REGIONS, SALIENCY, SANITY, SHARED
+from cxr_ray.schemas import CURVES, ERRORS, FAITHFULNESS, PATCH_SWAP, PREDICTIONS, REGIONS, SALIENCY, SANITY, SHARED
 
 MAX_MAP_SIDE = 56
 MAX_PLACES = 2**23  # of rankings in memory at a time: 32 MiB, and eight times as much while they are made
@@ -392,7 +392,7 @@ class _Work:
             "draw": draw,
             "grid": _take([grid], np.zeros_like(pair)),
             "fill": _take(p.fills, fill),
-            "order": _take(p.orders, order),
+            "direction": _take(p.orders, order),
             "level": levels[level],
             "level_done": done[level] / units,
             "n_perturbed": done[level],
@@ -428,7 +428,7 @@ class _Work:
             pixels = np.stack([partners.get(i, own) for i, own in zip(self.ids, self.shard.pixels, strict=True)])
             donors = torch.from_numpy(pixels).to(self.device).float() / 255
             canvas = canvas.with_fill(self.model.normalize(regions.exposed_alike(donors, self.pixels)))
-            fills.append(EXCHANGE)
+            fills.append(PATCH_SWAP)
         parts = regions.of_images(wanted.names, self.masks, len(self.ids), self.size, self.device)
         rows: list[tuple[int, str, str, str, int, float]] = []  # image, region, fill, control, draw, share of area
         masks, images = [], []
@@ -466,13 +466,13 @@ class _Work:
             area = self.masks["marker" if name == "glyph" else name].flatten(1).float().mean(1)
             there = area.nonzero()[:, 0]
             changed.append(torch.from_numpy(np.array(versions)).to(self.device)[there].float() / 255)
-            rows += [(i, name, "rerender", "none", 0, float(area[i])) for i in there.tolist()]
+            rows += [(i, name, "counterfactual", "none", 0, float(area[i])) for i in there.tolist()]
         if changed:
             scores.append(self._scores(self.model.normalize(torch.cat(changed))))
         if not rows:
             return {}
         image, region, fill, control, draw, share_R = zip(*rows, strict=True)
-        alone = np.array([f == EXCHANGE and self.ids[i] not in partners for i, f in zip(image, fill, strict=True)])
+        alone = np.array([f == PATCH_SWAP and self.ids[i] not in partners for i, f in zip(image, fill, strict=True)])
         pair, row = np.nonzero((self.image_P[:, None] == np.array(image)) & ~alone)
         logit = torch.cat(scores).double().cpu().numpy()[row] * self.sign_P[pair]
         untouched = self.logit_B[self.image_P[pair]] * self.sign_P[pair]
@@ -698,7 +698,8 @@ class _Work:
         }
         none = ~finite.cpu().numpy()
         degenerate = constant.cpu().numpy() & ~none
-        focus = np.where(degenerate, regions.FOCUS.index("degenerate"), where.pop("focus"))
+        kind = np.where(degenerate, regions.CONCENTRATIONS.index("degenerate"), where.pop("concentration"))
+        components = where.pop("components")
         tied = regions.tied_share(full.flatten(1)).cpu().numpy()
         kept = maps.flatten(1).cpu().numpy()
         count = len(self.pairs)
@@ -710,7 +711,10 @@ class _Work:
             "map_width": np.full(count, side),
             "tied": np.where(none, np.nan, tied),
             "degenerate": degenerate,
-            "focus": [None if bad else regions.FOCUS[f] for bad, f in zip(none, focus, strict=True)],
+            "components": [None if bad else int(n) for bad, n in zip(none, components, strict=True)],
+            "concentration": [
+                None if bad else regions.CONCENTRATIONS[k] for bad, k in zip(none, kind, strict=True)
+            ],
             **{name: np.where(none, np.nan, column) for name, column in where.items()},
         })  # fmt: skip
 
@@ -742,7 +746,7 @@ class _Work:
             for control, draws_PDM in scored.items():
                 if control == "none":
                     nothing = np.full(value.shape, np.nan)
-                    compared = dict.fromkeys(("control_mean", "control_sd", "gap", "u", "n_as_extreme"), nothing)
+                    compared = dict.fromkeys(("control_mean", "control_sd", "gap", "win_rate", "n_as_extreme"), nothing)
                     compared |= {"n_draws": np.zeros(value.shape)}
                 else:
                     compared = faithfulness.compare(value, draws_PDM, higher)

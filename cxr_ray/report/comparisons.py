@@ -147,7 +147,7 @@ def curves(shown: Loaded, trial_id: str) -> Iterator[Block]:
 
 def curve_means(shown: Loaded, trial_id: str, explainer: str, test: pd.DataFrame) -> pd.DataFrame:
     """Sums over images of each curve, batch by batch, so that memory does not grow with the table."""
-    keys = ["rule", "outcome", "control", "draw", "grid", "fill", "order", "level_done"]
+    keys = ["rule", "outcome", "control", "draw", "grid", "fill", "direction", "level_done"]
     sums = {"logit_target": "logodds", "prob_target": "prob"}
     ids, outcome, predicted = (pa.array(test[c]) for c in ("image_id", "outcome", "predicted"))
     chosen = (pc.field("trial_id") == trial_id) & (pc.field("explainer") == explainer)
@@ -282,7 +282,7 @@ def regions(shown: Loaded, trial_id: str) -> Iterator[Block]:
     rule = shown.first.rule
     effects = findings.of_rule(findings.region_effects(rows), shown.test_of(trial_id), rule)
     means = findings.region_means(effects, shown.patients, shown.sweep["seed"])
-    removed = means[~means["fill"].isin(["rerender", "edit"])]
+    removed = means[~means["fill"].isin(["counterfactual", "edit"])]
     where = f"model {trial_id}, target rule {rule}"
     if len(removed):
         yield shown.picture(
@@ -448,7 +448,7 @@ def accuracy(shown: Loaded) -> list[Block]:
 def _gap(r: Any) -> Block | str:
     if pd.isna(r.mean):
         return "–"
-    sub = f"p_holm {page.p_text(r.p_holm)} · effect {page.number(r.effect, 2)}"
+    sub = f"p_holm {page.p_text(r.p_holm)} · win rate {page.number(r.win_rate, 2)}"
     if r.n_null or r.n_degenerate:
         sub += f" · {r.n_null} null, {r.n_degenerate} constant"
     return {

@@ -19,13 +19,15 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from cxr_ray.analysis.findings import rows_of
-from cxr_ray.measure.regions import FOCUS
+from cxr_ray.measure.regions import CONCENTRATIONS
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 SCALES = {"logodds": "log-odds", "prob": "probability"}
 ORDERS = {"morf": "Deletion", "lerf": "Insertion"}
 OUTCOMES = {"TP": "o", "FP": "s", "TN": "^", "FN": "D"}
-FOCUS_LOOK = {"localized": "#0072B2", "diffuse": "#A6D3EE", "border": "#D55E00", "degenerate": "#BBBBBB"}
+CONCENTRATION_LOOK = {
+    "compact": "#0072B2", "diffuse": "#A6D3EE", "scattered": "#009E73", "border": "#D55E00", "degenerate": "#BBBBBB"
+}  # fmt: skip
 WIDTH = 9.6  # inches
 
 
@@ -67,7 +69,7 @@ def _zero(ax: Axes) -> None:
     ax.axvline(0, color="0.3", lw=0.8)
 
 
-def focus(observed: pd.DataFrame, title: str) -> Figure:
+def concentration(observed: pd.DataFrame, title: str) -> Figure:
     """``findings.observations``: share of maps of each kind, a panel an explainer, a bar a bucket."""
     explainers = list(dict.fromkeys(observed["explainer"]))
     columns = min(3, len(explainers))
@@ -78,14 +80,14 @@ def focus(observed: pd.DataFrame, title: str) -> Figure:
         ax.set_axis_off()
     for ax, explainer in zip(axes.flat, explainers, strict=False):
         part = observed[observed["explainer"] == explainer].reset_index(drop=True)
-        known = part[list(FOCUS)].sum(axis=1)
+        known = part[list(CONCENTRATIONS)].sum(axis=1)
         left = np.zeros(len(part))
-        for kind, colour in FOCUS_LOOK.items():
+        for kind, colour in CONCENTRATION_LOOK.items():
             share = (part[kind] / known).fillna(0).to_numpy()
             ax.barh(part.index, share, left=left, color=colour, edgecolor="white", lw=0.6, label=kind, height=0.75)
             for y, (s, at, n) in enumerate(zip(share, left, part[kind], strict=True)):
                 if s > 0.07:
-                    dark = kind in ("localized", "border")
+                    dark = kind in ("compact", "scattered", "border")
                     ax.text(at + s / 2, y, str(n), ha="center", va="center", fontsize=7, color="w" if dark else "k")
             left += share
         _rows_axis(ax, [f"{r.bucket}, n = {r.n}" for r in part.itertuples()])
@@ -94,7 +96,7 @@ def focus(observed: pd.DataFrame, title: str) -> Figure:
         ax.set_title(explainer, fontsize=9)
         ax.set_xlabel("share of maps (numbers: maps)", fontsize=8)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -130,14 +132,14 @@ def curves(part: pd.DataFrame, controls: Sequence[str], title: str) -> Figure:
 
     ``part``: sums over images (columns of SCALES, n) by outcome, control, draw, order, level_done.
     """
-    orders, buckets = [o for o in ORDERS if o in set(part["order"])], ("all", "TP", "FP")
+    orders, buckets = [o for o in ORDERS if o in set(part["direction"])], ("all", "TP", "FP")
     panels = list(itertools.product(orders, SCALES))
     height = 1.3 + 2.1 * len(panels)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots(len(panels), len(buckets), sharey="row", squeeze=False)
     for row, (order, scale) in enumerate(panels):
         for ax, bucket in zip(axes[row], buckets, strict=True):
-            of_bucket = part[(part["order"] == order) & ((part["outcome"] == bucket) | (bucket == "all"))]
+            of_bucket = part[(part["direction"] == order) & ((part["outcome"] == bucket) | (bucket == "all"))]
             _curve_panel(ax, of_bucket, controls, order, scale)
             ax.set_title(f"{ORDERS[order]}, {bucket}, n = {images(of_bucket).get('none', 0)}", fontsize=9)
             ax.tick_params(labelsize=8)
@@ -178,7 +180,7 @@ def _curve_panel(ax: Axes, part: pd.DataFrame, controls: Sequence[str], order: s
 
 def images(sums: pd.DataFrame) -> dict[str, int]:
     """Images behind the means of each control (none: the map)."""
-    n = sums.groupby(["control", "draw", "order", "level_done"])["n"].sum()
+    n = sums.groupby(["control", "draw", "direction", "level_done"])["n"].sum()
     return {str(c): int(v) for c, v in n.groupby("control").max().items()}
 
 

@@ -1,7 +1,7 @@
 """The galleries of a report: test images by a seeded hash, each beside its maps, one picture an image.
 
-A picture is named after its bucket, the focus of the first explainer's map and its place in the bucket:
-``tp_localized_01.png``.
+A picture is named after its bucket, the spatial concentration of the first explainer's map and its place in the bucket:
+``tp_compact_01.png``.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ def twins(shown: Loaded) -> list[list[str]]:
 
 
 def observations(shown: Loaded, trial_id: str) -> Iterator[Block]:
-    """Focus by rule and shares of mass, over all test images; the first target rule in the open."""
-    columns = ["image_id", "explainer", "target", "tied", "degenerate", "focus", *findings.SHARES, "lung_share"]
+    """Spatial concentration by rule and shares of mass, over all test images; the first target rule in the open."""
+    columns = ["image_id", "explainer", "target", "tied", "degenerate", "concentration", *findings.SHARES, "lung_share"]
     maps = shown.run.pandas("saliency", columns, pc.field("trial_id") == trial_id)
     maps["explainer"] = pd.Categorical(maps["explainer"], shown.explainers, ordered=True)
     regions = shown.optional("regions", trial_id)
@@ -92,30 +92,31 @@ def observations(shown: Loaded, trial_id: str) -> Iterator[Block]:
     areas = [f"{share} ({area:.0%} of the area)" for share, area in zip(
         ("border", "corners", "centre"), findings.SHARES.values(), strict=True)]  # fmt: skip
     areas.append("lungs" + ("" if pd.isna(outside) else f" ({1 - outside:.0%} of the area)"))
-    head = ["explainer", "bucket", "maps", *findings.FOCUS, *(f"mass in {a}" for a in areas),
+    head = ["explainer", "bucket", "maps", *findings.CONCENTRATIONS, *(f"mass in {a}" for a in areas),
             "constant (kept)", "not finite (left out)", "median tied share"]  # fmt: skip
     for i, rule in enumerate(shown.sweep["explain"]["targets"]):
         observed = findings.observations(findings.of_rule(maps, shown.test_of(trial_id), rule))
         if observed.empty:
             continue
         rows = [
-            [r["explainer"], r["bucket"], str(r["n"]), *(page.share(r[f], r["n"]) for f in findings.FOCUS),
+            [r["explainer"], r["bucket"], str(r["n"]), *(page.share(r[f], r["n"]) for f in findings.CONCENTRATIONS),
              *(page.number(r[s], 2) for s in (*findings.SHARES, "lung_share")), str(r["constant"]),
              str(r["not_finite"]), page.number(r["tied"], 2)]
             for r in observed.to_dict("records")
         ]  # fmt: skip
         caption = (
-            f"What the maps look like, by rule: maps of each focus (share of the bucket's), and the mean share of the "
-            f"maps' positive mass by region; model {trial_id}, target rule {rule}, every test image."
+            "What the maps look like, by rule: maps of each spatial concentration (share of the bucket's), and the "
+            f"mean share of the maps' positive mass by region; model {trial_id}, target rule {rule}, every test image."
         )
         table = page.table(caption, head, rows)
         if i:
             yield page.details(f"target rule {rule}", [table])
             continue
         yield shown.picture(
-            figures.focus(observed, f"{trial_id}: focus of the maps by bucket, target rule {rule}"), True,
-            f"focus-{trial_id}-{rule}.png", f"Share of maps of each focus by bucket for model {trial_id}",
-            "Focus by rule, every test image. A map that is not finite is left out; the numbers stand in the table.",
+            figures.concentration(observed, f"{trial_id}: spatial concentration by bucket, target rule {rule}"), True,
+            f"concentration-{trial_id}-{rule}.png",
+            f"Share of maps of each spatial concentration by bucket for model {trial_id}",
+            "Every test image. A map that is not finite is left out; the numbers stand in the table.",
         )  # fmt: skip
         yield table
 
@@ -142,7 +143,7 @@ def gallery(shown: Loaded, trial_id: str) -> Iterator[Block]:
         return
     of_ids = (pc.field("trial_id") == trial_id) & pc.field("image_id").isin(ids)
     maps = shown.run.pandas(
-        "saliency", ["image_id", "target", "explainer", "map", "map_height", "map_width", "focus"], of_ids
+        "saliency", ["image_id", "target", "explainer", "map", "map_height", "map_width", "concentration"], of_ids
     )
     s = shown.first
     measured = shown.run.pandas(
@@ -174,14 +175,14 @@ def card(shown: Loaded, trial_id: str, bucket: str, place: int, image_id: str, r
     values = measured[(measured["image_id"] == image_id) & (measured["target"] == target)]
     score = f"P(PNEUMONIA) {r['prob_pneumonia']:.3f}, log-odds {page.number(r['logit_pneumonia'], 2, True)}"
     what = f"{CLASSES[r['label']]} called {CLASSES[r['predicted']]}: {r['outcome']}"
-    panels, lines, main_focus = [galleries.Panel("X-ray", [score.replace("P(PNEUMONIA)", "P"), what])], [], "none"
+    panels, lines, main_kind = [galleries.Panel("X-ray", [score.replace("P(PNEUMONIA)", "P"), what])], [], "none"
     for explainer in shown.explainers:
         row = next((x for _, x in mine[mine["explainer"] == explainer].iterrows()), None)
-        focus = row["focus"] if row is not None and isinstance(row["focus"], str) else "none"
+        kind = row["concentration"] if row is not None and isinstance(row["concentration"], str) else "none"
         of_explainer = values[values["explainer"] == explainer]
         drop = {scale: _one(of_explainer, "drop", scale, "none", "value", shown.level) for scale in SCALES}
         gap = _one(of_explainer, shown.primary, "logodds", control, "gap")
-        parts = [f"focus {focus}"]
+        parts = [kind]
         if not pd.isna(drop["prob"]):
             parts += [f"drop {page.number(drop['logodds'], 2, True)} (P {page.number(drop['prob'], 3, True)})"]
         panels.append(galleries.Panel(
@@ -190,16 +191,16 @@ def card(shown: Loaded, trial_id: str, bucket: str, place: int, image_id: str, r
             parts += [f"gap {page.number(gap, 2, True)}"]
         lines.append(f"{explainer}: " + ", ".join(parts))
         if explainer == shown.main:
-            main_focus = focus
+            main_kind = kind
     # On the page the caption below says what the file holds as text.
     folder = ["galleries"] if trial_id == shown.models[0] else ["galleries", trial_id]
-    name = f"{bucket.lower()}_{main_focus}_{place:02d}.png"
+    name = f"{bucket.lower()}_{main_kind}_{place:02d}.png"
     shown.store.write(galleries.encode(galleries.strip(xray, panels), "PNG"), *folder, name)
     return {
         "file": "/".join([*folder, name]), "name": name, "score": score, "what": what, "lines": lines,
         "image_id": image_id, "jpeg": page.base64_of(galleries.encode(galleries.strip(xray, panels, 0),
         "JPEG")) if inline else None,
-        "alt": f"X-ray and saliency maps of image {image_id}, {what}; {shown.main}: focus {main_focus}",
+        "alt": f"X-ray and saliency maps of image {image_id}, {what}; {shown.main}: {main_kind}",
     }  # fmt: skip
 
 

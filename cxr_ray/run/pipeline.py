@@ -196,7 +196,7 @@ class _Decode:
         lent = lent[["image_id", "partner"]].rename(columns={"partner": "path"})
         donors, there, lost = load_pixels(self.source, lent, size, self.fit, preprocess)
         unit["partners"] = list(lent["image_id"][there])
-        errors += [{**row, "stage": "exchange"} for row in lost]
+        errors += [{**row, "stage": "patch_swap"} for row in lost]
         unit |= {"errors": errors + parts.errors, "masks": list(parts.masks), "rerendered": list(parts.rerendered)}
         return {
             "unit": json.dumps(unit),

@@ -91,7 +91,7 @@ def test_region_effects_are_differences_with_intervals_over_patients():
 
 def test_agreement_with_the_truth():
     base = region_rows(5).query("control == 'none'").assign(logit_full_image=2.0)
-    drawn = base.assign(fill="rerender", logit_target=[3.0, 1.5, 1.0, 0.0, -1.0])
+    drawn = base.assign(fill="counterfactual", logit_target=[3.0, 1.5, 1.0, 0.0, -1.0])
     filled = base.assign(logit_target=[1.0, 1.9, 1.8, 1.7, 1.6])  # the first has the wrong sign and the highest rank
     points = findings.truth(findings.region_effects(pd.concat([filled, drawn])).assign(outcome="TP"))
     (row,) = findings.truth_agreement(points).to_dict("records")

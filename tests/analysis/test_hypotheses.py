@@ -50,7 +50,7 @@ def trials(*ids, lr=1e-4):
     })  # fmt: skip
 
 
-def region_rows(trial, image_ids, effects, fill="exchange", target=1):
+def region_rows(trial, image_ids, effects, fill="patch_swap", target=1):
     """effects: (region, control, draw) to the fall of the log-odds of PNEUMONIA, one or one for each image."""
     sign = 1 if target == 1 else -1
     return pd.concat([
@@ -62,10 +62,12 @@ def region_rows(trial, image_ids, effects, fill="exchange", target=1):
     ])  # fmt: skip
 
 
-def map_rows(trial, image_ids, p_value, lung_share=0.8, focus="localized", gap=0.1):
+def map_rows(trial, image_ids, p_value, lung_share=0.8, half_mass_area=0.1, gap=0.1):
     """(saliency, faithfulness)."""
     same = {"trial_id": trial, "image_id": pd.Series(image_ids, dtype=object), "target": 1}
-    maps = pd.DataFrame({**same, "focus": focus, "lung_share": lung_share})
+    maps = pd.DataFrame(
+        {**same, "half_mass_area": half_mass_area, "concentration": "compact", "lung_share": lung_share}
+    )
     return maps, pd.DataFrame({**same, "control": "shifted", "gap": gap, "p_value": p_value})
 
 
@@ -89,7 +91,7 @@ def judged(given):
     assert len(set(keys)) == len(keys)
     assert all(row["reason"] for row in rows if row["lower"] is None)
     return {row["hypothesis"]: row for row in rows if row["role"] == "verdict"}, [
-        row for row in rows if row["role"] == "beside"
+        row for row in rows if row["role"] == "secondary"
     ]
 
 
@@ -209,9 +211,9 @@ def test_h3_verdicts(share, expected):
 def test_h3_counts_plausible_maps_alone():
     ids = names(200)
     plausible = np.arange(200) % 4 == 0
-    lungs, focus = np.where(np.arange(200) % 2, 0.4, 0.6), np.where(np.arange(200) % 4 == 2, "diffuse", "localized")
+    lungs, area = np.where(np.arange(200) % 2, 0.4, 0.6), np.where(np.arange(200) % 4 == 2, 0.4, 0.1)
     rows, beside = judged(
-        inputs(**false_positives(100), maps=[map_rows("m", ids, np.where(plausible, 0.5, 0.025), lungs, focus)])
+        inputs(**false_positives(100), maps=[map_rows("m", ids, np.where(plausible, 0.5, 0.025), lungs, area)])
     )
     assert (rows["H3"]["n"], rows["H3"]["effect"]) == (50, 0.0)
     (others,) = (r for r in beside if "implausible" in r["quantity"])

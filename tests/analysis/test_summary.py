@@ -56,7 +56,7 @@ def faithfulness_of(predictions, *, targets=(1,), explainers=("gradcam",), grids
             "outcome": np.tile(predictions["outcome"].to_numpy(), k),
             "value": rng.normal(1, 1, n * k).astype(np.float32),
             "gap": np.where(none, np.nan, rng.normal(0.2, 1, n * k)).astype(np.float32),
-            "u": np.where(none, np.nan, rng.choice([-0.5, -0.1, 0.1, 0.3, 0.5], n * k)).astype(np.float32),
+            "win_rate": np.where(none, np.nan, rng.choice([0.0, 0.4, 0.6, 0.8, 1.0], n * k)).astype(np.float32),
             "n_draws": np.where(none, 0, 5),
             "baseline_valid": True,
         }
@@ -98,7 +98,7 @@ def tiny():
     none = faithfulness["control"] == "none"
     faithfulness["value"] = 10 * gaps
     faithfulness["gap"] = np.where(none, np.nan, gaps)
-    faithfulness["u"] = np.where(none, np.nan, [0.5, -0.1, 0.3, 0.5, 0.5, -0.5] * 2)
+    faithfulness["win_rate"] = np.where(none, np.nan, [1.0, 0.4, 0.8, 1.0, 1.0, 0.0] * 2)
     return faithfulness, predictions, images
 
 
@@ -106,14 +106,14 @@ def test_means_counts_and_tests_by_hand(tiny):
     frame = summary_of(*tiny)
     tp = one(frame, bucket="TP", control="shifted")
     assert (tp["mean"], tp["n"], tp["n_patients"], tp["n_null"], tp["draws"]) == (2, 3, 2, 0, 5)
-    assert tp["effect"] == pytest.approx(0.5 + 0.7 / 3)
+    assert tp["win_rate"] == pytest.approx(0.5 + 0.7 / 3)
     assert tp["p"] == pytest.approx(1 / 4)  # patients' sums .4 and .3: of four flips only one reaches .7
     assert np.isnan(tp["lower"])  # two patients
     assert (tp["variant"], tp["seed"], tp["cluster"], tp["alternative"]) == ("plain", 3, "patient", "greater")
 
     none = one(frame, bucket="TP", control="none")
     assert (none["mean"], none["draws"]) == (20, 0)
-    assert pd.isna([none[c] for c in ("test", "alternative", "p", "family", "family_size", "p_holm", "effect")]).all()
+    assert pd.isna([none[c] for c in ("test", "alternative", "p", "family", "family_size", "p_holm", "win_rate")]).all()
 
     assert {b: one(frame, bucket=b, control="shifted")["mean"] for b in ("correct", "wrong", "all")} == {
         "correct": 11 / 4,
@@ -122,7 +122,7 @@ def test_means_counts_and_tests_by_hand(tiny):
     }
     contrast = one(frame, bucket="correct-wrong", contrast=True, control="shifted")
     assert (contrast["mean"], contrast["n"], contrast["n_patients"]) == (-2.25, 6, 5)
-    assert pd.isna([contrast[c] for c in ("test", "p", "family", "p_holm", "effect")]).all()
+    assert pd.isna([contrast[c] for c in ("test", "p", "family", "p_holm", "win_rate")]).all()
 
 
 def test_empty_buckets_have_no_rows():
@@ -139,7 +139,7 @@ def test_no_rows_without_faithfulness(tiny):
 def test_images_without_a_value_are_counted_not_averaged(tiny):
     faithfulness, predictions, images = tiny
     hit = faithfulness["image_id"] == "i0001"
-    faithfulness.loc[hit, ["value", "gap", "u"]] = np.nan  # a map that is not finite
+    faithfulness.loc[hit, ["value", "gap", "win_rate"]] = np.nan  # a map that is not finite
     faithfulness = faithfulness.loc[faithfulness["image_id"] != "i0003"]  # an image that could not be explained
     frame = summary_of(faithfulness, predictions, images)
     for control, mean in (("shifted", 2), ("none", 20)):
@@ -197,12 +197,12 @@ def test_one_cell_is_that_of_stats():
     frame = summary_of(faithfulness, predictions, images, n_boot=1000)
     row = one(frame, bucket="TP", control="shifted", explainer="occlusion")
     cell = faithfulness.merge(images).query("outcome == 'TP' and control == 'shifted' and explainer == 'occlusion'")
-    gaps, u, patients = cell[["gap"]].to_numpy(), cell[["u"]].to_numpy(), cell["patient_id"]
+    gaps, u, patients = cell[["gap"]].to_numpy(), cell[["win_rate"]].to_numpy() - 0.5, cell["patient_id"]
     lower, upper = stats.patient_bootstrap(gaps, patients, seed=0)
     assert row["mean"] == pytest.approx(gaps.mean(), abs=1e-6)
     assert (row["lower"], row["upper"]) == pytest.approx((lower[0], upper[0]), abs=1e-6)
     assert row["p"] == pytest.approx(stats.sign_flip(u, patients, seed=0)[0], abs=1e-6)
-    assert row["effect"] == pytest.approx(u.mean() + 0.5, abs=1e-6)
+    assert row["win_rate"] == pytest.approx(u.mean() + 0.5, abs=1e-6)
 
 
 def test_contrast_is_the_difference_of_the_buckets():

@@ -3,14 +3,14 @@
 import pytest
 
 from benchmarks import calibration
-from cxr_ray.schemas import EXCHANGE
+from cxr_ray.schemas import PATCH_SWAP
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_h1_tells_a_working_shortcut_from_none(shortcut):
     found = calibration.calibrate(0, shortcut)
-    h1 = found["verdicts"][EXCHANGE]
+    h1 = found["verdicts"][PATCH_SWAP]
     assert found["n"] >= 20
     assert (found["true_effect"] > 1) == shortcut  # it works, or there is none
     if shortcut:

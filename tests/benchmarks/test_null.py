@@ -41,14 +41,14 @@ def test_a_draw_is_compared_with_the_others_as_a_map_is():
     made = null.relabelled(values, ["abpc", "deletion_auc"])
     others = faithfulness.compare(values[:, 4], values[:, [0, 1, 2, 3, 5, 6, 7, 8, 9]], np.array([True, False]))
     np.testing.assert_array_equal(made.gap_NDM[:, 4], others["gap"])
-    np.testing.assert_array_equal(made.u_NDM[:, 4], others["u"])
+    np.testing.assert_array_equal(made.u_NDM[:, 4], others["win_rate"] - 0.5)
     np.testing.assert_allclose(made.gap_NDM.mean(1), 0, atol=1e-12)  # the truth that intervals are held against
 
 
 def test_draws_are_read_from_curves():
     rows = [
         {"image_id": image, "target": 1, "control": control, "draw": draw, "grid": "pixel", "fill": "mean",
-         "order": order, "level": level, "level_done": level, "logit_target": value * level}
+         "direction": order, "level": level, "level_done": level, "logit_target": value * level}
         for image in ("b", "a") for control, n in (("none", 1), ("shifted", 2), ("pixel_random", 1))
         for draw in range(n) for order in ("morf", "lerf") for level in (0.0, 0.5, 1.0)
         for value in [(1 if image == "a" else 2) * (3 if draw else 1) * (1 if order == "morf" else 2)]

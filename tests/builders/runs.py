@@ -81,12 +81,15 @@ def make_run(out, *, orders=("morf", "lerf"), keep_maps=True, null_map=False, gi
             **nothing, "image_id": [ids[i] for i, _ in pairs], "target": [t for _, t in pairs],
             "map": [np.full(9, np.nan) if b else m if keep_maps else None for m, b in zip(maps, bad, strict=True)],
             "map_height": [3] * len(pairs), "map_width": [3] * len(pairs), "tied": [0.25] * len(pairs),
-            "degenerate": [False] * len(pairs), "focus": [None if b else "localized" for b in bad],
+            "degenerate": [False] * len(pairs), "half_mass_area": [None if b else 0.125 for b in bad],
+            "components": [None if b else 1 for b in bad],
+            "concentration": [None if b else "compact" for b in bad],
         })  # fmt: skip
         _partition(store, "faithfulness", where, _columns("faithfulness", [
             {"image_id": ids[i], "target": t, "grid": "pixel", "fill": "mean", "metric": metric, "level": level,
              "scale": scale, "control": control, "outcome": OUTCOMES[i], "value": None if b else 0.5 + i,
-             "gap": None if b or control == "none" else -0.1 * (i + 1), "u": None if b or control == "none" else -0.5,
+             "gap": None if b or control == "none" else -0.1 * (i + 1),
+             "win_rate": None if b or control == "none" else 0.0,
              "n_draws": CONTROLS.get(control, 0), "baseline_valid": valid}
             for (i, t), b in zip(pairs, bad, strict=True) for metric, level in metrics(orders)
             for scale in ("prob", "logodds") for control in ("none", *CONTROLS)
@@ -120,7 +123,7 @@ def summary_rows(trial, orders, rules, valid):
             "n_patients": 5 if bucket == "all" else 1, "n_null": 0, "n_degenerate": 0,
             "draws": CONTROLS.get(control, 0), "mean": None if hidden else mean, "n_boot": 1000,
             "lower": mean - 0.5 if known else None, "upper": mean + 0.25 if known else None,
-            "p_holm": None if control == "none" else 0.0421, "effect": None if control == "none" else 0.625,
+            "p_holm": None if control == "none" else 0.0421, "win_rate": None if control == "none" else 0.625,
         })  # fmt: skip
     contrast = {**rows[0], "bucket": "TP-FP", "contrast": True, "mean": 99.999}
     return [*rows, contrast]
@@ -145,7 +148,7 @@ def region_rows(ids):
         *(("border", "mean", "none", 0, 1.0 + i, i) for i in range(6)),
         *(("border", "mean", "matched", d, 0.5 + d, i) for i in range(6) for d in range(2)),
         *(("marker", "mean", "none", 0, float(i), i) for i in range(6)),
-        *(("marker", "rerender", "none", 0, 2.0 * i, i) for i in range(6)),
+        *(("marker", "counterfactual", "none", 0, 2.0 * i, i) for i in range(6)),
         *(("equalize", "edit", "none", 0, -0.25, i) for i in range(6)),
     ]
     return [
@@ -174,7 +177,8 @@ def hypothesis_rows():
         "unit": "log-odds",
          "effect": 1.75, "lower": 1.25, "upper": 2.25, "margin": 0.5, "p": 0.0011, "p_holm": 0.0022, "verdict":
          "supported", "reason": "the interval lies above 0.5"},
-        {**same, "hypothesis": "H1", "subject": "plain", "role": "beside", "quantity": "focus border, FP less TP",
+        {**same, "hypothesis": "H1", "subject": "plain", "role": "secondary",
+         "quantity": "maps at the border, FP minus TP",
          "unit": "share", "effect": 0.125},
         {**judged, "hypothesis": "H3", "subject": "plain", "quantity": "share that beats shifted", "unit": "share",
          "margin": 0.1, "verdict": "undecided", "reason": "there are no lung masks"},
@@ -184,7 +188,7 @@ def hypothesis_rows():
 def curve_columns(ids, pairs, orders, controls, bad):
     return _columns("curves", [
         {"image_id": ids[i], "target": t, "control": control, "draw": draw, "grid": "pixel", "fill": "mean",
-         "order": order, "level": level, "level_done": level, "n_perturbed": int(level * 100),
+         "direction": order, "level": level, "level_done": level, "n_perturbed": int(level * 100),
          "prob_target": None if b else 1 / (1 + np.exp(4 * level - 2)), "logit_target": None if b else 2 - 4 * level}
         for control, draws in controls.items() for draw in range(draws) for order in orders
         for (i, t), b in zip(pairs, bad, strict=True) for level in (0.0, *LEVELS, 1.0)

@@ -155,7 +155,7 @@ def test_a_map_equal_to_its_donors_has_u_0(tmp_path, monkeypatch):
     out = both_executions(config, linear_model(), tmp_path)
     faith = out["faithfulness"].query("control == 'other_image'")
     assert set(faith.n_draws) <= {1, 2, 3}
-    assert (faith.u == 0).all()
+    assert (faith.win_rate == 0.5).all()
     assert (faith.gap.abs() < 1e-5).all()
     assert (out["curves"].query("control == 'other_image' and level > 0").overlap == 1).all()
 
@@ -170,7 +170,7 @@ def test_donors_curves_are_those_of_their_maps(tmp_path, monkeypatch):
     images = {i: {"patient": PATIENTS[i], "predicted": predicted[i], "unit": "", "lost": []} for i in IDS}
     mine = IDS[4]
     chosen = Lenders(images).donors(mine, ("made", 1), config.seed, 3)
-    key = ["draw", "grid", "order", "level"]
+    key = ["draw", "grid", "direction", "level"]
     drawn = out["curves"].query("image_id == @mine and control == 'other_image'").set_index(key).logit_target
     assert drawn.index.get_level_values("draw").max() == len(chosen) - 1
     for draw, donor in enumerate(chosen):
@@ -224,7 +224,7 @@ def test_an_image_without_donors_is_kept_and_counted(tmp_path, monkeypatch):
     faith = out["faithfulness"].query("control == 'other_image'")
     whole = faith[faith.image_id.isin(IDS[:4])]
     assert (whole.n_draws == 2).all()  # of four finite maps, two are the patient's own
-    assert whole.u.notna().all()
+    assert whole.win_rate.notna().all()
     broken = faith[~faith.image_id.isin(IDS[:4])]
     assert broken.gap.isna().all()
     model.network[1].bias[:] = 0
@@ -233,7 +233,7 @@ def test_an_image_without_donors_is_kept_and_counted(tmp_path, monkeypatch):
     rows = out["faithfulness"].query("control == 'other_image' and image_id in @IDS[:4]")
     expected = {i: sum(predicted[j] == predicted[i] and PATIENTS[j] != PATIENTS[i] for j in IDS[:4]) for i in IDS[:4]}
     assert dict(rows.groupby("image_id").n_draws.first()) == expected
-    assert rows[rows.n_draws == 0][["gap", "u", "p_value", "control_mean", "n_as_extreme"]].isna().all().all()
+    assert rows[rows.n_draws == 0][["gap", "win_rate", "p_value", "control_mean", "n_as_extreme"]].isna().all().all()
     drawn = out["curves"].query("control == 'other_image' and image_id in @IDS[:4]").groupby("image_id").draw.nunique()
     assert dict(drawn) == {i: n for i, n in expected.items() if n}
 

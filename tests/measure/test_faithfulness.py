@@ -38,7 +38,7 @@ def test_comparison_by_hand():
     out = faithfulness.compare(value, draws, np.array([True, False]))
     assert out["control_mean"].tolist() == pytest.approx(np.array([[7 / 3, 7 / 3]]))
     assert out["gap"][0].tolist() == pytest.approx([-1 / 3, 1 / 3])  # positive: the map is more faithful
-    assert out["u"][0].tolist() == [0.0, 0.0]  # beats one, ties one, loses one
+    assert out["win_rate"][0].tolist() == [0.5, 0.5]  # beats one, ties one, loses one
     assert out["n_as_extreme"][0].tolist() == [2.0, 2.0]
     assert out["control_sd"][0, 0] == pytest.approx(np.std([1, 2, 4], ddof=1))
 
@@ -73,7 +73,7 @@ def test_draws_that_are_not_there_are_left_out():
     out = faithfulness.compare(value, draws, np.array([True]))
     assert out["n_draws"][:, 0].tolist() == [2, 3, 0]
     assert out["gap"][:2, 0].tolist() == [-0.5, -1.0]
-    assert out["u"][:2, 0].tolist() == pytest.approx([0.0, 0.0])
+    assert out["win_rate"][:2, 0].tolist() == pytest.approx([0.5, 0.5])
     assert out["control_sd"][0, 0] == pytest.approx(np.std([1, 4], ddof=1))
     assert all(np.isnan(column[2, 0]) for name, column in out.items() if name != "n_draws")
     p = faithfulness.p_value(out["n_as_extreme"], out["n_draws"])

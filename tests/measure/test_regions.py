@@ -219,7 +219,7 @@ def test_a_linear_networks_effect_is_known_exactly(rows):
 def test_versions_and_edits_are_scored_as_they_are(rows):
     model, given = linear_model(), shard()
     for name, images in given.rerendered.items():
-        mine = rows[(rows.region == name) & (rows.fill == "rerender") & (rows.target == 1)].set_index("image_id")
+        mine = rows[(rows.region == name) & (rows.fill == "counterfactual") & (rows.target == 1)].set_index("image_id")
         scores = model.log_odds(model.normalize(torch.from_numpy(images).float() / 255))
         there = given.masks["marker" if name == "glyph" else name].any((1, 2))
         assert list(mine.index) == [i for i, t in zip(given.image_ids, there, strict=True) if t]
@@ -238,7 +238,7 @@ def test_parts_are_exchanged_for_those_of_the_partner_at_the_images_own_exposure
     rng = np.random.default_rng(6)
     lent = {i: rng.integers(40, 90, (3, SIZE, SIZE), np.uint8) for i in given.image_ids[:2]}
     rows = worked(config(), model, replace(given, partners=lent))["regions", ""].to_pandas()
-    exchanged = rows[(rows.fill == "exchange") & (rows.target == 1)]
+    exchanged = rows[(rows.fill == "patch_swap") & (rows.target == 1)]
     assert set(exchanged.image_id) == set(lent)  # the others have no partner
     weight = (model.network[1].weight[1] - model.network[1].weight[0]).view(3, SIZE, SIZE) / model.std
     for i, image_id in enumerate(lent):
@@ -252,7 +252,7 @@ def test_parts_are_exchanged_for_those_of_the_partner_at_the_images_own_exposure
             expected = [float((weight * (own - alike) * where).sum()) for where in removed]
             effect = (mine.logit_full_image - mine.logit_target).tolist()
             assert effect == pytest.approx(expected, abs=1e-3)
-    filled = rows[rows.fill != "exchange"].reset_index(drop=True)
+    filled = rows[rows.fill != "patch_swap"].reset_index(drop=True)
     without = worked(config(), model, given)["regions", ""].to_pandas()
     assert np.allclose(filled.logit_target, without.logit_target, atol=1e-4)
 

@@ -165,19 +165,19 @@ def test_the_marker_network_tells_the_glyphs_apart_and_sees_nothing_but_corners(
 def test_the_marker_network_comes_out_as_marker_driven(marker_effects, shard):
     own = marker_effects[marker_effects.control == "none"].set_index(["region", "fill", "image_id"]).effect.sort_index()
     others = marker_effects[marker_effects.control == "matched"].groupby(["region", "fill", "image_id"]).effect.mean()
-    truth = own["marker", "rerender"]
+    truth = own["marker", "counterfactual"]
     assert (truth > 1).all()
-    assert (own["glyph", "rerender"] > truth).all()  # the other glyph speaks for the other class
+    assert (own["glyph", "counterfactual"] > truth).all()  # the other glyph speaks for the other class
     for fill in ("mean", "linear"):
         assert (own["marker", fill] - others["marker", fill] > 1).all()
         assert spearmanr(own["marker", fill], truth[own["marker", fill].index]).statistic > 0.8
         assert own["centre", fill].abs().max() == 0
         assert own["opacity", fill].abs().max() < 1e-5
         assert bounds(own["corners", fill] - others["corners", fill])[0] > 0.5
-    assert own["centre", "exchange"].abs().max() == 0
+    assert own["centre", "patch_swap"].abs().max() == 0
     for region in ("corners", "marker"):
-        assert bounds(own[region, "exchange"] - others[region, "exchange"])[0] > 0.5  # what H1 asks of the corners
-    assert own["opacity", "rerender"].abs().max() < 1e-5
+        assert bounds(own[region, "patch_swap"] - others[region, "patch_swap"])[0] > 0.5  # what H1 asks of the corners
+    assert own["opacity", "counterfactual"].abs().max() < 1e-5
 
 
 def test_the_opacity_network_does_not(opacity_network, shard):
@@ -185,16 +185,16 @@ def test_the_opacity_network_does_not(opacity_network, shard):
     own = rows[rows.control == "none"].set_index(["region", "fill", "image_id"]).effect.sort_index()
     others = rows[rows.control == "matched"].groupby(["region", "fill", "image_id"]).effect.mean()
     ill = [i for i, label in zip(shard.image_ids, shard.labels, strict=True) if label == 1]
-    assert sorted(own["opacity", "rerender"].index) == sorted(ill)
-    assert (own["opacity", "rerender"] > 1).all()
-    assert own["glyph", "rerender"].abs().max() == 0
-    assert own["marker", "rerender"].abs().max() == 0
+    assert sorted(own["opacity", "counterfactual"].index) == sorted(ill)
+    assert (own["opacity", "counterfactual"] > 1).all()
+    assert own["glyph", "counterfactual"].abs().max() == 0
+    assert own["marker", "counterfactual"].abs().max() == 0
     for fill in ("mean", "linear"):
         assert own["marker", fill].abs().max() < 1e-5
-    assert own["marker", "exchange"].abs().max() < 1e-5
-    assert bounds(own["corners", "exchange"] - others["corners", "exchange"])[1] < 0.5  # H1 is not supported
+    assert own["marker", "patch_swap"].abs().max() < 1e-5
+    assert bounds(own["corners", "patch_swap"] - others["corners", "patch_swap"])[1] < 0.5  # H1 is not supported
     assert (own["opacity", "mean"] - others["opacity", "mean"]).mean() > 1
-    assert (own["opacity", "exchange"] - others["opacity", "exchange"]).mean() > 1
+    assert (own["opacity", "patch_swap"] - others["opacity", "patch_swap"]).mean() > 1
 
 
 def test_the_true_opacity_beats_every_control_and_random_maps_beat_none(opacity_network, shard, monkeypatch):
@@ -244,10 +244,10 @@ def test_region_effects_agree_with_the_truth_on_a_trained_network():
     )
     rows = effects(worked(sweep, model.requires_grad_(False), shard)).query("control == 'none' and region != 'glyph'")
     wide = rows.pivot_table(index=["image_id", "region"], columns="fill", values="effect")
-    rank = {fill: spearmanr(wide[fill], wide["rerender"]).statistic for fill in wide.columns}
-    sign = {fill: float((np.sign(wide[fill]) == np.sign(wide["rerender"])).mean()) for fill in wide.columns}
+    rank = {fill: spearmanr(wide[fill], wide["counterfactual"]).statistic for fill in wide.columns}
+    sign = {fill: float((np.sign(wide[fill]) == np.sign(wide["counterfactual"])).mean()) for fill in wide.columns}
     print("Spearman", rank, "equal sign", sign)
     assert len(wide) == 48 + 24
-    for fill in ("exchange", "blur", "linear"):
+    for fill in ("patch_swap", "blur", "linear"):
         assert rank[fill] >= 0.8
         assert sign[fill] >= 0.8

@@ -51,7 +51,7 @@ def test_a_linear_networks_curve_is_known_exactly(linear_frames):
                                  given.image_ids, 0))  # fmt: skip
     for i, image_id in enumerate(given.image_ids):
         effect = (weight * pixels[i]).sum(0).flatten()[maps[i].flatten().argsort(descending=True)]
-        for (order, level), row in own[own.image_id == image_id].set_index(["order", "level"]).iterrows():
+        for (order, level), row in own[own.image_id == image_id].set_index(["direction", "level"]).iterrows():
             n = round(level * SIZE * SIZE)
             lost = effect[:n].sum() if order == "morf" else effect[len(effect) - n :].sum()
             assert row.logit_target == pytest.approx(float(full[i] - lost), abs=1e-3)
@@ -77,13 +77,13 @@ def test_endpoints_are_shared_by_everything_that_shares_image_and_fill(linear_fr
     curves = linear_frames["curves"]
     ends = curves[curves.level.isin([0.0, 1.0])]
     assert (ends.groupby(["image_id", "target", "fill", "level"]).logit_target.nunique() == 1).all()
-    whole = curves.groupby(["explainer", "image_id", "target", "control", "draw", "grid", "fill", "order"])["level"]
+    whole = curves.groupby(["explainer", "image_id", "target", "control", "draw", "grid", "fill", "direction"])["level"]
     assert (whole.apply(list).map(lambda v: v == [0.0, 0.1, 0.5, 1.0])).all()
 
 
 def test_targets_mirror_each_other(linear_frames):
     shared = linear_frames["curves"].query("explainer == 'shared'")
-    wide = shared.pivot_table(index=["image_id", "control", "draw", "grid", "fill", "order", "level"],
+    wide = shared.pivot_table(index=["image_id", "control", "draw", "grid", "fill", "direction", "level"],
                               columns="target", values="logit_target").dropna()  # fmt: skip
     assert len(wide)
     assert np.allclose(wide[0], -wide[1])
@@ -97,7 +97,7 @@ def test_faithfulness_can_be_recomputed_from_curves(linear_frames):
     mine = mine[mine.image_id == row.image_id]
 
     def abpc(part):
-        area = {o: np.trapezoid(p.logit_target, p.level_done) for o, p in part.groupby("order")}
+        area = {o: np.trapezoid(p.logit_target, p.level_done) for o, p in part.groupby("direction")}
         return area["lerf"] - area["morf"]
 
     draws = np.array([abpc(p) for _, p in mine[mine.control == "shifted"].groupby("draw")])
@@ -177,7 +177,9 @@ def test_linear_is_scored_like_any_fill_and_ends_at_the_mean():
     model.network.register_forward_pre_hook(lambda m, a: passes.append(len(a[0])))
     curves = frames(worker(config, model)(shard()))["curves"]
     wide = curves[curves.explainer == "shared"].pivot_table(
-        index=["image_id", "target", "control", "draw", "grid", "order", "level"], columns="fill", values="logit_target"
+        index=["image_id", "target", "control", "draw", "grid", "direction", "level"],
+        columns="fill",
+        values="logit_target",
     )
     level = wide.index.get_level_values("level")
     assert np.allclose(*wide[level.isin([0.0, 1.0])].to_numpy().T, atol=1e-5)
@@ -215,10 +217,10 @@ def test_maps_that_fail_are_marked_and_never_dropped(monkeypatch):
     out = frames(worker(config, linear_model())(shard()))
     maps = out["saliency"].set_index(["explainer", "image_id"])
     assert maps.loc["constant"].degenerate.all()
-    assert (maps.loc["constant"].focus == "degenerate").all()
+    assert (maps.loc["constant"].concentration == "degenerate").all()
     assert (maps.loc["constant"].tied == 1).all()
     first = shard().image_ids[0]
-    assert pd.isna(maps.loc[("not_finite", first), "focus"])
+    assert pd.isna(maps.loc[("not_finite", first), "concentration"])
     faith = out["faithfulness"]
     bad = (faith.explainer == "not_finite") & (faith.image_id == first)
     assert faith[bad].value.isna().all()
@@ -305,5 +307,5 @@ def test_orders_and_targets_can_be_left_out():
     config = sweep(perturb={"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["lerf"]}, controls={})
     out = frames(worker(config, linear_model())(shard()))
     assert set(out["faithfulness"].metric) == {"insertion_auc"}
-    assert set(out["curves"].order) == {"lerf"}
+    assert set(out["curves"].direction) == {"lerf"}
     assert set(itertools.chain(out["faithfulness"].control)) == {"none"}

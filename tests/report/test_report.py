@@ -40,9 +40,9 @@ def page(run):
 def test_gaps_are_those_of_the_table_beside_their_definition(page):
     text = text_of(page)
     # gradcam, all, shifted, abpc (third metric), log-odds: -(1 + 0.02 + 6); pixel_random: -(1 + 0.02 + 3)
-    assert "−7.020 [−7.520, −6.770] p_holm 0.042 · effect 0.62 −4.020 [−4.520, −3.770]" in text
+    assert "−7.020 [−7.520, −6.770] p_holm 0.042 · win rate 0.62 −4.020 [−4.520, −3.770]" in text
     # occlusion, TP, drop at 0.5 (fifth metric), probability: 2 + 0.1 + 0.04 + 0.001, and + 6 and + 3; 1 patient
-    assert "occlusion TP 0.5 2 (1) +2.141 +8.141 p_holm 0.042 · effect 0.62 +5.141" in text
+    assert "occlusion TP 0.5 2 (1) +2.141 +8.141 p_holm 0.042 · win rate 0.62 +5.141" in text
     for scale in ("log-odds", "probability"):
         where = f"{scale} of the target; model {TRIAL}; grid pixel, fill mean, target rule pneumonia; level: "
         assert f"Gap in abpc, {where}none (area over all levels)." in text
@@ -79,10 +79,10 @@ def test_the_page_opens_offline(page, run):
         assert inside or link.startswith("data:") or (Path(run) / link).is_file(), link[:80]
     assert not re.search(r"https?://|@import|url\(", page)
     kinds = sorted(p.name.split("-")[0] for p in Path(run, "figures").iterdir())
-    assert kinds == ["curves", "curves", "deletion", "focus", "gaps"]
+    assert kinds == ["concentration", "curves", "curves", "deletion", "gaps"]
     files = {p.name for p in Path(run, "galleries").iterdir()}
-    assert files == {"legend.png", "tp_localized_01.png", "tp_localized_02.png", "fp_localized_01.png",
-                     *(f"random_localized_{i:02d}.png" for i in range(1, 7))}  # fmt: skip
+    assert files == {"legend.png", "tp_compact_01.png", "tp_compact_02.png", "fp_compact_01.png",
+                     *(f"random_compact_{i:02d}.png" for i in range(1, 7))}  # fmt: skip
 
 
 def test_drawn_again_it_is_the_same_page(run, page, capsys):
@@ -112,7 +112,7 @@ def test_hypotheses_with_verdicts_in_words(findings_text):
     assert "Supported (plain): the interval lies above 0.5 Quantity removing <border> and corners" in findings_text
     assert "Effect +1.750 [+1.250, +2.250] log-odds; margin 0.50; 1 models, 60 images, 50 patients" in findings_text
     assert "Test sign-flip: p 0.001, p_holm 0.002 in the family H1, H2 and H3 | plain (2)" in findings_text
-    assert "focus border, FP less TP plain +0.125 share 1 / 60 / 50" in findings_text
+    assert "maps at the border, FP minus TP plain +0.125 share 1 / 60 / 50" in findings_text
     assert "This run has no verdict on H2." in findings_text
     assert "Undecided (plain): there are no lung masks" in findings_text
     assert "nan" not in findings_text.lower().split()
@@ -162,8 +162,8 @@ def test_missing_values_two_rules_and_a_given_model(tmp_path):
     out = make_run(tmp_path / "run", null_map=True, given=True, rules=("pneumonia", "predicted"))
     page = page_of(out)
     text = text_of(page)
-    # maps, border, localized, diffuse, degenerate, four shares of mass, constant, not finite, ties
-    assert "gradcam all 6 0 (0%) 5 (83%) 0 (0%) 0 (0%) – – – – 0 1 0.25" in text
+    # maps, compact, diffuse, scattered, border, degenerate, four shares of mass, constant, not finite, ties
+    assert "gradcam all 6 5 (83%) 0 (0%) 0 (0%) 0 (0%) 0 (0%) – – – – 0 1 0.25" in text
     assert "target rule predicted What the maps look like" in text
     assert "study plain – given – – – yes" in text_of(page)
     assert "1 images without a finite map are missing from the map" in page

@@ -45,7 +45,7 @@ def test_an_image_without_a_readable_partner_is_kept_and_told_of(source):
     assert [r["image_id"] for r in unit["rows"]] == ["a", "c"]
     assert unit["partners"] == ["c"]
     assert [(e["stage"], e["image_id"], e["path"]) for e in unit["errors"]] == [
-        ("decode", "b", "b.png"), ("exchange", "a", "b.png"),
+        ("decode", "b", "b.png"), ("patch_swap", "a", "b.png"),
     ]  # fmt: skip
 
 
