@@ -86,7 +86,7 @@ class Table:
 
 
 def file_metadata(values: Mapping[str, str]) -> dict[bytes, bytes]:
-    """What every Parquet file carries: the schema version and, once known, run id and sweep hash."""
+    """Metadata of every Parquet file: the schema version and, once known, run id and sweep hash."""
     return {f"cxr_ray.{k}".encode(): str(v).encode() for k, v in {"schema_version": SCHEMA_VERSION, **values}.items()}
 
 
@@ -327,6 +327,10 @@ CLASSIFICATION = Table(
         **_with_interval("ece", "expected calibration error of P(PNEUMONIA), 15 bins of equal width"),
         "n": ("small", "images"),
         "n_patients": ("small", "patients"),
+        "tp": ("small", "PNEUMONIA images called PNEUMONIA at the threshold"),
+        "fp": ("small", "NORMAL images called PNEUMONIA at the threshold"),
+        "tn": ("small", "NORMAL images called NORMAL at the threshold"),
+        "fn": ("small", "PNEUMONIA images called NORMAL at the threshold"),
     },
     ("trial_id", "split", "threshold_rule"),
 )
@@ -362,12 +366,166 @@ SUMMARY = Table(
         "family_size": ("small", "tests in the family"),
         "p_holm": ("float", "p after Holm's correction"),
         "win_rate": ("float", "mean win rate: share of control draws that the map beats, ties half; 0.5 is chance"),
+        "control_mean": (
+            "float",
+            "mean over images of the metric's mean over the control's draws; null for control none and contrasts",
+        ),
+        "n_valid_baseline": (
+            "small",
+            "images with a value whose filled image is a valid baseline (at least 1 log-odds below the untouched one); "
+            "null for contrasts",
+        ),
+        "n_negative": ("small", "images whose value (control none) or gap is below 0; null for contrasts"),
     },
     (
-        "trial_id", "explainer", "target_rule", "grid", "fill", "metric", "level", "scale", "control", "bucket",
-        "contrast", "matched", "cluster",
+        "trial_id",
+        "explainer",
+        "target_rule",
+        "grid",
+        "fill",
+        "metric",
+        "level",
+        "scale",
+        "control",
+        "bucket",
+        "contrast",
+        "matched",
+        "cluster",
     ),
-)  # fmt: skip
+)
+
+_RULE = {"target_rule": ("str", "pneumonia or predicted: which class's maps and scores")}
+_BUCKET = {"bucket": ("str", "images: all, or those of the outcome TP, FP, TN or FN")}
+_OVER_IMAGES = {
+    "n": ("small", "images with a value"),
+    "n_patients": ("small", "patients among them"),
+}
+_INTERVAL = {
+    "lower": ("float", f"lower {_MEAN_BOUNDS}; null under 20 patients"),
+    "upper": ("float", f"upper {_MEAN_BOUNDS}; null under 20 patients"),
+    "ci_method": ("str", "how the interval is made; null where there is none"),
+    "n_boot": ("small", "bootstrap samples"),
+}
+
+SALIENCY_SUMMARY = Table(
+    "saliency_summary",
+    {
+        "trial_id": ("str", "the model"),
+        "explainer": ("str", "the maps' explainer"),
+        **_RULE,
+        **_BUCKET,
+        "quantity": (
+            "str",
+            "share of maps: each spatial concentration (compact, diffuse, scattered, border, degenerate), not_finite, "
+            "constant; median: tied; mean: border_share, corner_share, centre_share, lung_share, half_mass_area",
+        ),
+        "area": ("float", "of the region behind a *_share: its mean share of the image, and a uniform map's value"),
+        "count": ("small", "maps of this kind; null for medians and means"),
+        "n": ("small", "maps that value is over: all of the bucket's for shares of maps, else those with a value"),
+        "n_patients": ("small", "patients among them"),
+        "value": ("float", "share of maps (count / n), median or mean"),
+        **_INTERVAL,
+    },
+    ("trial_id", "explainer", "target_rule", "bucket", "quantity"),
+)
+
+REGION_SUMMARY = Table(
+    "region_summary",
+    {
+        "trial_id": ("str", "the model"),
+        **_RULE,
+        "region": ("str", "what is changed, as in regions"),
+        "fill": ("str", "what replaces its pixels, as in regions"),
+        **_BUCKET,
+        "scale": ("str", "prob or logodds of the target"),
+        "quantity": (
+            "str",
+            "effect: score of the untouched image minus that of the changed one; matched: the same, mean of the draws "
+            "of the matched control; advantage: effect minus matched",
+        ),
+        "draws": ("small", "most draws of the matched control that an image has; 0 where there is none"),
+        "share_of_area": ("float", "mean share of the image's pixels that change"),
+        **_OVER_IMAGES,
+        "mean": ("float", "mean over images; above 0: what was changed spoke for the target"),
+        **_INTERVAL,
+    },
+    ("trial_id", "target_rule", "region", "fill", "bucket", "scale", "quantity"),
+)
+
+SANITY_SUMMARY = Table(
+    "sanity_summary",
+    {
+        "trial_id": ("str", "the model"),
+        **_RULE,
+        "explainer": ("str", "the maps' explainer"),
+        "mode": ("str", "cascade or labels, as in sanity"),
+        "layer": ("str", "the last layer that was randomised; labels: the other model's trial_id"),
+        "quantity": (
+            "str",
+            "likeness of the two models' maps: spearman, spearman_abs, ssim; faithfulness on the trained model: gap "
+            "(the other model's map), own_gap (its own map, same images)",
+        ),
+        "control": ("str", "of gap and own_gap; null for likeness"),
+        "metric": ("str", "of gap and own_gap; null for likeness"),
+        "scale": ("str", "of gap and own_gap; null for likeness"),
+        "grid": ("str", "of gap and own_gap; null for likeness"),
+        "fill": ("str", "of gap and own_gap; null for likeness"),
+        "draws": ("small", "of gap and own_gap: most draws of the control that an image has; null for likeness"),
+        **_OVER_IMAGES,
+        "mean": ("float", "mean over images"),
+        **_INTERVAL,
+    },
+    ("trial_id", "target_rule", "explainer", "mode", "layer", "quantity"),
+)
+
+AGREEMENT = Table(
+    "agreement",
+    {
+        "kind": (
+            "str",
+            "ranking: whether two settings rank explainers alike; sign: whether a choice turns the sign of the "
+            "difference of mean drops of two buckets; truth: region effects against counterfactual renderings "
+            "(phantoms); accuracy: whether models that classify better have more faithful maps; variants: mean over "
+            "the models of a variant; twins: models that give every test image the same log-odds",
+        ),
+        "subject": ("str", "trial_id; accuracy: explainer; variants: variant; twins: the first of the models"),
+        "axis": (
+            "str",
+            "ranking, sign: the choice that differs between a and b (all, for counts of cells); truth: region; "
+            "accuracy, variants: accuracy, auroc or gap; twins: model",
+        ),
+        "a": ("str", "ranking, sign: the choice's one value; truth: fill; accuracy, variants: explainer; twins: model"),
+        "b": (
+            "str",
+            "ranking, sign: its other value; truth: what was left out or exchanged in the rendering; accuracy, "
+            "variants: control; twins: the other model",
+        ),
+        "statistic": (
+            "str",
+            "ranking: kendall_tau, n_explainers (fewest ranked in a setting); sign: turned, clearly, and of all cells "
+            "above, below, holds_0, no_interval; truth: spearman, same_sign; accuracy: spearman; variants: mean; "
+            "twins: same_logodds",
+        ),
+        "explainer": ("str", "whose maps; null: all or none"),
+        "target_rule": ("str", "pneumonia or predicted; null: all or none"),
+        "grid": ("str", "null: all or none"),
+        "fill": ("str", "null: all or none"),
+        "metric": ("str", "null: several or none"),
+        "scale": ("str", "prob or logodds; null: both or none"),
+        "control": ("str", "null: several or none"),
+        "value": ("float", "the statistic; a share for turned, clearly, same_sign, same_logodds and counts of cells"),
+        "low": ("float", "smallest, or the interval's lower bound: method says which; null: neither"),
+        "high": ("float", "largest, or the interval's upper bound: method says which; null: neither"),
+        "count": ("small", "of shares: the numerator; else null"),
+        "n": (
+            "small",
+            "what value is over: ranking: settings; sign: pairs or cells; truth, twins: images; else models",
+        ),
+        "p": ("float", "p-value; null where nothing is tested"),
+        "method": ("str", "how value, low, high and p are made"),
+    },
+    ("kind", "subject", "axis", "a", "b", "statistic"),
+)
 
 HYPOTHESES = Table(
     "hypotheses",
@@ -412,10 +570,22 @@ ERRORS = Table(
     ("path", "image_id", "stage"),
 )
 
-TABLES: dict[str, Table] = {
-    t.name: t
-    for t in (
-        IMAGES, TRIALS, PREDICTIONS, SALIENCY, CURVES, FAITHFULNESS, REGIONS, SANITY, CLASSIFICATION, SUMMARY,
-        HYPOTHESES, ERRORS
-    )
-}  # fmt: skip
+_ALL = (
+    IMAGES,
+    TRIALS,
+    PREDICTIONS,
+    SALIENCY,
+    CURVES,
+    FAITHFULNESS,
+    REGIONS,
+    SANITY,
+    CLASSIFICATION,
+    SUMMARY,
+    SALIENCY_SUMMARY,
+    REGION_SUMMARY,
+    SANITY_SUMMARY,
+    AGREEMENT,
+    HYPOTHESES,
+    ERRORS,
+)
+TABLES: dict[str, Table] = {table.name: table for table in _ALL}

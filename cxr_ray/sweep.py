@@ -705,6 +705,8 @@ def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> Non
             )  # fmt: skip
     store.write_table("classification", classes)
     store.write_table("summary", rows)
+    for name in ("saliency_summary", "region_summary", "sanity_summary", "agreement"):
+        store.write_table(name, [])
     store.write_table("hypotheses", hypotheses.hypotheses(_hypothesis_inputs(sweep, run_, trials, every, patients)))
     if sweep.sanity is not None and sweep.explain.keep_maps:
         pairs = sanity.shuffled_models(trials.loc[explained].reset_index())
@@ -745,7 +747,8 @@ def test_metrics(trials: pd.DataFrame, classes: list[dict[str, Any]], prediction
     best = candidates.sort_values("val_auroc", ascending=False, kind="stable", na_position="last").index[0]
     test = predictions[(predictions["trial_id"] == best) & (predictions["split"] == "test")]
     outcomes = {o: int((test["outcome"] == o).sum()) for o in ("TP", "FP", "TN", "FN")}
-    return {**at_half[best], **outcomes, "chosen_by": "val_auroc"}
+    figures = {name: value for name, value in at_half[best].items() if name not in ("tp", "fp", "tn", "fn")}
+    return {**figures, **outcomes, "chosen_by": "val_auroc"}
 
 
 def finish(store: Store) -> None:

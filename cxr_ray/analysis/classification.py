@@ -71,7 +71,7 @@ def classification_rows(
                 samples |= _at_threshold_samples(weights_BP, codes_N, label_N, positive_N)
             row: dict[str, Any] = {
                 "trial_id": trial_id, "split": split, "threshold_rule": rule, "threshold": threshold,
-                "n": len(part), "n_patients": n_patients,
+                "n": len(part), "n_patients": n_patients, **confusion(label_N, positive_N),
             }  # fmt: skip
             for name in METRICS:
                 lower, upper = _bounds(samples, name)
@@ -99,6 +99,16 @@ def thresholds(label_N: Ints, prob_N: Floats) -> dict[str, float]:
         rules["youden"] = float(candidates[np.argmax(youden)])  # descending, so the first is the highest
         rules["sens95"] = float(candidates[np.argmax(tpr >= SENS95)])
     return rules
+
+
+def confusion(label_N: Ints, positive_N: Ints) -> dict[str, int]:
+    """Counts tp, fp, tn, fn of labels (1 PNEUMONIA) and calls (1 PNEUMONIA).
+
+    >>> confusion(np.array([1, 1, 0, 0, 0]), np.array([1, 0, 1, 0, 0]))
+    {'tp': 1, 'fp': 1, 'tn': 2, 'fn': 1}
+    """
+    cells = {"tp": (1, 1), "fp": (0, 1), "tn": (0, 0), "fn": (1, 0)}
+    return {name: int(((label_N == label) & (positive_N == call)).sum()) for name, (label, call) in cells.items()}
 
 
 def expected_calibration_error(label_N: Ints, prob_N: Floats) -> float:

@@ -45,6 +45,18 @@ VALID_SHARE = 0.95  # of a bucket's images, below which no absolute area is show
 N_PERM = 9999
 
 _FAMILY = ["grid", "fill", "metric", "level", "scale"]
+_OF_BUCKETS = (
+    "test",
+    "alternative",
+    "p",
+    "family",
+    "family_size",
+    "p_holm",
+    "win_rate",
+    "control_mean",
+    "n_valid_baseline",
+    "n_negative",
+)  # what contrasts have not
 _COLUMN = [*_FAMILY, "explainer", "control"]
 
 
@@ -55,7 +67,8 @@ class _Cells:
     Attributes:
         columns: K rows, what each column is.
         measure_NK: the metric itself for control none, the gap to the control for the others.
-        u_NK: share of draws that the map beats, less 1/2.
+        win_NK: share of draws that the map beats, minus 1/2.
+        control_NK: mean of the metric over the control's draws.
         valid_NK: the filled image is a valid baseline.
         degenerate_NK: the map is constant.
         draws_K: most draws that any image has.
@@ -63,7 +76,8 @@ class _Cells:
 
     columns: pd.DataFrame
     measure_NK: Floats
-    u_NK: Floats
+    win_NK: Floats
+    control_NK: Floats
     valid_NK: NDArray[np.bool_]
     degenerate_NK: NDArray[np.bool_]
     draws_K: Ints
@@ -104,8 +118,8 @@ def summarize(
     log-odds of the target (n says how many images are used, so the unmatched are the difference of two rows' n).
 
     - mean: over the images with a value. For control none of the metric itself, otherwise of the gap to the control.
-    - p: sign-flip of the patients' sums of u; p_holm corrects over the explainers and controls of `family`. A bucket
-      compared with a control has them, control none and contrasts do not.
+    - p: sign-flip of the patients' sums of win rate - 1/2; p_holm corrects over the explainers and controls of
+      `family`. A bucket compared with a control has them, control none and contrasts do not.
     - Absolute areas (deletion_auc, insertion_auc, abpc under control none) have no mean where fewer than 95% of a
       bucket's images (of either bucket, in a contrast) have a valid baseline: there a curve ends on a filled image
       that the model takes for the target, so its area says little about the map. Leaving single images out instead
@@ -194,7 +208,8 @@ def _cells(faithfulness: pd.DataFrame, degenerate: pd.DataFrame, image_ids: pd.I
     return _Cells(
         columns=columns,
         measure_NK=matrix(measure, np.nan),
-        u_NK=matrix(np.where(np.isnan(measure), np.nan, part["win_rate"].to_numpy(np.float64) - 0.5), np.nan),
+        win_NK=matrix(np.where(np.isnan(measure), np.nan, part["win_rate"].to_numpy(np.float64) - 0.5), np.nan),
+        control_NK=matrix(part["control_mean"].to_numpy(np.float64), np.nan),
         valid_NK=matrix(part["baseline_valid"].astype("boolean").fillna(False).to_numpy(bool), False),
         degenerate_NK=degenerate_NE[:, explainer_K],
         draws_K=draws.max(axis=0, initial=0),
@@ -211,10 +226,10 @@ def _bucket(
 
     tested = np.flatnonzero(~cells.absolute_K)
     p_K, p_holm_K, win_rate_K = (np.full(len(cells.columns), np.nan) for _ in range(3))
-    p_K[tested] = sign_flip(cells.u_NK[np.ix_(at, tested)], patients, N_PERM, seed=seed)
-    win_rate_K[tested] = _mean(cells.u_NK[np.ix_(at, tested)]) + 0.5
+    p_K[tested] = sign_flip(cells.win_NK[np.ix_(at, tested)], patients, N_PERM, seed=seed)
+    win_rate_K[tested] = _mean(cells.win_NK[np.ix_(at, tested)]) + 0.5
     test_K, alternative_K, family_K, size_K = (np.full(len(cells.columns), None, dtype=object) for _ in range(4))
-    test_K[tested] = "sign-flip of the patients' sums of u"
+    test_K[tested] = "sign-flip of the patients' sums of win rate - 1/2"
     alternative_K[tested] = "greater"
     family_of_K = cells.columns.groupby(_FAMILY, dropna=False, sort=True, observed=True).ngroup().to_numpy()
     for code in np.unique(family_of_K[tested]):
@@ -233,6 +248,9 @@ def _bucket(
         "family_size": size_K,
         "p_holm": p_holm_K,
         "win_rate": win_rate_K,
+        "control_mean": np.where(cells.absolute_K, np.nan, _mean(cells.control_NK[at])),
+        "n_valid_baseline": (cells.valid_NK[at] & ~np.isnan(measure_NK)).sum(0),
+        "n_negative": (measure_NK < 0).sum(0),
     }
 
 
@@ -252,7 +270,7 @@ def _contrast(
         "mean": np.where(shown_K, _mean(a_NK) - _mean(b_NK), np.nan),
         "lower": np.where(shown_K, lower_K, np.nan),
         "upper": np.where(shown_K, upper_K, np.nan),
-        **dict.fromkeys(("test", "alternative", "p", "family", "family_size", "p_holm", "win_rate"), nothing),
+        **dict.fromkeys(_OF_BUCKETS, nothing),
     }
 
 
