@@ -65,7 +65,7 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: l
     ids = [f"{seed:016x}" for seed in seeds]
     block = Shard("m", "test", ids, ids, [0] * len(ids), common.pixels(drawn),
                   masks={"marker": np.stack([p.marker for p in drawn])},
-                  rerendered={"marker": common.pixels(without)},
+                  counterfactuals={"marker": common.pixels(without)},
                   partners=dict(zip(ids, itertools.cycle(common.pixels(partners)), strict=False)))  # fmt: skip
     sweep = resolve({
         "data": {"source": "phantom", "size": SIZE},

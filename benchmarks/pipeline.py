@@ -16,7 +16,10 @@ import torch
 
 from benchmarks.common import arguments, show
 from cxr_ray.config import resolve
-from cxr_ray.data import manifest as data
+from cxr_ray.data.entries import Source
+from cxr_ray.data.loading import load_pixels
+from cxr_ray.data.manifest import Manifest, load_manifest
+from cxr_ray.data.sources import source_of
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks as models
 from cxr_ray.models.networks import ModelSpec
@@ -38,8 +41,8 @@ def main() -> None:
         "resources": {"gpu_per_worker": 0, "gpu_per_trial": 0},
     })  # fmt: skip
     passes, _ = passes_per_image(sweep, args.size)
-    source = data.source_of(sweep.data, sweep.seed)
-    manifest = data.load_manifest(source, training=False)
+    source = source_of(sweep.data, sweep.seed)
+    manifest = load_manifest(source, training=False)
     measured: dict[str, list[float]] = {"bare engine": [], "1 Ray worker": [], "2 Ray workers": []}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder, "m.safetensors")
@@ -83,10 +86,10 @@ def _resources(sweep: Any, workers: int) -> pipeline.Resources:
     return resources
 
 
-def _bare(sweep: Any, model_refs: Any, units: Any, manifest: data.Manifest, source: data.Source, passes: int) -> float:
+def _bare(sweep: Any, model_refs: Any, units: Any, manifest: Manifest, source: Source, passes: int) -> float:
     worker = Worker(sweep, model_refs, passes=passes * len(manifest.rows("test")))
     rows = manifest.rows("test")
-    pixels = data.load_pixels(source, rows, sweep.data.size).images_NCHW
+    pixels = load_pixels(source, rows, sweep.data.size).images_NCHW
     blocks = []
     for i, unit in enumerate(units):
         columns = {key: [row[key] for row in unit["rows"]] for key in ("image_id", "path", "label")}

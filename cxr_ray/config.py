@@ -33,7 +33,6 @@ Scale = Annotated[float, Field(gt=0)]
 MAX_SHIFTED = 7 * 7 * 8 - 1  # rolls by sevenths x the dihedral group, without the identity
 NULLABLE = ("sequential", "regions", "sanity")  # sections that null turns off
 SEGMENTER = "torchxrayvision"  # as regions.lungs: masks by its network
-RERENDERED = {"opacity": ("opacity",), "marker": ("marker", "glyph")}  # region to the versions of a phantom that tell
 SPACES = ("grid", "choice", "uniform", "loguniform")
 
 
@@ -225,13 +224,6 @@ class Sweep(Section):
         plain.pop("resources")
         plain["data"].pop("path")
         return hashlib.sha256(to_json(plain).encode()).hexdigest()[:16]
-
-    @property
-    def rerenders(self) -> list[str]:
-        """What is changed in the phantoms that are drawn again, as the truth beside their regions."""
-        if self.regions is None or self.data.source != "phantom":
-            return []
-        return [version for name in self.regions.names for version in RERENDERED.get(name, ())]
 
     def images_of(self, model: Mapping[str, Any]) -> tuple[int, str]:
         """Size and preprocessing of the images that a model section without spaces asks for."""

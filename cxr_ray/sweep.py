@@ -29,7 +29,11 @@ import cxr_ray
 from cxr_ray import results
 from cxr_ray.analysis import classification, hypotheses, summary
 from cxr_ray.config import Sweep, load_sweep
-from cxr_ray.data import manifest as data
+from cxr_ray.data import masks, sources
+from cxr_ray.data.entries import Source
+from cxr_ray.data.loading import load_pixels
+from cxr_ray.data.manifest import Manifest, load_manifest
+from cxr_ray.data.splits import choose
 from cxr_ray.errors import ClusterError, CxrRayError, DamagedRunError, DataError, RunError, UserError
 from cxr_ray.measure import donors, perturb, regions, sanity
 from cxr_ray.measure.explainers import EXPLAINERS
@@ -59,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )
     ours = ", ".join(sorted(path.stem for path in shipped().glob("*.yaml")))
     p.add_argument("sweep", nargs="?", help=f"a sweep file, or one that ships: {ours} (default: quickstart)")
-    p.add_argument("--data", help="a folder in Kaggle's layout, 'phantom', or 'hub:NAME' (kaggle, huggingface)")
+    p.add_argument("--data", help="; ".join(kind.usage for kind in sources.SOURCES.values()))
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                    help="change one value of the sweep, such as train.epochs=5; may be repeated")  # fmt: skip
     p.add_argument("--out", help="the run's folder or URI (default: results/<name>)")
@@ -103,15 +107,7 @@ def sweep_file(name: str | None) -> Path:
 
 def load(args: argparse.Namespace) -> Sweep:
     """The resolved sweep that the arguments ask for."""
-    changes: dict[str, Any] = {}
-    if args.data is not None:
-        kind, _, name = args.data.partition(":")
-        if args.data == "phantom":
-            changes["data.source"] = "phantom"
-        elif kind == "hub":
-            changes |= {"data.source": "hub", "data.path": name}
-        else:
-            changes |= {"data.source": "folder", "data.path": args.data}
+    changes = {} if args.data is None else sources.changes_of(args.data)
     return load_sweep(sweep_file(args.sweep), args.overrides, changes, explainers=EXPLAINERS, controls=perturb.CONTROLS)
 
 
@@ -147,7 +143,7 @@ def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
     return total, text
 
 
-def dry_run(sweep: Sweep, manifest: data.Manifest, specs: list[dict[str, Any]], given: Mapping[str, ModelRef]) -> None:
+def dry_run(sweep: Sweep, manifest: Manifest, specs: list[dict[str, Any]], given: Mapping[str, ModelRef]) -> None:
     """Prints what would be done."""
     say(sweep.to_yaml())
     for note in manifest.notes:
@@ -198,12 +194,12 @@ def dry_run(sweep: Sweep, manifest: data.Manifest, specs: list[dict[str, Any]], 
         "statistics and the page come on top: a minute or two in a small run. Nothing was started.")  # fmt: skip
 
 
-def sanity_images(sweep: Sweep, manifest: data.Manifest) -> pd.DataFrame:
+def sanity_images(sweep: Sweep, manifest: Manifest) -> pd.DataFrame:
     """The test images of ``sanity``, the same for every model; none where it is off or no explainer reads the model."""
     test = manifest.rows("test")
     if sanity.passes(sweep, sweep.data.size)[0] == 0 or sweep.sanity is None:
         return test.iloc[:0]
-    chosen = data.choose(test["image_id"], test["label"], sweep.sanity.images, sweep.seed)
+    chosen = choose(test["image_id"], test["label"], sweep.sanity.images, sweep.seed)
     return test[test["image_id"].isin(chosen)]
 
 
@@ -233,15 +229,15 @@ def run(args: argparse.Namespace) -> int:
     sweep = load(args)
     if args.out is None:
         args.out = f"results/{sweep.name}"
-    source = data.source_of(sweep.data, sweep.seed)
+    source = sources.source_of(sweep.data, sweep.seed)
     if not args.dry_run:
         _check_out(args, sweep)
     training = bool(sweep.variants)
-    manifest = data.load_manifest(
+    manifest = load_manifest(
         source, seed=sweep.seed, val_share=sweep.data.val_share, limit=sweep.data.limit, training=training
     )
-    if (lungs := data.lungs_of(sweep)) is not None:
-        manifest.notes.append(data.lung_note(lungs, manifest))
+    if (lungs := masks.lungs_of(sweep)) is not None:
+        manifest.notes.append(masks.lung_note(lungs, manifest))
     manifest.notes.extend(
         f"Control {c} has nothing to rank on these grids ({', '.join(map(str, sweep.perturb.grids))}) and is left out."
         for c in sweep.controls
@@ -313,14 +309,14 @@ def _check_out(args: argparse.Namespace, sweep: Sweep) -> None:
         raise UserError(f"--out {out} cannot be written: {reason}. Give another folder, or a URI.") from None
 
 
-def begin(sweep: Sweep, manifest: data.Manifest, store: Store) -> None:
+def begin(sweep: Sweep, manifest: Manifest, store: Store) -> None:
     """What a run starts with: the resolved sweep and where it comes from. Nothing where they are there."""
     if not store.exists("provenance.json"):
         store.write(sweep.to_yaml().encode(), "sweep.yaml")
         store.write_json(provenance(sweep, manifest, store), "provenance.json")
 
 
-def _check_resume(store: Store, sweep: Sweep, manifest: data.Manifest) -> bool:
+def _check_resume(store: Store, sweep: Sweep, manifest: Manifest) -> bool:
     """Whether the run in ``store`` is finished."""
     if not store.exists("provenance.json"):
         if any(store.exists(folder) for folder in ("tables", ".work", "tune")):
@@ -369,7 +365,7 @@ def _digest(path: str) -> str:
         return hashlib.sha256(f.read()).hexdigest()
 
 
-def provenance(sweep: Sweep, manifest: data.Manifest, store: Store) -> dict[str, Any]:
+def provenance(sweep: Sweep, manifest: Manifest, store: Store) -> dict[str, Any]:
     """Versions, git commit, hardware, data fingerprint, seeds."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -401,8 +397,8 @@ def _now() -> str:
 
 def _run(
     sweep: Sweep,
-    source: data.Source,
-    manifest: data.Manifest,
+    source: Source,
+    manifest: Manifest,
     specs: list[dict[str, Any]],
     given: dict[str, ModelRef],
     store: Store,
@@ -430,9 +426,9 @@ def _run(
         sizes = [sweep.images_of(s["model"])[0] for s in specs] + [s.size for s in given.values()]
         resources = pipeline.Resources(sweep, len(to_train), max(sizes), local=local)
         _check_shared(store.out, resources.n_nodes)
-        if sweep.data.source != "phantom":
+        if sources.SOURCES[sweep.data.source].on_disk:
             _check_shared(source.where, resources.n_nodes)
-        if (lungs := data.lungs_of(sweep)) is not None:
+        if (lungs := masks.lungs_of(sweep)) is not None:
             _check_shared(lungs.path, resources.n_nodes)
         say(resources.line)
         begin(sweep, manifest, store)
@@ -490,7 +486,7 @@ def _check_shared(path: str, n_nodes: int) -> None:
 
 
 def training_splits(
-    sweep: Sweep, source: data.Source, manifest: data.Manifest, size: int, preprocess: str
+    sweep: Sweep, source: Source, manifest: Manifest, size: int, preprocess: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Train and val as a model of that size and preprocessing sees them, and rows of errors."""
     from cxr_ray.models.training import Split
@@ -499,7 +495,7 @@ def training_splits(
     errors: list[dict[str, Any]] = []
     for name in ("train", "val"):
         rows = manifest.rows(name)
-        pixels = data.load_pixels(source, rows, size, sweep.data.fit, preprocess)
+        pixels = load_pixels(source, rows, size, sweep.data.fit, preprocess)
         labels = rows["label"].to_numpy("int64")[pixels.keep]
         errors += pixels.errors
         if len(set(labels)) < 2:
@@ -573,8 +569,8 @@ def chosen_models(
 
 def explain(
     sweep: Sweep,
-    source: data.Source,
-    manifest: data.Manifest,
+    source: Source,
+    manifest: Manifest,
     model_refs: Mapping[str, ModelRef],
     store: Store,
     resources: Any,
@@ -611,8 +607,8 @@ def explain(
 
 def make_maps(
     sweep: Sweep,
-    source: data.Source,
-    manifest: data.Manifest,
+    source: Source,
+    manifest: Manifest,
     model_refs: Mapping[str, ModelRef],
     store: Store,
     resources: Any,
@@ -679,7 +675,7 @@ def _watch(computed: Generator[tuple[int, str], None, None], n_units: int) -> No
                 say(f"  {n} of {n_units} units, {done / (now - first):.1f} images/s, {_duration(left)} left")
 
 
-def write_statistics(sweep: Sweep, manifest: data.Manifest, store: Store) -> None:
+def write_statistics(sweep: Sweep, manifest: Manifest, store: Store) -> None:
     """The tables classification, summary and hypotheses, and test_metrics.json."""
     run_ = results.open_run(store.out)
     trials = run_.pandas("trials").set_index("trial_id")

@@ -478,7 +478,5 @@ def test_regions_that_the_data_cannot_have_are_mistakes(regions, words):
 
 
 def test_regions_that_need_masks_are_fine_where_there_are_some():
-    assert swept("{regions: {names: [outside_lungs], lungs: masks}}").rerenders == []
-    phantom = swept("{data: {source: phantom}, regions: {names: [marker, outside_lungs, opacity]}}")
-    assert phantom.rerenders == ["marker", "glyph", "opacity"]
-    assert swept("{data: {source: phantom}, regions: null}").rerenders == []
+    assert swept("{regions: {names: [outside_lungs], lungs: masks}}").regions.names == ["outside_lungs"]
+    assert swept("{data: {source: phantom}, regions: {names: [marker, outside_lungs, opacity]}}").regions.lungs is None

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 
 from cxr_ray.analysis.hypotheses import CHANCE
 from cxr_ray.analysis.resampling import patient_bootstrap
-from cxr_ray.config import RERENDERED
+from cxr_ray.data.sources import all_counterfactuals
 from cxr_ray.measure.regions import BORDER, CENTRE, CONCENTRATIONS, CORNER
 
 BUCKETS = ("all", "TP", "FP", "TN", "FN")
@@ -198,7 +198,7 @@ def truth(effects: pd.DataFrame) -> pd.DataFrame:
     """
     drawn = effects[effects["fill"] == "counterfactual"].set_index(["image_id", "region"])["effect_logodds"]
     parts = []
-    for region, kinds in RERENDERED.items():
+    for region, kinds in all_counterfactuals().items():
         mine = effects[(effects["region"] == region) & (effects["fill"] != "counterfactual")]
         for kind in kinds:
             keys = pd.MultiIndex.from_arrays([mine["image_id"], [kind] * len(mine)])

@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import equalize
 from cxr_ray import randomness
 from cxr_ray.config import SEGMENTER, Sweep
 from cxr_ray.data import phantoms
+from cxr_ray.data.sources import SOURCES, counterfactuals_of
 from cxr_ray.errors import WeightsError
 
 BORDER, CORNER, CENTRE = 0.10, 0.15, 0.50
@@ -263,8 +264,9 @@ Segmenter = Callable[[Tensor], Tensor]
 
 
 def wants_segmenter(sweep: Sweep) -> bool:
-    """Whether the sweep's lung masks come from a network; phantoms bring their own."""
-    return sweep.regions is not None and sweep.regions.lungs == SEGMENTER and sweep.data.source != "phantom"
+    """Whether the sweep's lung masks come from a network; a source may bring its own."""
+    known = SOURCES[sweep.data.source].masks
+    return sweep.regions is not None and sweep.regions.lungs == SEGMENTER and "lungs" not in known
 
 
 def passes(sweep: Sweep) -> int:
@@ -272,7 +274,7 @@ def passes(sweep: Sweep) -> int:
     if sweep.regions is None:
         return 0
     r = sweep.regions
-    return len(r.names) * (1 + r.draws) * (len(sweep.perturb.fills) + 1) + len(r.edits) + len(sweep.rerenders)
+    return len(r.names) * (1 + r.draws) * (len(sweep.perturb.fills) + 1) + len(r.edits) + len(counterfactuals_of(sweep))
 
 
 def segmenter(device: torch.device | str = "cpu") -> Segmenter:

@@ -65,7 +65,7 @@ class Shard:
         image_ids, paths, labels: one for each image.
         errors: rows of the errors table for images that could not be decoded.
         masks: lungs, marker and opacity as far as they are known: bool [B, S, S]; nowhere: not known, or not there.
-        rerendered: phantoms drawn again without their opacity, without their marker, with the other glyph: uint8
+        counterfactuals: phantoms rendered without their opacity, without their marker, with the other glyph: uint8
             [B, 3, S, S].
         partners: image_id to the NORMAL image of another patient that it exchanges parts with: uint8 [3, S, S].
         unit: the name under which a first execution kept its maps.
@@ -79,7 +79,7 @@ class Shard:
     pixels: NDArray[np.uint8]
     errors: Sequence[Mapping[str, Any]] = field(default_factory=list)
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
-    rerendered: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    counterfactuals: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     partners: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     unit: str = ""
 
@@ -93,7 +93,7 @@ class Shard:
             labels=[self.labels[i] for i in at],
             pixels=self.pixels[at],
             masks={name: mask[at] for name, mask in self.masks.items()},
-            rerendered={name: versions[at] for name, versions in self.rerendered.items()},
+            counterfactuals={name: images[at] for name, images in self.counterfactuals.items()},
         )
 
 
@@ -462,7 +462,7 @@ class _Work:
             changed.append(regions.EDITS[edit](self.bytes))
             share_of_edit = regions.edited_share(edit, self.size)
             rows += [(i, edit, "edit", "none", 0, share_of_edit) for i in range(len(self.ids))]
-        for name, versions in self.shard.rerendered.items():
+        for name, versions in self.shard.counterfactuals.items():
             area = self.masks["marker" if name == "glyph" else name].flatten(1).float().mean(1)
             there = area.nonzero()[:, 0]
             changed.append(torch.from_numpy(np.array(versions)).to(self.device)[there].float() / 255)

@@ -23,6 +23,7 @@ from cxr_ray.analysis import findings
 from cxr_ray.analysis.agreement import STRONGEST
 from cxr_ray.analysis.resampling import CI_METHOD
 from cxr_ray.analysis.summary import VALID_SHARE
+from cxr_ray.data.sources import SOURCES
 from cxr_ray.errors import RunError
 from cxr_ray.report import comparisons, page, study
 from cxr_ray.report.page import Block
@@ -147,17 +148,16 @@ def error_table(shown: Loaded) -> Block:
 def limits(shown: Loaded) -> Iterator[str]:
     """What this run cannot say, from what was run."""
     settings, perturb, n = shown.sweep["data"], shown.sweep["perturb"], shown.test["image_id"].nunique()
-    source = {"phantom": "procedural phantoms, not X-rays: they show how the tool works, not what maps are worth"}
+    source = SOURCES[settings["source"]]
     limit = settings.get("limit")
     yield (
-        f"One data set ({source.get(settings['source'], settings['source'])}), {n} test images of "
+        f"One data set ({source.description}), {n} test images of "
         f"{len(set(shown.patients.values()))} patients"
         + (f", of a split cut to {limit} images" if limit else "") + ", "
         + ("one model" if len(shown.models) == 1 else f"{len(shown.models)} models of {variants(shown)} variants")
         + ". Nothing here is about another hospital's images."
     )  # fmt: skip
-    if settings["source"] != "phantom":
-        yield "Patients are inferred from file names."
+    yield from source.limits
     yield (
         f"Levels {', '.join(f'{x:g}' for x in shown.levels)}; fills {', '.join(perturb['fills'])}; grids "
         f"{', '.join(str(g) for g in perturb['grids'])}; targets {', '.join(shown.sweep['explain']['targets'])}. "

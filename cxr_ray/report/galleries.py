@@ -24,7 +24,8 @@ from PIL import Image, ImageDraw, ImageFont
 from cxr_ray import results
 from cxr_ray.config import Data
 from cxr_ray.data import images
-from cxr_ray.data import manifest as data
+from cxr_ray.data.entries import Source
+from cxr_ray.data.sources import source_of
 from cxr_ray.errors import DataError, ImageError
 
 GALLERY = 12  # images of a bucket
@@ -51,13 +52,13 @@ class Images:
         self.pixels: dict[str, NDArray[np.uint8] | None] = {}  # read so far; None: could not be read
 
     @cached_property
-    def source(self) -> tuple[data.Source | None, str, str]:
+    def source(self) -> tuple[Source | None, str, str]:
         """Where images are read, what was tried in words, and why it failed."""
         settings = Data.model_validate(self.run.sweep["data"])
         if self.data_path is not None:
             settings = settings.model_copy(update={"source": "folder", "path": self.data_path})
         try:
-            source = data.source_of(settings, self.run.sweep["seed"])
+            source = source_of(settings, self.run.sweep["seed"])
         except DataError as e:
             return None, f"{settings.source}:{settings.path}", str(e)
         return source, source.where, ""

@@ -16,7 +16,11 @@ import pandas as pd
 import ray
 
 from cxr_ray.config import Sweep
-from cxr_ray.data.manifest import Manifest, MaskFolder, Source, load_parts, load_pixels, lungs_of
+from cxr_ray.data.entries import Source
+from cxr_ray.data.loading import load_pixels
+from cxr_ray.data.manifest import Manifest
+from cxr_ray.data.masks import MaskFolder, load_parts, lungs_of
+from cxr_ray.data.sources import counterfactuals_of
 from cxr_ray.errors import ClusterError
 from cxr_ray.quiet import silent
 from cxr_ray.storage import SHARDS, Store, chunks, pack
@@ -182,7 +186,7 @@ class _Decode:
 
     def __init__(self, source: Source, lungs: MaskFolder | None, sweep: Sweep):
         self.source, self.lungs, self.fit = source, lungs, sweep.data.fit
-        self.parts, self.rerender = sweep.regions is not None, sweep.rerenders
+        self.parts, self.changes = sweep.regions is not None, counterfactuals_of(sweep)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = json.loads(row["unit"])
@@ -191,19 +195,23 @@ class _Decode:
         pixels, keep, errors = load_pixels(self.source, frame, size, self.fit, preprocess)
         unit["rows"] = [r for r, kept in zip(unit["rows"], keep, strict=True) if kept]
         rows = unit["rows"] if self.parts and unit["split"] == "test" else []
-        parts = load_parts(self.source, self.lungs, rows, size, self.fit, preprocess, self.rerender)
+        parts = load_parts(self.source, self.lungs, rows, size, self.fit, preprocess, self.changes)
         lent = frame[keep & frame["partner"].notna() & self.parts]
         lent = lent[["image_id", "partner"]].rename(columns={"partner": "path"})
         donors, there, lost = load_pixels(self.source, lent, size, self.fit, preprocess)
         unit["partners"] = list(lent["image_id"][there])
         errors += [{**row, "stage": "patch_swap"} for row in lost]
-        unit |= {"errors": errors + parts.errors, "masks": list(parts.masks), "rerendered": list(parts.rerendered)}
+        unit |= {
+            "errors": errors + parts.errors,
+            "masks": list(parts.masks),
+            "counterfactuals": list(parts.counterfactuals),
+        }
         return {
             "unit": json.dumps(unit),
             "pixels": pixels.tobytes(),
             "masks": b"".join(mask.tobytes() for mask in parts.masks.values()),
             "partners": donors.tobytes(),
-            "rerendered": b"".join(version.tobytes() for version in parts.rerendered.values()),
+            "counterfactuals": b"".join(rendering.tobytes() for rendering in parts.counterfactuals.values()),
         }
 
 
@@ -251,7 +259,7 @@ class _Explain:
             pixels=np.frombuffer(row["pixels"], np.uint8).reshape(len(rows), 3, size, size),
             errors=unit["errors"],
             masks=arrays("masks", np.bool_, size, size),
-            rerendered=arrays("rerendered", np.uint8, 3, size, size),
+            counterfactuals=arrays("counterfactuals", np.uint8, 3, size, size),
             partners=dict(
                 zip(unit["partners"], np.frombuffer(row["partners"], np.uint8).reshape(-1, 3, size, size), strict=True)
             ),

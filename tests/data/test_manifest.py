@@ -19,17 +19,15 @@ from PIL import Image
 
 from cxr_ray import schemas
 from cxr_ray.data import images
-from cxr_ray.data import manifest as data
-from cxr_ray.data.manifest import (
-    Entry,
-    FolderSource,
-    MaskFolder,
-    PhantomSource,
-    load_manifest,
-    load_parts,
-    load_pixels,
-    lung_note,
-)
+from cxr_ray.data.entries import Entry
+from cxr_ray.data.folder import FolderSource
+from cxr_ray.data.hub import hub_folder
+from cxr_ray.data.loading import load_pixels
+from cxr_ray.data.manifest import load_manifest
+from cxr_ray.data.masks import MaskFolder, load_parts, lung_note
+from cxr_ray.data.patients import patient_of
+from cxr_ray.data.phantom_source import PhantomSource
+from cxr_ray.data.splits import choose, hold_out
 from cxr_ray.errors import DataError
 
 REAL = os.environ.get("CXR_RAY_DATA")
@@ -104,7 +102,7 @@ def gradient(value: int) -> bytes:
     ],
 )
 def test_patient_of(name, patient, kind):
-    assert data.patient_of(name) == (patient, kind)
+    assert patient_of(name) == (patient, kind)
 
 
 # --------------------------------------------------------------------------------------------------------- folders
@@ -503,7 +501,7 @@ def test_the_split_keeps_patients_apart_and_does_not_depend_on_order(files, seed
 )
 def test_hold_out_sets_aside_enough_and_never_all(rows, share, seed):
     rows = [(f"p{p}", label) for p, label in rows]
-    held = data.hold_out([p for p, _ in rows], [label for _, label in rows], share, seed, "val")
+    held = hold_out([p for p, _ in rows], [label for _, label in rows], share, seed, "val")
     for label in (0, 1):
         mine = {p for p, of in rows if of == label}
         only = {p for p in mine if (p, 1 - label) not in rows}
@@ -517,23 +515,23 @@ def test_hold_out_sets_aside_enough_and_never_all(rows, share, seed):
 
 def test_val_takes_no_more_patients_than_the_share_needs():
     patients = [f"p{i}" for i in range(100)]
-    held = data.hold_out(patients, [0] * 100, 0.1, 0, "val")
+    held = hold_out(patients, [0] * 100, 0.1, 0, "val")
     assert len(held) == 10
-    assert len(data.hold_out(patients[:30], [0] * 30, 0.1, 0, "val")) == 3
-    assert held != data.hold_out(patients, [0] * 100, 0.1, 1, "val")
-    assert held != data.hold_out(patients, [0] * 100, 0.1, 0, "test")
+    assert len(hold_out(patients[:30], [0] * 30, 0.1, 0, "val")) == 3
+    assert held != hold_out(patients, [0] * 100, 0.1, 1, "val")
+    assert held != hold_out(patients, [0] * 100, 0.1, 0, "test")
 
 
 def test_a_larger_limit_keeps_what_a_smaller_one_chose():
     ids, labels = [f"{i:016x}" for i in range(200)], [i % 2 for i in range(200)]
-    smaller, larger = (data.choose(ids, labels, n, 0) for n in (20, 60))
+    smaller, larger = (choose(ids, labels, n, 0) for n in (20, 60))
     assert smaller < larger
     assert sum(int(i, 16) % 2 for i in smaller) == 10
 
 
 def test_an_absent_label_is_replaced_by_the_other():
-    assert len(data.choose(list("abcdef"), [1, 1, 1, 1, 1, 0], 4, 0)) == 4
-    assert "f" in data.choose(list("abcdef"), [1, 1, 1, 1, 1, 0], 4, 0)
+    assert len(choose(list("abcdef"), [1, 1, 1, 1, 1, 0], 4, 0)) == 4
+    assert "f" in choose(list("abcdef"), [1, 1, 1, 1, 1, 0], 4, 0)
 
 
 def test_a_manifest_without_training_may_have_no_val():
@@ -659,13 +657,13 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_huggingface_is_unpacked_once(hub):
-    folder = data.hub_folder("huggingface")
+    folder = hub_folder("huggingface")
     manifest = load_manifest(FolderSource(folder))
     assert len(manifest.images) == 17
     assert manifest.images["split"].value_counts()["test"] == 9  # two files of one name: both are there
     assert any("own val split (1 images)" in note for note in manifest.notes)
     assert set(manifest.images["path"]) >= set(kaggle())
-    assert data.hub_folder("huggingface") == folder
+    assert hub_folder("huggingface") == folder
     assert len(hub.calls) == 1
     assert [p.name for p in hub.cache.iterdir()] == ["chest-xray-pneumonia"]
 
@@ -673,14 +671,14 @@ def test_huggingface_is_unpacked_once(hub):
 def test_an_interrupted_unpacking_leaves_nothing_behind(hub):
     (hub.download / "data" / "test-0.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match="give --data its path"):
-        data.hub_folder("huggingface")
+        hub_folder("huggingface")
     assert list(hub.cache.iterdir()) == []
 
 
 def test_kaggle_gives_its_own_folder(hub):
     shutil.rmtree(hub.download)
     write(hub.download, kaggle("chest_xray/"))
-    assert len(load_manifest(FolderSource(data.hub_folder("kaggle"))).images) == 16
+    assert len(load_manifest(FolderSource(hub_folder("kaggle"))).images) == 16
 
 
 @pytest.mark.parametrize(("name", "module"), [("kaggle", "kagglehub"), ("huggingface", "huggingface_hub")])
@@ -691,16 +689,16 @@ def test_a_missing_package_and_a_failed_download_say_what_to_do(hub, monkeypatch
     client = types.SimpleNamespace(dataset_download=fail, snapshot_download=fail)
     monkeypatch.setitem(sys.modules, module, client)
     with pytest.raises(DataError, match=rf"hub:{name} could not be downloaded \(ConnectionError: .*--data") as e:
-        data.hub_folder(name)
+        hub_folder(name)
     assert "\n" not in str(e.value)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DataError, match=r"pip install 'cxr-ray\[hub\]'"):
-        data.hub_folder(name)
+        hub_folder(name)
 
 
 def test_an_unknown_hub():
     with pytest.raises(DataError, match="hub:zenodo is not known: use hub:kaggle or hub:huggingface"):
-        data.hub_folder("zenodo")
+        hub_folder("zenodo")
 
 
 # --------------------------------------------------------------------------------------------------- the real data
@@ -758,15 +756,15 @@ def test_versions_of_a_phantom_differ_where_they_should():
 def test_parts_of_phantoms_come_at_the_models_size():
     source = phantoms(size=64)
     rows = [{"path": f"test/{c}/phantom-{i:06d}.pgm", "image_id": "x"} for c, i in (("PNEUMONIA", 12), ("NORMAL", 19))]
-    parts = load_parts(source, None, rows, 96, rerender=["glyph"])
+    parts = load_parts(source, None, rows, 96, changes=["glyph"])
     assert {name: m.shape for name, m in parts.masks.items()} == dict.fromkeys(
         ("lungs", "opacity", "marker"), (2, 96, 96)
     )
-    assert parts.rerendered["glyph"].shape == (2, 3, 96, 96)
+    assert parts.counterfactuals["glyph"].shape == (2, 3, 96, 96)
     assert parts.masks["opacity"].any((1, 2)).tolist() == [True, False]
     small = load_parts(source, None, rows, 64)
     assert np.array_equal(small.masks["marker"][0], source.masks(rows[0]["path"])["marker"])
-    assert small.rerendered == {}
+    assert small.counterfactuals == {}
     shares = [p.masks["lungs"].mean() for p in (parts, small)]
     assert shares[0] == pytest.approx(shares[1], rel=0.02)
 

@@ -165,7 +165,7 @@ def shard(n: int = 4, size: int = SIZE) -> Shard:
     again = {name: rng.integers(0, 256, (n, 3, size, size), np.uint8) for name in ("opacity", "marker", "glyph")}
     pixels = rng.integers(0, 256, (n, 3, size, size), np.uint8)
     ids, paths, labels = [f"{i:016x}" for i in range(n)], [f"{i}.png" for i in range(n)], [i % 2 for i in range(n)]
-    return Shard("m", "test", ids, paths, labels, pixels, masks=masks, rerendered=again)
+    return Shard("m", "test", ids, paths, labels, pixels, masks=masks, counterfactuals=again)
 
 
 def worked(sweep, model, given, batch_size=16):
@@ -218,7 +218,7 @@ def test_a_linear_networks_effect_is_known_exactly(rows):
 
 def test_versions_and_edits_are_scored_as_they_are(rows):
     model, given = linear_model(), shard()
-    for name, images in given.rerendered.items():
+    for name, images in given.counterfactuals.items():
         mine = rows[(rows.region == name) & (rows.fill == "counterfactual") & (rows.target == 1)].set_index("image_id")
         scores = model.log_odds(model.normalize(torch.from_numpy(images).float() / 255))
         there = given.masks["marker" if name == "glyph" else name].any((1, 2))

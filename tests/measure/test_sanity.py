@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from cxr_ray.config import Sweep, resolve
-from cxr_ray.data.manifest import choose
+from cxr_ray.data.splits import choose
 from cxr_ray.measure import explainers, sanity
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef, Shard, Worker

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from cxr_ray.analysis import resampling as stats
 from cxr_ray.config import Train, resolve
-from cxr_ray.data import manifest as data
-from cxr_ray.data import phantoms
-from cxr_ray.data.manifest import PhantomSource
+from cxr_ray.data import images, phantoms
+from cxr_ray.data.loading import load_pixels
+from cxr_ray.data.manifest import load_manifest
+from cxr_ray.data.masks import load_parts
+from cxr_ray.data.phantom_source import PhantomSource
 from cxr_ray.measure import regions
 from cxr_ray.measure.explainers import EXPLAINERS, Entry
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
@@ -31,13 +33,13 @@ FILLS = ["black", "grey", "mean", "blur", "noise", "linear"]
 def phantom_block(n: int, correlation: float, size: int = SIZE, train: int = 0) -> tuple[PhantomSource, Shard]:
     """n test phantoms, half of them PNEUMONIA, as the worker gets them."""
     source = PhantomSource(train, n, 0.5, correlation, size, seed=1)
-    rows = data.load_manifest(source, training=False).rows("test")
-    pixels = data.load_pixels(source, rows, size).images_NCHW
-    parts = data.load_parts(source, None, rows.to_dict("records"), size, rerender=VERSIONS)
+    rows = load_manifest(source, training=False).rows("test")
+    pixels = load_pixels(source, rows, size).images_NCHW
+    parts = load_parts(source, None, rows.to_dict("records"), size, changes=VERSIONS)
     by_path = dict(zip(rows["path"], pixels, strict=True))
     partners = {i: by_path[path] for i, path in regions.partners(rows, rows.iloc[:0], seed=0).items()}
     shard = Shard("m", "test", list(rows["image_id"]), list(rows["path"]), list(rows["label"]), pixels,
-                  masks=parts.masks, rerendered=parts.rerendered, partners=partners)  # fmt: skip
+                  masks=parts.masks, counterfactuals=parts.counterfactuals, partners=partners)  # fmt: skip
     return source, shard
 
 
@@ -107,7 +109,7 @@ class ReadsOpacity(nn.Module):
             seed, _, *_ = source._arguments(path)
             ill = phantoms.render(seed, 1, size, marker_correlation=source.marker_correlation)
             where.append(torch.from_numpy(ill.opacity))
-            clean.append(torch.from_numpy(data.images.decode(source.version(path, "opacity"), size)[0]).float() / 255)
+            clean.append(torch.from_numpy(images.decode(source.version(path, "opacity"), size)[0]).float() / 255)
         self.clean, self.where = torch.stack(clean), torch.stack(where)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -229,9 +231,9 @@ def test_the_true_opacity_beats_every_control_and_random_maps_beat_none(opacity_
 def test_region_effects_agree_with_the_truth_on_a_trained_network():
     """In sign and in rank over (image, region), where the fill leaves a plausible image; noise does not."""
     source, shard = phantom_block(48, 0.9, train=240)
-    manifest = data.load_manifest(source, val_share=0.15)
+    manifest = load_manifest(source, val_share=0.15)
     splits = [
-        Split(data.load_pixels(source, rows, SIZE).images_NCHW, rows["label"].to_numpy("int64"))
+        Split(load_pixels(source, rows, SIZE).images_NCHW, rows["label"].to_numpy("int64"))
         for rows in (manifest.rows("train"), manifest.rows("val"))
     ]
     torch.manual_seed(0)

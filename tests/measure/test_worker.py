@@ -162,7 +162,7 @@ def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
     for mask in masks.values():
         mask[:, 3:9, 5:10] = True
     versions = dict.fromkeys(("opacity", "marker", "glyph"), np.zeros((3, 3, size, size), np.uint8))
-    worker(config, model)(dataclasses.replace(shard(3, size), masks=masks, rerendered=versions))
+    worker(config, model)(dataclasses.replace(shard(3, size), masks=masks, counterfactuals=versions))
     assert sum(forward) + 2 * sum(backward) == 3 * passes_per_image(config, size)[0]
 
 

@@ -16,7 +16,8 @@ import torchvision
 import yaml
 
 from cxr_ray import sweep
-from cxr_ray.data import manifest as data
+from cxr_ray.data.manifest import load_manifest
+from cxr_ray.data.sources import source_of
 from cxr_ray.errors import ClusterError
 from cxr_ray.measure.perturb import CONTROLS
 from cxr_ray.models import networks as models
@@ -423,7 +424,7 @@ def test_a_relative_out_in_a_ray_job(told, monkeypatch):
 def begun(tiny_folder):
     """A run of tiny.yaml that stopped before its first table."""
     asked = sweep.load(sweep.parser().parse_args(["tiny.yaml", "--data", str(tiny_folder)]))
-    manifest = data.load_manifest(data.source_of(asked.data, asked.seed), seed=asked.seed, val_share=0.2)
+    manifest = load_manifest(source_of(asked.data, asked.seed), seed=asked.seed, val_share=0.2)
     sweep.begin(asked, manifest, Store("results/tiny", {"run_id": "0123", "sweep_hash": asked.hash}))
     return asked
 
@@ -484,7 +485,7 @@ def test_resume_with_another_file_as_checkpoint(begun, told, reaches_ray, tiny_f
     torch.save(state(), "model.pt")
     given = ["--set", "checkpoints={study: {path: model.pt, size: 32}}", "--set", "sanity=null", "--out", "results/g"]
     asked = sweep.load(sweep.parser().parse_args(["tiny.yaml", "--data", str(tiny_folder), *given]))
-    manifest = data.load_manifest(data.source_of(asked.data, asked.seed), seed=asked.seed, val_share=0.2)
+    manifest = load_manifest(source_of(asked.data, asked.seed), seed=asked.seed, val_share=0.2)
     sweep.begin(asked, manifest, Store("results/g", {"run_id": "0123", "sweep_hash": asked.hash}))
     assert reaches_ray("tiny.yaml", "--resume", *given)
     torch.save(state(**{"fc.bias": torch.ones(2)}), "model.pt")
@@ -519,7 +520,7 @@ def test_an_interrupt(monkeypatch, capsys, tiny_folder):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data, "load_manifest", interrupted)
+    monkeypatch.setattr(sweep, "load_manifest", interrupted)
     assert sweep.main(["tiny.yaml", "--data", str(tiny_folder)]) == 130
     assert capsys.readouterr().err == "cxr_ray: interrupted; the same command with --resume goes on.\n"
 

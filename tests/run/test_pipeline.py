@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from cxr_ray.config import resolve
-from cxr_ray.data.manifest import FolderSource, load_pixels
+from cxr_ray.data.folder import FolderSource
+from cxr_ray.data.loading import load_pixels
 from cxr_ray.run import pipeline
 
 SIZE = 32

@@ -1,0 +1,58 @@
+"""What a source of images is: the files that it lists and the bytes that it reads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Entry(NamedTuple):
+    """One file of a source.
+
+    split: train, test, val (the folder's own, which is not used) or all (a folder without splits).
+    class_name: NORMAL or PNEUMONIA.
+    name: the file's path inside its class folder; image_id is made of split, class_name, name and the bytes.
+    path: what ``read`` takes; relative to data.path.
+    problem: why the file cannot be an image; None: nothing known yet.
+    """
+
+    split: str
+    class_name: str
+    name: str
+    path: str
+    problem: str | None = None
+
+
+Entries = list[Entry]
+
+
+class Source(Protocol):
+    """Where images come from. Cheap to construct and picklable: it travels to the workers."""
+
+    @property
+    def where(self) -> str:
+        """For messages: what the user named."""
+        ...
+
+    def list(self) -> Entries:
+        """Every file, in any order. Raises DataError where there is no data."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the file at ``Entry.path``. Raises OSError."""
+        ...
+
+
+@runtime_checkable
+class AnnotatedSource(Source, Protocol):
+    """A source that knows what is where in its images, and can show them without it."""
+
+    def masks(self, path: str) -> dict[str, NDArray[np.bool_]]:
+        """The name of a part to where it is, bool [H, W]; nowhere in images that lack it."""
+        ...
+
+    def version(self, path: str, change: str) -> bytes:
+        """The bytes of the image's counterfactual rendering with one thing changed."""
+        ...

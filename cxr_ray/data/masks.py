@@ -1,0 +1,171 @@
+"""What is known of images beside their pixels: masks of their parts, and counterfactual versions of phantoms."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import fs as pafs
+
+from cxr_ray.config import SEGMENTER, Sweep
+from cxr_ray.data import images
+from cxr_ray.data.entries import AnnotatedSource, Source
+from cxr_ray.data.folder import ENDINGS, FolderSource, is_junk, opened
+from cxr_ray.data.loading import Row, in_threads, unreadable
+from cxr_ray.data.manifest import Manifest
+from cxr_ray.data.sources import SOURCES
+from cxr_ray.errors import DataError, ImageError
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """Lung masks: images of any ending under ``path``, above 127 in the lungs, each named as its image.
+
+    Where a name stands in several folders below it, the one whose path there is the image's counts.
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if "://" not in self.path:  # as in FolderSource
+            object.__setattr__(self, "path", os.path.abspath(os.path.expanduser(self.path)))  # noqa: PTH100, PTH111
+        fs, base = opened(self.path)
+        if fs.get_file_info(base or "/").type != pafs.FileType.Directory:
+            raise DataError(
+                f"regions.lungs: there is no folder {self.path}; give the folder of the lung masks, torchxrayvision "
+                "(a segmenter), or null."
+            )
+
+    def find(self, path: str) -> str | None:
+        """The mask of the image at ``path`` (of its manifest row), as a path inside the folder."""
+        found = _mask_files(self.path)
+        whole = PurePosixPath(path).with_suffix("")
+        return found.get(str(whole)) or found.get(whole.name)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one mask. Raises OSError where it cannot be read."""
+        return FolderSource(self.path).read(path)
+
+
+@functools.lru_cache(maxsize=4)
+def _mask_files(folder: str) -> dict[str, str | None]:
+    """Path or name without its ending to the file; None for a name that several files have."""
+    fs, base = opened(folder)
+    found: dict[str, str | None] = {}
+    for info in fs.get_file_info(pafs.FileSelector(base or "/", recursive=True)):
+        inside = PurePosixPath(info.path[len(base) + 1 :])
+        if info.type == pafs.FileType.File and inside.suffix.lower() in ENDINGS and not is_junk(inside.name):
+            for name in {str(inside.with_suffix("")), inside.stem}:
+                found[name] = None if name in found else str(inside)
+    return found
+
+
+def lungs_of(sweep: Sweep) -> MaskFolder | None:
+    """The folder of lung masks that a sweep names, if it does.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    lungs = sweep.regions.lungs if sweep.regions else None
+    if lungs is None or "lungs" in SOURCES[sweep.data.source].masks or lungs == SEGMENTER:
+        return None
+    return MaskFolder(lungs)
+
+
+def lung_note(lungs: MaskFolder, manifest: Manifest) -> str:
+    """How many of the test images have a mask. Raises DataError where none has."""
+    paths = list(manifest.rows("test")["path"])
+    found = sum(lungs.find(path) is not None for path in paths)
+    if not found:
+        raise DataError(
+            f"regions.lungs: no file in {lungs.path} is named as a test image (such as "
+            f"{PurePosixPath(paths[0]).with_suffix('')}); give the masks their images' names."
+        )
+    return f"Lung masks: {found} of {len(paths)} test images have one in {lungs.path}; the others' columns are null."
+
+
+class Parts(NamedTuple):
+    """What is known of images beside their pixels; an array per name, its rows in the order asked for.
+
+    masks: lungs, opacity, marker: bool [N, size, size]; nowhere: not known, or not there.
+    counterfactuals: renderings of the images with one thing changed, by what was changed: uint8 [N, 3, size, size].
+    errors: rows of ``schemas.ERRORS`` for masks that cannot be read.
+    """
+
+    masks: dict[str, NDArray[np.bool_]]
+    counterfactuals: dict[str, NDArray[np.uint8]]
+    errors: list[Row]
+
+
+def load_parts(
+    source: Source,
+    lungs: MaskFolder | None,
+    rows: Sequence[Row],
+    size: int,
+    fit: images.Fit = "squash",
+    preprocess: str = "none",
+    changes: Sequence[str] = (),
+) -> Parts:
+    """Masks of the images of ``rows`` (path, image_id), and their counterfactual renderings named by ``changes``.
+
+    All lie where ``load_pixels`` puts the images. An annotated source brings both; lungs of other images come from the
+    folder of masks.
+    """
+    paths = [row["path"] for row in rows]
+    if rows and isinstance(source, AnnotatedSource):
+        return _annotated_parts(source, paths, size, fit, preprocess, changes)
+    if not rows or lungs is None:
+        return Parts({}, {}, [])
+    loaded = in_threads(functools.partial(_lung_mask, lungs, size, fit, preprocess), paths)
+    errors = [
+        {"path": row["path"], "image_id": row["image_id"], "stage": "lungs", "reason": mask}
+        for row, mask in zip(rows, loaded, strict=True)
+        if isinstance(mask, str)
+    ]
+    nowhere = np.zeros((size, size), bool)
+    return Parts({"lungs": np.stack([nowhere if isinstance(mask, str) else mask for mask in loaded])}, {}, errors)
+
+
+def _annotated_parts(
+    source: AnnotatedSource,
+    paths: Sequence[str],
+    size: int,
+    fit: images.Fit,
+    preprocess: str,
+    changes: Sequence[str],
+) -> Parts:
+    def masks(path: str) -> dict[str, NDArray[np.bool_]]:
+        return {
+            name: images.preprocess_mask(images.fit_mask(mask, size, fit), preprocess)
+            for name, mask in source.masks(path).items()
+        }
+
+    def rendering(path: str, change: str) -> NDArray[np.uint8]:
+        return images.preprocess(images.decode(source.version(path, change), size, fit), preprocess)
+
+    known = in_threads(masks, paths)
+    return Parts(
+        {name: np.stack([masks_of_image[name] for masks_of_image in known]) for name in known[0]},
+        {change: np.stack(in_threads(functools.partial(rendering, change=change), paths)) for change in changes},
+        [],
+    )
+
+
+def _lung_mask(lungs: MaskFolder, size: int, fit: images.Fit, preprocess: str, path: str) -> NDArray[np.bool_] | str:
+    """The mask of the image at ``path``, nowhere where there is none; or why it cannot be read."""
+    mask_path = lungs.find(path)
+    if mask_path is None:
+        return np.zeros((size, size), bool)
+    try:
+        return images.preprocess_mask(images.decode_mask(lungs.read(mask_path), size, fit), preprocess)
+    except ImageError as e:
+        return str(e)
+    except (OSError, pa.ArrowException) as e:
+        return unreadable(e)
