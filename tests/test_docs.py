@@ -1,0 +1,69 @@
+"""The documentation is what the code is: generated pages, links, names and examples."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import cxr_ray
+from cxr_ray.measure import perturb
+from cxr_ray.measure.explainers import EXPLAINERS
+from tests.builders.runs import make_run
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = [p for p in PAGES if "```python" in p.read_text(encoding="utf-8")]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=name)
+def test_examples_run(page, tmp_path):
+    """The python blocks of a page, one after the other, in a folder that holds a run under results/quickstart."""
+    make_run(tmp_path / "results" / "quickstart", more=True)
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", "\n".join(blocks)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_name_of_a_registry_stands_in_the_glossary():
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    names = [*EXPLAINERS, *perturb.FILLS, *perturb.CONTROLS]
+    assert [n for n in names if f"`{n}`" not in glossary] == []
+
+
+def test_one_version_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == cxr_ray.__version__
+    assert f"## [{cxr_ray.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (Path(cxr_ray.__file__).parent / "py.typed").is_file()
+
+
+def test_the_site_is_strict_and_asks_nothing_of_the_network(tmp_path):
+    pytest.importorskip("material")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in (tmp_path / "site").rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        assert re.findall(r"""<(?:script|img|iframe)[^>]+src=["']?(?:https?:)?//""", html) == []
+        assert re.findall(r"""<link[^>]+rel=["']?(?:stylesheet|preconnect|icon)[^>]+href=["']?https?:""", html) == []
