@@ -25,7 +25,7 @@ from cxr_ray.analysis.hypotheses import Inputs, hypotheses
 from cxr_ray.config import resolve
 from cxr_ray.data.phantoms import Phantom, render
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
-from cxr_ray.models import networks as models
+from cxr_ray.models import checkpoints
 from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import PATCH_SWAP
 
@@ -78,7 +78,7 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: l
 
     with TemporaryDirectory() as folder:
         file = Path(folder, "m.safetensors")
-        file.write_bytes(models.to_bytes(model))
+        file.write_bytes(checkpoints.to_bytes(model))
         tables = Worker(sweep, {"m": ModelRef("m", str(file), None, SIZE)})(block)
     frames = {name: table.to_pandas().assign(trial_id="m") for (name, _), table in tables.items()}
     trials = pd.DataFrame({"trial_id": ["m"], "variant": "m", "seed": np.nan, "status": "given", "config": "{}"})

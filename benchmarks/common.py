@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from cxr_ray.config import Train
 from cxr_ray.data.phantoms import Phantom, render
-from cxr_ray.models import networks as models
-from cxr_ray.models import training
+from cxr_ray.models import networks, training
 from cxr_ray.models.networks import Classifier, ModelSpec
 
 
@@ -63,7 +62,7 @@ def trained(drawn: Sequence[Phantom], epochs: int, seed: int, lr: float = 1e-3) 
     """A ResNet-18 from scratch after so many epochs on phantoms whose labels alternate; eval mode."""
     size = drawn[0].image.shape[0]
     torch.manual_seed(seed)
-    model = models.build("resnet18", ModelSpec("resnet18", size))
+    model = networks.build("resnet18", ModelSpec("resnet18", size))
     split = training.Split(pixels(drawn), np.arange(len(drawn)) % 2)
     few = training.Split(split.pixels[:64], split.labels[:64])
     training.fit(model, split, few, Train(epochs=epochs, batch_size=32, lr=lr, seed=seed), lambda epoch: None)

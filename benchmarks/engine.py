@@ -13,8 +13,7 @@ import torch
 
 from benchmarks.common import arguments, rates, ratio, show
 from cxr_ray.measure import perturb
-from cxr_ray.models import backends
-from cxr_ray.models import networks as models
+from cxr_ray.models import backends, networks
 from cxr_ray.models.networks import ModelSpec
 
 
@@ -25,7 +24,7 @@ def main() -> None:
     backends.full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    model = models.build("resnet18", ModelSpec("resnet18", args.size)).requires_grad_(False)
+    model = networks.build("resnet18", ModelSpec("resnet18", args.size)).requires_grad_(False)
     model = model.to(device, memory_format=torch.channels_last)
     batch_size = backends.batch_size(model, args.size)
     n_images, n_rankings = 4, batch_size // 4  # two batches

@@ -20,8 +20,7 @@ from scipy.sparse.linalg import spsolve
 
 from benchmarks.common import arguments, rates, ratio, show
 from cxr_ray.measure import impute, perturb
-from cxr_ray.models import backends
-from cxr_ray.models import networks as models
+from cxr_ray.models import backends, networks
 from cxr_ray.models.networks import ModelSpec
 
 LEVELS = (0.1, 0.25, 0.5, 0.9)
@@ -60,7 +59,7 @@ def main() -> None:
         fields = perturb.randomness.uniform(keys + 2000, size * size)
     places = perturb.rank(fields, fields)
     masks = {level: (places < round(level * size**2)).view_as(images) for level in map(float, args.levels.split(","))}
-    model = models.build("resnet18", ModelSpec("resnet18", size)).to(device, memory_format=torch.channels_last)
+    model = networks.build("resnet18", ModelSpec("resnet18", size)).to(device, memory_format=torch.channels_last)
     batch = images[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     direct = sparse_solver(size)
 

@@ -29,7 +29,7 @@ from cxr_ray.config import resolve
 from cxr_ray.errors import RunError
 from cxr_ray.measure.faithfulness import HIGHER_IS_FAITHFUL, compare, metrics
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
-from cxr_ray.models import networks as models
+from cxr_ray.models import checkpoints
 from cxr_ray.results import open_run
 from cxr_ray.schemas import SHARED
 
@@ -138,7 +138,7 @@ def of_phantoms(images: int, draws: int) -> tuple[dict[str, Relabelled], NDArray
     frames = []
     with TemporaryDirectory() as folder:
         file = Path(folder, "m.safetensors")
-        file.write_bytes(models.to_bytes(model))
+        file.write_bytes(checkpoints.to_bytes(model))
         worker = Worker(sweep, {"m": ModelRef("m", str(file), None, SIZE)})
         for start in range(0, images, 20):
             at = slice(start, start + 20)

@@ -36,7 +36,7 @@ from cxr_ray.data import phantoms
 from cxr_ray.measure import faithfulness, perturb
 from cxr_ray.measure.explainers import EXPLAINERS, IG_STEPS, Entry, Inputs, _with_separate_relus
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
-from cxr_ray.models import networks as models
+from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.backends import Forward
 from cxr_ray.models.networks import Classifier, ModelSpec
 
@@ -92,9 +92,9 @@ def classifier(size: int) -> Classifier:
     spec = ModelSpec("resnet18", size)
     path = os.environ.get("CXR_RAY_MODEL")
     if path:
-        return models.load(path, spec).requires_grad_(False)
+        return checkpoints.load(path, spec).requires_grad_(False)
     torch.manual_seed(0)
-    return models.build("resnet18", spec).requires_grad_(False)
+    return networks.build("resnet18", spec).requires_grad_(False)
 
 
 def chests(size: int, n: int) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.sources import source_of
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
-from cxr_ray.models import networks as models
+from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.run import pipeline
 from cxr_ray.storage import Store
@@ -46,7 +46,7 @@ def main() -> None:
     measured: dict[str, list[float]] = {"bare engine": [], "1 Ray worker": [], "2 Ray workers": []}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder, "m.safetensors")
-        checkpoint.write_bytes(models.to_bytes(models.build("resnet18", ModelSpec("resnet18", args.size))))
+        checkpoint.write_bytes(checkpoints.to_bytes(networks.build("resnet18", ModelSpec("resnet18", args.size))))
         model_refs = {"m": ModelRef("m", str(checkpoint), None, args.size)}
         units = [
             u

@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.common import arguments, show
-from cxr_ray.models import networks as models
+from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
 
 SIZE = 64
@@ -36,7 +36,7 @@ def main() -> None:
     runs = [(n, counts[0]) for n in images] + [(images[0], m) for m in counts[1:]]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder, "m.safetensors")
-        checkpoint.write_bytes(models.to_bytes(models.build("resnet18", ModelSpec("resnet18", SIZE))))
+        checkpoint.write_bytes(checkpoints.to_bytes(networks.build("resnet18", ModelSpec("resnet18", SIZE))))
         for n, m in runs:
             name = f"{n} images, {m} models"
             seconds[name], memory[name], forms[name] = _run(folder, str(checkpoint), n, m)

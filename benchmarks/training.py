@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.common import arguments, rates, ratio, show
 from cxr_ray.config import Train
-from cxr_ray.models import networks as models
-from cxr_ray.models import training
+from cxr_ray.models import networks, training
 from cxr_ray.models.networks import ModelSpec
 
 
@@ -29,7 +28,7 @@ def main() -> None:
     val = training.Split(pixels[:2], np.array([0, 1]))
     config = Train(epochs=1, batch_size=args.batch, lr=1e-4)
     spec = ModelSpec("resnet18", args.size)
-    bare_model = models.build("resnet18", spec).to(device, memory_format=torch.channels_last).train()
+    bare_model = networks.build("resnet18", spec).to(device, memory_format=torch.channels_last).train()
     ready = torch.randn(args.batch, 3, args.size, args.size, device=device).to(memory_format=torch.channels_last)
     labels = torch.arange(args.batch, device=device) % 2
 
@@ -44,7 +43,7 @@ def main() -> None:
         return n
 
     def fit() -> int:
-        training.fit(models.build("resnet18", spec), train, val, config, lambda epoch: None, device=device)
+        training.fit(networks.build("resnet18", spec), train, val, config, lambda epoch: None, device=device)
         return n
 
     measured = rates({"bare": bare, "fit": fit}, args.rounds, seconds=1.0)

@@ -38,8 +38,7 @@ from cxr_ray.errors import ClusterError, CxrRayError, DamagedRunError, DataError
 from cxr_ray.measure import donors, perturb, regions, sanity
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef
-from cxr_ray.models import backends
-from cxr_ray.models import networks as models
+from cxr_ray.models import backends, checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import SCHEMA_VERSION, TABLES, to_json
 from cxr_ray.storage import Store
@@ -207,7 +206,7 @@ def forward_rate(size: int) -> float:
     """Forward passes of a ResNet-18 a second on this machine, measured for about a second."""
     backends.full_float32()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = models.build("resnet18", ModelSpec("resnet18", size)).to(device)
+    model = networks.build("resnet18", ModelSpec("resnet18", size)).to(device)
     batch = torch.zeros(max(1, 256 * 224**2 // size**2) if device == "cuda" else 8, 3, size, size, device=device)
     with torch.inference_mode():
         float(model.log_odds(batch).sum())
@@ -247,7 +246,7 @@ def run(args: argparse.Namespace) -> int:
 
     specs = tuning.trial_specs(sweep)
     for arch in {s["model"]["arch"] for s in specs}:
-        models.build(arch, ModelSpec(arch, sweep.data.size))  # a package may be missing
+        networks.build(arch, ModelSpec(arch, sweep.data.size))  # a package may be missing
     given = given_models(sweep)
     if args.dry_run:
         dry_run(sweep, manifest, specs, given)
@@ -269,10 +268,10 @@ def given_models(sweep: Sweep) -> dict[str, ModelRef]:
     """The models under ``checkpoints``, each loaded once here so that a broken one fails now."""
     model_refs = {}
     for name, c in sweep.checkpoints.items():
-        model_spec = models.saved_spec(c.path) or ModelSpec(
+        model_spec = checkpoints.saved_spec(c.path) or ModelSpec(
             c.arch, c.size or sweep.data.size, mean=c.mean, std=c.std, variant=name, preprocess=c.preprocess
         )
-        models.load(c.path, model_spec)
+        checkpoints.load(c.path, model_spec)
         path = c.path if "://" in c.path else str(Path(c.path).expanduser().resolve())
         model_refs[name] = ModelRef(name, path, model_spec, model_spec.size, model_spec.preprocess)
     return model_refs
@@ -412,10 +411,12 @@ def _run(
     to_train = [] if trials_done else specs
     # weights after the data's mistakes and before Ray starts
     wanted = sorted({(s["model"]["weights"], s["model"]["arch"]) for s in to_train})
-    states = {(weights, arch): models.pretrained_state(weights, arch) for weights, arch in wanted}
+    states = {(weights, arch): checkpoints.pretrained_state(weights, arch) for weights, arch in wanted}
     for (weights, arch), state in states.items():
         if state is not None:
-            models.start_from(models.build(arch, ModelSpec(arch, sweep.data.size)), state, f"model.weights: {weights}")
+            checkpoints.start_from(
+                networks.build(arch, ModelSpec(arch, sweep.data.size)), state, f"model.weights: {weights}"
+            )
     errors = list(manifest.errors)
     splits: dict[tuple[int, str], Any] = {}
     for size, preprocess in sorted({sweep.images_of(s["model"]) for s in to_train}):
@@ -580,7 +581,7 @@ def explain(
     from cxr_ray.run import pipeline
 
     for model_ref in model_refs.values():
-        models.load(model_ref.checkpoint, model_ref.spec)  # a broken model fails here, not in an endless restart
+        checkpoints.load(model_ref.checkpoint, model_ref.spec)  # a broken model fails here, not in an endless restart
     passes = {trial_id: passes_per_image(sweep, model_ref.size)[0] for trial_id, model_ref in model_refs.items()}
     plan = pipeline.plan_shards(
         manifest, model_refs, passes, "gpu" if resources.worker_gpus else "cpu", sanity_images(sweep, manifest),

@@ -6,14 +6,13 @@ import torch
 from PIL import Image
 
 from cxr_ray import results, sweep
-from cxr_ray.models import backends
-from cxr_ray.models import networks as models
+from cxr_ray.models import backends, checkpoints
 from cxr_ray.models.networks import ModelSpec
 
 
 @torch.no_grad()
 def test_every_form_scores_whole_and_masked_images_as_the_eager_module_does(shared_data, shared_model):
-    model = models.load(str(shared_model), ModelSpec("resnet18", 224)).requires_grad_(False)
+    model = checkpoints.load(str(shared_model), ModelSpec("resnet18", 224)).requires_grad_(False)
     files = sorted((shared_data / "chest_xray_224" / "test").glob("*/*"))[::156]
     given = torch.stack([torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in files])
     whole = given.permute(0, 3, 1, 2).float() / 255

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from cxr_ray.errors import ImageError
+from cxr_ray.registry import Registry
 
 Fit = Literal["squash", "pad", "crop"]
 
@@ -68,7 +70,7 @@ def decode(data: bytes, size: int, fit: Fit = "squash") -> NDArray[np.uint8]:
             defined range (32-bit, floating point).
     """
     if fit not in get_args(Fit):
-        raise ValueError(f"fit is {fit!r}; it must be one of {', '.join(get_args(Fit))}")
+        raise ValueError(f"got the fit {fit!r}; expected one of: {', '.join(get_args(Fit))}")
     array = np.asarray(_loaded(data, lambda image: _fit(image, size, fit)))
     if array.ndim == 2:
         return np.repeat(array[None], 3, axis=0)
@@ -91,7 +93,7 @@ def fit_mask(mask: NDArray[np.bool_], size: int, fit: Fit = "squash") -> NDArray
 
 
 def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """What ``work`` makes of the image's pixels in L or RGB."""
+    """The image that ``work`` makes of the image's pixels in L or RGB."""
     image = _open(data)
     try:
         image.load()
@@ -103,18 +105,21 @@ def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image]) -> Image.Im
 
 
 def preprocess(pixels_CSS: NDArray[np.uint8], name: str = "none") -> NDArray[np.uint8]:
-    """What a model's images go through after decoding: uint8 RGB [3, S, S] to the same.
+    """The images of a model after decoding: uint8 RGB [3, S, S] to the same.
 
     Args:
         pixels_CSS: as ``decode`` gives them.
         name: key of PREPROCESS.
+
+    Raises:
+        UnknownNameError: no such preprocessing.
     """
-    return PREPROCESS[name](pixels_CSS)
+    return PREPROCESS[name].pixels(pixels_CSS)
 
 
 def preprocess_mask(mask_SS: NDArray[np.bool_], name: str = "none") -> NDArray[np.bool_]:
     """Where the places of a bool mask [S, S] lie once ``preprocess`` has been there; only a crop moves them."""
-    return _crop_border(mask_SS) if name == "crop_border" else mask_SS
+    return PREPROCESS[name].mask(mask_SS)
 
 
 def border_width(size: int) -> int:
@@ -156,12 +161,32 @@ def _clahe(pixels_CSS: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rint(255 * equalized).astype(np.uint8).transpose(2, 0, 1))
 
 
-PREPROCESS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    "none": lambda pixels: pixels,
-    "crop_border": _crop_border,
-    "mask_border": _mask_border,
-    "clahe": _clahe,
-}
+def _unchanged(places: NDArray[Any]) -> NDArray[Any]:
+    return places
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to a model's images after decoding, and to masks of their parts.
+
+    Attributes:
+        pixels: uint8 RGB [3, S, S] to the same.
+        mask: bool [S, S] to the same, where the preprocessing moves places.
+    """
+
+    pixels: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    mask: Callable[[NDArray[np.bool_]], NDArray[np.bool_]] = _unchanged
+
+
+PREPROCESS: Registry[Preprocessing] = Registry(
+    "preprocessing",
+    {
+        "none": Preprocessing(_unchanged),
+        "crop_border": Preprocessing(_crop_border, mask=_crop_border),
+        "mask_border": Preprocessing(_mask_border),
+        "clahe": Preprocessing(_clahe),
+    },
+)
 
 
 def _open(data: bytes) -> ImageFile:

@@ -26,7 +26,7 @@ from cxr_ray.measure import perturb
 from cxr_ray.models.networks import Classifier
 
 PASS = 32  # images in a pass, so that memory is bounded
-CHANNELS = 512  # of the last block, in every network of ``models.ARCHS``
+CHANNELS = 512  # of the last block, in every network of ``models.networks.NETWORKS``
 IG_STEPS = 32
 SMOOTHGRAD_SAMPLES, SMOOTHGRAD_NOISE = 16, 0.15
 GRADIENT_SHAP_SAMPLES = 16
@@ -173,7 +173,7 @@ def _last_activations(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor
 def _last_block(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Activations of the last block and the gradient of z_target with respect to them, both [B, K, V, V].
 
-    Where average pooling and one linear layer follow, as in every network of ``models.ARCHS``, the gradient is that
+    Where average pooling and one linear layer follow, as in every entry of ``networks.NETWORKS``, the gradient is that
     layer's weight over the number of places, so no backward pass is run; else it is autograd's.
     """
     weights = _head_weights(model, inputs.targets)

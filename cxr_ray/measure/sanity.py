@@ -23,7 +23,7 @@ from torch import nn
 from cxr_ray.config import Sweep
 from cxr_ray.measure import perturb
 from cxr_ray.measure.explainers import EXPLAINERS
-from cxr_ray.models.networks import ARCHS, Classifier
+from cxr_ray.models.networks import NETWORKS, Classifier
 from cxr_ray.randomness import key
 from cxr_ray.schemas import SANITY
 
@@ -41,7 +41,7 @@ def cascade(model: Classifier, layers: Sequence[str], seed: int, name: str) -> I
         model = copy.deepcopy(model)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key(seed, name, f"sanity {layer}"))
-            fresh = getattr(ARCHS[model.spec.arch](model.spec.outputs), layer)
+            fresh = getattr(NETWORKS[model.spec.arch].build(model.spec.outputs), layer)
         for module in fresh.modules():
             if isinstance(module, nn.BatchNorm2d):  # timm starts some at 0: such a block would pass its input on
                 nn.init.ones_(module.weight)

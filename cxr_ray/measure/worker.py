@@ -24,8 +24,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import donors, faithfulness, perturb, regions, sanity
 from cxr_ray.measure.donors import MapFile, Maps, OtherMaps
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs, combine
-from cxr_ray.models import backends
-from cxr_ray.models import networks as models
+from cxr_ray.models import backends, checkpoints
 from cxr_ray.models.backends import InferenceBackend
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.randomness import key
@@ -131,7 +130,7 @@ class Worker:
 
     def _load(self, trial_id: str) -> Classifier:
         model_ref = self.model_refs[trial_id]
-        model = models.load(model_ref.checkpoint, model_ref.spec).requires_grad_(False)
+        model = checkpoints.load(model_ref.checkpoint, model_ref.spec).requires_grad_(False)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _forward(self, trial_id: str) -> backends.Forward:

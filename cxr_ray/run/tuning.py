@@ -23,8 +23,7 @@ from ray.tune.search.sample import Domain
 
 from cxr_ray.config import SPACES, Sweep, concrete
 from cxr_ray.errors import DamagedRunError
-from cxr_ray.models import networks as models
-from cxr_ray.models import training
+from cxr_ray.models import checkpoints, networks, training
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.training import Epoch, Split
 from cxr_ray.schemas import to_json
@@ -137,9 +136,9 @@ def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any, device
     model_spec = ModelSpec(
         model_config.arch, data["train"].pixels.shape[-1], variant=spec["variant"], preprocess=model_config.preprocess
     )
-    model = models.build(model_config.arch, model_spec)
+    model = networks.build(model_config.arch, model_spec)
     if state is not None:
-        models.start_from(model, state, f"model.weights: {model_config.weights}")
+        checkpoints.start_from(model, state, f"model.weights: {model_config.weights}")
     best, resume, earlier = b"", None, 0.0
     if checkpoint := tune.get_checkpoint():
         with checkpoint.as_directory() as folder:
@@ -151,7 +150,7 @@ def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any, device
     def report(epoch: Epoch) -> None:
         nonlocal best
         if epoch.improved or not best:
-            best = models.to_bytes(model)
+            best = checkpoints.to_bytes(model)
         seconds = earlier + time.monotonic() - start
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "model.safetensors").write_bytes(best)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cxr_ray.measure import faithfulness, perturb
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs
-from cxr_ray.models import networks as models
+from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 
 
@@ -163,7 +163,7 @@ def test_gradcam_equals_captum_with_bilinear_upsampling():
     """
     size = 64
     torch.manual_seed(0)
-    model = models.build("resnet18", ModelSpec("resnet18", size)).requires_grad_(False)
+    model = networks.build("resnet18", ModelSpec("resnet18", size)).requires_grad_(False)
     images, targets = model.normalize(pixels(size)), torch.tensor([0, 1, 0, 1])
     inputs = Inputs(images, images, torch.zeros(3, 1, 1), targets, ["a", "b", "c", "d"], 0)
     ours = perturb.upsample(EXPLAINERS["gradcam"].explain(model, inputs), size)

@@ -1,10 +1,11 @@
 """Networks that are small enough to count and compare in milliseconds."""
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.models.networks import Classifier, ModelSpec, build
 
 CHANNELS = 16  # of the last block
 
@@ -32,3 +33,22 @@ def small(outputs: int = 2, size: int = 56) -> Classifier:
     """A classifier of random weights, in eval mode, without gradients of its weights."""
     torch.manual_seed(0)
     return Classifier(Small(outputs), ModelSpec("resnet18", size, outputs)).eval().requires_grad_(False)
+
+
+def varied_resnet18(outputs: int = 2, seed: int = 0) -> nn.Module:
+    """A torchvision ResNet-18 in eval mode whose logits differ from image to image."""
+    torch.manual_seed(seed)
+    network = torchvision.models.resnet18(num_classes=outputs).eval()
+    nn.init.normal_(network.fc.weight, std=1.0)
+    return network
+
+
+def varied(arch: str, size: int, outputs: int = 2) -> Classifier:
+    """A classifier of random weights whose batch norms do something."""
+    torch.manual_seed(0)
+    classifier = build(arch, ModelSpec(arch, size, outputs))
+    for module in classifier.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return classifier

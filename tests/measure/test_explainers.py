@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cxr_ray.measure import explainers, perturb
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs, _head_weights, _MaxPool, _with_separate_relus, combine
-from cxr_ray.models import networks as models
+from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from tests.builders.networks import CHANNELS, small
 
@@ -74,7 +74,7 @@ def test_gradcam_equals_captum_and_needs_no_backward_pass(arch, outputs):
         pytest.importorskip("timm")
     torch.manual_seed(0)
     spec = ModelSpec(arch, 64, outputs)
-    model = small(outputs) if arch == "small" else models.build(arch, spec).requires_grad_(False)
+    model = small(outputs) if arch == "small" else networks.build(arch, spec).requires_grad_(False)
     given = inputs(64, 2)
     assert _head_weights(model, given.targets) is not None
     expected = captums_gradcam(model, given)
@@ -311,7 +311,7 @@ def test_deeplift_is_complete_on_the_networks_of_a_sweep(arch):
     if arch != "resnet18":
         pytest.importorskip("timm")
     torch.manual_seed(0)
-    model = models.build(arch, ModelSpec(arch, 64)).requires_grad_(False)
+    model = networks.build(arch, ModelSpec(arch, 64)).requires_grad_(False)
     given = inputs(64, 2)
     made = explain("deeplift", model, given).flatten(1).sum(1)
     black = given.black.expand_as(given.images)
@@ -581,7 +581,7 @@ def test_the_declared_costs_at_224_pixels(monkeypatch):
         "rise": (1000, 0), "kernel_shap": (258, 0), "random": (0, 0), "centre": (0, 0), "edges": (0, 0),
         "intensity": (0, 0),
     }  # fmt: skip
-    assert models.build("resnet18", ModelSpec("resnet18", 224)).network.fc.in_features == explainers.CHANNELS
+    assert networks.build("resnet18", ModelSpec("resnet18", 224)).network.fc.in_features == explainers.CHANNELS
 
 
 def test_maps_do_not_depend_on_the_other_images_of_the_batch():

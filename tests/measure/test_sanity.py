@@ -13,7 +13,7 @@ from cxr_ray.data.splits import choose
 from cxr_ray.measure import explainers, sanity
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
-from cxr_ray.models import networks as models
+from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.schemas import SANITY
 from cxr_ray.storage import Store
@@ -25,7 +25,7 @@ LAYERS = ["fc", "layer4", "layer3"]
 def trained(arch: str = "resnet18", outputs: int = 2) -> Classifier:
     """Every weight and running statistic moved away from its initialisation, as training moves them."""
     torch.manual_seed(5)
-    model = models.build(arch, ModelSpec(arch, SIZE, outputs)).requires_grad_(False)
+    model = networks.build(arch, ModelSpec(arch, SIZE, outputs)).requires_grad_(False)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)

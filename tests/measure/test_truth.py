@@ -20,7 +20,7 @@ from cxr_ray.data.phantom_source import PhantomSource
 from cxr_ray.measure import regions
 from cxr_ray.measure.explainers import EXPLAINERS, Entry
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
-from cxr_ray.models import networks as models
+from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.models.training import Split, fit
 
@@ -237,7 +237,7 @@ def test_region_effects_agree_with_the_truth_on_a_trained_network():
         for rows in (manifest.rows("train"), manifest.rows("val"))
     ]
     torch.manual_seed(0)
-    model = models.build("resnet18", ModelSpec("resnet18", SIZE))
+    model = networks.build("resnet18", ModelSpec("resnet18", SIZE))
     fit(model, *splits, Train(epochs=5, batch_size=16, lr=2e-3, augment="none"), lambda epoch: None)
     sweep = config(
         explain={"explainers": ["input_x_gradient"], "targets": ["pneumonia"]},

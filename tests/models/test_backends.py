@@ -8,17 +8,16 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from cxr_ray.models import backends
-from cxr_ray.models import networks as models
+from cxr_ray.models import backends, networks
 from cxr_ray.models.networks import ModelSpec
-from tests.builders import networks
+from tests.builders.networks import small
 
 SIZE = 64
 
 
 def model(outputs: int = 2, arch: str = "resnet18"):
     torch.manual_seed(0)
-    made = models.build(arch, ModelSpec(arch, SIZE, outputs)).requires_grad_(False)
+    made = networks.build(arch, ModelSpec(arch, SIZE, outputs)).requires_grad_(False)
     for module in made.modules():  # batch norms that do something
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -66,7 +65,7 @@ def test_half_precision_keeps_probabilities_within_its_own_tolerance():
 def test_compiled_forms_compile_one_batch_size_and_take_any(name, tolerance):
     torch._dynamo.reset()
     counters.clear()
-    eager = networks.small(size=32)
+    eager = small(size=32)
     forward = backends.BACKENDS[name](eager, torch.randn(4, 3, 32, 32))
     for batch in (4, 3, 4, 1):
         images = torch.randn(batch, 3, 32, 32)
@@ -162,7 +161,7 @@ def test_a_network_that_cannot_be_traced_stays_eager(monkeypatch):
             return self.linear(x.flatten(1)) if x.mean() > 1e9 else self.linear(-x.flatten(1))
 
     monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
-    made = models.Classifier(Branching(), ModelSpec("resnet18", SIZE)).requires_grad_(False)
+    made = networks.Classifier(Branching(), ModelSpec("resnet18", SIZE)).requires_grad_(False)
     form, forward = backends.choose(made, SIZE, 2, 10**9)
     assert form.name == "eager"
     assert "traced" in form.tried["folded"]

@@ -1,103 +1,39 @@
 import dataclasses
-import json
 import sys
-import urllib.error
 from typing import get_args
 
 import pytest
-import safetensors.torch
 import torch
-import torchvision
 from captum.attr import LayerGradCam
 from torch import nn
 
 from cxr_ray.config import Arch
-from cxr_ray.errors import CheckpointError, MissingPackageError, WeightsError
+from cxr_ray.errors import MissingPackageError
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs
-from cxr_ray.models import networks as models
+from cxr_ray.models import networks
 from cxr_ray.models.networks import ModelSpec
+from tests.builders.networks import varied, varied_resnet18
 
 SIZE = 64
 IMAGES = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
-def network(outputs: int = 2, seed: int = 0) -> nn.Module:
-    """A torchvision ResNet-18 whose logits differ from image to image."""
-    torch.manual_seed(seed)
-    made = torchvision.models.resnet18(num_classes=outputs).eval()
-    nn.init.normal_(made.fc.weight, std=1.0)
-    return made
-
-
 @pytest.fixture(scope="module")
 def two() -> nn.Module:
-    return network(2)
-
-
-@pytest.fixture(scope="module")
-def one() -> nn.Module:
-    return network(1)
+    return varied_resnet18(2)
 
 
 @torch.no_grad()
-def test_a_saved_model_comes_back_with_its_meaning(tmp_path, two):
-    spec = ModelSpec(
-        "resnet18", SIZE, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), variant="balanced", preprocess="clahe"
-    )
-    saved = models.Classifier(two, spec).eval()
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(models.to_bytes(saved))
-    loaded = models.load(str(path))
-    assert loaded.spec == spec
-    assert models.saved_spec(str(path)) == spec
-    assert not loaded.training
-    assert loaded.state_dict().keys() == saved.state_dict().keys()
-    torch.testing.assert_close(loaded.normalize(IMAGES), saved.normalize(IMAGES), rtol=0, atol=0)
-    torch.testing.assert_close(loaded(IMAGES), saved(IMAGES), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("wrong", [{"size": "big"}, {"mean": [0.1, 0.2]}, {"outputs": None}, {"colour": "red"}])
-def test_a_meaning_of_wrong_types_is_none(tmp_path, two, wrong):
-    path = tmp_path / "model.safetensors"
-    spec = {"arch": "resnet18", "size": SIZE, **wrong}
-    path.write_bytes(safetensors.torch.save(two.state_dict(), metadata={"cxr_ray": json.dumps(spec)}))
-    assert models.saved_spec(str(path)) is None
-    with pytest.raises(CheckpointError, match="does not say what its weights mean"):
-        models.load(str(path))
-
-
-@torch.no_grad()
-def test_normalisation_is_that_of_the_meaning():
+def test_normalisation_is_that_of_the_spec():
     spec = ModelSpec("resnet18", SIZE, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.8))
-    white = models.build("resnet18", spec).normalize(torch.ones(1, 3, 2, 2))
+    white = networks.build("resnet18", spec).normalize(torch.ones(1, 3, 2, 2))
     expected = torch.tensor([0.9 / 0.4, 0.8 / 0.5, 0.7 / 0.8])
     torch.testing.assert_close(white, expected.view(1, 3, 1, 1).expand(1, 3, 2, 2))
 
 
-@pytest.mark.parametrize("wrap", [None, "model", "state_dict", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-@torch.no_grad()
-def test_a_torchvision_state_dict_loads_bare_or_wrapped(tmp_path, two, wrap, prefix):
-    state = {prefix + k: v for k, v in two.state_dict().items()}
-    saved = state if wrap is None else {wrap: state, "epoch": 3, "optimizer": {"lr": 0.1}}
-    torch.save(saved, tmp_path / "model.pt")
-    loaded = models.load(str(tmp_path / "model.pt"), ModelSpec("resnet18", SIZE, variant="study"))
-    assert loaded.spec == ModelSpec("resnet18", SIZE, variant="study")
-    torch.testing.assert_close(loaded(IMAGES), two(IMAGES), rtol=0, atol=0)
-
-
-def test_files_as_older_torch_wrote_them_load(tmp_path, two):
-    """Before torch 0.4.1 there were no counters of batches; torchvision's own weights still have none."""
-    state = {k: v for k, v in two.state_dict().items() if not k.endswith("num_batches_tracked")}
-    assert len(state) < len(two.state_dict())
-    torch.save(state, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
-    loaded = models.load(str(tmp_path / "model.pt"), ModelSpec("resnet18", SIZE))
-    torch.testing.assert_close(loaded.network.fc.weight, two.fc.weight, rtol=0, atol=0)
-
-
 @torch.no_grad()
 def test_log_odds_of_two_outputs_are_their_difference(two):
-    classifier = models.Classifier(two, ModelSpec("resnet18", SIZE)).eval()
+    classifier = networks.Classifier(two, ModelSpec("resnet18", SIZE)).eval()
     z = two(IMAGES)
     torch.testing.assert_close(classifier(IMAGES), z, rtol=0, atol=0)
     torch.testing.assert_close(classifier.log_odds(IMAGES), z[:, 1] - z[:, 0], rtol=0, atol=0)
@@ -106,70 +42,22 @@ def test_log_odds_of_two_outputs_are_their_difference(two):
 
 
 @torch.no_grad()
-def test_one_output_is_the_log_odds_of_pneumonia(tmp_path, one):
-    torch.save(one.state_dict(), tmp_path / "model.pt")
-    loaded = models.load(str(tmp_path / "model.pt"), ModelSpec("resnet18", SIZE))
-    assert loaded.spec.outputs == 1
-    z = one(IMAGES)
-    assert z.abs().min() > 1e-3
-    torch.testing.assert_close(loaded.log_odds(IMAGES), z[:, 0], rtol=0, atol=0)
-    torch.testing.assert_close(loaded(IMAGES), torch.cat([-z, z], 1), rtol=0, atol=0)
-    (tmp_path / "again.safetensors").write_bytes(models.to_bytes(loaded))
-    again = models.load(str(tmp_path / "again.safetensors"))
-    assert again.spec.outputs == 1
-    torch.testing.assert_close(again.log_odds(IMAGES), z[:, 0], rtol=0, atol=0)
-
-
-@torch.no_grad()
 def test_log_odds_are_float32_whatever_the_network_computes_in(two):
-    half = models.Classifier(network().bfloat16(), ModelSpec("resnet18", SIZE)).eval()
+    half = networks.Classifier(varied_resnet18().bfloat16(), ModelSpec("resnet18", SIZE)).eval()
     assert half.log_odds(IMAGES.bfloat16()).dtype == torch.float32
 
 
 def test_grad_cam_reads_the_last_block(two):
-    assert models.Classifier(two, ModelSpec("resnet18", SIZE)).cam_layer is two.layer4[1]
-
-
-def test_a_file_saved_before_there_was_preprocessing_has_none(tmp_path, two):
-    path = str(tmp_path / "model.safetensors")
-    fields = dataclasses.asdict(ModelSpec("resnet18", SIZE, preprocess="clahe"))
-    del fields["preprocess"]
-    safetensors.torch.save_file(two.state_dict(), path, metadata={"cxr_ray": json.dumps(fields)})
-    assert models.load(path).spec == ModelSpec("resnet18", SIZE)
+    assert networks.Classifier(two, ModelSpec("resnet18", SIZE)).cam_layer is two.layer4[1]
 
 
 def test_every_arch_that_a_sweep_may_name_exists():
-    assert tuple(models.ARCHS) == get_args(Arch)
+    assert tuple(networks.NETWORKS) == get_args(Arch)
 
 
-def other(arch: str, outputs: int = 2) -> models.Classifier:
-    """A network with random weights and batch norms that do something."""
-    torch.manual_seed(0)
-    made = models.build(arch, ModelSpec(arch, SIZE, outputs))
-    for module in made.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    return made
-
-
-@pytest.mark.parametrize("outputs", [1, 2])
-@pytest.mark.parametrize("arch", ["resnet18d", "seresnet18"])
-@torch.no_grad()
-def test_checkpoints_of_timms_networks_come_back(tmp_path, arch, outputs):
-    saved, path = other(arch, outputs), tmp_path / "model.safetensors"
-    path.write_bytes(models.to_bytes(saved))
-    torch.save(saved.network.state_dict(), tmp_path / "model.pt")
-    for loaded in (models.load(str(path)), models.load(str(tmp_path / "model.pt"), ModelSpec(arch, SIZE))):
-        assert (loaded.spec.arch, loaded.spec.outputs) == (arch, outputs)
-        torch.testing.assert_close(loaded(IMAGES), saved(IMAGES), rtol=0, atol=0)
-    with pytest.raises(CheckpointError, match="does not fit resnet18: "):
-        models.load(str(tmp_path / "model.pt"), ModelSpec("resnet18", SIZE))
-
-
-@pytest.mark.parametrize("arch", models.ARCHS)
+@pytest.mark.parametrize("arch", networks.NETWORKS)
 def test_grad_cam_of_every_network_is_that_of_captum_at_its_last_block(arch):
-    made = other(arch)
+    made = varied(arch, SIZE)
     inputs = Inputs(IMAGES, IMAGES, torch.zeros(3, 1, 1), torch.tensor([0, 1, 1]), ["a", "b", "c"], 0)
     cam = LayerGradCam(made, made.network.layer4[1])
     oracle = cam.attribute(IMAGES.clone().requires_grad_(), target=inputs.targets, relu_attributions=True)[:, 0]
@@ -178,10 +66,10 @@ def test_grad_cam_of_every_network_is_that_of_captum_at_its_last_block(arch):
     torch.testing.assert_close(EXPLAINERS["gradcam"].explain(made, inputs), oracle.detach(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("arch", models.ARCHS)
+@pytest.mark.parametrize("arch", networks.NETWORKS)
 def test_the_head_is_one_linear_layer_called_fc_after_average_pooling(arch):
     """What freezing, cascading randomisation and the class activation maps rely on."""
-    made, kept = other(arch), []
+    made, kept = varied(arch, SIZE), []
     assert {n.split(".")[0] for n in made.network.state_dict()} == {
         "conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc",
     }  # fmt: skip
@@ -195,97 +83,12 @@ def test_the_head_is_one_linear_layer_called_fc_after_average_pooling(arch):
 def test_without_timm_its_networks_are_refused_in_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingPackageError) as caught:
-        models.build("seresnet18", ModelSpec("seresnet18", SIZE))
+        networks.build("seresnet18", ModelSpec("seresnet18", SIZE))
     assert str(caught.value) == (
         "seresnet18 is a network of timm, which is not installed: pip install 'cxr-ray[timm]'."
     )
 
 
-def test_imagenet_weights_of_timms_networks(tmp_path, monkeypatch):
-    timm = pytest.importorskip("timm")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    published = timm.create_model("resnet18d").state_dict()  # a stand-in for the file, in the cache of downloads
-    file = tmp_path / "hub" / "checkpoints" / timm.get_pretrained_cfg("resnet18d").url.rsplit("/", 1)[-1]
-    file.parent.mkdir(parents=True)
-    torch.save(published, file)
-    state = models.pretrained_state("imagenet", "resnet18d")
-    assert state.keys() == published.keys()
-    assert all(torch.equal(state[k], published[k]) for k in state)
-    started = other("resnet18d")
-    models.start_from(started, state, "imagenet")
-    assert torch.equal(started.network.layer4[1].conv2.weight, published["layer4.1.conv2.weight"])
-    assert started.network.fc.weight.shape == (2, 512)
-
-
-def test_imagenet_weights_that_cannot_be_had(tmp_path, monkeypatch):
-    def no_network(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", no_network)
-    with pytest.raises(WeightsError, match=r"could not be downloaded \(no network\).*path/to/resnet18d\.pth"):
-        models.pretrained_state("imagenet", "resnet18d")
-    with pytest.raises(WeightsError, match=r"^model\.weights: timm has no imagenet weights for seresnet18\. Give"):
-        models.pretrained_state("imagenet", "seresnet18")
-
-
-def test_a_file_that_does_not_say_what_it_means_needs_a_meaning(tmp_path, two):
-    torch.save(two.state_dict(), tmp_path / "model.pt")
-    safetensors.torch.save_file(two.state_dict(), tmp_path / "model.safetensors")
-    for name in ("model.pt", "model.safetensors"):
-        with pytest.raises(CheckpointError, match="does not say what its weights mean; name its arch and size"):
-            models.load(str(tmp_path / name))
-        assert models.load(str(tmp_path / name), ModelSpec("resnet18", SIZE)).spec.size == SIZE
-
-
-@pytest.mark.parametrize("spec", ["null", "[]", "{}", '{"arch": "resnet18"}', '{"unheard": 1}', "no json"])
-def test_a_meaning_that_cannot_be_read_is_none(tmp_path, two, spec):
-    path = str(tmp_path / "model.safetensors")
-    safetensors.torch.save_file({"w": torch.zeros(1)}, path, metadata={"cxr_ray": spec})
-    assert models.saved_spec(path) is None
-
-
-def test_training_starts_from_the_body_and_keeps_its_own_head(two):
-    source = network(1000, seed=1).state_dict()
-    classifier = models.build("resnet18", ModelSpec("resnet18", SIZE))
-    head = classifier.network.fc.weight.clone()
-    models.start_from(classifier, source, "here")
-    torch.testing.assert_close(classifier.network.conv1.weight, source["conv1.weight"], rtol=0, atol=0)
-    torch.testing.assert_close(classifier.network.layer4[1].bn2.bias, source["layer4.1.bn2.bias"], rtol=0, atol=0)
-    torch.testing.assert_close(classifier.network.fc.weight, head, rtol=0, atol=0)
-    models.start_from(classifier, two.state_dict(), "here")
-    torch.testing.assert_close(classifier.network.fc.weight, two.fc.weight, rtol=0, atol=0)
-
-
-def test_no_weights_are_none_and_a_file_is_read(tmp_path, two):
-    assert models.pretrained_state("none") is None
-    torch.save({"state_dict": two.state_dict()}, tmp_path / "w.pth")
-    state = models.pretrained_state(str(tmp_path / "w.pth"))
-    assert state.keys() == two.state_dict().keys()
-
-
-def test_a_model_is_never_loaded_with_a_head_that_the_file_lacks(tmp_path):
-    """A head of another width once stayed random, without a word."""
-    state = {**network(2).state_dict(), "fc.weight": torch.zeros(2, 256)}
-    torch.save(state, tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match=r"fc\.weight is 2 x 256; in a resnet18 it is 2 x 512\."):
-        models.load(str(tmp_path / "model.pt"), ModelSpec("resnet18", SIZE))
-
-
-def test_a_meaning_is_frozen():
+def test_a_model_spec_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelSpec("resnet18", SIZE).size = 3
-
-
-@torch.no_grad()
-def test_the_shared_model_loads_and_tells_children_apart(shared_model, shared_data):
-    from cxr_ray.data.images import decode
-
-    model = models.load(str(shared_model), ModelSpec("resnet18", 224))
-    means = {}
-    for label in ("NORMAL", "PNEUMONIA"):
-        files = sorted((shared_data / "chest_xray_224" / "test" / label).iterdir())[::80][:4]
-        pixels = torch.stack([torch.from_numpy(decode(f.read_bytes(), 224)) for f in files])
-        means[label] = model.log_odds(model.normalize(pixels.float() / 255)).mean().item()
-    assert means["PNEUMONIA"] > 0
-    assert means["PNEUMONIA"] > means["NORMAL"] + 1

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from cxr_ray.config import Train
 from cxr_ray.errors import TrainingError
-from cxr_ray.models import networks as models
-from cxr_ray.models import training
+from cxr_ray.models import networks, training
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.training import Split, augment, evaluate, fit
 
@@ -27,9 +26,9 @@ def split(n: int, seed: int, share: float = 0.5) -> Split:
     return Split(np.repeat(pixels, 3, 1).astype(np.uint8), labels)
 
 
-def classifier(seed: int = 0, arch: str = "resnet18") -> models.Classifier:
+def classifier(seed: int = 0, arch: str = "resnet18") -> networks.Classifier:
     torch.manual_seed(seed)
-    return models.build(arch, ModelSpec(arch, SIZE))
+    return networks.build(arch, ModelSpec(arch, SIZE))
 
 
 def trained(config: Train, *, train: Split | None = None, model=None, resume=None, frozen=False):
@@ -42,7 +41,7 @@ def trained(config: Train, *, train: Split | None = None, model=None, resume=Non
     return model, epochs
 
 
-def same(a: models.Classifier, b: models.Classifier) -> bool:
+def same(a: networks.Classifier, b: networks.Classifier) -> bool:
     ours, theirs = a.network.state_dict(), b.network.state_dict()
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -95,7 +94,7 @@ def test_a_state_goes_through_a_file_without_code(tmp_path):
     assert same(whole, trained(config, model=classifier(seed=3), resume=state)[0])
 
 
-@pytest.mark.parametrize("arch", models.ARCHS)
+@pytest.mark.parametrize("arch", networks.NETWORKS)
 def test_a_frozen_backbone_does_not_move(arch):
     before, model = classifier(arch=arch), classifier(arch=arch)
     trained(Train(epochs=2, batch_size=16, augment="none"), model=model, frozen=True)

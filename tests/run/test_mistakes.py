@@ -20,7 +20,7 @@ from cxr_ray.data.manifest import load_manifest
 from cxr_ray.data.sources import source_of
 from cxr_ray.errors import ClusterError
 from cxr_ray.measure.perturb import CONTROLS
-from cxr_ray.models import networks as models
+from cxr_ray.models import checkpoints
 from cxr_ray.run import pipeline
 from cxr_ray.schemas import SCHEMA_VERSION
 from cxr_ray.storage import Store
@@ -231,7 +231,7 @@ def test_mistakes_of_the_data_are_told_before_weights_are_fetched(told, monkeypa
     def fetched(weights):
         raise AssertionError("weights were fetched")
 
-    monkeypatch.setattr(models, "pretrained_state", fetched)
+    monkeypatch.setattr(checkpoints, "pretrained_state", fetched)
     assert len(told("tiny.yaml", "--set", "model.weights=imagenet", given_data="nowhere")) == 1
 
 
@@ -377,7 +377,10 @@ def test_a_safetensors_file_of_another_architecture(told):
     spec = '{"arch": "resnet50", "size": 32}'
     safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": spec})
     (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
-    assert line == "model.safetensors says it is a 'resnet50'; allowed are resnet18, resnet18d, seresnet18."
+    assert line == (
+        "model.safetensors says it is a 'resnet50'. Did you mean 'seresnet18'? Expected one of: resnet18, resnet18d, "
+        "seresnet18."
+    )
 
 
 def test_a_safetensors_file_of_another_preprocessing(told):
@@ -546,7 +549,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, t
     def fetched(weights):
         raise AssertionError("weights were fetched")
 
-    monkeypatch.setattr(models, "pretrained_state", fetched)
+    monkeypatch.setattr(checkpoints, "pretrained_state", fetched)
     before = sorted(Path().rglob("*"))
     argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "model.weights=imagenet"]
     argv += ["--set", "regions=null", "--set", "sanity=null"]

@@ -17,7 +17,7 @@ import yaml
 
 from cxr_ray import results, sweep
 from cxr_ray.data import images
-from cxr_ray.models import networks as models
+from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import TABLES
 
@@ -45,8 +45,8 @@ def write(folder: Path, content: dict, name: str = "tiny.yaml") -> str:
 def given_sweep(folder: Path, n_test: int = 20) -> str:
     """A sweep that trains nothing: an untrained network explains phantoms, in several units of work."""
     torch.manual_seed(0)
-    model = models.build("resnet18", ModelSpec("resnet18", 64))
-    (folder / "model.safetensors").write_bytes(models.to_bytes(model))
+    model = networks.build("resnet18", ModelSpec("resnet18", 64))
+    (folder / "model.safetensors").write_bytes(checkpoints.to_bytes(model))
     content = {k: v for k, v in TINY.items() if k not in ("variants", "train", "search", "model")}
     content["checkpoints"] = {"given": {"path": str(folder / "model.safetensors")}}
     content["data"] = {**TINY["data"], "phantom": {"train": 24, "test": n_test}}
@@ -120,7 +120,7 @@ def test_each_model_sees_images_as_its_own_section_says(tmp_path, tiny_folder):
     paths = run.pandas("images").set_index("image_id").path
     assert set(run.pandas("curves").trial_id) == set(predictions.trial_id)
     for trial_id, mine in predictions[predictions.split == "test"].groupby("trial_id"):
-        model = models.load(f"{out}/checkpoints/{trial_id}/model.safetensors")
+        model = checkpoints.load(f"{out}/checkpoints/{trial_id}/model.safetensors")
         spec = model.spec
         seen.add((spec.variant, spec.size, spec.preprocess))
         pixels = [images.decode((tiny_folder / paths[i]).read_bytes(), spec.size) for i in mine.image_id]
@@ -408,7 +408,9 @@ def test_broken_images_become_rows_of_errors(tmp_path):
     whole = (bad / "NORMAL-0.png").read_bytes()
     (bad / "truncated.png").write_bytes(whole[: len(whole) // 2])
     torch.manual_seed(0)
-    (tmp_path / "m.safetensors").write_bytes(models.to_bytes(models.build("resnet18", ModelSpec("resnet18", 64))))
+    (tmp_path / "m.safetensors").write_bytes(
+        checkpoints.to_bytes(networks.build("resnet18", ModelSpec("resnet18", 64)))
+    )
     content = {**TINY, "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3},
                "regions": {"names": ["border"]}, "sanity": None,
                "checkpoints": {n: {"path": str(tmp_path / "m.safetensors")} for n in ("one", "two")}}  # fmt: skip
