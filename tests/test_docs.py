@@ -67,3 +67,8 @@ def test_the_site_is_strict_and_asks_nothing_of_the_network(tmp_path):
         html = page.read_text(encoding="utf-8")
         assert re.findall(r"""<(?:script|img|iframe)[^>]+src=["']?(?:https?:)?//""", html) == []
         assert re.findall(r"""<link[^>]+rel=["']?(?:stylesheet|preconnect|icon)[^>]+href=["']?https?:""", html) == []
+
+
+def test_pictures_are_small():
+    pictures = sorted((ROOT / "docs" / "images").glob("*"))
+    assert [p.name for p in pictures if p.stat().st_size > 300_000] == []
