@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import arguments, rates, ratio, show
-from cxr_ray.measure import perturb
+from cxr_ray.measure import fills, rankings, scoring
 from cxr_ray.models import backends, networks
 from cxr_ray.models.networks import ModelSpec
 
@@ -30,8 +30,8 @@ def main() -> None:
     n_images, n_rankings = 4, batch_size // 4  # two batches
     images = torch.rand(n_images, 3, args.size, args.size, device=device)
     keys = torch.arange(n_images, device=device)
-    fills = torch.stack([perturb.FILLS[f](images, model.mean, keys) for f in ("mean", "blur")], 1)
-    canvas = perturb.Canvas.of(model.normalize(images), model.normalize(fills))
+    fills = torch.stack([fills.FILLS[f].make(images, model.mean, keys) for f in ("mean", "blur")], 1)
+    canvas = scoring.Canvas.of(model.normalize(images), model.normalize(fills))
     levels, orders = [0.1, 0.5], ["morf", "lerf"]
     image_of = torch.arange(n_rankings, device=device) % n_images
     maps = torch.rand(n_rankings, args.size**2, device=device)
@@ -52,9 +52,9 @@ def main() -> None:
         return run
 
     def masked() -> int:
-        places = perturb.rank(maps, maps.flip(1))
-        ns = perturb.counts(levels, args.size**2)
-        perturb.masked_scores(functions[form.name], canvas, places, image_of, ns, orders, batch_size)
+        places = rankings.rank(maps, maps.flip(1))
+        ns = rankings.counts(levels, args.size**2)
+        scoring.masked_scores(functions[form.name], canvas, places, image_of, ns, orders, batch_size)
         done()
         return jobs
 

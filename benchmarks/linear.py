@@ -19,7 +19,8 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
 from benchmarks.common import arguments, rates, ratio, show
-from cxr_ray.measure import impute, perturb
+from cxr_ray import randomness
+from cxr_ray.measure import imputation, rankings
 from cxr_ray.models import backends, networks
 from cxr_ray.models.networks import ModelSpec
 
@@ -51,13 +52,13 @@ def main() -> None:
     backends.full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keys, size = torch.arange(args.batch, device=device), args.size
-    images = perturb.smooth_field(keys, size) * 0.8
-    images = images + 0.2 * perturb.randomness.uniform(keys + 1000, size * size).view_as(images)
+    images = rankings.smooth_field(keys, size) * 0.8
+    images = images + 0.2 * randomness.uniform(keys + 1000, size * size).view_as(images)
     if args.shape == "smooth":
-        fields = perturb.smooth_field(keys + 2000, size, gaussian=True).flatten(1)
+        fields = rankings.smooth_field(keys + 2000, size, gaussian=True).flatten(1)
     else:
-        fields = perturb.randomness.uniform(keys + 2000, size * size)
-    places = perturb.rank(fields, fields)
+        fields = randomness.uniform(keys + 2000, size * size)
+    places = rankings.rank(fields, fields)
     masks = {level: (places < round(level * size**2)).view_as(images) for level in map(float, args.levels.split(","))}
     model = networks.build("resnet18", ModelSpec("resnet18", size)).to(device, memory_format=torch.channels_last)
     batch = images[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
@@ -69,7 +70,7 @@ def main() -> None:
         return count
 
     def imputed(level: float) -> Callable[[], int]:
-        return lambda: done(len(impute.linear(images, masks[level])))
+        return lambda: done(len(imputation.linear(images, masks[level])))
 
     def solved(level: float) -> Callable[[], int]:
         turn = iter(range(10**9))
@@ -93,7 +94,7 @@ def main() -> None:
         return done(len(batch))
 
     def error(level: float) -> float:
-        made = impute.linear(images, masks[level]).flatten(1).cpu().numpy()
+        made = imputation.linear(images, masks[level]).flatten(1).cpu().numpy()
         pairs = zip(images.flatten(1).cpu().numpy(), masks[level].flatten(1).cpu().numpy(), made, strict=True)
         return max(float(np.abs(direct(image, mask) - ours).max()) for image, mask, ours in pairs)
 

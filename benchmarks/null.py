@@ -27,7 +27,8 @@ from cxr_ray.analysis.resampling import CI_METHOD, patient_bootstrap, sign_flip
 from cxr_ray.analysis.summary import N_PERM
 from cxr_ray.config import resolve
 from cxr_ray.errors import RunError
-from cxr_ray.measure.faithfulness import HIGHER_IS_FAITHFUL, compare, metrics
+from cxr_ray.measure.faithfulness import compare, metrics
+from cxr_ray.measure.metrics import METRICS
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints
 from cxr_ray.results import open_run
@@ -53,7 +54,7 @@ class Relabelled:
 
 def relabelled(values_NDM: Floats, names: list[str]) -> Relabelled:
     """Metrics of each draw to u and gap; names: `abpc`, or `drop at 0.1`."""
-    higher = np.array([HIGHER_IS_FAITHFUL[name.split()[0]] for name in names])
+    higher = np.array([METRICS[name.split()[0]].higher_is_faithful for name in names])
     others = [compare(values_NDM[:, d], np.delete(values_NDM, d, 1), higher) for d in range(values_NDM.shape[1])]
     win_rate_NDM, gap_NDM = (np.stack([c[what] for c in others], 1) for what in ("win_rate", "gap"))
     return Relabelled(names, win_rate_NDM - 0.5, gap_NDM)

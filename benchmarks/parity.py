@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from benchmarks.common import arguments, machine
 from cxr_ray.config import resolve
 from cxr_ray.data import phantoms
-from cxr_ray.measure import faithfulness, perturb
-from cxr_ray.measure.explainers import EXPLAINERS, IG_STEPS, Entry, Inputs, _with_separate_relus
+from cxr_ray.measure import faithfulness, fills, rankings, scoring
+from cxr_ray.measure.explainers import EXPLAINERS, IG_STEPS, Explainer, Inputs, _with_separate_relus
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.backends import Forward
@@ -110,14 +110,14 @@ def model_space(model: Classifier, pixels: NDArray[np.uint8]) -> Tensor:
 
 def untied_maps(n: int, size: int) -> Tensor:
     """Smooth maps without equal values, [B, S, S]: multiples of 2 ** -16 in [0, 1), so that 1 - map is exact."""
-    fields = perturb.smooth_field(torch.arange(n) + 77, size).flatten(1)
+    fields = rankings.smooth_field(torch.arange(n) + 77, size).flatten(1)
     return (fields.argsort(1).argsort(1).float() / 2**16).view(n, size, size)
 
 
 def ranking(maps_BSS: Tensor) -> Tensor:
     """Our places, equal values in order of their place, int32 [B, U]."""
     flat = maps_BSS.flatten(1)
-    return perturb.rank(flat, -torch.arange(flat.shape[1]).expand_as(flat))
+    return rankings.rank(flat, -torch.arange(flat.shape[1]).expand_as(flat))
 
 
 def scores(
@@ -129,16 +129,16 @@ def scores(
     orders: Sequence[str] = ORDERS,
 ) -> NDArray:
     """Our masked scores of one fill, float64 [B, O, L]."""
-    canvas = perturb.Canvas.of(images, fill[:, None])
+    canvas = scoring.Canvas.of(images, fill[:, None])
     with torch.no_grad():
-        made = perturb.masked_scores(forward, canvas, places, torch.arange(len(images)), ns, orders, 16)
+        made = scoring.masked_scores(forward, canvas, places, torch.arange(len(images)), ns, orders, 16)
     return made[:, 0].double().numpy()
 
 
 def blurred(model: Classifier, pixels: NDArray[np.uint8]) -> Tensor:
     """Our fill ``blur`` in model space, [B, 3, S, S]."""
     given = torch.from_numpy(pixels).float() / 255
-    return model.normalize(perturb.FILLS["blur"](given, model.mean, torch.arange(len(given))))
+    return model.normalize(fills.FILLS["blur"].make(given, model.mean, torch.arange(len(given))))
 
 
 # captum
@@ -186,7 +186,7 @@ def with_captum() -> Findings:
             alone.append(name)
             continue
         expected = maps.detach().sum(1)
-        made = perturb.upsample(entry.explain(model, given), size)
+        made = rankings.upsample(entry.explain(model, given), size)
         top = expected.abs().amax((1, 2), keepdim=True)
         yield compared(f"captum {name}, by its largest value", (made / top).numpy(), (expected / top).numpy(), 1e-5)
     yield Skipped(f"captum: nothing that should equal {', '.join(alone)}")
@@ -206,9 +206,9 @@ def with_captum() -> Findings:
     leaf = images.clone().requires_grad_()
     low = attr.LayerGradCam(model, model.cam_layer).attribute(leaf, target=targets, relu_attributions=True)
     nearest = attr.LayerAttribution.interpolate(low, (size, size))[:, 0].detach()
-    ours = perturb.upsample(EXPLAINERS["gradcam"].explain(model, dataclasses.replace(given, images=images)), size)
+    ours = rankings.upsample(EXPLAINERS["gradcam"].explain(model, dataclasses.replace(given, images=images)), size)
     n = size**2 // 4
-    shared = perturb.overlap(ranking(ours), ranking(nearest)[:, None], n, "morf")
+    shared = rankings.overlap(ranking(ours), ranking(nearest)[:, None], n, "morf")
     values = [len(maps[0].unique()) for maps in (nearest, ours)]
     yield Fault(
         "captum",
@@ -236,7 +236,7 @@ def with_grad_cam() -> Findings:
         with torch.enable_grad(), peer(model, [model.cam_layer]) as cam:
             theirs = cam(images.clone().requires_grad_(), [ClassifierOutputTarget(int(t)) for t in chosen(images)])
         given = Inputs(images, images, torch.zeros(3, 1, 1), chosen(images), list("abcd")[: len(images)], 0)
-        ours = perturb.upsample(EXPLAINERS[name].explain(model, given), images.shape[-1])
+        ours = rankings.upsample(EXPLAINERS[name].explain(model, given), images.shape[-1])
         low, high = ours.amin((1, 2), keepdim=True), ours.amax((1, 2), keepdim=True)
         return ((ours - low) / (high - low)).numpy(), theirs
 
@@ -271,7 +271,7 @@ def with_grad_cam() -> Findings:
     model, pixels = classifier(size), chests(size, 4)
     images, maps = model_space(model, pixels), untied_maps(4, size)
     ns = [int((maps[0] >= np.percentile(maps[0].numpy(), p)).sum()) for p in reversed(PERCENTILES)]
-    rounded = perturb.counts([p / 100 for p in PERCENTILES], size**2)
+    rounded = rankings.counts([p / 100 for p in PERCENTILES], size**2)
     log_odds = [lambda z: z[1] - z[0]] * 4
 
     def combined(imputer: Callable, given: Tensor) -> NDArray:
@@ -296,8 +296,8 @@ def with_grad_cam() -> Findings:
         def __init__(self) -> None:
             super().__init__(noise=0.0)
 
-    if "linear" in perturb.FILLS:
-        with mock.patch.object(perturb, "LINEAR_NOISE", 0.0):
+    if "linear" in fills.FILLS:
+        with mock.patch.object(fills, "LINEAR_NOISE", 0.0):
             made = worker_scores(model, pixels, maps, "linear", [n / size**2 for n in ns])
         ours_B = (made[:, 1] - made[:, 0]).mean(1) / 2
         yield compared("grad-cam ROADCombined, our fill linear, no noise", ours_B, combined(WithoutNoise, maps), 1e-4)
@@ -352,7 +352,7 @@ def worker_scores(
     worker.forward = lambda trial_id: forward or model.log_odds  # type: ignore[assignment]
     ids = [f"{i:016x}" for i in range(n)]
     block = Shard("given", "test", ids, ids, [0] * n, pixels)
-    with mock.patch.dict(EXPLAINERS, {"gradcam": Entry(lambda m, inputs: maps, lambda s: (0, 0))}):
+    with mock.patch.dict(EXPLAINERS, {"gradcam": Explainer(lambda m, inputs: maps, lambda s: (0, 0), "a given map")}):
         tables = worker(block)
     curves = tables["curves", "gradcam"].to_pandas()
     inner = curves[curves.level.isin(levels) & (curves.control == "none")]

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.common import arguments, rates, ratio, show
 from benchmarks.parity import PERCENTILES, chests, classifier, model_space, untied_maps, worker_scores
-from cxr_ray.measure import faithfulness, perturb
+from cxr_ray.measure import faithfulness, fills, rankings, scoring
 from cxr_ray.models import backends
 from cxr_ray.models.backends import Forward
 from cxr_ray.models.networks import Classifier
@@ -48,12 +48,12 @@ def areas(
     with torch.inference_mode():
         given = torch.from_numpy(pixels).to(device).float() / 255
         images = model.normalize(given)
-        filled = model.normalize(perturb.FILLS[fill](given, model.mean, torch.arange(len(given), device=device)))
+        filled = model.normalize(fills.FILLS[fill].make(given, model.mean, torch.arange(len(given), device=device)))
         flat = maps.flatten(1)
-        places = perturb.rank(flat, perturb.smooth_field(torch.arange(len(flat), device=device), SIZE).flatten(1))
-        ns = perturb.counts(levels, SIZE**2)
-        inner = perturb.masked_scores(
-            forward, perturb.Canvas.of(images, filled[:, None]), places,
+        places = rankings.rank(flat, rankings.smooth_field(torch.arange(len(flat), device=device), SIZE).flatten(1))
+        ns = rankings.counts(levels, SIZE**2)
+        inner = scoring.masked_scores(
+            forward, scoring.Canvas.of(images, filled[:, None]), places,
             torch.arange(len(flat), device=device), ns, orders, batch,
         )[:, 0]  # fmt: skip
         ends = [forward(x)[:, None, None].expand(-1, len(orders), 1) for x in (images, filled)]

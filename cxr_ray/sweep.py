@@ -35,7 +35,8 @@ from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.splits import choose
 from cxr_ray.errors import ClusterError, CxrRayError, DamagedRunError, DataError, RunError, UserError
-from cxr_ray.measure import donors, perturb, regions, sanity
+from cxr_ray.measure import donors, regions, sanity
+from cxr_ray.measure.controls import CONTROLS, draws_at_most, need_donors
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import backends, checkpoints, networks
@@ -107,7 +108,7 @@ def sweep_file(name: str | None) -> Path:
 def load(args: argparse.Namespace) -> Sweep:
     """The resolved sweep that the arguments ask for."""
     changes = {} if args.data is None else sources.changes_of(args.data)
-    return load_sweep(sweep_file(args.sweep), args.overrides, changes, explainers=EXPLAINERS, controls=perturb.CONTROLS)
+    return load_sweep(sweep_file(args.sweep), args.overrides, changes, explainers=EXPLAINERS, controls=CONTROLS)
 
 
 def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
@@ -121,11 +122,12 @@ def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
     explain = sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(size) for e in sweep.explain.explainers))
     maps, shared, own, extra = len(sweep.explain.explainers), 0, 0, 0
     for control, draws in sweep.controls.items():
-        grids = len(perturb.control_grids(control, p.grids))
+        entry = CONTROLS[control]
+        grids = len(entry.grids(p.grids))
         cams = sum(EXPLAINERS[e].cam is not None for e in sweep.explain.explainers)
-        compared = cams if control == "random_cam" else maps
-        more = grids * (perturb.most_draws(control, draws, sweep.sequential) - draws)
-        if control in perturb.SHARED_CONTROLS:
+        compared = cams if entry.family == "class weights" else maps
+        more = grids * (draws_at_most(control, draws, sweep.sequential) - draws)
+        if entry.family == "nothing":
             shared += grids * draws
             extra += more
         else:
@@ -240,7 +242,7 @@ def run(args: argparse.Namespace) -> int:
     manifest.notes.extend(
         f"Control {c} has nothing to rank on these grids ({', '.join(map(str, sweep.perturb.grids))}) and is left out."
         for c in sweep.controls
-        if not perturb.control_grids(c, sweep.perturb.grids)
+        if not CONTROLS[c].grids(sweep.perturb.grids)
     )
     from cxr_ray.run import tuning
 
@@ -591,7 +593,7 @@ def explain(
     units = {name: unit for by_name in plan.values() for name, unit in by_name.items()}
     there = store.finished_shards()
     missing = [unit for name, unit in units.items() if name not in there]
-    if missing and donors.needed(sweep) and not make_maps(sweep, source, manifest, model_refs, store, resources, plan):
+    if missing and need_donors(sweep) and not make_maps(sweep, source, manifest, model_refs, store, resources, plan):
         return False
     total = sum(len(u["rows"]) for u in missing)
     say(f"Models to explain: {len(model_refs)}, with {total} (model, image) pairs in {len(missing)} units of work"
@@ -652,7 +654,7 @@ def make_maps(
             for p in (0, 1)
             if lenders.group(p, (e, t))
         ]
-    if groups and "mean_map" in sweep.controls:
+    if groups and any(CONTROLS[c].rank_sums for c in sweep.controls):
         pipeline.sum_maps(sweep, groups, store)
     return True
 

@@ -24,8 +24,9 @@ from cxr_ray.config import (
     resolve,
 )  # fmt: skip
 from cxr_ray.errors import SweepError
+from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.explainers import EXPLAINERS
-from cxr_ray.measure.perturb import CONTROLS, FILLS
+from cxr_ray.measure.fills import FILLS
 from cxr_ray.sweep import parser as sweep_parser
 
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 import cxr_ray
-from cxr_ray.measure import perturb
+from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.measure.fills import FILLS
 from tests.builders.runs import make_run
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def test_examples_run(page, tmp_path):
 
 def test_every_name_of_a_registry_stands_in_the_glossary():
     glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-    names = [*EXPLAINERS, *perturb.FILLS, *perturb.CONTROLS]
+    names = [*EXPLAINERS, *FILLS, *CONTROLS]
     assert [n for n in names if f"`{n}`" not in glossary] == []
 
 

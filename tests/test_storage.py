@@ -12,7 +12,7 @@ from cxr_ray import schemas
 from cxr_ray import storage as tables
 from cxr_ray.config import Sweep
 from cxr_ray.errors import DamagedRunError
-from cxr_ray.measure import explainers, perturb
+from cxr_ray.measure import controls, explainers, fills
 from cxr_ray.schemas import ERRORS, NAME_PATTERN, SHARED, TABLES
 from cxr_ray.storage import PER_SHARD, Store, pack, unpack
 from tests.builders.tables import made_table
@@ -335,10 +335,10 @@ def test_json_of_equal_values_is_equal_text():
 
 
 def test_names_are_names():
-    names = [*explainers.EXPLAINERS, *perturb.CONTROLS, *perturb.FILLS, *TABLES, SHARED]
+    names = [*explainers.EXPLAINERS, *controls.CONTROLS, *fills.FILLS, *TABLES, SHARED]
     assert [n for n in names if not re.fullmatch(NAME_PATTERN, n)] == []
     assert SHARED not in explainers.EXPLAINERS
-    assert "none" not in perturb.CONTROLS
+    assert "none" not in controls.CONTROLS
     pattern = re.compile(NAME_PATTERN)
     assert not any(pattern.fullmatch(bad) for bad in ("", "1a", "A", "a b", "a.b", "é", "a/b", "-a"))
     assert Sweep.model_fields["name"].default == "sweep"

@@ -14,12 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import permutation_test, rankdata
 
+from cxr_ray.measure.controls import CONTROLS
+
 Floats = NDArray[np.floating]
 
-# Controls from the strongest to the weakest.
-STRONGEST = (
-    "other_image", "mean_map", "random_cam", "shifted", "smooth_random", "cell_random", "pixel_random"
-)  # fmt: skip
 PRIMARY = ("abpc", "insertion_auc", "deletion_auc")  # the first that is measured is the primary metric
 AXES = ("target_rule", "grid", "fill", "level", "scale", "control")
 PERFORMANCES = ("accuracy", "auroc")
@@ -117,14 +115,14 @@ def accuracy_and_gaps(
                "gap_upper", "n", *setting]  # fmt: skip
     metric = _primary(summary["metric"])
     gaps = summary[(summary["metric"] == metric) & (summary["scale"] == "logodds") & (summary["bucket"] == bucket)]
-    gaps = gaps[gaps["control"].isin(STRONGEST) & ~gaps["contrast"].astype(bool)]
+    gaps = gaps[gaps["control"].isin(CONTROLS) & ~gaps["contrast"].astype(bool)]
     if gaps.empty:
         return pd.DataFrame(columns=columns)
     chosen = {k: gaps[k].iloc[0] for k in ("grid", "fill", "target_rule")}
     chosen |= {"grid": "pixel"} if (gaps["grid"] == "pixel").any() else {}
     gaps = gaps[np.logical_and.reduce([gaps[k] == v for k, v in chosen.items()])]
-    strength = gaps["control"].map(STRONGEST.index)
-    gaps = gaps[strength == strength.groupby(gaps["explainer"]).transform("min")]
+    strength = gaps["control"].map(lambda control: CONTROLS[control].strength)
+    gaps = gaps[strength == strength.groupby(gaps["explainer"]).transform("max")]
     gaps = gaps.rename(columns={"mean": "gap", "lower": "gap_lower", "upper": "gap_upper"})
     gaps = gaps[["trial_id", "explainer", "control", "gap", "gap_lower", "gap_upper", "n", *setting]]
     at_half = classification[(classification["split"] == "test") & (classification["threshold_rule"] == "half")]

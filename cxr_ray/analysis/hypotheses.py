@@ -24,7 +24,6 @@ import pandas as pd
 import scipy.stats
 from numpy.typing import NDArray
 
-from cxr_ray.analysis.agreement import STRONGEST
 from cxr_ray.analysis.classification import ECE_BINS, bins, thresholds
 from cxr_ray.analysis.resampling import (
     CI_METHOD,
@@ -40,11 +39,13 @@ from cxr_ray.analysis.resampling import (
     sign_flip,
 )
 from cxr_ray.config import Edit, Sweep
+from cxr_ray.measure.controls import strongest_first
+from cxr_ray.measure.regions import REGIONS
 from cxr_ray.schemas import HYPOTHESES, PATCH_SWAP
 
 MARGINS = {"H1": 0.5, "H2": 0.05, "H3": 0.10}  # log-odds, false positive rate, share
 ALPHA = 0.05
-EDGES = ("border", "corners")
+EDGES = tuple(name for name, region in REGIONS.items() if region.family == "edge")
 PAIR = ("plain", "balanced")
 MIN_SEEDS, MIN_DRAWS = 5, 39
 CHANCE = 0.05  # share of maps without information that beat their control at p <= 0.05
@@ -457,7 +458,7 @@ def _comparisons(
 
     faith = inputs.faithfulness
     faith = faith[(faith["target"] == 1) & faith["gap"].notna()]
-    control = next((c for c in STRONGEST if c in set(faith["control"])), None)
+    control = next(iter(strongest_first(c for c in set(faith["control"]) if c != "none")), None)
     gaps = faith[faith["control"] == control].pivot(index="image_id", columns="trial_id", values="gap")
     if control is not None and {t for pair in pairs for t in pair} <= set(gaps.columns):
         gaps = gaps[[t for pair in pairs for t in pair]].dropna()

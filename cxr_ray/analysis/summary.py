@@ -28,6 +28,7 @@ from cxr_ray.analysis.resampling import (
     patient_sums,
     sign_flip,
 )
+from cxr_ray.measure.metrics import areas
 
 BUCKETS = {
     "TP": ("TP",),
@@ -40,7 +41,6 @@ BUCKETS = {
 }
 CONTRASTS = (("TP", "FP"), ("TN", "FN"), ("correct", "wrong"))
 CALIPER = 0.25  # log-odds of the target
-AREAS = ("deletion_auc", "insertion_auc", "abpc")
 VALID_SHARE = 0.95  # of a bucket's images, below which no absolute area is shown
 N_PERM = 9999
 
@@ -293,7 +293,7 @@ def _counts(
 def _hidden(cells: _Cells, at: Ints) -> NDArray[np.bool_]:
     """Absolute areas whose baseline is valid for too few of the images `at` that have a value."""
     known_NK = ~np.isnan(cells.measure_NK[at])
-    area_K = cells.absolute_K & np.isin(cells.columns["metric"].to_numpy(object), AREAS)
+    area_K = cells.absolute_K & np.isin(cells.columns["metric"].to_numpy(object), areas())
     return area_K & ((cells.valid_NK[at] & known_NK).sum(0) < VALID_SHARE * known_NK.sum(0))
 
 

@@ -22,28 +22,22 @@ from torch import Tensor
 
 from cxr_ray import randomness
 from cxr_ray.config import Sweep
-from cxr_ray.measure import perturb
+from cxr_ray.measure import rankings
 from cxr_ray.storage import Store
 
 MAPS, LENDERS, MEANS = ".work/maps", ".work/lenders", ".work/means"
 OPEN_FILES, KEPT_MAPS, KEPT_MEANS = 64, 128, 32  # in a worker's memory
 READERS = 16  # files of other machines, read at a time
-_SCHEMA = pa.schema([("map", pa.binary()), ("random_cam", pa.binary())])  # float32, row by row; null: none
 
 Array = NDArray[np.float32]
 Target = tuple[str, int]  # explainer, target
 
 
-def needed(sweep: Sweep) -> bool:
-    """Whether a control of the sweep needs other images' maps, and so a first execution."""
-    return any(c in sweep.controls for c in perturb.OTHER_IMAGES)
-
-
 class Maps(NamedTuple):
-    """One explainer's maps, float32 [P, V, V], and their random_cam draws, [P, D, V, V], if it has any."""
+    """One explainer's maps, float32 [P, V, V], and by control the draws made from its class weights, [P, D, V, V]."""
 
     own: Tensor
-    random_cam: Tensor | None
+    drawn: Mapping[str, Tensor]
 
 
 def pack_maps(
@@ -63,14 +57,16 @@ def pack_maps(
     finite = {e: torch.isfinite(m.own).flatten(1).all(1).tolist() for e, m in maps.items()}
     index = [(e, i, t, finite[e][n]) for e in maps for n, (i, t) in enumerate(pairs)]
     known = {"logits": dict(logits), "maps": index, "errors": list(errors)}
-    schema = _SCHEMA.with_metadata({"known": json.dumps(known)})
+    controls = list(dict.fromkeys(control for m in maps.values() for control in m.drawn))
+    columns = [(name, pa.binary()) for name in ("map", *controls)]  # float32, row by row; null: none
+    schema = pa.schema(columns, metadata={"known": json.dumps(known)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        for own, draws in maps.values():
-            own_P = own.cpu().numpy()
-            draws_P = [None] * len(own_P) if draws is None else list(draws.cpu().numpy())
-            for own_VV, draws_DVV in zip(own_P, draws_P, strict=True):
-                row = [[own_VV.tobytes()], [None if draws_DVV is None else draws_DVV.tobytes()]]
+        for made in maps.values():
+            arrays = [made.own, *(made.drawn.get(control) for control in controls)]
+            by_column = [None if a is None else a.cpu().numpy() for a in arrays]
+            for n in range(len(made.own)):
+                row = [[None if a is None else a[n].tobytes()] for a in by_column]
                 writer.write_batch(pa.record_batch(row, schema=schema))
     return sink.getvalue().to_pybytes()
 
@@ -92,22 +88,25 @@ class MapFile:
         self.batch = {(e, i, t): n for n, (e, i, t, _) in enumerate(known["maps"])}
         self.finite = {(e, i, t) for e, i, t, finite in known["maps"] if finite}
 
-    def read(
-        self, explainer: str, image_id: str, target: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """A map, float32 [V, V], and its random_cam draws, [D, V, V]."""
+    def read(self, explainer: str, image_id: str, target: int) -> tuple[Array, dict[str, Array]]:
+        """A map, float32 [V, V], and by control its draws, [D, V, V]."""
         batch = self._file.get_batch(self.batch[explainer, image_id, target])
-        own, draws = (None if c[0].as_py() is None else np.frombuffer(c[0].as_py(), np.float32) for c in batch.columns)
-        assert own is not None
-        side = round(len(own) ** 0.5)
-        return own.reshape(side, side), None if draws is None else draws.reshape(-1, side, side)
+        numbers = {
+            name: np.frombuffer(column[0].as_py(), np.float32)
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            if column[0].is_valid
+        }
+        side = round(len(numbers["map"]) ** 0.5)
+        own = numbers.pop("map").reshape(side, side)
+        return own, {name: draws.reshape(-1, side, side) for name, draws in numbers.items()}
 
     def maps(self, explainer: str, pairs: Sequence[tuple[str, int]]) -> Maps | None:
         """An explainer's maps of these (image_id, target) pairs; None where it failed."""
         if (explainer, *pairs[0]) not in self.batch:
             return None
-        own, draws = zip(*(self.read(explainer, *pair) for pair in pairs), strict=True)
-        return Maps(torch.from_numpy(np.stack(own)), None if draws[0] is None else torch.from_numpy(np.stack(draws)))
+        own, drawn = zip(*(self.read(explainer, *pair) for pair in pairs), strict=True)
+        by_control = {control: torch.from_numpy(np.stack([d[control] for d in drawn])) for control in drawn[0]}
+        return Maps(torch.from_numpy(np.stack(own)), by_control)
 
 
 class Lenders:
@@ -214,8 +213,8 @@ class OtherMaps:
         """The sum of rank maps, int64 [U], and their number: one by one on the CPU, so that equal maps rank equally."""
         total, n = np.zeros(size * size, np.int64), 0
         for image_id in ids:
-            full = perturb.at_size(torch.from_numpy(self.read(trial_id, image_id, of).copy())[None], size)
-            total += perturb.rank_on(full, perturb.tie_fields([image_id], self.seed, size), size)[0].numpy()
+            full = rankings.at_size(torch.from_numpy(self.read(trial_id, image_id, of).copy())[None], size)
+            total += rankings.rank_on(full, rankings.tie_fields([image_id], self.seed, size), size)[0].numpy()
             n += 1
         return total, n
 

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock
 
 from cxr_ray import randomness
-from cxr_ray.measure import perturb
+from cxr_ray.measure import rankings
 from cxr_ray.models.networks import Classifier
+from cxr_ray.registry import Registry
 
 PASS = 32  # images in a pass, so that memory is bounded
 CHANNELS = 512  # of the last block, in every network of ``models.networks.NETWORKS``
@@ -55,7 +56,7 @@ class Inputs:
     seed: int
 
 
-class Explainer(Protocol):
+class Explain(Protocol):
     """Inputs to maps, float32 [B, V, V]. Leaves no hook and no gradient on the model."""
 
     def __call__(self, model: Classifier, inputs: Inputs) -> Tensor:
@@ -68,18 +69,20 @@ Cam = Callable[[Classifier, Inputs], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An explainer and what it costs an (image, target) pair.
+class Explainer:
+    """An explainer, and what others need to know of it.
 
     Attributes:
         explain: the function.
-        passes: forward and backward passes through the network at a given image size.
-        model_free: it knows nothing of the model, so that randomising the model says nothing about it.
+        passes: forward and backward passes through the network for an (image, target) pair, at a given image size.
+        caption: what it is, in a sentence with its source.
+        model_free: model-independent, so that randomising the model says nothing about it.
         cam: for class activation maps, the parts that ``explain`` combines.
     """
 
-    explain: Explainer
+    explain: Explain
     passes: Callable[[int], tuple[int, int]]
+    caption: str
     model_free: bool = False
     cam: Cam | None = None
 
@@ -238,7 +241,7 @@ def scorecam(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
         activations, _ = _last_activations(model, inputs.images)
     scores = []
     for image, channel in _copies(inputs, activations.shape[1]):
-        mask = perturb.upsample(activations[image, channel], inputs.images.shape[-1])
+        mask = rankings.upsample(activations[image, channel], inputs.images.shape[-1])
         low, high = mask.amin((1, 2), keepdim=True), mask.amax((1, 2), keepdim=True)
         mask = torch.where(high > low, (mask - low) / (high - low), 0.0)
         scores.append(_z(model, inputs.images[image] * mask[:, None], inputs.targets[image]))
@@ -247,7 +250,7 @@ def scorecam(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 def guided_gradcam(model: Classifier, inputs: Inputs) -> Tensor:
     """Guided Grad-CAM (Selvaraju et al., ICCV 2017): guided backpropagation times Grad-CAM, bilinear at image size."""
-    maps = perturb.upsample(combine(*gradcam(model, inputs)), inputs.images.shape[-1])
+    maps = rankings.upsample(combine(*gradcam(model, inputs)), inputs.images.shape[-1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # captum's, on the hooks that it sets on our copy
         guided = attr.GuidedBackprop(_with_separate_relus(model)).attribute(_leaf(inputs.images), inputs.targets)
@@ -397,7 +400,7 @@ def _rise_masks(inputs: Inputs) -> tuple[Tensor, Tensor]:
 def _cut_out(cells_JVV: Tensor, offsets_J2: Tensor, size: int) -> Tensor:
     """Masks [J, S, S] in [0, 1]."""
     cells = cells_JVV.shape[-1]
-    large = perturb.upsample(cells_JVV, math.ceil(size / cells) * (cells + 1))
+    large = rankings.upsample(cells_JVV, math.ceil(size / cells) * (cells + 1))
     y, x = (offsets_J2[:, axis, None] + torch.arange(size, device=large.device) for axis in (0, 1))
     return large[torch.arange(len(large), device=large.device)[:, None, None], y[:, :, None], x[:, None, :]]
 
@@ -410,7 +413,7 @@ def kernel_shap(model: Classifier, inputs: Inputs) -> Tensor:
     KernelShap takes one image at a time and draws from the global generator.
     """
     size, device = inputs.images.shape[-1], inputs.images.device
-    cell = perturb.cell_of(size, KERNEL_SHAP_CELLS, device)
+    cell = rankings.cell_of(size, KERNEL_SHAP_CELLS, device)
     unit_of_pixel = cell[:, None] * KERNEL_SHAP_CELLS + cell
     present = _coalitions(inputs)
     scores = []
@@ -469,27 +472,99 @@ def intensity(model: Classifier, inputs: Inputs) -> Tensor:
     return _grey(model, inputs)
 
 
-def _cam_entry(cam: Cam, passes: Callable[[int], tuple[int, int]]) -> Entry:
-    return Entry(lambda model, inputs: combine(*cam(model, inputs)), passes, cam=cam)
+def _once(size: int) -> tuple[int, int]:
+    return 1, 0
 
 
-EXPLAINERS: dict[str, Entry] = {
-    "gradcam": _cam_entry(gradcam, lambda size: (1, 0)),
-    "gradcam_plus_plus": _cam_entry(gradcam_plus_plus, lambda size: (1, 0)),
-    "guided_gradcam": Entry(guided_gradcam, lambda size: (2, 1)),
-    "layercam": _cam_entry(layercam, lambda size: (1, 0)),
-    "scorecam": _cam_entry(scorecam, lambda size: (1 + CHANNELS, 0)),
-    "saliency": Entry(saliency, lambda size: (1, 1)),
-    "input_x_gradient": Entry(input_x_gradient, lambda size: (1, 1)),
-    "smoothgrad": Entry(smoothgrad, lambda size: (SMOOTHGRAD_SAMPLES, SMOOTHGRAD_SAMPLES)),
-    "integrated_gradients": Entry(integrated_gradients, lambda size: (IG_STEPS, IG_STEPS)),
-    "gradient_shap": Entry(gradient_shap, lambda size: (GRADIENT_SHAP_SAMPLES, GRADIENT_SHAP_SAMPLES)),
-    "deeplift": Entry(deeplift, lambda size: (2, 2)),  # image and baseline, each forward and backward
-    "occlusion": Entry(occlusion, _occlusion_passes),
-    "rise": Entry(rise, lambda size: (RISE_MASKS, 0)),
-    "kernel_shap": Entry(kernel_shap, lambda size: (KERNEL_SHAP_SAMPLES + 2, 0)),  # all cells and none as well
-    "random": Entry(random, lambda size: (0, 0), model_free=True),
-    "centre": Entry(centre, lambda size: (0, 0), model_free=True),
-    "edges": Entry(edges, lambda size: (0, 0), model_free=True),
-    "intensity": Entry(intensity, lambda size: (0, 0), model_free=True),
-}
+def _cam(cam: Cam, passes: Callable[[int], tuple[int, int]], caption: str) -> Explainer:
+    return Explainer(lambda model, inputs: combine(*cam(model, inputs)), passes, caption, cam=cam)
+
+
+def _gradients(explain: Explain, passes: int, caption: str) -> Explainer:
+    return Explainer(explain, lambda size: (passes, passes), caption)
+
+
+def _model_free(explain: Explain, caption: str) -> Explainer:
+    return Explainer(explain, lambda size: (0, 0), caption, model_free=True)
+
+
+EXPLAINERS = Registry(
+    "explainer",
+    {
+        "gradcam": _cam(
+            gradcam,
+            _once,
+            "Grad-CAM: the last block's activations, each channel weighted by its mean gradient (Selvaraju et al., "
+            "ICCV 2017).",
+        ),
+        "gradcam_plus_plus": _cam(
+            gradcam_plus_plus,
+            _once,
+            "Grad-CAM++: Grad-CAM with weights that count each place once (Chattopadhay et al., WACV 2018).",
+        ),
+        "guided_gradcam": Explainer(
+            guided_gradcam,
+            lambda size: (2, 1),
+            "Guided Grad-CAM: guided backpropagation times Grad-CAM (Selvaraju et al., ICCV 2017).",
+        ),
+        "layercam": _cam(
+            layercam,
+            _once,
+            "LayerCAM: activations weighted place by place by their positive gradient (Jiang et al., TIP 2021).",
+        ),
+        "scorecam": _cam(
+            scorecam,
+            lambda size: (1 + CHANNELS, 0),
+            "Score-CAM: activations weighted by the score of the image masked with them (Wang et al., CVPR Workshops "
+            "2020).",
+        ),
+        "saliency": _gradients(
+            saliency, 1, "Saliency: the gradient's magnitude (Simonyan et al., ICLR Workshop 2014)."
+        ),
+        "input_x_gradient": _gradients(
+            input_x_gradient, 1, "Input times gradient (Shrikumar et al., arXiv 1605.01713, 2016)."
+        ),
+        "smoothgrad": _gradients(
+            smoothgrad,
+            SMOOTHGRAD_SAMPLES,
+            f"SmoothGrad: the magnitude of the mean gradient over {SMOOTHGRAD_SAMPLES} noisy copies (Smilkov et al., "
+            "2017).",
+        ),
+        "integrated_gradients": _gradients(
+            integrated_gradients,
+            IG_STEPS,
+            f"Integrated gradients from the black image, {IG_STEPS} steps (Sundararajan et al., ICML 2017).",
+        ),
+        "gradient_shap": _gradients(
+            gradient_shap,
+            GRADIENT_SHAP_SAMPLES,
+            f"Gradient SHAP: expected gradients over {GRADIENT_SHAP_SAMPLES} random grey baselines (Lundberg & Lee, "
+            "NeurIPS 2017; Erion et al., 2021).",
+        ),
+        "deeplift": _gradients(  # image and baseline, each forward and backward
+            deeplift, 2, "DeepLIFT, rescale rule, from the black image (Shrikumar et al., ICML 2017)."
+        ),
+        "occlusion": Explainer(
+            occlusion,
+            _occlusion_passes,
+            "Occlusion: the score lost under a blurred window of a seventh of the side (Zeiler & Fergus, ECCV 2014).",
+        ),
+        "rise": Explainer(
+            rise,
+            lambda size: (RISE_MASKS, 0),
+            f"RISE: the mean score over {RISE_MASKS} random masks, each weighted by what it shows (Petsiuk et al., "
+            "BMVC 2018).",
+        ),
+        "kernel_shap": Explainer(  # all cells and none as well
+            kernel_shap,
+            lambda size: (KERNEL_SHAP_SAMPLES + 2, 0),
+            f"Kernel SHAP on 7 x 7 cells, {KERNEL_SHAP_SAMPLES} coalitions (Lundberg & Lee, NeurIPS 2017).",
+        ),
+        "random": _model_free(random, "Uniform noise on 7 x 7 places: model-independent, no reason to be faithful."),
+        "centre": _model_free(centre, "Closeness to the image's centre: model-independent, a centre prior alone."),
+        "edges": _model_free(
+            edges, "Magnitude of the image's Sobel gradient: model-independent (Adebayo et al., NeurIPS 2018)."
+        ),
+        "intensity": _model_free(intensity, "The image itself, bright is salient: model-independent."),
+    },
+)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_ray.measure.metrics import METRICS, measured
+
 Array = NDArray[np.floating]
 MIN_DRAWS_FOR_P = 19
 VALID_BASELINE = 1.0  # log-odds between the untouched and the filled image
-HIGHER_IS_FAITHFUL = {"deletion_auc": False, "insertion_auc": True, "abpc": True, "drop": True}
 
 
 def metrics(
@@ -28,31 +29,21 @@ def metrics(
         levels_done: shares perturbed, [L + 2], from 0 to 1.
 
     Returns:
-        (metric, level) names, level NaN for areas, and values [..., M]. deletion_auc is the trapezoid under morf;
-        insertion_auc that under lerf, since inserting a share k is lerf at 1 - k with the same fill; abpc their
-        difference; drop the score at level 0 minus that at the level, morf.
+        (metric, level) names, level NaN for areas, and values [..., M], of every metric in METRICS whose directions
+        are there.
     """
     names: list[tuple[str, float]] = []
     values: list[Any] = []
-    if "morf" in curves:
-        names.append(("deletion_auc", np.nan))
-        values.append(np.trapezoid(curves["morf"], levels_done, axis=-1))
-    if "lerf" in curves:
-        names.append(("insertion_auc", np.nan))
-        values.append(np.trapezoid(curves["lerf"], levels_done, axis=-1))
-    if len(values) == 2:
-        names.append(("abpc", np.nan))
-        values.append(values[1] - values[0])
-    if "morf" in curves:
-        names += [("drop", float(level)) for level in levels]
-        drops = curves["morf"][..., :1] - curves["morf"][..., 1:-1]
-        values += [drops[..., i] for i in range(len(levels))]
+    for name in measured(curves):
+        metric = METRICS[name]
+        made = metric.measure(curves, levels_done)
+        if metric.leveled:
+            names += [(name, float(level)) for level in levels]
+            values += [made[..., i] for i in range(len(levels))]
+        else:
+            names.append((name, np.nan))
+            values.append(made)
     return names, np.stack(values, axis=-1)
-
-
-def primary(orders: Sequence[str]) -> str:
-    """The area that is tested: abpc, or that of the one order that is measured."""
-    return "abpc" if len(orders) == 2 else {"morf": "deletion_auc", "lerf": "insertion_auc"}[orders[0]]
 
 
 def compare(value_NM: Array, control_NDM: Array, higher: NDArray[np.bool_]) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""Parts of an image: where a map's mass lies, what is removed or exchanged, the same shapes elsewhere, and edits.
+"""Parts of an image: where a map's mass lies, what is removed or exchanged, and the same shapes elsewhere.
 
 Shapes: N maps, B images, D draws, S side of an image in pixels.
 """
@@ -6,37 +6,88 @@ Shapes: N maps, B images, D draws, S side of an image in pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import equalize
 
 from cxr_ray import randomness
 from cxr_ray.config import SEGMENTER, Sweep
-from cxr_ray.data import phantoms
-from cxr_ray.data.sources import SOURCES, counterfactuals_of
+from cxr_ray.data.sources import SOURCES, all_counterfactuals, counterfactuals_of
 from cxr_ray.errors import WeightsError
+from cxr_ray.registry import Registry
 
 BORDER, CORNER, CENTRE = 0.10, 0.15, 0.50
 COMPACT_AREA, MANY_COMPONENTS = 0.25, 4  # share of the image; more components are scattered
 LEAST = 0.1  # where every place overlaps the region, controls come from this share of places, those that do so least
-OF_IMAGE = {"outside_lungs": "lungs", "marker": "marker", "opacity": "opacity"}  # region to the mask that it needs
 SEGMENTER_SIDE = 512
 
 
-def masks(size: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """bool [size, size] each: border (outer 10% on each side), corners (squares of 15%), centre (middle 50% x 50%)."""
-    at = (torch.arange(size, device=device) + 0.5) / size
-    outer, edge = (at < BORDER) | (at > 1 - BORDER), (at < CORNER) | (at > 1 - CORNER)
+@dataclass(frozen=True)
+class Region:
+    """A part of an image, and what others need to know of it.
+
+    Attributes:
+        mask: the image's size and the masks that are known (lungs, marker, opacity: bool [B, S, S]) to where it is,
+            bool [S, S], or [B, S, S] (nowhere: this image has none).
+        matched: masks of it, bool [B, S, S], somewhere in each image, and keys int64 [B, D], to its controls, bool
+            [B, D, S, S]: the same shape elsewhere, each with exactly the region's number of pixels.
+        caption: where it is, in a sentence.
+        needs: the known mask that it is made from; None: it is the same in every image.
+        family: edge: what the hypothesis of shortcuts at the image's edge is judged by.
+    """
+
+    mask: Callable[[int, Mapping[str, Tensor]], Tensor]
+    matched: Callable[[Tensor, Tensor], Tensor]
+    caption: str
+    needs: Literal["lungs", "marker", "opacity"] | None = None
+    family: Literal["edge"] | None = None
+
+
+def border(size: int, known: Mapping[str, Tensor]) -> Tensor:
+    """The outer 10% on each side."""
+    at = _centres(size)
+    outer = (at < BORDER) | (at > 1 - BORDER)
+    return outer[:, None] | outer[None, :]
+
+
+def corners(size: int, known: Mapping[str, Tensor]) -> Tensor:
+    """Squares of 15%."""
+    at = _centres(size)
+    edge = (at < CORNER) | (at > 1 - CORNER)
+    return edge[:, None] & edge[None, :]
+
+
+def centre(size: int, known: Mapping[str, Tensor]) -> Tensor:
+    """The middle 50% x 50%."""
+    at = _centres(size)
     middle = (at > (1 - CENTRE) / 2) & (at < (1 + CENTRE) / 2)
-    return {
-        "border": outer[:, None] | outer[None, :],
-        "corners": edge[:, None] & edge[None, :],
-        "centre": middle[:, None] & middle[None, :],
-    }
+    return middle[:, None] & middle[None, :]
+
+
+def _centres(size: int) -> Tensor:
+    """Of pixels, as shares of the side."""
+    return (torch.arange(size) + 0.5) / size
+
+
+def outside_lungs(size: int, known: Mapping[str, Tensor]) -> Tensor:
+    """All but the lungs, where they are known."""
+    lungs = known["lungs"]
+    return ~lungs & lungs.flatten(1).any(1)[:, None, None]
+
+
+def marker(size: int, known: Mapping[str, Tensor]) -> Tensor:
+    """The marker of a phantom."""
+    return known["marker"]
+
+
+def opacity(size: int, known: Mapping[str, Tensor]) -> Tensor:
+    """The opacity of a phantom."""
+    return known["opacity"]
 
 
 def describe(maps_NSS: Tensor, lungs_NSS: Tensor) -> dict[str, Tensor]:
@@ -93,53 +144,19 @@ def tied_share(maps_NU: Tensor) -> Tensor:
     return (torch.cat([same, edge], 1) | torch.cat([edge, same], 1)).float().mean(1)
 
 
-def of_images(names: Sequence[str], known: Mapping[str, Tensor], n: int, size: int,
-              device: torch.device) -> dict[str, Tensor]:  # fmt: skip
-    """The regions of n images, bool [n, size, size] each; nowhere: this image has none.
-
-    ``known``: lungs, marker and opacity, as far as they are known, bool [n, size, size].
-    """
-    fixed, out = masks(size, device), {}
-    for name in names:
-        if name in fixed:
-            out[name] = fixed[name].expand(n, -1, -1)
-            continue
-        mask = known.get(OF_IMAGE[name], torch.zeros(n, size, size, dtype=torch.bool, device=device))
-        out[name] = ~mask & mask.flatten(1).any(1)[:, None, None] if name == "outside_lungs" else mask
-    return out
-
-
 # Matched controls: as many pixels as the region has, in the same shape, elsewhere.
 
 
-def matched(name: str, masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
-    """The controls of a region, bool [B, D, S, S], each with exactly the region's number of pixels.
-
-    border: a frame at another radius (the last ring in part). corners: the four squares, moved inwards alike. Others:
-    the mask, turned and moved to where it stays whole and leaves the region free; where there is no such place, rolled
-    over the edges; where every roll meets the region, one of the tenth that does so least.
-
-    Args:
-        name: the region.
-        masks_BSS: where it is, somewhere in each image.
-        keys_BD: a key for each image and draw.
-    """
-    if name == "border":
-        return _frames(masks_BSS.shape[-1], keys_BD)
-    if name == "corners":
-        return _squares(masks_BSS.shape[-1], keys_BD)
-    return _elsewhere(masks_BSS, keys_BD)
-
-
-def _frames(size: int, keys_BD: Tensor) -> Tensor:
-    device = keys_BD.device
+def frames(masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
+    """A frame at another radius, the last ring in part."""
+    size, device = masks_BSS.shape[-1], keys_BD.device
     at = torch.arange(size, device=device)
     to_edge = torch.minimum(at, size - 1 - at)
     ring = torch.minimum(to_edge[:, None], to_edge)  # 0: the outermost
     place = torch.empty(size * size, dtype=torch.int64, device=device)
     place[ring.flatten().argsort(stable=True)] = torch.arange(size * size, device=device)
-    n = int(masks(size)["border"].sum())
-    first = int(masks(size)["border"][size // 2, : size // 2].sum())  # the ring inside the border
+    n = int(border(size, {}).sum())
+    first = int(border(size, {})[size // 2, : size // 2].sum())  # the ring inside the border
     radii = [r for r in range(first, size // 2) if (size - 2 * r) ** 2 >= n]
     order = randomness.permutation(keys_BD[:, 0], len(radii))  # no frame twice before each was there
     draws = torch.arange(keys_BD.shape[1], device=device) % len(radii)
@@ -148,8 +165,10 @@ def _frames(size: int, keys_BD: Tensor) -> Tensor:
     return inside.unflatten(2, (size, size))
 
 
-def _squares(size: int, keys_BD: Tensor) -> Tensor:
-    device, room = keys_BD.device, int(masks(size)["corners"][0, : size // 2].sum())
+def squares(masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
+    """Four squares, moved inwards alike."""
+    size, device = masks_BSS.shape[-1], keys_BD.device
+    room = int(corners(size, {})[0, : size // 2].sum())
     offsets = torch.arange(size // 2 - room + 1, device=device)
     places = torch.cartesian_prod(offsets, offsets)
     places = places[(places >= room).any(1)]
@@ -160,7 +179,12 @@ def _squares(size: int, keys_BD: Tensor) -> Tensor:
     return rows[..., :, None] & columns[..., None, :]
 
 
-def _elsewhere(masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
+def elsewhere(masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
+    """The mask, turned and moved to where it stays whole and leaves the region free.
+
+    Where there is no such place, it is rolled over the edges; where every roll meets the region, the place is one of
+    the tenth that do so least.
+    """
     size = masks_BSS.shape[-1]
     turned = torch.stack([torch.rot90(m, k, (1, 2)) for m in (masks_BSS, masks_BSS.flip(2)) for k in range(4)], 1)
     # overlap with the region after a roll by (down, right): a correlation, whole numbers
@@ -188,6 +212,53 @@ def _elsewhere(masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
 def _chosen(keys: Tensor, n: int | Tensor) -> Tensor:
     """One of 0 .. n - 1 for each key, in the keys' shape; a tensor n is broadcast to it."""
     return randomness.bits(keys.flatten(), 1)[:, 0].view(keys.shape) % n
+
+
+REGIONS = Registry(
+    "region",
+    {
+        "border": Region(border, frames, "The outer 10% on each side.", family="edge"),
+        "corners": Region(corners, squares, "The four squares of 15% in the corners.", family="edge"),
+        "centre": Region(centre, elsewhere, "The middle 50% x 50%."),
+        "outside_lungs": Region(outside_lungs, elsewhere, "All but the lungs.", needs="lungs"),
+        "marker": Region(
+            marker,
+            elsewhere,
+            "The marker of a phantom.",
+            needs="marker",
+        ),
+        "opacity": Region(opacity, elsewhere, "The opacity of a phantom.", needs="opacity"),
+    },
+)
+
+
+def masks(size: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The regions that are the same in every image, bool [size, size] each."""
+    return {name: r.mask(size, {}).to(device) for name, r in REGIONS.items() if r.needs is None}
+
+
+def of_images(
+    names: Sequence[str], known: Mapping[str, Tensor], n: int, size: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The regions of n images, bool [n, size, size] each; nowhere: this image has none.
+
+    ``known``: lungs, marker and opacity, as far as they are known, bool [n, size, size].
+    """
+    nowhere = torch.zeros(n, size, size, dtype=torch.bool, device=device)
+    entries = {name: REGIONS[name] for name in names}
+    return {
+        name: nowhere if r.needs and r.needs not in known else r.mask(size, known).to(device).expand(n, -1, -1)
+        for name, r in entries.items()
+    }
+
+
+def mask_of_version(version: str) -> str:
+    """The known mask of what an image that is rendered again changes.
+
+    >>> mask_of_version("glyph")
+    'marker'
+    """
+    return next(part for part, versions in all_counterfactuals().items() if version in versions)
 
 
 # The fill exchange: what another patient's NORMAL image shows in the same place.
@@ -221,41 +292,6 @@ def exposed_alike(donors_BCSS: Tensor, images_BCSS: Tensor) -> Tensor:
     """
     own, mean = (x.mean((1, 2, 3), keepdim=True) for x in (images_BCSS, donors_BCSS))
     return (donors_BCSS * own / mean.clamp(min=1e-6)).clamp(max=1)
-
-
-# Edits: uint8 images [B, 3, S, S] to changed ones in pixel space [0, 1].
-
-
-def _paste_marker(pixels: Tensor) -> Tensor:
-    images = pixels.float() / 255
-    ink, (rows, columns) = phantoms.pasted_marker(pixels.shape[-1])
-    plate = images[..., rows, columns]
-    plate.copy_(torch.maximum(plate * phantoms.PLATE, torch.from_numpy(ink).to(plate)))
-    return images
-
-
-def _contrast(factor: float) -> Callable[[Tensor], Tensor]:
-    def edit(pixels: Tensor) -> Tensor:
-        images = pixels.float() / 255
-        mean = images.mean((1, 2, 3), keepdim=True)
-        return (mean + factor * (images - mean)).clamp(0, 1)
-
-    return edit
-
-
-EDITS: dict[str, Callable[[Tensor], Tensor]] = {
-    "paste_marker": _paste_marker,
-    "lower_contrast": _contrast(0.7),
-    "raise_contrast": _contrast(1.4),
-    "equalize": lambda pixels: equalize(pixels).float() / 255,
-}
-
-
-def edited_share(name: str, size: int) -> float:
-    """Share of the image's pixels that an edit may change."""
-    if name != "paste_marker":
-        return 1.0
-    return float(phantoms.pasted_marker(size)[0].size / size**2)
 
 
 # Lungs by torchxrayvision's segmenter.

@@ -21,7 +21,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from cxr_ray.config import Sweep
-from cxr_ray.measure import perturb
+from cxr_ray.measure.controls import CONTROLS, of_family
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models.networks import NETWORKS, Classifier
 from cxr_ray.randomness import key
@@ -92,12 +92,12 @@ def _spearman(a_NK: Array, b_NK: Array) -> Array:
 def narrowed(sweep: Sweep) -> Sweep:
     """The sweep with the one test that randomised maps go through, and the explainers that read the model.
 
-    The test is the first grid, the first fill and one control: shifted, made anew from the map, else the first that
-    needs no map; none where there is none.
+    The test is the first grid, the first fill and one control: the first that is made from the map's ranking, else the
+    first that is made from nothing; none where there is none.
     """
     perturbation, grid = sweep.perturb, sweep.perturb.grids[0]
-    shared = [c for c in sweep.controls if c in perturb.SHARED_CONTROLS and perturb.control_grids(c, [grid])]
-    chosen = [c for c in ("shifted", *shared) if c in sweep.controls][:1]
+    drawn = [c for c in sweep.controls if CONTROLS[c].grids([grid])]
+    chosen = [*of_family("ranking", drawn), *of_family("nothing", drawn)][:1]
     explainers = [e for e in sweep.explain.explainers if not EXPLAINERS[e].model_free]
     return sweep.model_copy(update={
         "explain": sweep.explain.model_copy(update={"explainers": explainers}),
@@ -115,10 +115,7 @@ def passes(sweep: Sweep, size: int) -> tuple[int, str]:
     layers, maps = len(sweep.sanity.layers), len(test.explain.explainers)
     curve = len(test.perturb.orders) * len(test.perturb.levels)
     explain = sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(size) for e in test.explain.explainers))
-    shared, own = (
-        sum(draws for c, draws in test.controls.items() if c in kind)
-        for kind in (perturb.SHARED_CONTROLS, perturb.MAP_CONTROLS)
-    )
+    shared, own = (sum(test.controls[c] for c in of_family(family, test.controls)) for family in ("nothing", "ranking"))
     if not test.controls:  # nothing to compare with, so nothing is scored
         return 1 + (1 + layers) * explain, f"1 untouched + {1 + layers} models x {explain} to explain"
     total = 2 + curve * (shared + layers * maps * (1 + own)) + (1 + layers) * explain

@@ -21,9 +21,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cxr_ray.config import Sweep
-from cxr_ray.measure import donors, faithfulness, perturb, regions, sanity
+from cxr_ray.measure import controls as control_masks
+from cxr_ray.measure import donors, faithfulness, metrics, rankings, regions, sanity
+from cxr_ray.measure.controls import CONTROLS, Draws
 from cxr_ray.measure.donors import MapFile, Maps, OtherMaps
+from cxr_ray.measure.edits import EDITS
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs, combine
+from cxr_ray.measure.fills import FILLS
+from cxr_ray.measure.metrics import METRICS
+from cxr_ray.measure.regions import REGIONS as PARTS
+from cxr_ray.measure.scoring import Canvas, masked_scores, region_scores
 from cxr_ray.models import backends, checkpoints
 from cxr_ray.models.backends import InferenceBackend
 from cxr_ray.models.networks import Classifier, ModelSpec
@@ -158,9 +165,10 @@ class Worker:
         tables: Tables = {}
         errors = list(shard.errors)
         file = None
-        if shard.split == "test" and donors.needed(self.sweep):
+        if shard.split == "test" and control_masks.need_donors(self.sweep):
             if self.others is None:
-                raise ValueError(f"{' and '.join(perturb.OTHER_IMAGES)} need the maps of other images: give others.")
+                names = control_masks.of_family("other images", self.sweep.controls)
+                raise ValueError(f"{' and '.join(names)} need the maps of other images: give others.")
             file = self.others.file(shard.unit)
             errors += file.errors
         if shard.image_ids:
@@ -288,7 +296,7 @@ class _Work:
         self.target_P = np.array([t for _, t in self.pairs])
         self.sign_P = np.where(self.target_P == 1, 1.0, -1.0)
         self.pair_ids = [self.ids[i] for i in self.image_P]
-        self.ties_PSS = perturb.tie_fields(self.ids, self.seed, self.size, self.device)[self.image_P]
+        self.ties_PSS = rankings.tie_fields(self.ids, self.seed, self.size, self.device)[self.image_P]
         self.shared: dict[tuple[str, str], NDArray[np.floating]] = {}
         self.further: dict[tuple[str, str, int], NDArray[np.floating]] = {}  # by control, grid and fill
 
@@ -307,18 +315,18 @@ class _Work:
     @cached_property
     def blurred(self) -> Tensor:
         """Images under the fill blur, in model space."""
-        return self.model.normalize(perturb.FILLS["blur"](self.pixels, self.model.mean, self._keys("noise fill")))
+        return self.model.normalize(FILLS["blur"].make(self.pixels, self.model.mean, self._keys("noise fill")))
 
     @cached_property
-    def canvas(self) -> perturb.Canvas:
+    def canvas(self) -> Canvas:
         """Images and fills, laid out for masked passes."""
-        names, keys = self.sweep.perturb.fills, self._keys("noise fill")
-        made = [self.model.normalize(perturb.FILLS[f](self.pixels, self.model.mean, keys)) for f in names]
-        linear = None
-        if "linear" in names:
-            linear_keys = self._keys("linear fill")
-            linear = perturb.Linear.of(names.index("linear"), self.pixels, linear_keys, self.model.normalize)
-        return perturb.Canvas.of(self.images, torch.stack(made, dim=1), linear)
+        made, masked = [], {}
+        for place, name in enumerate(self.sweep.perturb.fills):
+            fill, keys = FILLS[name], self._keys(FILLS[name].purpose)
+            made.append(self.model.normalize(fill.make(self.pixels, self.model.mean, keys)))
+            if fill.for_masks:
+                masked[place] = fill.for_masks(self.pixels, keys, self.model.normalize)
+        return Canvas.of(self.images, torch.stack(made, dim=1), masked)
 
     @cached_property
     def blank_BF(self) -> NDArray[np.floating]:
@@ -339,9 +347,9 @@ class _Work:
 
     # Curves
 
-    def _portions(self, draws: int, rankings: int, grid: str) -> list[range]:
-        """The numbers of the draws, so many at a time as memory is meant to hold with ``rankings`` in each draw."""
-        n = max(1, MAX_PLACES // (rankings * perturb.side(grid, self.size) ** 2))
+    def _portions(self, draws: int, n_rankings: int, grid: str) -> list[range]:
+        """The numbers of the draws, so many at a time as memory is meant to hold with ``n_rankings`` in each draw."""
+        n = max(1, MAX_PLACES // (n_rankings * rankings.side(grid, self.size) ** 2))
         return [range(first, min(first + n, draws)) for first in range(0, draws, n)]
 
     def _curves(self, places_NDU: Tensor, image_N: NDArray[np.integer], fill: int | None = None,
@@ -351,10 +359,10 @@ class _Work:
         ``fill``: the only one; None: all.
         """
         n, draws, units = places_NDU.shape
-        asked = perturb.counts(self.sweep.perturb.levels, units)
+        asked = rankings.counts(self.sweep.perturb.levels, units)
         at = np.arange(n * draws) if scored_ND is None else np.flatnonzero(scored_ND)
         here = torch.from_numpy(at).to(self.device)
-        scores = perturb.masked_scores(
+        scores = masked_scores(
             self.forward, self.canvas if fill is None else self.canvas.only(fill), places_NDU.flatten(0, 1)[here],
             torch.from_numpy(image_N).to(self.device)[here // draws], asked, self.sweep.perturb.orders,
             self.batch_size,
@@ -372,9 +380,9 @@ class _Work:
                     ) -> pa.Table:  # fmt: skip
         """Rows of ``curves`` from log-odds of the target, for the draws that there are."""
         p = self.sweep.perturb
-        units = perturb.side(grid, self.size) ** 2
+        units = rankings.side(grid, self.size) ** 2
         levels = np.array([0.0, *p.levels, 1.0])
-        done = np.array([0, *perturb.counts(p.levels, units), units])
+        done = np.array([0, *rankings.counts(p.levels, units), units])
         shape = logit_PDFOL.shape
         drawn = np.ones(shape[:2], dtype=bool) if drawn_PD is None else drawn_PD
         kept = np.broadcast_to(drawn[:, :, None, None, None], shape)
@@ -407,12 +415,14 @@ class _Work:
         """Curves of the controls that know nothing of a map, once for every explainer and target."""
         rows = []
         for control, draws in self.sweep.controls.items():
-            if control not in perturb.SHARED_CONTROLS:
+            entry = CONTROLS[control]
+            if entry.family != "nothing":
                 continue
-            for grid in perturb.control_grids(control, self.sweep.perturb.grids):
-                make, curves = perturb.SHARED_CONTROLS[control], []
+            for grid in entry.grids(self.sweep.perturb.grids):
+                curves = []
                 for some in self._portions(draws, len(self.ids), grid):
-                    places = make(self.ids, self.seed, some, grid, self.size, self.device)
+                    places = entry.draw(Draws(self.ids, self.seed, some, self.device), grid, self.size)
+                    assert places is not None
                     curves.append(self._curves(places, np.arange(len(self.ids))))
                 self.shared[control, grid] = self._towards_target(np.concatenate(curves, 1)[self.image_P])
                 rows.append(self._curve_rows(control, grid, self.shared[control, grid], None))
@@ -439,7 +449,7 @@ class _Work:
                 [key(self.seed, self.ids[i], f"region {name}", d) for d in range(wanted.draws)] for i in there.tolist()
             ]
             own = mask_BSS[there]
-            groups = torch.cat([own[:, None], regions.matched(name, own, torch.tensor(keys, device=self.device))], 1)
+            groups = torch.cat([own[:, None], PARTS[name].matched(own, torch.tensor(keys, device=self.device))], 1)
             share = groups.flatten(2).float().mean(2).tolist()
             masks.append(groups.flatten(0, 1))
             images.append(there.repeat_interleave(1 + wanted.draws))
@@ -452,17 +462,17 @@ class _Work:
         scores = []
         if masks:
             scores.append(
-                perturb.region_scores(
+                region_scores(
                     self.forward, canvas, torch.cat(masks).flatten(1), torch.cat(images), self.batch_size
                 ).flatten()
             )
         changed = []
         for edit in wanted.edits:
-            changed.append(regions.EDITS[edit](self.bytes))
-            share_of_edit = regions.edited_share(edit, self.size)
+            changed.append(EDITS[edit].edit(self.bytes))
+            share_of_edit = EDITS[edit].share(self.size)
             rows += [(i, edit, "edit", "none", 0, share_of_edit) for i in range(len(self.ids))]
         for name, versions in self.shard.counterfactuals.items():
-            area = self.masks["marker" if name == "glyph" else name].flatten(1).float().mean(1)
+            area = self.masks[regions.mask_of_version(name)].flatten(1).float().mean(1)
             there = area.nonzero()[:, 0]
             changed.append(torch.from_numpy(np.array(versions)).to(self.device)[there].float() / 255)
             rows += [(i, name, "counterfactual", "none", 0, float(area[i])) for i in there.tolist()]
@@ -497,7 +507,7 @@ class _Work:
         return {} if maps is None else self.measure(explainer, maps)  # it failed: an entry in errors says so
 
     def maps(self, explainer: str, model: Classifier) -> Maps:
-        """Maps of one explainer, of this model or another, and the draws of random_cam that may be needed."""
+        """Maps of one explainer, of this model or another, and of the controls made from its class weights."""
         inputs = Inputs(
             images=self.images[self.image_P],
             blurred=self.blurred[self.image_P],
@@ -507,16 +517,22 @@ class _Work:
             seed=self.seed,
         )
         entry = EXPLAINERS[explainer]
+        wanted = control_masks.of_family("class weights", self.sweep.controls) if entry.cam else []
         with torch.enable_grad():
-            if entry.cam is None or "random_cam" not in self.sweep.controls:
-                return Maps(entry.explain(model, inputs).detach().float(), None)
+            if entry.cam is None or not wanted:
+                return Maps(entry.explain(model, inputs).detach().float(), {})
             weights, activations = (part.detach() for part in entry.cam(model, inputs))
-        most = perturb.most_draws("random_cam", self.sweep.controls["random_cam"], self.sweep.sequential)
-        draws = [
-            combine(perturb.permuted_weights(weights, self.pair_ids, self.seed, draw), activations)
-            for draw in range(most)
-        ]
-        return Maps(combine(weights, activations).float(), torch.stack(draws, 1).float())
+        drawn = {}
+        for control in wanted:
+            most = control_masks.draws_at_most(control, self.sweep.controls[control], self.sweep.sequential)
+            made = []
+            for number in range(most):  # one by one: weights may be as large as activations
+                asked = Draws(self.pair_ids, self.seed, [number], self.device)
+                other = CONTROLS[control].draw(asked, weights)
+                assert other is not None
+                made.append(combine(other[:, 0], activations))
+            drawn[control] = torch.stack(made, 1).float()
+        return Maps(combine(weights, activations).float(), drawn)
 
     def measure(self, explainer: str, maps: Maps) -> Tables:
         """Rows of saliency, curves and faithfulness of one explainer's maps."""
@@ -524,10 +540,10 @@ class _Work:
         finite = torch.isfinite(own).flatten(1).all(1)
         flat = own.flatten(1)
         constant = flat.amax(1) == flat.amin(1)
-        full = perturb.at_size(torch.where(finite[:, None, None], own, 0.0), self.size)
+        full = rankings.at_size(torch.where(finite[:, None, None], own, 0.0), self.size)
         tables = {("saliency", explainer): self._saliency_rows(own, full, finite, constant)}
         missing_P = ~finite.cpu().numpy()
-        controls = _OwnControls(self, explainer, full, maps.random_cam)
+        controls = _OwnControls(self, explainer, full, maps.drawn)
         curve_rows, faith_rows = [], []
         for grid in self.sweep.perturb.grids:
             parts = {}
@@ -577,7 +593,7 @@ class _Work:
     def sanity(self, explainer: str, randomised: Sequence[tuple[str, Classifier]]) -> list[pa.Table]:
         """Rows of ``sanity``: maps of each randomised model beside this one's, and through the test on this one."""
         own = self.maps(explainer, self.model).own.cpu().numpy()
-        metric, control = faithfulness.primary(self.sweep.perturb.orders), next(iter(self.sweep.controls), None)
+        metric, control = metrics.primary(self.sweep.perturb.orders), next(iter(self.sweep.controls), None)
         tables = []
         for layer, model in randomised:
             maps = self.maps(explainer, model)
@@ -606,19 +622,19 @@ class _Work:
         return tables
 
     def _is_sequential(self, control: str) -> bool:
-        return self.sweep.sequential is not None and control not in ("none", "mean_map")
+        return self.sweep.sequential is not None and control != "none" and CONTROLS[control].sequential
 
     def _primary(self, curves_NDFOL: NDArray[np.floating], grid: str) -> NDArray[np.floating]:
         """The area that is tested, [N, D, F]."""
         p = self.sweep.perturb
         by_order = {str(order): curves_NDFOL[..., o, :] for o, order in enumerate(p.orders)}
         names, values = faithfulness.metrics(by_order, p.levels, self._done(grid))
-        return values[..., [name for name, _ in names].index(faithfulness.primary(p.orders))]
+        return values[..., [name for name, _ in names].index(metrics.primary(p.orders))]
 
     def _done(self, grid: str) -> NDArray[np.floating]:
         """Shares perturbed at the levels 0, asked for, 1."""
-        units = perturb.side(grid, self.size) ** 2
-        return np.array([0, *perturb.counts(self.sweep.perturb.levels, units), units]) / units
+        units = rankings.side(grid, self.size) ** 2
+        return np.array([0, *rankings.counts(self.sweep.perturb.levels, units), units]) / units
 
     def _sequential(
         self, controls: _OwnControls, control: str, grid: str, parts: Mapping[str, NDArray[np.floating]]
@@ -626,8 +642,8 @@ class _Work:
         """p-values of the tested area and the draws behind them, [P, F]: more are drawn until each test is decided."""
         rule, p = self.sweep.sequential, self.sweep.perturb
         assert rule is not None
-        most = perturb.most_draws(control, self.sweep.controls[control], rule)
-        higher = faithfulness.HIGHER_IS_FAITHFUL[faithfulness.primary(p.orders)]
+        most = control_masks.draws_at_most(control, self.sweep.controls[control], rule)
+        higher = METRICS[metrics.primary(p.orders)].higher_is_faithful
         value_PF = self._primary(parts["none"], grid)[:, 0]
         seen_PFD = self._primary(parts[control], grid).swapaxes(1, 2)
         cells = value_PF.shape
@@ -646,7 +662,7 @@ class _Work:
             for f in np.flatnonzero(going.any(0)):
                 pairs = np.flatnonzero(going[:, f])
                 sign = self.sign_P[pairs].reshape(-1, 1, 1, 1, 1)
-                if control in perturb.SHARED_CONTROLS:
+                if CONTROLS[control].family == "nothing":
                     curves = sign * self._shared_draws(controls, control, grid, int(f), pairs, more)
                 else:
                     places, drawn = controls.draws(control, grid, pairs, more)
@@ -666,7 +682,7 @@ class _Work:
         numbers, of = np.array(draws), (control, grid, fill)
         if of not in self.further:
             sweep, p = self.sweep, self.sweep.perturb
-            most = perturb.most_draws(control, sweep.controls[control], sweep.sequential)
+            most = control_masks.draws_at_most(control, sweep.controls[control], sweep.sequential)
             self.further[of] = np.full((len(self.ids), most, len(p.orders), len(p.levels) + 2), np.nan)
         curves_BDOL = self.further[of]
         lacking = np.isnan(curves_BDOL[np.ix_(images, numbers)][:, :, 0, 0])
@@ -679,9 +695,9 @@ class _Work:
     def _overlap(self, places_PU: Tensor, control_PDU: Tensor) -> NDArray[np.floating]:
         """[P, D, O, L + 2]; NaN at level 0."""
         units = places_PU.shape[1]
-        ns = [0, *perturb.counts(self.sweep.perturb.levels, units), units]
+        ns = [0, *rankings.counts(self.sweep.perturb.levels, units), units]
         shares = [
-            torch.stack([perturb.overlap(places_PU, control_PDU, n, order) for n in ns], -1)
+            torch.stack([rankings.overlap(places_PU, control_PDU, n, order) for n in ns], -1)
             for order in self.sweep.perturb.orders
         ]
         return torch.stack(shares, 2).cpu().numpy()
@@ -741,7 +757,7 @@ class _Work:
                 names, scored[control] = faithfulness.metrics(by_order, p.levels, done)
             value = scored["none"][:, 0]
             full = parts["none"][:, 0, f, 0, -1]
-            higher = np.array([faithfulness.HIGHER_IS_FAITHFUL[name] for name, _ in names])
+            higher = np.array([METRICS[name].higher_is_faithful for name, _ in names])
             for control, draws_PDM in scored.items():
                 if control == "none":
                     nothing = np.full(value.shape, np.nan)
@@ -753,7 +769,7 @@ class _Work:
                 p_draws = compared["n_draws"] * logodds
                 p_values = faithfulness.p_value(compared["n_as_extreme"], p_draws)
                 if logodds and control in tests:
-                    tested = [name for name, _ in names].index(faithfulness.primary(p.orders))
+                    tested = [name for name, _ in names].index(metrics.primary(p.orders))
                     p_values[:, tested], p_draws[:, tested] = (part[:, f] for part in tests[control])
                 p_draws = np.where(np.isnan(p_values), np.nan, p_draws)
                 pair, metric = (i.ravel() for i in np.indices(value.shape))
@@ -780,60 +796,56 @@ class _Work:
 class _OwnControls:
     """The rankings of one explainer's maps, and any draws of any control beside them."""
 
-    def __init__(self, work: _Work, explainer: str, full_PSS: Tensor, random_cam_PDVV: Tensor | None):
-        """Takes maps at image size, finite, and their random_cam draws, if they have any."""
-        self.work, self.explainer, self.full, self.random_cam = work, explainer, full_PSS, random_cam_PDVV
+    def __init__(self, work: _Work, explainer: str, full_PSS: Tensor, drawn: Mapping[str, Tensor]):
+        """Takes maps at image size, finite, and the draws of controls made from class weights, [P, D, V, V]."""
+        self.work, self.explainer, self.full, self.drawn = work, explainer, full_PSS, drawn
         self._places: dict[str, Tensor] = {}
-        own = [*perturb.MAP_CONTROLS, *([] if random_cam_PDVV is None else ["random_cam"]), *perturb.OTHER_IMAGES]
-        self.wanted = {c: n for c, n in work.sweep.controls.items() if c in own}  # made from or for these maps
+        families = {c: CONTROLS[c].family for c in work.sweep.controls}
+        self.wanted = {  # made from or for these maps
+            c: n for c, n in work.sweep.controls.items() if families[c] in ("ranking", "other images") or c in drawn
+        }
 
     def map(self, grid: str) -> tuple[Tensor, NDArray[np.bool_]]:
         """The map's own ranking, as ``draws`` gives them: [P, 1, U], [P, 1]."""
         if grid not in self._places:
-            g = perturb.side(grid, self.work.size)
-            self._places[grid] = perturb.rank_on(self.full, self.work.ties_PSS, g)[:, None]
+            g = rankings.side(grid, self.work.size)
+            self._places[grid] = rankings.rank_on(self.full, self.work.ties_PSS, g)[:, None]
         return self._places[grid], np.ones((len(self.full), 1), dtype=bool)
 
     def draws(
         self, control: str, grid: str, pairs: Sequence[int] | NDArray[np.integer], draws: range
     ) -> tuple[Tensor, NDArray[np.bool_]]:
         """These draws of a control for N of the pairs: rankings int32 [N, D, U], and whether there is one, [N, D]."""
-        work, g = self.work, perturb.side(grid, self.work.size)
+        work, g = self.work, rankings.side(grid, self.work.size)
         pairs = np.asarray(pairs)
         ids = [work.pair_ids[i] for i in pairs]
         all_drawn = np.ones((len(pairs), len(draws)), dtype=bool)
-        if control in perturb.SHARED_CONTROLS:
-            made = perturb.SHARED_CONTROLS[control](ids, work.seed, draws, grid, work.size, work.device)
-            return made, all_drawn
+        entry, asked = CONTROLS[control], Draws(ids, work.seed, draws, work.device)
         own = self.map(grid)[0][pairs, 0]
-        if control in perturb.MAP_CONTROLS:
-            return perturb.MAP_CONTROLS[control](own, ids, work.seed, draws), all_drawn
+        if entry.family in ("nothing", "ranking"):
+            made = entry.draw(asked, own) if entry.family == "ranking" else entry.draw(asked, grid, work.size)
+            assert made is not None
+            return made, all_drawn
         found = self._maps(control, pairs, draws)
         drawn = np.arange(len(draws)) < np.array([len(maps) for maps in found])[:, None]
         places = own[:, None].repeat(1, len(draws), 1)
         if drawn.any():
             ties = work.ties_PSS[pairs[np.nonzero(drawn)[0]]]
-            places[torch.from_numpy(drawn).to(work.device)] = perturb.rank_on(torch.cat(found), ties, g)
+            places[torch.from_numpy(drawn).to(work.device)] = rankings.rank_on(torch.cat(found), ties, g)
         return places, drawn
 
     def _maps(self, control: str, pairs: NDArray[np.integer], draws: range) -> list[Tensor]:
         """Each pair's maps at image size that stand for draws of a control, [<= D, S, S]: as many as there are."""
         work, none = self.work, self.full[:0]
-        if control == "random_cam":
-            assert self.random_cam is not None
-            maps = self.random_cam[torch.from_numpy(pairs)][:, list(draws)].to(work.device)
-            return list(perturb.at_size(maps.flatten(0, 1), work.size).split(len(draws)))
-        others, trial_id = work.others, work.shard.trial_id
-        assert others is not None  # else the worker has refused the shard
+        if control in self.drawn:
+            maps = self.drawn[control][torch.from_numpy(pairs)][:, list(draws)].to(work.device)
+            return list(rankings.at_size(maps.flatten(0, 1), work.size).split(len(draws)))
+        assert work.others is not None  # else the worker has refused the shard
         found = []
         for pair in pairs:  # each has its own file and its own places in it
-            of, image_id = (self.explainer, int(work.target_P[pair])), work.pair_ids[pair]
-            if control == "mean_map":
-                mean = others.mean(trial_id, image_id, of, work.size)
-                found.append(none if mean is None else mean[None].to(work.device))
-            else:
-                given = others.donated(trial_id, image_id, of, draws)
-                found.append(none if given is None else perturb.at_size(given.to(work.device), work.size))
+            name = (work.shard.trial_id, work.pair_ids[pair], (self.explainer, int(work.target_P[pair])))
+            given = CONTROLS[control].draw(work.others, name, draws, work.size)
+            found.append(none if given is None else rankings.at_size(given.to(work.device), work.size))
         return found
 
 

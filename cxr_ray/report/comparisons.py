@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxr_ray.analysis import agreement, findings
-from cxr_ray.analysis.summary import AREAS, VALID_SHARE
+from cxr_ray.analysis.summary import VALID_SHARE
+from cxr_ray.measure.metrics import areas
 from cxr_ray.report import figures, page
 from cxr_ray.report.figures import SCALES
 from cxr_ray.report.page import Block
@@ -87,7 +88,7 @@ def absolute_table(
 ) -> Block:
     """Areas of the map itself, or why they are not shown."""
     part = part[(part["control"] == "none") & (part["scale"] == scale)]
-    metrics = [m for m in AREAS if m in set(part["metric"])]
+    metrics = [m for m in areas() if m in set(part["metric"])]
     rows = []
     for (explainer, bucket), group in part.groupby(["explainer", "bucket"], sort=False, observed=True):
         cells = {r.metric: r for r in group.itertuples()}

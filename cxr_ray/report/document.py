@@ -20,11 +20,11 @@ import pyarrow as pa
 
 from cxr_ray import results
 from cxr_ray.analysis import findings
-from cxr_ray.analysis.agreement import STRONGEST
 from cxr_ray.analysis.resampling import CI_METHOD
 from cxr_ray.analysis.summary import VALID_SHARE
 from cxr_ray.data.sources import SOURCES
 from cxr_ray.errors import RunError
+from cxr_ray.measure.controls import CONTROLS, strongest_first
 from cxr_ray.report import comparisons, page, study
 from cxr_ray.report.page import Block
 from cxr_ray.report.rundata import WHOLE_MODELS, Loaded
@@ -69,7 +69,8 @@ def context(shown: Loaded) -> dict[str, Any]:
         "headlines": list(headlines(shown)), "classification": study.classification(shown),
         "trials": study.trials(shown), "n_val": shown.predictions.query("split == 'val'")["image_id"].nunique(),
         "twins": study.twins(shown), "errors": error_table(shown), "gallery_note": study.gallery_note(shown),
-        "controls": {c: shown.sweep["controls"].get(c) for c in shown.controls}, "sections": sections,
+        "controls": {c: shown.sweep["controls"].get(c) for c in shown.controls},
+        "captions": {c: CONTROLS[c].caption for c in shown.controls}, "sections": sections,
         "whole_models": WHOLE_MODELS, "more_models": len(shown.models) > WHOLE_MODELS,
         "valid_share": f"{VALID_SHARE:.0%}", "limits": list(limits(shown)),
     }  # fmt: skip
@@ -163,7 +164,7 @@ def limits(shown: Loaded) -> Iterator[str]:
         f"{', '.join(str(g) for g in perturb['grids'])}; targets {', '.join(shown.sweep['explain']['targets'])}. "
         "Results may differ under others: see how far they do among these."
     )  # fmt: skip
-    missing = [c for c in STRONGEST if c not in shown.controls]
+    missing = [c for c in strongest_first(CONTROLS) if c not in shown.controls]
     if missing:
         yield f"Controls that were not measured: {', '.join(missing)}."
     if shown.whole:

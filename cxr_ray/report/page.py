@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from cxr_ray.analysis.agreement import STRONGEST
+from cxr_ray.measure.controls import CONTROLS
 
 Block = dict[str, Any]  # what the template draws: a table, a picture, a text, cards, or details with blocks
 
@@ -57,8 +57,8 @@ def draws_text(n: int) -> str:
 
 
 def strength(control: str) -> tuple[int, str]:
-    """Sorts controls, the strongest first; unknown ones before them."""
-    return (STRONGEST.index(control) if control in STRONGEST else -1), control
+    """Sorts controls, the strongest first."""
+    return -CONTROLS[control].strength, control
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Block:

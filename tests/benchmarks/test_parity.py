@@ -17,7 +17,7 @@ from scipy.special import expit
 from sklearn.metrics import auc
 from torch import Tensor, nn
 
-from cxr_ray.measure import faithfulness, perturb
+from cxr_ray.measure import faithfulness, fills, rankings, scoring
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
@@ -36,7 +36,7 @@ def classifier(size: int) -> Classifier:
 
 def pixels(size: int, n: int = 4) -> Tensor:
     """Images in [0, 1]: a smooth field and some noise, [B, 3, S, S]."""
-    field = perturb.smooth_field(torch.arange(3 * n), size).view(n, 3, size, size)
+    field = rankings.smooth_field(torch.arange(3 * n), size).view(n, 3, size, size)
     return 0.7 * field + 0.3 * torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -49,7 +49,7 @@ def untied_maps(size: int, n: int = 4) -> Tensor:
 def in_order(maps_BSS: Tensor) -> Tensor:
     """Our ranking with equal values in order of their place, as a stable sort leaves them, int32 [B, U]."""
     flat = maps_BSS.flatten(1)
-    return perturb.rank(flat, -torch.arange(flat.shape[1]).expand_as(flat))
+    return rankings.rank(flat, -torch.arange(flat.shape[1]).expand_as(flat))
 
 
 def curves(
@@ -61,11 +61,11 @@ def curves(
     """
     images = model.normalize(pixels_BCSS)
     if isinstance(fill, str):
-        fill = model.normalize(perturb.FILLS[fill](pixels_BCSS, model.mean, torch.arange(len(images))))
+        fill = model.normalize(fills.FILLS[fill].make(pixels_BCSS, model.mean, torch.arange(len(images))))
     orders = ("morf", "lerf")
     with torch.no_grad():
-        inner = perturb.masked_scores(
-            model.log_odds, perturb.Canvas.of(images, fill[:, None]), places_BU, torch.arange(len(images)), ns,
+        inner = scoring.masked_scores(
+            model.log_odds, scoring.Canvas.of(images, fill[:, None]), places_BU, torch.arange(len(images)), ns,
             orders, 16,
         )[:, 0]  # fmt: skip
         untouched, filled = (model.log_odds(x)[:, None, None].expand(-1, 2, 1) for x in (images, fill))
@@ -125,7 +125,7 @@ def test_areas_equal_rise_at_its_29_points(substrate):
         filled = fill
     else:
         fill = substrate
-        filled = model.normalize(perturb.FILLS[substrate](given, model.mean, torch.arange(len(given))))
+        filled = model.normalize(fills.FILLS[substrate].make(given, model.mean, torch.arange(len(given))))
     if substrate == "grey":
         assert filled.abs().max() < 1e-6
     ns = list(range(step, size**2, step))
@@ -148,7 +148,7 @@ def test_the_blur_fill_is_the_gaussian_that_rise_names_and_not_the_one_its_code_
     x = np.arange(-5, 6)
     g = np.exp(-(x**2) / (2 * 5.0**2))
     gaussian = np.outer(g, g) / g.sum() ** 2
-    made = perturb.FILLS["blur"](given, model.mean, torch.arange(len(given))).double().numpy()
+    made = fills.FILLS["blur"].make(given, model.mean, torch.arange(len(given))).double().numpy()
     expected = ndimage.convolve(given.double().numpy(), gaussian[None, None], mode="mirror")
     assert np.abs(made - expected).max() < 1e-6
     assert gaussian.max() / gaussian.min() == pytest.approx(np.e, rel=1e-6)
@@ -166,7 +166,7 @@ def test_gradcam_equals_captum_with_bilinear_upsampling():
     model = networks.build("resnet18", ModelSpec("resnet18", size)).requires_grad_(False)
     images, targets = model.normalize(pixels(size)), torch.tensor([0, 1, 0, 1])
     inputs = Inputs(images, images, torch.zeros(3, 1, 1), targets, ["a", "b", "c", "d"], 0)
-    ours = perturb.upsample(EXPLAINERS["gradcam"].explain(model, inputs), size)
+    ours = rankings.upsample(EXPLAINERS["gradcam"].explain(model, inputs), size)
     leaf = images.clone().requires_grad_()
     low = attr.LayerGradCam(model, model.network.layer4[-1]).attribute(leaf, target=targets, relu_attributions=True)
     theirs = attr.LayerAttribution.interpolate(low, (size, size), interpolate_mode="bilinear")[:, 0].detach()
@@ -181,8 +181,8 @@ def test_areas_are_trapezoids_over_the_shares_that_were_really_perturbed(levels)
     """sklearn.metrics.auc over n / 49, not over the levels asked for; tolerance 1e-12."""
     size, g = 56, 7
     model, given = classifier(size), pixels(size)
-    cells = perturb.cell_means(untied_maps(size), g)
-    ns = perturb.counts(levels, g * g)
+    cells = rankings.cell_means(untied_maps(size), g)
+    ns = rankings.counts(levels, g * g)
     done = [n / 49 for n in (0, *ns, 49)]
     assert any(abs(d - level) > 1e-3 for d, level in zip(done[1:-1], levels, strict=True))
     by_order, _ = curves(model, given, "mean", in_order(cells), ns)
@@ -235,13 +235,13 @@ def test_abpc_is_related_to_the_mean_that_pnpxai_takes():
     size = 50
     model, given, places = classifier(size), pixels(size), in_order(untied_maps(size))
     even = [i / 10 for i in range(11)]
-    by_order, _ = curves(model, given, "grey", places, perturb.counts(even[1:-1], size**2))
+    by_order, _ = curves(model, given, "grey", places, rankings.counts(even[1:-1], size**2))
     difference = by_order["lerf"] - by_order["morf"]
     assert np.abs(difference).max() > 0.05
     ours = areas(by_order, even)["abpc"]
     assert np.abs(difference.mean(1) - ours * 10 / 11).max() < 1e-12
     own = [*even[:9], 1.0]
-    by_order, _ = curves(model, given, "grey", places, perturb.counts(own[1:-1], size**2))
+    by_order, _ = curves(model, given, "grey", places, rankings.counts(own[1:-1], size**2))
     difference = by_order["lerf"] - by_order["morf"]
     ours = areas(by_order, own)["abpc"]
     assert np.abs(difference.mean(1) - (ours - 0.05 * difference[:, 8])).max() < 1e-12
@@ -254,7 +254,7 @@ def test_a_tied_map_loses_as_many_pixels_as_the_level_says_where_a_percentile_ta
     maps = torch.where(maps < 0.64 * size**2, 0.0, maps)
     threshold = np.percentile(maps.numpy(), 50)
     assert (maps >= threshold).all()
-    [n] = perturb.counts([0.5], size**2)
+    [n] = rankings.counts([0.5], size**2)
     filled = in_order(maps) < n
     assert filled.sum() == size**2 // 2
     assert filled[maps.flatten(1) > 0].all()

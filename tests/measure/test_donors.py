@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cxr_ray.config import Sweep
-from cxr_ray.measure import donors, perturb
+from cxr_ray.measure import donors, rankings
 from cxr_ray.measure.donors import Lenders, MapFile, Maps, OtherMaps, find_lenders, pack_maps
-from cxr_ray.measure.explainers import EXPLAINERS, Entry
+from cxr_ray.measure.explainers import EXPLAINERS, Explainer
 from cxr_ray.measure.worker import ModelRef, Worker
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.schemas import TABLES
@@ -35,20 +35,22 @@ def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
     own[1, 2, 2] = torch.nan
     pairs = [("a", 0), ("a", 1), ("b", 1)]
     error = {"path": "x", "image_id": "c", "stage": "decode", "reason": "broken"}
-    packed = pack_maps({"a": -0.1, "b": 1 / 3}, pairs, {"cam": Maps(own, cams), "flat": Maps(own, None)}, [error])
+    packed = pack_maps(
+        {"a": -0.1, "b": 1 / 3}, pairs, {"cam": Maps(own, {"random_cam": cams}), "flat": Maps(own, {})}, [error]
+    )
     store.write_shard("u", packed, donors.MAPS)
     file = MapFile(store, "u")
     assert file.logits == {"a": -0.1, "b": 1 / 3}
     assert file.errors == [error]
     one, draws = file.read("cam", "b", 1)
     assert np.array_equal(one, own[2].numpy())
-    assert np.array_equal(draws, cams[2].numpy())
-    assert file.read("flat", "a", 0)[1] is None
+    assert np.array_equal(draws["random_cam"], cams[2].numpy())
+    assert file.read("flat", "a", 0)[1] == {}
     assert ("cam", "a", 0) in file.finite
     assert ("cam", "a", 1) not in file.finite
     back = file.maps("cam", pairs[1:])
     assert torch.equal(back.own, own[1:]) is False  # not a number is not itself
-    assert torch.equal(back.random_cam, cams[1:])
+    assert torch.equal(back.drawn["random_cam"], cams[1:])
     assert file.maps("failed", pairs) is None
 
 
@@ -128,11 +130,11 @@ def both_executions(
     }
 
 
-def fake(function) -> Entry:
-    return Entry(function, lambda size: (0, 0))
+def fake(function) -> Explainer:
+    return Explainer(function, lambda size: (0, 0), "a toy")
 
 
-def by_id(maps: dict[str, torch.Tensor]) -> Entry:
+def by_id(maps: dict[str, torch.Tensor]) -> Explainer:
     return fake(lambda model, inputs: torch.stack([maps[i] for i in inputs.ids]))
 
 
@@ -187,18 +189,18 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
     maps[3, 0, 0] = torch.inf
     ids = ["a", "b", "c", "d"]
     store.write_shard(
-        "u", pack_maps(dict.fromkeys(ids, 1.0), [(i, 1) for i in ids], {"e": Maps(maps, None)}, []), donors.MAPS
+        "u", pack_maps(dict.fromkeys(ids, 1.0), [(i, 1) for i in ids], {"e": Maps(maps, {})}, []), donors.MAPS
     )
     others = OtherMaps(store, config)
     patients = {"a": "1", "b": "2", "c": "2", "d": "3"}
     others.write_lenders("m", find_lenders(store, ["u"], patients, [("e", 1)]))
     others.write_total("m", ("e", 1), 1, size)
-    full = perturb.at_size(maps[:3], size)
-    rank = perturb.rank_on(full, perturb.tie_fields(ids[:3], config.seed, size), size)
+    full = rankings.at_size(maps[:3], size)
+    rank = rankings.rank_on(full, rankings.tie_fields(ids[:3], config.seed, size), size)
 
     def ranked(image_id):
         made = others.mean("m", image_id, ("e", 1), size)
-        return perturb.rank_on(made[None], perturb.tie_fields([image_id], config.seed, size), size)[0]
+        return rankings.rank_on(made[None], rankings.tie_fields([image_id], config.seed, size), size)[0]
 
     assert torch.equal(ranked("b"), rank[0])  # c is b's own patient, and d's map is not finite
     mean = others.mean("m", "a", ("e", 1), size)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.transform import resize
 from torch import Tensor, nn
 
-from cxr_ray.measure import explainers, perturb
+from cxr_ray.measure import explainers, fills, rankings
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs, _head_weights, _MaxPool, _with_separate_relus, combine
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
@@ -38,7 +38,7 @@ def linear(outputs: int = 2, size: int = 14) -> Classifier:
 def inputs(size: int = SIZE, n: int = 3) -> Inputs:
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(n, 3, size, size, generator=generator)
-    blurred = perturb.FILLS["blur"](images, torch.zeros(3, 1, 1), torch.zeros(n))
+    blurred = fills.FILLS["blur"].make(images, torch.zeros(3, 1, 1), torch.zeros(n))
     targets = torch.tensor([0, 1, 1])[:n]
     return Inputs(images, blurred, torch.full((3, 1, 1), -2.0), targets, [f"{i:016x}" for i in range(n)], 0)
 
@@ -153,7 +153,7 @@ def test_scorecam_masks_everything_where_a_channel_is_constant():
     assert (activations[:, 3] == 2).all()
     others = [k for k in range(CHANNELS) if (activations[:, k].amax((1, 2)) > activations[:, k].amin((1, 2))).all()]
     nothing = score(model, torch.zeros_like(given.images), given.targets)
-    mask = perturb.upsample(activations[:, others[0]], SIZE)
+    mask = rankings.upsample(activations[:, others[0]], SIZE)
     mask = (mask - mask.amin((1, 2), keepdim=True)) / (mask.amax((1, 2)) - mask.amin((1, 2)))[:, None, None]
     seen = score(model, given.images * mask[:, None], given.targets)
     assert torch.allclose(weights[:, 3] / weights[:, others[0]], (nothing - seen).exp(), atol=1e-5)
@@ -207,7 +207,7 @@ def test_guided_gradcam_equals_captum_and_a_relu_of_its_own():
     with pytest.warns(UserWarning, match="backward hooks"):
         theirs = layer.attribute(leaf, target=given.targets, interpolate_mode="bilinear").sum(1)
     assert close(made, theirs.detach())
-    cams = perturb.upsample(captums_gradcam(model, given), SIZE)
+    cams = rankings.upsample(captums_gradcam(model, given), SIZE)
     model.network.relu = model.network.layer4[0].relu = Guided()  # has no state, so one serves all calls
     (guided,) = torch.autograd.grad(score(model, leaf, given.targets).sum(), leaf)
     assert close(made, guided.sum(1) * cams)

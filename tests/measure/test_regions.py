@@ -18,6 +18,8 @@ from cxr_ray.config import Edit, Region, resolve
 from cxr_ray.data import phantoms
 from cxr_ray.errors import WeightsError
 from cxr_ray.measure import regions
+from cxr_ray.measure.edits import EDITS
+from cxr_ray.measure.regions import REGIONS
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.randomness import key
@@ -56,8 +58,8 @@ def shapes(draw) -> torch.Tensor:
 @given(mask=shapes(), seed=st.integers(0, 1000), name=st.sampled_from(["opacity", "marker", "outside_lungs"]))
 def test_a_matched_control_has_the_same_area_elsewhere(mask, seed, name):
     k = torch.tensor([[key(seed, "i", name, d) for d in range(3)]])
-    first = regions.matched(name, mask[None], k)[0]
-    beside = regions.matched(name, torch.stack([mask.t(), mask]), torch.cat([k + 1, k]))[1]
+    first = REGIONS[name].matched(mask[None], k)[0]
+    beside = REGIONS[name].matched(torch.stack([mask.t(), mask]), torch.cat([k + 1, k]))[1]
     assert torch.equal(first, beside)
     assert (first.flatten(1).sum(1) == mask.sum()).all()
     assert not (first == mask).flatten(1).all(1).any()
@@ -76,7 +78,7 @@ def test_a_matched_control_has_the_same_area_elsewhere(mask, seed, name):
 def test_a_small_region_moves_whole_and_leaves_itself_free():
     mask = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
     mask[0, 1:6, 2:9] = True
-    controls = regions.matched("marker", mask, keys(1, 60))[0]
+    controls = REGIONS["marker"].matched(mask, keys(1, 60))[0]
     assert not (controls & mask).any()
     for control in controls:
         rows, columns = control.any(1).nonzero(), control.any(0).nonzero()
@@ -88,7 +90,7 @@ def test_a_small_region_moves_whole_and_leaves_itself_free():
 def test_a_region_that_fills_two_thirds_is_met_least_where_it_must_be():
     mask = torch.ones(1, SIZE, SIZE, dtype=torch.bool)
     mask[0, 8:28, 4:14] = mask[0, 8:28, 18:28] = False
-    controls = regions.matched("outside_lungs", mask, keys(1, 40))[0]
+    controls = REGIONS["outside_lungs"].matched(mask, keys(1, 40))[0]
     overlap = (controls & mask[0]).flatten(1).float().sum(1) / mask.sum()
     by_chance = mask.float().mean()
     assert (controls.flatten(1).sum(1) == mask.sum()).all()
@@ -100,12 +102,12 @@ def test_a_region_that_fills_two_thirds_is_met_least_where_it_must_be():
 @pytest.mark.parametrize("name", FIXED)
 def test_fixed_regions_have_controls_of_the_same_area_that_leave_them_free(size, name):
     mask = fixed(name, size)
-    controls = regions.matched(name, mask.expand(2, -1, -1), keys(2, 7))
+    controls = REGIONS[name].matched(mask.expand(2, -1, -1), keys(2, 7))
     assert controls.shape == (2, 7, size, size)
     assert (controls.flatten(2).sum(2) == mask.sum()).all()
     free = not (controls & mask).any()
     assert free or (name == "centre" and size % 2)  # an odd side has no roll that leaves its middle half free
-    assert torch.equal(controls, regions.matched(name, mask.expand(2, -1, -1), keys(2, 7)))
+    assert torch.equal(controls, REGIONS[name].matched(mask.expand(2, -1, -1), keys(2, 7)))
     assert not torch.equal(controls[0], controls[1])
 
 
@@ -115,7 +117,7 @@ def test_a_borders_control_is_a_frame_at_another_radius(size):
     at = torch.arange(size)
     ring = torch.minimum(torch.minimum(at, size - 1 - at)[:, None], torch.minimum(at, size - 1 - at))
     first = set()
-    for frame in regions.matched("border", fixed("border", size)[None], keys(1, 9))[0]:
+    for frame in REGIONS["border"].matched(fixed("border", size)[None], keys(1, 9))[0]:
         of = ring[frame]
         low, high = int(of.min()), int(of.max())
         whole = (ring >= low) & (ring < high)
@@ -128,7 +130,7 @@ def test_a_borders_control_is_a_frame_at_another_radius(size):
 
 def test_corners_controls_are_four_squares_moved_alike():
     mask = fixed("corners", 40)
-    for control in regions.matched("corners", mask[None], keys(1, 20))[0]:
+    for control in REGIONS["corners"].matched(mask[None], keys(1, 20))[0]:
         assert torch.equal(control, control.flip(0))
         assert torch.equal(control, control.flip(1))
         quarter = control[:20, :20].nonzero()
@@ -203,7 +205,7 @@ def test_a_linear_networks_effect_is_known_exactly(rows):
             assert mine.empty
             continue
         k = torch.tensor([[key(0, given.image_ids[i], f"region {name}", d) for d in range(3)]])
-        controls = regions.matched(name, mask[None], k)[0]
+        controls = REGIONS[name].matched(mask[None], k)[0]
         removed = {("none", 0): mask, **{("matched", d): c for d, c in enumerate(controls)}}
         assert set(zip(mine.control, mine.draw, strict=True)) == set(removed)
         for row in mine.itertuples():
@@ -221,13 +223,13 @@ def test_versions_and_edits_are_scored_as_they_are(rows):
     for name, images in given.counterfactuals.items():
         mine = rows[(rows.region == name) & (rows.fill == "counterfactual") & (rows.target == 1)].set_index("image_id")
         scores = model.log_odds(model.normalize(torch.from_numpy(images).float() / 255))
-        there = given.masks["marker" if name == "glyph" else name].any((1, 2))
+        there = given.masks[regions.mask_of_version(name)].any((1, 2))
         assert list(mine.index) == [i for i, t in zip(given.image_ids, there, strict=True) if t]
         assert np.allclose(mine.logit_target, scores[there].numpy(), atol=1e-4)
         assert set(mine.control) == {"none"}
-    for name, edit in regions.EDITS.items():
+    for name, edit in EDITS.items():
         mine = rows[(rows.region == name) & (rows.target == 1)]
-        scores = model.log_odds(model.normalize(edit(torch.from_numpy(given.pixels))))
+        scores = model.log_odds(model.normalize(edit.edit(torch.from_numpy(given.pixels))))
         assert np.allclose(mine.logit_target, scores.numpy(), atol=1e-4)
         assert set(mine.fill) == {"edit"}
         assert len(mine) == 4
@@ -248,7 +250,7 @@ def test_parts_are_exchanged_for_those_of_the_partner_at_the_images_own_exposure
             mine = exchanged[(exchanged.image_id == image_id) & (exchanged.region == name)]
             k = torch.tensor([[key(0, image_id, f"region {name}", d) for d in range(3)]])
             mask = regions.masks(SIZE)[name]
-            removed = [mask, *regions.matched(name, mask[None], k)[0]]
+            removed = [mask, *REGIONS[name].matched(mask[None], k)[0]]
             expected = [float((weight * (own - alike) * where).sum()) for where in removed]
             effect = (mine.logit_full_image - mine.logit_target).tolist()
             assert effect == pytest.approx(expected, abs=1e-3)
@@ -320,7 +322,7 @@ def test_without_masks_there_are_no_rows_of_what_needs_them():
     bare = Shard(given.trial_id, "test", given.image_ids, given.paths, given.labels, given.pixels)
     out = worked(config(), linear_model(), bare)
     found = out["regions", ""].to_pandas()
-    assert set(found.region) == {*FIXED, *regions.EDITS}
+    assert set(found.region) == {*FIXED, *EDITS}
     assert set(out["saliency", "input_x_gradient"]["lung_share"].to_pylist()) == {None}
 
 
@@ -332,18 +334,18 @@ def test_null_turns_regions_off():
 
 
 def test_every_edit_that_a_sweep_may_name_exists():
-    assert set(regions.EDITS) == set(get_args(Edit))
-    assert set(regions.masks(SIZE)) | set(regions.OF_IMAGE) == set(get_args(Region))
+    assert set(EDITS) == set(get_args(Edit))
+    assert set(REGIONS) == set(get_args(Region))
 
 
 def test_a_pasted_marker_is_a_bright_p_in_the_top_left_corner_and_nothing_else():
     pixels = torch.full((2, 3, 112, 112), 90, dtype=torch.uint8)
-    edited = regions.EDITS["paste_marker"](pixels)
+    edited = EDITS["paste_marker"].edit(pixels)
     changed = (edited - 90 / 255).abs() > 1e-6
     ys, xs = changed[0, 0].nonzero().unbind(1)
     assert ys.max() < 0.16 * 112
     assert xs.max() < 0.16 * 112
-    assert changed[0, 0].float().mean() == pytest.approx(regions.edited_share("paste_marker", 112), abs=1e-6)
+    assert changed[0, 0].float().mean() == pytest.approx(EDITS["paste_marker"].share(112), abs=1e-6)
     assert edited.max() == pytest.approx(0.9)
     assert torch.equal(pixels, torch.full_like(pixels, 90))
     ink, (rows_, columns) = phantoms.pasted_marker(112)
@@ -354,11 +356,11 @@ def test_contrast_moves_values_about_the_mean():
     pixels = torch.from_numpy(np.random.default_rng(0).integers(60, 200, (2, 3, 112, 112), np.uint8))
     images = pixels.float() / 255
     for name, factor in (("lower_contrast", 0.7), ("raise_contrast", 1.4)):
-        edited = regions.EDITS[name](pixels)
+        edited = EDITS[name].edit(pixels)
         inside = (edited > 0) & (edited < 1)
         mean = images.mean((1, 2, 3), keepdim=True)
         assert torch.allclose(edited[inside], (mean + factor * (images - mean))[inside], atol=1e-6)
-    flat = regions.EDITS["equalize"](pixels)
+    flat = EDITS["equalize"].edit(pixels)
     assert flat.amin() == 0
     assert flat.amax() == 1
     quarters = torch.histc(flat, 4, 0, 1) / flat.numel()

@@ -203,7 +203,9 @@ def test_the_gap_is_that_of_a_test_split_whose_maps_the_randomised_model_makes(m
     for name in ("gradcam", "saliency"):
         entry = EXPLAINERS[name]
         monkeypatch.setitem(
-            EXPLAINERS, name, explainers.Entry(lambda m, inputs, e=entry: e.explain(other, inputs), entry.passes)
+            EXPLAINERS,
+            name,
+            explainers.Explainer(lambda m, inputs, e=entry: e.explain(other, inputs), entry.passes, entry.caption),
         )
     tables = worker(config, model)(Shard("m", "test", given.image_ids, given.paths, given.labels, given.pixels))
     for name in ("gradcam", "saliency"):
@@ -256,7 +258,7 @@ def test_a_map_that_fails_is_an_error_and_the_rest_stands(model, monkeypatch):
     def broken(model, inputs):
         raise RuntimeError("out of ideas")
 
-    monkeypatch.setitem(EXPLAINERS, "saliency", explainers.Entry(broken, lambda size: (1, 1)))
+    monkeypatch.setitem(EXPLAINERS, "saliency", explainers.Explainer(broken, lambda size: (1, 1), "broken"))
     tables = worker(sweep(), model)(shard())
     assert set(tables["sanity", ""].to_pandas().explainer) == {"gradcam"}
     errors = tables["errors", ""].to_pandas()

@@ -18,7 +18,7 @@ from cxr_ray.data.manifest import load_manifest
 from cxr_ray.data.masks import load_parts
 from cxr_ray.data.phantom_source import PhantomSource
 from cxr_ray.measure import regions
-from cxr_ray.measure.explainers import EXPLAINERS, Entry
+from cxr_ray.measure.explainers import EXPLAINERS, Explainer
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
@@ -202,7 +202,7 @@ def test_the_opacity_network_does_not(opacity_network, shard):
 def test_the_true_opacity_beats_every_control_and_random_maps_beat_none(opacity_network, shard, monkeypatch):
     masks = dict(zip(shard.image_ids, torch.from_numpy(shard.masks["opacity"]).float(), strict=True))
 
-    truth = Entry(lambda model, inputs: torch.stack([masks[i] for i in inputs.ids]), lambda size: (0, 0))
+    truth = Explainer(lambda model, inputs: torch.stack([masks[i] for i in inputs.ids]), lambda size: (0, 0), "a toy")
     monkeypatch.setitem(EXPLAINERS, "truth", truth)
     levels = [0.01, 0.02, 0.05]
     sweep = config(

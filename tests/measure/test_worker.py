@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from cxr_ray.measure import explainers, perturb
-from cxr_ray.measure.explainers import EXPLAINERS, Entry
+from cxr_ray.measure import explainers, rankings
+from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.explainers import EXPLAINERS, Explainer
 from cxr_ray.models import backends
 from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import TABLES
@@ -133,8 +134,9 @@ def test_overlap_of_shifted_maps_lies_between_none_and_all(linear_frames):
 @pytest.mark.parametrize(("batch_size", "places"), [(1, None), (7, 5 * SIZE**2 * 3), (64, 1)])
 def test_tables_do_not_depend_on_how_many_images_and_rankings_are_held_at_a_time(monkeypatch, batch_size, places):
     one = worker(sweep(), linear_model())(shard())
-    made, draws = perturb.SHARED_CONTROLS["cell_random"], []
-    monkeypatch.setitem(perturb.SHARED_CONTROLS, "cell_random", lambda *a: draws.append(list(a[2])) or made(*a))
+    made, draws = CONTROLS["cell_random"], []
+    seen = dataclasses.replace(made, draw=lambda *a: draws.append(list(a[0].numbers)) or made.draw(*a))
+    monkeypatch.setitem(CONTROLS, "cell_random", seen)
     if places:
         monkeypatch.setattr("cxr_ray.measure.worker.MAX_PLACES", places)
     other = worker(sweep(), linear_model(), batch_size)(shard())
@@ -195,8 +197,8 @@ def test_validation_images_are_predicted_and_no_more():
     assert list(tables) == [("predictions", "")]
 
 
-def _entry(function) -> Entry:
-    return Entry(function, lambda size: (0, 0))
+def _entry(function) -> Explainer:
+    return Explainer(function, lambda size: (0, 0), "a toy")
 
 
 def test_maps_that_fail_are_marked_and_never_dropped(monkeypatch):
@@ -294,8 +296,8 @@ def test_a_constant_map_is_ranked_by_the_smooth_field_alone(monkeypatch):
     """Its curves are those of the field: neither random pixels nor the raster order."""
     monkeypatch.setitem(EXPLAINERS, "constant", _entry(lambda m, i: torch.zeros(len(i.images), 7, 7)))
     seen = []
-    original = perturb.rank
-    monkeypatch.setattr(perturb, "rank", lambda maps, ties: seen.append((maps, ties)) or original(maps, ties))
+    original = rankings.rank
+    monkeypatch.setattr(rankings, "rank", lambda maps, ties: seen.append((maps, ties)) or original(maps, ties))
     config = sweep(explain={"explainers": ["constant"]}, controls={})
     worker(config, linear_model())(shard(2))
     for maps, ties in seen:

@@ -19,7 +19,7 @@ from cxr_ray import sweep
 from cxr_ray.data.manifest import load_manifest
 from cxr_ray.data.sources import source_of
 from cxr_ray.errors import ClusterError
-from cxr_ray.measure.perturb import CONTROLS
+from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.models import checkpoints
 from cxr_ray.run import pipeline
 from cxr_ray.schemas import SCHEMA_VERSION

@@ -8,7 +8,7 @@ from scipy.sparse.linalg import spsolve
 from torch.nn import functional as F
 
 from cxr_ray import randomness
-from cxr_ray.measure import impute, perturb
+from cxr_ray.measure import fills, imputation, scoring
 
 
 def exact(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ def masks(size: int) -> dict[str, torch.Tensor]:
 def test_imputed_pixels_are_the_sparse_solution(size):
     given = masks(size)
     images = torch.stack([image(size, i) for i in range(len(given))])
-    made = impute.linear(images, torch.stack(list(given.values())))
+    made = imputation.linear(images, torch.stack(list(given.values())))
     for name, mask, whole, filled in zip(given, given.values(), images, made, strict=True):
         assert np.abs(filled.numpy() - exact(whole.numpy(), mask.numpy())).max() < 1e-3, name
         assert torch.equal(filled[~mask], whole[~mask]), name
@@ -70,7 +70,7 @@ def test_every_pixel_but_one_takes_its_value_and_without_any_the_mean():
     images = torch.stack([image(56), image(56)])
     missing = torch.ones(2, 56, 56, dtype=torch.bool)
     missing[0, 50, 3] = False
-    made = impute.linear(images, missing)
+    made = imputation.linear(images, missing)
     assert torch.allclose(made[0], images[0, 50, 3], atol=1e-6)
     assert torch.allclose(made[1], images[1].mean(), atol=1e-6)
 
@@ -80,7 +80,7 @@ def test_a_constant_is_a_fixed_point_and_a_ramp_is_continued_inside():
     missing[10:50, 8:60] = True
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     ramp = (2 * y + x) / 200
-    made = impute.linear(torch.stack([torch.full((64, 64), 0.3), ramp]), missing.expand(2, -1, -1))
+    made = imputation.linear(torch.stack([torch.full((64, 64), 0.3), ramp]), missing.expand(2, -1, -1))
     assert torch.allclose(made[0], torch.tensor(0.3), atol=1e-6)
     assert (made[1] - ramp).abs().max() < 5e-4
 
@@ -88,18 +88,18 @@ def test_a_constant_is_a_fixed_point_and_a_ramp_is_continued_inside():
 def test_a_plane_does_not_depend_on_its_batch():
     given = list(masks(56).values())
     images = torch.stack([image(56, i) for i in range(len(given))])
-    together = impute.linear(images, torch.stack(given))
+    together = imputation.linear(images, torch.stack(given))
     for i, mask in enumerate(given):
-        alone = impute.linear(images[i : i + 1], mask[None])[0]
+        alone = imputation.linear(images[i : i + 1], mask[None])[0]
         assert (alone - together[i]).abs().max() < 1e-5
-    assert impute.linear(images[:0], torch.stack(given)[:0]).shape == (0, 56, 56)
+    assert imputation.linear(images[:0], torch.stack(given)[:0]).shape == (0, 56, 56)
 
 
-def canvas(images: torch.Tensor, keys: list[int]) -> perturb.Canvas:
+def canvas(images: torch.Tensor, keys: list[int]) -> scoring.Canvas:
     """Fills mean and linear, in pixel space."""
     grey, keys_B = torch.zeros(3, 1, 1), torch.tensor(keys)
-    fills = torch.stack([perturb.FILLS[f](images, grey, keys_B) for f in ("mean", "linear")], 1)
-    return perturb.Canvas.of(images, fills, perturb.Linear.of(1, images, keys_B, lambda pixels: pixels))
+    made = torch.stack([fills.FILLS[f].make(images, grey, keys_B) for f in ("mean", "linear")], 1)
+    return scoring.Canvas.of(images, made, {1: fills.Linear.of(images, keys_B, lambda pixels: pixels)})
 
 
 def masked(images: torch.Tensor, keys: list[int], ns: list[int], batch_size: int = 5) -> torch.Tensor:
@@ -107,7 +107,7 @@ def masked(images: torch.Tensor, keys: list[int], ns: list[int], batch_size: int
     seen = []
     size = images.shape[-1]
     places = torch.stack([torch.randperm(size * size, generator=torch.Generator().manual_seed(k)) for k in keys]).int()
-    shape = perturb.masked_scores(lambda x: seen.append(x.clone()) or x[:, 0, 0, 0], canvas(images, keys), places,
+    shape = scoring.masked_scores(lambda x: seen.append(x.clone()) or x[:, 0, 0, 0], canvas(images, keys), places,
                                   torch.arange(len(images)), ns, ["morf", "lerf"], batch_size).shape  # fmt: skip
     return torch.cat(seen).view(*shape, *images.shape[1:])
 
@@ -147,8 +147,8 @@ def test_masked_images_do_not_depend_on_the_batch():
 def test_noise_is_a_function_of_the_key():
     keys = torch.tensor([randomness.key(0, i, "linear fill") for i in ("a", "b")])
     images = torch.rand(2, 3, 224, 224)
-    made = perturb.Linear.of(0, images, keys, lambda pixels: pixels)
+    made = fills.Linear.of(images, keys, lambda pixels: pixels)
     assert torch.allclose(made.noise.std((1, 2, 3)), torch.tensor(0.01), rtol=0.02)
-    assert torch.equal(perturb.Linear.of(0, images[1:], keys[1:], lambda pixels: pixels).noise[0], made.noise[1])
+    assert torch.equal(fills.Linear.of(images[1:], keys[1:], lambda pixels: pixels).noise[0], made.noise[1])
     assert made.planes.shape[1] == 3
-    assert perturb.Linear.of(0, images[:, :1].expand(-1, 3, -1, -1), keys, lambda p: p).planes.shape[1] == 1
+    assert fills.Linear.of(images[:, :1].expand(-1, 3, -1, -1), keys, lambda p: p).planes.shape[1] == 1

@@ -1,0 +1,255 @@
+"""Control masks: rankings that a faithful map should beat. A new one is a function and an entry in CONTROLS.
+
+Shapes: N images or maps, D draws, U units (pixels or cells), K channels, V side of a map, S side of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from cxr_ray import randomness
+from cxr_ray.config import Sequential, Sweep
+from cxr_ray.measure.rankings import KNOTS, cell_means, cell_of, places_of, rank, side, smooth_field
+from cxr_ray.randomness import key
+from cxr_ray.registry import Registry
+
+STEPS = 7  # a map is rolled by sevenths of the image
+SHIFTS = STEPS * STEPS * 8 - 1  # rolls x the dihedral group, without the identity
+
+Family = Literal["nothing", "ranking", "class weights", "other images"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws that are asked for.
+
+    Attributes:
+        ids: of the N images.
+        seed: the sweep's.
+        numbers: of the draws, of 0, 1, ...
+        device: on which they are made.
+    """
+
+    ids: Sequence[str]
+    seed: int
+    numbers: Sequence[int]
+    device: torch.device
+
+    def keys(self, purpose: str) -> Tensor:
+        """A key for each image and draw, int64 [N * D]."""
+        keys = [key(self.seed, i, purpose, number) for i in self.ids for number in self.numbers]
+        return torch.tensor(keys, device=self.device)
+
+    def by_image(self, made: Tensor) -> Tensor:
+        """[N, D, ...] from what was made for each key, [N * D, ...]."""
+        return made.view(len(self.ids), len(self.numbers), *made.shape[1:])
+
+
+class Donors(Protocol):
+    """Maps of other patients' images with the same prediction (``donors.OtherMaps``)."""
+
+    def donated(self, trial_id: str, image_id: str, of: tuple[str, int], draws: Sequence[int]) -> Tensor | None:
+        """The maps of these draws."""
+        ...
+
+    def mean(self, trial_id: str, image_id: str, of: tuple[str, int], size: int) -> Tensor | None:
+        """Their mean rank map, higher is more salient."""
+        ...
+
+
+MapName = tuple[str, str, tuple[str, int]]  # trial_id, image_id, (explainer, target)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control, and what others need to know of it.
+
+    Attributes:
+        family: what it is made from. It decides what ``draw`` takes and gives:
+            nothing: (draws, grid, size) to rankings int32 [N, D, U], shared by every explainer and target;
+            ranking: (draws, the maps' rankings int32 [N, U]) to rankings int32 [N, D, U];
+            class weights: (draws, weights [N, K] or [N, K, V, V]) to weights [N, D, ...] that are combined with the
+            same activations (explainers that are class activation maps only);
+            other images: (donors, name of the map, numbers of the draws, size) to maps [<= D, V, V] that are ranked as
+            the map is, fewer where they run out, None without any.
+        draw: the function.
+        strength: its place among the controls of a report; the strongest has the highest.
+        caption: what it is, in a sentence or two.
+        strong: beating it says more than that the map is smooth or central.
+        grids: those of the sweep's grids on which it is drawn.
+        most_draws: so many differ; None: any number.
+        sequential: more than the fixed draws can be made.
+        rank_sums: it needs the sums of the rank maps of all images (``donors``).
+    """
+
+    family: Family
+    draw: Callable[..., Tensor | None]
+    strength: int
+    caption: str
+    strong: bool = False
+    grids: Callable[[Sequence[str]], list[str]] = list
+    most_draws: int | None = None
+    sequential: bool = True
+    rank_sums: bool = False
+
+
+def pixel_random(draws: Draws, grid: str, size: int) -> Tensor:
+    """Random pixels. Destroys texture everywhere: a floor, not a control of shape."""
+    return draws.by_image(places_of(randomness.permutation(draws.keys("pixel_random"), size**2)))
+
+
+def on_pixels(grids: Sequence[str]) -> list[str]:
+    """Grid pixel alone."""
+    return [g for g in grids if g == "pixel"]
+
+
+def cell_random(draws: Draws, grid: str, size: int) -> Tensor:
+    """Random cells of the grid; on grid pixel, of 7 x 7 cells."""
+    keys = draws.keys(f"cell_random {grid}")
+    if grid != "pixel":
+        return draws.by_image(places_of(randomness.permutation(keys, side(grid, size) ** 2)))
+    cell = cell_of(size, KNOTS, keys.device)
+    places = places_of(randomness.permutation(keys, KNOTS * KNOTS)).view(-1, KNOTS, KNOTS)
+    blocks = -places[:, cell][:, :, cell].flatten(1).float()
+    return draws.by_image(rank(blocks, smooth_field(keys, size).flatten(1)))
+
+
+def smooth_random(draws: Draws, grid: str, size: int) -> Tensor:
+    """A Gaussian 7 x 7 field, bilinear: as smooth as a class activation map."""
+    field = smooth_field(draws.keys("smooth_random"), size, gaussian=True)
+    values = cell_means(field, side(grid, size)).flatten(1)
+    return draws.by_image(rank(values, -torch.arange(values.shape[1], device=values.device).expand_as(values)))
+
+
+def shifted(draws: Draws, places_NU: Tensor) -> Tensor:
+    """The map itself, rolled by sevenths and turned: the same area and shape elsewhere.
+
+    Drawn without replacement from the non-identity elements of roll x dihedral (7 * 7 * 8 - 1). An image's draws are
+    the same for every explainer and target.
+    """
+    device, units = places_NU.device, places_NU.shape[1]
+    g = round(units**0.5)
+    keys = torch.tensor([key(draws.seed, i, "shifted") for i in draws.ids], device=device)
+    elements = randomness.permutation(keys, SHIFTS)[:, list(draws.numbers)] + 1  # 0 is the identity
+    turn, roll = elements // (STEPS * STEPS), elements % (STEPS * STEPS)
+    down, right = (
+        torch.div(r * g * 2 + STEPS, 2 * STEPS, rounding_mode="floor") for r in (roll // STEPS, roll % STEPS)
+    )
+    y = (torch.arange(g, device=device).view(1, 1, g, 1) - down[:, :, None, None]) % g
+    x = (torch.arange(g, device=device).view(1, 1, 1, g) - right[:, :, None, None]) % g
+    bit = [(turn[:, :, None, None] >> b) & 1 == 1 for b in range(3)]
+    y, x = torch.where(bit[0], g - 1 - y, y), torch.where(bit[1], g - 1 - x, x)
+    source = torch.where(bit[2], x * g + y, y * g + x).flatten(2)
+    return places_NU[:, None].expand(-1, len(draws.numbers), -1).gather(2, source)
+
+
+def random_cam(draws: Draws, weights_NK: Tensor) -> Tensor:
+    """The class's weights permuted over channels; an image's draws are the same for every explainer and target."""
+    order = draws.by_image(randomness.permutation(draws.keys("random_cam"), weights_NK.shape[1]))
+    every = weights_NK[:, None].expand(-1, len(draws.numbers), *[-1] * (weights_NK.ndim - 1))
+    return every.gather(2, order.view(*order.shape, *[1] * (weights_NK.ndim - 2)).expand_as(every))
+
+
+def other_image(donors: Donors, name: MapName, numbers: Sequence[int], size: int) -> Tensor | None:
+    """The maps of other patients' images with the same prediction, drawn without replacement."""
+    return donors.donated(*name, numbers)
+
+
+def mean_map(donors: Donors, name: MapName, numbers: Sequence[int], size: int) -> Tensor | None:
+    """The mean rank map over all of those."""
+    mean = donors.mean(*name, size)
+    return None if mean is None else mean[None]
+
+
+CONTROLS = Registry(
+    "control",
+    {
+        "pixel_random": Control(
+            "nothing",
+            pixel_random,
+            strength=1,
+            caption="Random pixels. A weak control: scattered pixels destroy texture everywhere, which flatters or "
+            "ruins any map.",
+            grids=on_pixels,
+        ),
+        "cell_random": Control(
+            "nothing", cell_random, strength=2, caption="Random cells of the grid (on grid pixel, of 7 x 7)."
+        ),
+        "smooth_random": Control(
+            "nothing", smooth_random, strength=3, caption="A smooth random field with 7 x 7 knots."
+        ),
+        "shifted": Control(
+            "ranking",
+            shifted,
+            strength=4,
+            caption="The map itself, rolled and turned: the same area and shape elsewhere. A prior for the centre "
+            "alone beats it, so beating it is not localisation.",
+            most_draws=SHIFTS,
+        ),
+        "random_cam": Control(
+            "class weights",
+            random_cam,
+            strength=5,
+            caption="The same activations with the class's weights permuted.",
+        ),
+        "other_image": Control(
+            "other images",
+            other_image,
+            strength=7,
+            caption="The map of another patient's image with the same prediction. A strong control.",
+            strong=True,
+        ),
+        "mean_map": Control(
+            "other images",
+            mean_map,
+            strength=6,
+            caption="The mean rank map over other patients' images with the same prediction. A strong control; one "
+            "draw, so no p per image.",
+            strong=True,
+            most_draws=1,
+            sequential=False,
+            rank_sums=True,
+        ),
+    },
+)
+
+
+def of_family(family: Family, names: Iterable[str]) -> list[str]:
+    """Those of the named controls that are made from it.
+
+    >>> of_family("other images", ["shifted", "mean_map"])
+    ['mean_map']
+    """
+    return [name for name in names if CONTROLS[name].family == family]
+
+
+def strongest_first(names: Iterable[str]) -> list[str]:
+    """The named controls from the strongest to the weakest.
+
+    >>> strongest_first(["pixel_random", "other_image", "shifted"])
+    ['other_image', 'shifted', 'pixel_random']
+    """
+    return sorted(names, key=lambda name: -CONTROLS[name].strength)
+
+
+def draws_at_most(control: str, fixed: int, sequential: Sequential | None) -> int:
+    """Draws of a control behind p_value at most, given its fixed ones.
+
+    >>> draws_at_most("shifted", 5, Sequential(max_draws=999)), draws_at_most("mean_map", 1, Sequential())
+    (391, 1)
+    """
+    entry = CONTROLS[control]
+    if sequential is None or not entry.sequential:
+        return fixed
+    most = sequential.max_draws if entry.most_draws is None else min(sequential.max_draws, entry.most_draws)
+    return max(fixed, most)
+
+
+def need_donors(sweep: Sweep) -> bool:
+    """Whether a control of the sweep needs other images' maps, and so a map pass before the scoring pass."""
+    return bool(of_family("other images", sweep.controls))
