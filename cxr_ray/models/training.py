@@ -1,6 +1,6 @@
 """Fine-tuning: ``fit`` trains one classifier on uint8 images that lie on the device.
 
-Shapes: N images, B images in a batch, S side of an image.
+Shapes: N images, B images in a batch, S side of an image, A random numbers an image.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from torch.nn import functional as F
 from cxr_ray.config import Train
 from cxr_ray.errors import TrainingError
 from cxr_ray.models.networks import Classifier
+from cxr_ray.registry import Registry
 
 EVAL_BATCH = 64
 FOCAL_GAMMA = 2.0
-AUGMENTATIONS = 6  # random numbers an image
+NUMBERS_AN_IMAGE = 6  # that an augmentation draws
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits [B, 2] and labels [B] to their mean, in nats
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,13 @@ class Split:
 
 @dataclass
 class Epoch:
-    """What ``report`` is told after an epoch, and what a later ``fit`` needs to go on from there.
+    """One epoch as ``report`` gets it, and what a later ``fit`` needs to go on from there.
 
     Attributes:
         epoch: from 1.
         train_loss, val_loss: means over images, in nats.
         val_auroc: AUROC on the validation split.
         best_epoch, best_auroc: the highest so far, the first of equals.
-        improved: this epoch is the best.
         state: gives tensors (the live ones: save or copy them at once) and numbers for ``resume``.
     """
 
@@ -53,8 +56,12 @@ class Epoch:
     val_auroc: float
     best_epoch: int
     best_auroc: float
-    improved: bool
     state: Callable[[], dict[str, Any]]
+
+    @property
+    def improved(self) -> bool:
+        """Whether this epoch is the best so far."""
+        return self.epoch == self.best_epoch
 
 
 def fit(
@@ -65,12 +72,12 @@ def fit(
     report: Callable[[Epoch], None],
     *,
     device: str = "cpu",
-    frozen: bool = False,
     resume: dict[str, Any] | None = None,
 ) -> None:
-    """Trains ``model`` in place: AdamW, one-cycle learning rate, mixed precision (bfloat16) on GPUs.
+    """Train ``model`` in place: AdamW, one-cycle learning rate, mixed precision (bfloat16) on GPUs.
 
     Order, sampling and augmentation are functions of (seed, epoch), so that a resumed run continues the same one.
+    Parameters that require no gradient are left as they are (``freeze_backbone``).
 
     Args:
         model: a classifier with two outputs.
@@ -78,77 +85,107 @@ def fit(
         config: epochs, batch size, learning rate and the rest.
         report: called after each epoch; ``epoch.state()`` gives what ``resume`` takes.
         device: cpu, cuda or cuda:0.
-        frozen: only the last block and the head are trained.
         resume: the state of an earlier epoch.
 
     Raises:
         TrainingError: the loss is not finite.
     """
-    torch.manual_seed(config.seed)
-    on_gpu = device.startswith("cuda")
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for name, parameter in model.network.named_parameters():
-        parameter.requires_grad_(not frozen or name.startswith(("layer4", "fc")))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
-    steps = max(1, len(train.labels) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.lr, total_steps=steps * config.epochs + 1, pct_start=0.25
-    )
-    first, best_epoch, best_auroc = 1, 0, -math.inf
+    training = _Training(model, train, config, device)
+    last_epoch, best_epoch, best_auroc = 0, 0, -math.inf
     if resume is not None:
-        model.network.load_state_dict(resume["network"])
-        optimizer.load_state_dict(resume["optimizer"])
-        schedule.load_state_dict(resume["schedule"])
-        first, best_epoch, best_auroc = resume["epoch"] + 1, resume["best_epoch"], resume["best_auroc"]
-    pixels = torch.from_numpy(np.array(train.pixels)).to(device)
-    labels = torch.from_numpy(np.array(train.labels))
-    if config.labels == "shuffled":  # a function of the seed alone; validation keeps the given ones
-        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(config.seed))]
-    labels = labels.to(device)
-    loss_of = _loss(config.loss, labels)
-    for epoch in range(first, config.epochs + 1):
-        generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
-        order = _order(config.sampler, labels.cpu(), generator)[: steps * config.batch_size].to(device)
-        model.train()
-        if frozen:
-            _freeze_statistics(model)
-        total = torch.zeros((), device=device)
-        batches = order.split(config.batch_size)
-        numbers = [torch.rand(AUGMENTATIONS, len(chosen), generator=generator) for chosen in batches]
-        numbers_AN = torch.cat(numbers, 1).to(device)  # at once, so that no step waits for the device
-        for chosen, numbers_AB in zip(batches, numbers_AN.split(config.batch_size, 1), strict=True):
-            images = pixels[chosen].float().div_(255)
-            if config.augment == "light":
-                images = augment(images, numbers_AB)
-            images = model.normalize(images).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=on_gpu):
-                logits = model(images)
-            loss = loss_of(logits.float(), labels[chosen])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.detach() * len(chosen)
-        train_loss = float(total) / len(order)
+        training.restore(resume)
+        last_epoch, best_epoch, best_auroc = resume["epoch"], resume["best_epoch"], resume["best_auroc"]
+    for epoch in range(last_epoch + 1, config.epochs + 1):
+        train_loss = training.epoch(epoch)
         val_loss, val_auroc = evaluate(model, val, device)
-        for split, loss_now in (("training", train_loss), ("validation", val_loss)):
-            if not math.isfinite(loss_now):
-                raise TrainingError(f"the {split} loss is {loss_now} in epoch {epoch}; lower train.lr ({config.lr:g}).")
-        improved = val_auroc > best_auroc
-        if improved:
+        for split, loss in (("training", train_loss), ("validation", val_loss)):
+            if not math.isfinite(loss):
+                raise TrainingError(f"the {split} loss is {loss} in epoch {epoch}; lower train.lr ({config.lr:g}).")
+        if val_auroc > best_auroc:
             best_epoch, best_auroc = epoch, val_auroc
-        state = {"epoch": epoch, "best_epoch": best_epoch, "best_auroc": best_auroc}
+        progress = {"epoch": epoch, "best_epoch": best_epoch, "best_auroc": best_auroc}
+        state = partial(training.state, progress)
+        report(Epoch(epoch, train_loss, val_loss, val_auroc, best_epoch, best_auroc, state))
 
-        def snapshot(numbers: dict[str, Any] = state) -> dict[str, Any]:
-            return {
-                **numbers,
-                "network": model.network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-            }
 
-        report(Epoch(epoch, train_loss, val_loss, val_auroc, best_epoch, best_auroc, improved, snapshot))
+class _Training:
+    """A model with its optimizer, its learning-rate schedule, and the images on the device."""
+
+    def __init__(self, model: Classifier, train: Split, config: Train, device: str):
+        torch.manual_seed(config.seed)
+        self.model, self.config, self.device = model, config, device
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+        self.steps = max(1, len(train.labels) // config.batch_size)  # of an epoch
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, max_lr=config.lr, total_steps=self.steps * config.epochs + 1, pct_start=0.25
+        )
+        self.pixels = torch.from_numpy(np.array(train.pixels)).to(device)
+        labels = torch.from_numpy(np.array(train.labels))
+        if config.labels == "shuffled":  # a function of the seed alone; validation keeps the given ones
+            labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(config.seed))]
+        self.labels = labels.to(device)
+        self.loss = LOSSES[config.loss](self.labels)
+        self.augment = AUGMENTATIONS[config.augment]
+
+    def state(self, progress: dict[str, Any]) -> dict[str, Any]:
+        """The state that ``restore`` takes, with the numbers of ``progress``; tensors are the live ones."""
+        return {
+            **progress,
+            "network": self.model.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from an earlier state."""
+        self.model.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+    def epoch(self, epoch: int) -> float:
+        """Train for one epoch; the mean loss over its images, in nats."""
+        generator = torch.Generator().manual_seed(self.config.seed * 100_003 + epoch)
+        batch_size = self.config.batch_size
+        order = SAMPLERS[self.config.sampler](self.labels.cpu(), generator)
+        order = order[: self.steps * batch_size].to(self.device)
+        batches = order.split(batch_size)
+        numbers = [torch.rand(NUMBERS_AN_IMAGE, len(chosen), generator=generator) for chosen in batches]
+        numbers_AN = torch.cat(numbers, 1).to(self.device)  # at once, so that no step waits for the device
+        self.model.train()
+        _freeze_statistics(self.model)
+        total = torch.zeros((), device=self.device)
+        for chosen, numbers_AB in zip(batches, numbers_AN.split(batch_size, 1), strict=True):
+            total += self.step(chosen, numbers_AB) * len(chosen)
+        return float(total) / len(order)
+
+    def step(self, chosen_B: Tensor, numbers_AB: Tensor) -> Tensor:
+        """One step of the optimizer on the chosen images; their mean loss, before it."""
+        images = self.augment(self.pixels[chosen_B].float().div_(255), numbers_AB)
+        images = self.model.normalize(images).contiguous(memory_format=torch.channels_last)
+        on_gpu = self.device.startswith("cuda")
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=on_gpu):
+            logits = self.model(images)
+        loss = self.loss(logits.float(), self.labels[chosen_B])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.detach()
+
+
+def freeze_backbone(model: Classifier) -> None:
+    """Let ``fit`` train the last block and the head alone."""
+    for name, parameter in model.network.named_parameters():
+        parameter.requires_grad_(name.startswith(("layer4", "fc")))
+
+
+def _freeze_statistics(model: Classifier) -> None:
+    """Batch norms whose weights do not train keep their running statistics."""
+    for module in model.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()
 
 
 def evaluate(model: Classifier, split: Split, device: str) -> tuple[float, float]:
@@ -171,7 +208,7 @@ def augment(images_BCSS: Tensor, numbers_AB: Tensor) -> Tensor:
     """Light augmentation of pixel-space images, one transform an image, the whole batch at once.
 
     Rotation up to 10 degrees, translation up to 5%, scale 0.9 to 1.1, contrast 0.8 to 1.2, brightness up to 0.1. No
-    flip: a mirrored chest is another anatomy. ``numbers_AB``: AUGMENTATIONS of each image, uniform in [0, 1).
+    flip: a mirrored chest is another anatomy. ``numbers_AB``: NUMBERS_AN_IMAGE of each, uniform in [0, 1).
     """
     r = numbers_AB * 2 - 1
     angle, scale = r[0] * math.radians(10), 1 + 0.1 * r[1]
@@ -183,31 +220,53 @@ def augment(images_BCSS: Tensor, numbers_AB: Tensor) -> Tensor:
     return ((moved - 0.5) * contrast + 0.5 + brightness).clamp_(0, 1)
 
 
-def _order(sampler: str, labels: Tensor, generator: torch.Generator) -> Tensor:
-    if sampler == "shuffle":
-        return torch.randperm(len(labels), generator=generator)
-    weights = 1.0 / torch.bincount(labels, minlength=2)[labels].double()
-    return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+def _unchanged(images_BCSS: Tensor, numbers_AB: Tensor) -> Tensor:
+    return images_BCSS
 
 
-def _loss(name: str, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """ce; weighted: classes by inverse frequency; focal: Lin et al., ICCV 2017, gamma 2."""
-    if name == "weighted":
-        counts = torch.bincount(labels, minlength=2).float()
-        weight = counts.sum() / (2 * counts)
-        return lambda z, y: F.cross_entropy(z, y, weight=weight)
-    if name == "focal":
+AUGMENTATIONS: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry(
+    "augmentation", {"none": _unchanged, "light": augment}
+)
 
-        def focal(z: Tensor, y: Tensor) -> Tensor:
-            log_p = F.log_softmax(z, 1).gather(1, y[:, None])[:, 0]
-            return (-((1 - log_p.exp()) ** FOCAL_GAMMA) * log_p).mean()
 
-        return focal
+def shuffled(labels_N: Tensor, generator: torch.Generator) -> Tensor:
+    """Every image once, in a random order: indices int64 [N]."""
+    return torch.randperm(len(labels_N), generator=generator)
+
+
+def balanced(labels_N: Tensor, generator: torch.Generator) -> Tensor:
+    """N draws with replacement, of each class as often: indices int64 [N]."""
+    weights = 1.0 / torch.bincount(labels_N, minlength=2)[labels_N].double()
+    return torch.multinomial(weights, len(labels_N), replacement=True, generator=generator)
+
+
+SAMPLERS: Registry[Callable[[Tensor, torch.Generator], Tensor]] = Registry(
+    "sampler", {"shuffle": shuffled, "balanced": balanced}
+)
+
+
+def cross_entropy(labels_N: Tensor) -> Loss:
+    """Cross-entropy, whatever the classes' frequencies."""
     return F.cross_entropy
 
 
-def _freeze_statistics(model: Classifier) -> None:
-    """Frozen batch norms keep their running statistics."""
-    for name, module in model.network.named_modules():
-        if isinstance(module, torch.nn.BatchNorm2d) and not name.startswith("layer4"):
-            module.eval()
+def weighted_cross_entropy(labels_N: Tensor) -> Loss:
+    """Cross-entropy with classes weighted by their inverse frequency among the training labels."""
+    counts = torch.bincount(labels_N, minlength=2).float()
+    weight = counts.sum() / (2 * counts)
+    return lambda logits_BC, labels_B: F.cross_entropy(logits_BC, labels_B, weight=weight)
+
+
+def focal_loss(labels_N: Tensor) -> Loss:
+    """Focal loss with gamma 2: mean of (1 - p)^2 (-log p), p of the true class (Lin et al., ICCV 2017)."""
+
+    def loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+        log_p = F.log_softmax(logits_BC, 1).gather(1, labels_B[:, None])[:, 0]
+        return (-((1 - log_p.exp()) ** FOCAL_GAMMA) * log_p).mean()
+
+    return loss
+
+
+LOSSES: Registry[Callable[[Tensor], Loss]] = Registry(
+    "loss", {"ce": cross_entropy, "weighted": weighted_cross_entropy, "focal": focal_loss}
+)

@@ -139,6 +139,8 @@ def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any, device
     model = networks.build(model_config.arch, model_spec)
     if state is not None:
         checkpoints.start_from(model, state, f"model.weights: {model_config.weights}")
+    if model_config.freeze == "backbone":
+        training.freeze_backbone(model)
     best, resume, earlier = b"", None, 0.0
     if checkpoint := tune.get_checkpoint():
         with checkpoint.as_directory() as folder:
@@ -165,8 +167,7 @@ def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any, device
 
     if resume is not None and resume["epoch"] >= train_config.epochs:
         return
-    training.fit(model, data["train"], data["val"], train_config, report, device=device,
-                 frozen=model_config.freeze == "backbone", resume=resume)  # fmt: skip
+    training.fit(model, data["train"], data["val"], train_config, report, device=device, resume=resume)
 
 
 def tune_sweep(
