@@ -1,4 +1,6 @@
-"""Write docs/tables.md from the schemas and docs/sweep.md from the sweep's sections: ``python docs/generate.py``.
+"""Write the pages that the code declares: ``python docs/generate.py``.
+
+docs/tables.md comes from the schemas, docs/sweep.md from the sweep's sections, docs/names.md from the registries.
 
 ``tests/test_docs.py`` holds the committed pages up to date.
 """
@@ -12,6 +14,14 @@ from typing import Any
 
 import cxr_ray.config
 from cxr_ray.config import Section, json_schema
+from cxr_ray.data.sources import SOURCES, SourceKind
+from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.edits import EDITS
+from cxr_ray.measure.explainers import EXPLAINERS, Explainer
+from cxr_ray.measure.fills import FILLS
+from cxr_ray.measure.metrics import METRICS
+from cxr_ray.measure.regions import REGIONS
+from cxr_ray.registry import Registry
 from cxr_ray.schemas import SCHEMA_VERSION, TABLES, Table
 
 DOCS = Path(__file__).parent
@@ -68,6 +78,23 @@ Any value under `model` and `train` may be a search space: `{{grid: [...]}}` (ea
 | key | may be | default |
 | --- | --- | --- |
 """
+
+NAMES_INTRO = f"""# Names
+
+{NOTE}
+What stands under each name that a sweep file or a table may hold. The formulas and sources are in the
+[glossary](glossary.md).
+"""
+
+REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
+    "Explainers": ("Key `explain.explainers`.", EXPLAINERS),
+    "Controls": ("Key `controls`: the name and the number of draws.", CONTROLS),
+    "Fills": ("Key `perturb.fills`.", FILLS),
+    "Metrics": ("Column `metric` of `faithfulness` and `summary`.", METRICS),
+    "Regions": ("Key `regions.names`.", REGIONS),
+    "Edits": ("Key `regions.edits`.", EDITS),
+    "Data sources": ("Key `data.source`, option `--data`.", SOURCES),
+}
 
 
 def tables_page() -> str:
@@ -142,14 +169,7 @@ def _kind(value: dict[str, Any], schema: dict[str, Any]) -> str:
         return f"list of {_kind(value['items'], schema)}"
     if value["type"] == "object":
         return "a section" if "properties" in value else NAMED.get(value.get("title", ""), "names to sections")
-    names = {
-        "integer": "whole number",
-        "number": "number",
-        "string": "text",
-        "boolean": "true or false",
-        "null": "null",
-    }
-    return names[value["type"]] + _range(value)
+    return JSON_TYPES[value["type"]] + _range(value)
 
 
 def _range(value: dict[str, Any]) -> str:
@@ -163,6 +183,25 @@ def _default(value: dict[str, Any]) -> str:
     return f"`{json.dumps(value['default'])}`".replace('"', "")
 
 
+def names_page() -> str:
+    """The entries of each registry, with what they are, as Markdown."""
+    lines = [NAMES_INTRO]
+    for title, (where, registry) in REGISTRIES.items():
+        lines += [f"## {title}", "", where, "", "| name | is |", "| --- | --- |"]
+        lines += [f"| `{name}` | {_cell(_caption(entry))} |" for name, entry in registry.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _caption(entry: Any) -> str:
+    """What an entry says of itself, and of an explainer what it costs."""
+    text: str = f"`--data` takes {entry.usage}." if isinstance(entry, SourceKind) else entry.caption
+    if isinstance(entry, Explainer):
+        forward, backward = entry.passes(224)
+        text += f" Passes at 224 pixels: {forward:,} forward, {backward:,} backward."
+    return text
+
+
 def _codes(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{n}`" for n in names)
 
@@ -172,7 +211,11 @@ def _cell(text: str) -> str:
     return text.replace("``", "`").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-PAGES: dict[str, Callable[[], str]] = {"tables.md": tables_page, "sweep.md": sweep_page}
+PAGES: dict[str, Callable[[], str]] = {
+    "tables.md": tables_page,
+    "sweep.md": sweep_page,
+    "names.md": names_page,
+}
 
 
 def main() -> None:

@@ -1,18 +1,18 @@
 """The documentation is what the code is: generated pages, links, names and examples."""
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
 import cxr_ray
-from cxr_ray.measure.controls import CONTROLS
-from cxr_ray.measure.explainers import EXPLAINERS
-from cxr_ray.measure.fills import FILLS
+from cxr_ray.measure.fills import FILLS, Fill
 from tests.builders.runs import make_run
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +22,14 @@ EXAMPLES = [p for p in PAGES if "```python" in p.read_text(encoding="utf-8")]
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -42,10 +50,17 @@ def test_examples_run(page, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_every_name_of_a_registry_stands_in_the_glossary():
+def test_every_name_of_a_registry_stands_in_the_glossary(generate):
     glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-    names = [*EXPLAINERS, *FILLS, *CONTROLS]
+    names = [
+        name for title, (_, registry) in generate.REGISTRIES.items() if title != "Data sources" for name in registry
+    ]
     assert [n for n in names if f"`{n}`" not in glossary] == []
+
+
+def test_a_new_entry_of_a_registry_stands_on_the_page_of_names(generate, monkeypatch):
+    monkeypatch.setitem(FILLS, "chequered", Fill(FILLS["black"].make, "A chequered board."))
+    assert "| `chequered` | A chequered board. |" in generate.names_page()
 
 
 def test_one_version_everywhere():
