@@ -1,7 +1,7 @@
-"""The form in which a network scores masked images: the fastest that this machine has, chosen by measurement.
+"""The inference backend in which a network scores masked images: the fastest of this machine, chosen by measurement.
 
-Explainers stay on the eager module, since they need its hooks; only scoring uses another form of it. Every form gives
-the same probabilities within TOLERANCE, those in half precision within HALF_TOLERANCE, which is checked when a form is
+Explainers stay on the eager module, since they need its hooks; only scoring uses another backend. Every backend gives
+the same probabilities within TOLERANCE, those in half precision within HALF_TOLERANCE, which is checked when one is
 chosen: in log-odds, four times as wide, since no probability changes faster than a quarter of its log-odds.
 """
 
@@ -12,7 +12,7 @@ import importlib
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,11 +25,13 @@ from torch.nn import functional as F
 
 from cxr_ray.models.networks import Classifier
 from cxr_ray.quiet import silent
+from cxr_ray.registry import Registry
 
 TOLERANCE = 1e-4  # in probability
 HALF_TOLERANCE = 1e-2
-TRIAL_SECONDS = 1.0  # that each form is measured
-EXPORT_PAYS = 30.0  # seconds of scoring from which an export (6 seconds) can pay
+TRIAL_SECONDS = 1.0  # that each backend is measured
+TRIAL_PAYS = 2 * TRIAL_SECONDS  # seconds of eager scoring from which measuring another backend can pay
+EXPORT_PAYS = 30.0  # and an export (6 seconds)
 COMPILE_PAYS = 600.0  # and a compilation (about a minute)
 
 BATCHES = (32, 64, 128, 256)
@@ -39,11 +41,11 @@ Forward = Callable[[Tensor], Tensor]  # model-space [B, 3, S, S] to the log-odds
 
 @dataclass(frozen=True)
 class InferenceBackend:
-    """Which form was chosen, and why.
+    """The backend that was chosen, and why.
 
     Attributes:
         name: key of BACKENDS.
-        tried: images a second of every form that was measured, or why one was not.
+        tried: images a second of every backend that was measured, or why one was not.
     """
 
     name: str
@@ -55,7 +57,7 @@ class InferenceBackend:
 
 
 def full_float32() -> None:
-    """Turns TF32 off for this process: it keeps 10 bits, forms would differ, and float32 is what is asked for."""
+    """Turns TF32 off for this process: it keeps 10 bits, and backends would differ."""
     torch.backends.cudnn.allow_tf32 = False
 
 
@@ -128,16 +130,42 @@ def mnn(model: Classifier, example: Tensor) -> Forward:
     return Classifier(_Network(run), model.spec).log_odds
 
 
-BACKENDS: dict[str, Callable[[Classifier, Tensor], Forward]] = {
-    "eager": eager,
-    "folded": folded,
-    "onnxruntime": onnxruntime,
-    "mnn": mnn,
-    "compiled": compiled,
-    "half": half,
-    "compiled_half": compiled_half,
-}
-CPU, GPU, HALF = ("onnxruntime", "mnn"), ("compiled", "half", "compiled_half"), ("half", "compiled_half")
+@dataclass(frozen=True)
+class Backend:
+    """One way to run a network's forward pass.
+
+    Attributes:
+        prepare: the eager model and an example batch to the function that scores batches. Raises what its compiler,
+            exporter or import raises; ModuleNotFoundError where a package is missing.
+        pays_after: seconds of scoring on the eager module from which its start-up can pay.
+        device: cpu or cuda; None: both.
+        half: whether it computes in float16.
+        extra: the extra of this package that brings what it needs.
+    """
+
+    prepare: Callable[[Classifier, Tensor], Forward]
+    pays_after: float
+    device: str | None = None
+    half: bool = False
+    extra: str | None = None
+
+    def runs_on(self, device: torch.device) -> bool:
+        """Whether it is made for that kind of device."""
+        return self.device in (None, device.type)
+
+
+BACKENDS: Registry[Backend] = Registry(
+    "inference backend",
+    {
+        "eager": Backend(eager, 0.0),
+        "folded": Backend(folded, TRIAL_PAYS),
+        "half": Backend(half, TRIAL_PAYS, device="cuda", half=True),
+        "onnxruntime": Backend(onnxruntime, EXPORT_PAYS, device="cpu", extra="fast"),
+        "mnn": Backend(mnn, EXPORT_PAYS, device="cpu", extra="fast"),
+        "compiled": Backend(compiled, COMPILE_PAYS, device="cuda"),
+        "compiled_half": Backend(compiled_half, COMPILE_PAYS, device="cuda", half=True),
+    },
+)
 _INPUT, _OUTPUT = "images", "outputs"
 
 
@@ -180,7 +208,7 @@ def _of_one_size(fast: Classifier, other: Classifier, batch_size: int) -> Forwar
     return run
 
 
-@lru_cache(maxsize=1)  # two forms want it
+@lru_cache(maxsize=1)  # two backends want it
 def _exported(model: Classifier, example: Tensor) -> bytes:
     """The folded module as ONNX, for any batch size."""
     import onnxscript  # noqa: F401  the export needs it
@@ -188,9 +216,15 @@ def _exported(model: Classifier, example: Tensor) -> bytes:
     network = _folded(model).network.to(memory_format=torch.contiguous_format)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(network, (example.contiguous(),), dynamo=True, verbose=False,
-                                    input_names=[_INPUT], output_names=[_OUTPUT],
-                                    dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))  # fmt: skip
+        program = torch.onnx.export(
+            network,
+            (example.contiguous(),),
+            dynamo=True,
+            verbose=False,
+            input_names=[_INPUT],
+            output_names=[_OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        )
     assert program is not None
     return program.model_proto.SerializeToString()
 
@@ -209,27 +243,39 @@ def _folded(model: Classifier) -> Classifier:
 
 
 def make(name: str, model: Classifier, size: int, batch_size: int) -> Forward:
-    """A model in a form that was chosen for another one; eager if this model does not have it, or differs in it."""
+    """A model on the backend that was chosen for another one; eager where this model cannot have it or differs on it.
+
+    Raises:
+        UnknownNameError: no backend of that name.
+    """
     example = _example(model, size, batch_size)
     if name == "eager":
         return eager(model, example)
     with torch.no_grad():
-        made = _checked(name, model, example, model.log_odds(example))
+        prepared = check(name, model, example, model.log_odds(example))
     _exported.cache_clear()
-    return eager(model, example) if isinstance(made, str) else made
+    return eager(model, example) if isinstance(prepared, str) else prepared
 
 
-def _checked(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Forward | str:
-    """The model in this form, or why it cannot be had: no form is worth a run. ``expected``: its log-odds."""
+def check(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Forward | str:
+    """The model on this backend, or why it cannot be had: no backend is worth a run.
+
+    Args:
+        name: key of BACKENDS.
+        model: eager, on its device.
+        example: images in model space [B, 3, S, S].
+        expected: the eager module's log-odds of ``example`` [B].
+    """
+    backend = BACKENDS[name]
     try:
-        made = BACKENDS[name](model, example)
-        difference = float((made(example) - expected).abs().max()) / 4
+        forward = backend.prepare(model, example)
+        difference = float((forward(example) - expected).abs().max()) / 4
     except ModuleNotFoundError as e:
-        return f"no {e.name}" + (": pip install 'cxr-ray[fast]'" if name in CPU else "")
+        return f"no {e.name}" + (f": pip install 'cxr-ray[{backend.extra}]'" if backend.extra else "")
     except Exception as e:  # compilers and exporters fail in their own ways, a missing one at its first call
         return (str(e).splitlines() or [type(e).__name__])[0]
-    tolerance = HALF_TOLERANCE if name in HALF else TOLERANCE
-    return made if difference <= tolerance else f"differs by up to {difference:.1e} in probability"
+    tolerance = HALF_TOLERANCE if backend.half else TOLERANCE
+    return forward if difference <= tolerance else f"differs by up to {difference:.1e} in probability"
 
 
 def _example(model: Classifier, size: int, batch_size: int) -> Tensor:
@@ -263,62 +309,76 @@ def _rate_of(model: Classifier, size: int, batch_size: int) -> float:
     """Images a second in batches of this size, with memory for what else a worker holds of that size."""
     with torch.no_grad():
         example = _example(model, size, batch_size)
-        beside = example.new_empty(2, *example.shape)  # masked images and fills
+        headroom = example.new_empty(2, *example.shape)  # masked images and fills
         forward = eager(model, example)
         _rate(forward, example, 0.0)
         rate = _rate(forward, example, TRIAL_SECONDS / 4)
-        del beside
+        del headroom
     return rate
 
 
 def choose(
     model: Classifier, size: int, batch_size: int, passes: int, precision: str = "float32"
 ) -> tuple[InferenceBackend, Forward]:
-    """The fastest form for so many passes, start-up included.
+    """The fastest backend for so many passes, start-up included.
 
     Args:
         model: eager, on its device.
         size: side of the images.
         batch_size: images in a pass.
         passes: forward passes that will be made; few passes try only what costs nothing to start.
-        precision: float32, or half: in half precision on GPUs, unless no such form can be had.
+        precision: float32, or half: in half precision on GPUs, unless no such backend can be had.
 
     Returns:
-        The form and its function; its probabilities agree with the eager module's on random images.
+        The backend and its function; its probabilities agree with the eager module's on random images.
     """
     example = _example(model, size, batch_size)
     plain = eager(model, example)
-    elsewhere = GPU if example.device.type == "cpu" else CPU
-    tried: dict[str, float | str] = {"half": "for GPUs"} if precision == "half" and "half" in elsewhere else {}
-    must_be_half = precision == "half" and not tried
+    must_be_half = precision == "half" and BACKENDS["half"].runs_on(example.device)
+    refused: dict[str, float | str] = {"half": "for GPUs"} if precision == "half" and not must_be_half else {}
     if not passes and not must_be_half:
-        return InferenceBackend("eager", tried), plain
+        return InferenceBackend("eager", refused), plain
     with torch.no_grad():
         expected = plain(example)
         rate = _rate(plain, example, 0.0)
-        scoring = passes / rate  # seconds
-        worth = ["folded", "half"] if scoring > 2 * TRIAL_SECONDS or must_be_half else []
-        worth += CPU if scoring > EXPORT_PAYS else ()
-        worth += ["compiled", "compiled_half"] if scoring > COMPILE_PAYS else []
-        worth = [name for name in worth if name not in elsewhere and (must_be_half or name not in HALF)]
-        if not worth:
-            return InferenceBackend("eager", {"eager": rate, **tried}), plain
-        forwards, rates = {"eager": plain}, {}
-        for name in worth:
-            made = _checked(name, model, example, expected)
-            if isinstance(made, str):
-                tried[name] = made
+        names = _worth_trying(passes / rate, example.device, must_be_half)
+        if not names:
+            return InferenceBackend("eager", {"eager": rate, **refused}), plain
+        forwards = {"eager": plain}
+        for name in names:
+            prepared = check(name, model, example, expected)
+            if isinstance(prepared, str):
+                refused[name] = prepared
             else:
-                forwards[name] = made
-        for name, forward in forwards.items():
-            try:
-                rates[name] = _rate(forward, example, TRIAL_SECONDS)
-            except torch.OutOfMemoryError:
-                tried[name] = "out of memory"
+                forwards[name] = prepared
+        rates = _rates(forwards, example, refused)
     _exported.cache_clear()
     # Half or not at all, where it can be had: else levels of a curve, scored by two workers, might differ in precision.
-    best = max(rates, key=lambda name: (must_be_half and name in HALF, rates[name]))
-    return InferenceBackend(best, {**rates, **tried}), forwards[best]
+    best = max(rates, key=lambda name: (must_be_half and BACKENDS[name].half, rates[name]))
+    return InferenceBackend(best, {**rates, **refused}), forwards[best]
+
+
+def _worth_trying(eager_seconds: float, device: torch.device, half: bool) -> list[str]:
+    """Backends whose start-up can pay in so much scoring; the cheap ones always where half precision is asked for."""
+    return [
+        name
+        for name, backend in BACKENDS.items()
+        if name != "eager"
+        and backend.runs_on(device)
+        and (half or not backend.half)
+        and (eager_seconds > backend.pays_after or (half and backend.pays_after <= TRIAL_PAYS))
+    ]
+
+
+def _rates(forwards: Mapping[str, Forward], example: Tensor, refused: dict[str, float | str]) -> dict[str, float]:
+    """Images a second of each backend; one that does not fit into memory goes to ``refused``."""
+    rates = {}
+    for name, forward in forwards.items():
+        try:
+            rates[name] = _rate(forward, example, TRIAL_SECONDS)
+        except torch.OutOfMemoryError:
+            refused[name] = "out of memory"
+    return rates
 
 
 def _rate(forward: Forward, example: Tensor, seconds: float) -> float:
