@@ -9,7 +9,9 @@ Each image has its own. The error is ours against the sparse solution, the great
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
+from torch import Tensor
 
 from benchmarks.common import arguments, rates, ratio, show
 from cxr_ray import randomness
@@ -27,8 +30,10 @@ from cxr_ray.models.networks import ModelSpec
 LEVELS = (0.1, 0.25, 0.5, 0.9)
 TARGET = 20.0
 
+Solver = Callable[[NDArray[np.floating], NDArray[np.bool_]], NDArray[np.floating]]
 
-def sparse_solver(size: int) -> Callable[[NDArray[np.floating], NDArray[np.bool_]], NDArray[np.floating]]:
+
+def sparse_solver(size: int) -> Solver:
     """Image and missing pixels, both [S * S], to the exact imputation."""
     step, one = sparse.diags([np.ones(size - 1), np.ones(size - 1)], [-1, 1]), sparse.identity(size)
     weights = ((sparse.kron(step, one) + sparse.kron(one, step)) / 6 + sparse.kron(step, step) / 12).tocsr()
@@ -42,80 +47,113 @@ def sparse_solver(size: int) -> Callable[[NDArray[np.floating], NDArray[np.bool_
     return solve
 
 
-def main() -> None:
-    """Measures and prints."""
-    args = arguments(__doc__, size=(int, 224, "side of the images"), batch=(int, 32, "images in a batch"),
-                     rounds=(int, 5, "rounds"), seconds=(float, 1.0, "seconds a form and round"),
-                     threads=(int, 1, "torch threads"), shape=(str, "smooth", "of the masks: smooth or random"),
-                     levels=(str, ",".join(map(str, LEVELS)), "shares of missing pixels"))  # fmt: skip
-    torch.set_num_threads(args.threads)
-    backends.full_float32()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    keys, size = torch.arange(args.batch, device=device), args.size
-    images = rankings.smooth_field(keys, size) * 0.8
-    images = images + 0.2 * randomness.uniform(keys + 1000, size * size).view_as(images)
-    if args.shape == "smooth":
-        fields = rankings.smooth_field(keys + 2000, size, gaussian=True).flatten(1)
-    else:
-        fields = randomness.uniform(keys + 2000, size * size)
-    places = rankings.rank(fields, fields)
-    masks = {level: (places < round(level * size**2)).view_as(images) for level in map(float, args.levels.split(","))}
-    model = networks.build("resnet18", ModelSpec("resnet18", size)).to(device, memory_format=torch.channels_last)
-    batch = images[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-    direct = sparse_solver(size)
+@dataclass(frozen=True)
+class Task:
+    """Images with missing pixels, and the ways to impute them.
 
-    def done(count: int) -> int:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return count
+    Attributes:
+        images: [B, S, S], all channels equal.
+        masks: level to what is missing, bool [B, S, S].
+        direct: image and missing pixels to the exact imputation.
+    """
 
-    def imputed(level: float) -> Callable[[], int]:
-        return lambda: done(len(imputation.linear(images, masks[level])))
+    images: Tensor
+    masks: Mapping[float, Tensor]
+    direct: Solver
 
-    def solved(level: float) -> Callable[[], int]:
-        turn = iter(range(10**9))
+    def imputed(self, level: float) -> Callable[[], int]:
+        """The package's imputation of the whole batch."""
+        return lambda: done(imputation.linear(self.images, self.masks[level]))
+
+    def solved(self, level: float) -> Callable[[], int]:
+        """One sparse solve, of the next image in turn."""
+        turn = itertools.cycle(range(len(self.images)))
 
         def one() -> int:
-            i = next(turn) % args.batch
-            direct(images[i].flatten().cpu().numpy(), masks[level][i].flatten().cpu().numpy())
+            i = next(turn)
+            self.direct(self.images[i].flatten().cpu().numpy(), self.masks[level][i].flatten().cpu().numpy())
             return 1
 
         return one
 
-    def peer(level: float) -> Callable[[], int]:
+    def peer(self, level: float) -> Callable[[], int]:
+        """The imputation of grad-cam, of one image."""
         from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 
         imputer = NoisyLinearImputer(noise=0)
-        image, known = images[:1].expand(3, -1, -1).cpu(), (~masks[level][0]).float().cpu()
+        image, known = self.images[:1].expand(3, -1, -1).cpu(), (~self.masks[level][0]).float().cpu()
         return lambda: len(imputer(image, known)[None])
 
-    def forward() -> int:
-        model.log_odds(batch)
-        return done(len(batch))
+    def error(self, level: float) -> float:
+        """Largest difference of the package's imputation from the exact one."""
+        made = imputation.linear(self.images, self.masks[level]).flatten(1).cpu().numpy()
+        images, masks = (x.flatten(1).cpu().numpy() for x in (self.images, self.masks[level]))
+        pairs = zip(images, masks, made, strict=True)
+        return max(float(np.abs(self.direct(image, mask) - ours).max()) for image, mask, ours in pairs)
 
-    def error(level: float) -> float:
-        made = imputation.linear(images, masks[level]).flatten(1).cpu().numpy()
-        pairs = zip(images.flatten(1).cpu().numpy(), masks[level].flatten(1).cpu().numpy(), made, strict=True)
-        return max(float(np.abs(direct(image, mask) - ours).max()) for image, mask, ours in pairs)
+
+def done(made: Tensor) -> int:
+    """Number of images made, once the device has made them."""
+    if made.device.type == "cuda":
+        torch.cuda.synchronize()
+    return len(made)
+
+
+def task(batch: int, size: int, shape: str, levels: Sequence[float], device: torch.device) -> Task:
+    """Smooth images with a tenth of noise, and masks of the given shape (smooth or random)."""
+    keys = torch.arange(batch, device=device)
+    images = rankings.smooth_field(keys, size) * 0.8
+    images = images + 0.2 * randomness.uniform(keys + 1000, size * size).view_as(images)
+    if shape == "smooth":
+        fields = rankings.smooth_field(keys + 2000, size, gaussian=True).flatten(1)
+    else:
+        fields = randomness.uniform(keys + 2000, size * size)
+    places = rankings.rank(fields, fields)
+    masks = {level: (places < round(level * size**2)).view_as(images) for level in levels}
+    return Task(images, masks, sparse_solver(size))
+
+
+def main() -> None:
+    """Measures and prints."""
+    args = arguments(
+        __doc__,
+        size=(int, 224, "side of the images"),
+        batch=(int, 32, "images in a batch"),
+        rounds=(int, 5, "rounds"),
+        seconds=(float, 1.0, "seconds a form and round"),
+        threads=(int, 1, "torch threads"),
+        shape=(str, "smooth", "of the masks: smooth or random"),
+        levels=(str, ",".join(map(str, LEVELS)), "shares of missing pixels"),
+    )
+    torch.set_num_threads(args.threads)
+    backends.full_float32()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    levels = [float(level) for level in args.levels.split(",")]
+    work = task(args.batch, args.size, args.shape, levels, device)
+    model = networks.build("resnet18", ModelSpec("resnet18", args.size)).to(device, memory_format=torch.channels_last)
+    batch = work.images[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
     with torch.inference_mode():
-        kinds: dict[str, Callable[[], int]] = {"forward": forward}
-        for level in masks:
-            kinds |= {f"imputed {level:g}": imputed(level), f"sparse {level:g}": solved(level)}
+        kinds: dict[str, Callable[[], int]] = {"forward": lambda: done(model.log_odds(batch))}
+        for level in levels:
+            kinds |= {f"imputed {level:g}": work.imputed(level), f"sparse {level:g}": work.solved(level)}
             if find_spec("pytorch_grad_cam"):
-                kinds[f"grad-cam {level:g}"] = peer(level)
+                kinds[f"grad-cam {level:g}"] = work.peer(level)
         measured = rates(kinds, args.rounds, args.seconds)
-        errors = {f"{level:g}": error(level) for level in masks}
+        errors = {f"{level:g}": work.error(level) for level in levels}
     ratios = {
         f"imputed / {other} {level:g}": ratio(measured, f"imputed {level:g}", f"{other} {level:g}")
         for other in ("sparse", "grad-cam")
-        for level in masks
+        for level in levels
         if f"{other} {level:g}" in measured
     }
-    costs = {f"{level:g}": round(ratio(measured, "forward", f"imputed {level:g}"), 4) for level in masks}
-    show("linear", measured, ratios, dict.fromkeys(ratios, TARGET), unit="images/s", as_json=args.json,
-         **{"masks": args.shape, "max error": f"{max(errors.values()):.1e} (1e-3 is allowed)",
-            "imputation in forward passes": costs})  # fmt: skip
+    costs = {f"{level:g}": round(ratio(measured, "forward", f"imputed {level:g}"), 4) for level in levels}
+    notes = {
+        "masks": args.shape,
+        "max error": f"{max(errors.values()):.1e} (1e-3 is allowed)",
+        "imputation in forward passes": costs,
+    }
+    show("linear", measured, ratios, dict.fromkeys(ratios, TARGET), unit="images/s", as_json=args.json, **notes)
 
 
 if __name__ == "__main__":

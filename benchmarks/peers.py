@@ -40,22 +40,25 @@ QUANTUS, ROAD = "Quantus PixelFlipping", "grad-cam ROADCombined"
 
 
 def areas(
-    model: Classifier, forward: Forward, pixels: NDArray[np.uint8], maps: Tensor, fill: str,
-    levels: Sequence[float], orders: Sequence[str], batch: int,
-) -> NDArray:  # fmt: skip
-    """Rank, fill, score and integrate, as the worker does: one row of metrics an image."""
+    model: Classifier,
+    forward: Forward,
+    pixels: NDArray[np.uint8],
+    maps: Tensor,
+    levels: Sequence[float],
+    orders: Sequence[str],
+    batch: int,
+) -> NDArray:
+    """Rank, fill with grey, score and integrate, as the worker does: one row of metrics an image."""
     device = maps.device
     with torch.inference_mode():
         given = torch.from_numpy(pixels).to(device).float() / 255
         images = model.normalize(given)
-        filled = model.normalize(fills.FILLS[fill].make(given, model.mean, torch.arange(len(given), device=device)))
+        filled = model.normalize(fills.FILLS["grey"].make(given, model.mean, torch.arange(len(given), device=device)))
         flat = maps.flatten(1)
         places = rankings.rank(flat, rankings.smooth_field(torch.arange(len(flat), device=device), SIZE).flatten(1))
         ns = rankings.counts(levels, SIZE**2)
-        inner = scoring.masked_scores(
-            forward, scoring.Canvas.of(images, filled[:, None]), places,
-            torch.arange(len(flat), device=device), ns, orders, batch,
-        )[:, 0]  # fmt: skip
+        canvas, image_of = scoring.Canvas.of(images, filled[:, None]), torch.arange(len(flat), device=device)
+        inner = scoring.masked_scores(forward, canvas, places, image_of, ns, orders, batch)[:, 0]
         ends = [forward(x)[:, None, None].expand(-1, len(orders), 1) for x in (images, filled)]
         logit = torch.cat([ends[0], inner, ends[1]], -1).double().cpu().numpy()
     by_order = {order: expit(logit[:, o]) for o, order in enumerate(orders)}
@@ -92,7 +95,7 @@ def main() -> int:
         levels = [k / args.steps for k in range(1, args.steps)]
 
         def one_order() -> int:
-            areas(model, forward, pixels, on_device, "grey", levels, ["morf"], args.batch)
+            areas(model, forward, pixels, on_device, levels, ["morf"], args.batch)
             return args.images
 
         def pixel_flipping() -> int:
