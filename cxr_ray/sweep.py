@@ -7,7 +7,6 @@ import contextlib
 import datetime
 import errno
 import hashlib
-import itertools
 import json
 import os
 import platform
@@ -27,7 +26,7 @@ import torch
 
 import cxr_ray
 from cxr_ray import results
-from cxr_ray.analysis import classification, hypotheses, summary
+from cxr_ray.analysis import statistics, summary
 from cxr_ray.config import Sweep, load_sweep
 from cxr_ray.data import masks, sources
 from cxr_ray.data.entries import Source
@@ -461,7 +460,7 @@ def _run(
     finally:
         ray.shutdown()
     say("Statistics")
-    write_statistics(sweep, manifest, store)
+    write_statistics(sweep, store)
     finish(store)
     say(f"Done in {_duration(time.monotonic() - started)}.\n")
     print_summary(store.out)
@@ -678,76 +677,25 @@ def _watch(computed: Generator[tuple[int, str], None, None], n_units: int) -> No
                 say(f"  {n} of {n_units} units, {done / (now - first):.1f} images/s, {_duration(left)} left")
 
 
-def write_statistics(sweep: Sweep, manifest: Manifest, store: Store) -> None:
-    """The tables classification, summary and hypotheses, and test_metrics.json."""
+def write_statistics(sweep: Sweep, store: Store) -> None:
+    """The statistics tables, rows of sanity that compare stored maps, and test_metrics.json."""
     run_ = results.open_run(store.out)
-    trials = run_.pandas("trials").set_index("trial_id")
-    patients = manifest.images[["image_id", "patient_id"]]
-    every = run_.pandas("predictions")
-    explained = [t for t in trials.index if t in set(every["trial_id"])]
-    classes: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    for trial_id in explained:
-        mine = every[every["trial_id"] == trial_id].drop(columns="trial_id")
-        classes += classification.classification_rows(mine.merge(patients, on="image_id"), trial_id, sweep.seed)
-        chosen = pads.field("trial_id") == trial_id
-        degenerate = run_.pandas("saliency", ["explainer", "image_id", "target", "degenerate"], chosen)
-        seed = trials.loc[trial_id, "seed"]
-        for grid, fill in itertools.product(sweep.perturb.grids, sweep.perturb.fills):  # families lie within these
-            part = chosen & (pads.field("grid") == grid) & (pads.field("fill") == fill)
-            faith = run_.pandas("faithfulness", filter=part)
-            if faith.empty:
-                continue
-            rows += summary.summarize(
-                faith, mine, patients, degenerate, trial_id=trial_id, variant=trials.loc[trial_id, "variant"],
-                seed=None if pd.isna(seed) else int(seed), target_rules=sweep.explain.targets, stats_seed=sweep.seed,
-            )  # fmt: skip
-    store.write_table("classification", classes)
-    store.write_table("summary", rows)
-    for name in ("saliency_summary", "region_summary", "sanity_summary", "agreement"):
-        store.write_table(name, [])
-    store.write_table("hypotheses", hypotheses.hypotheses(_hypothesis_inputs(sweep, run_, trials, every, patients)))
+    measured = statistics.Measured(run_)
     if sweep.sanity is not None and sweep.explain.keep_maps:
-        pairs = sanity.shuffled_models(trials.loc[explained].reset_index())
+        pairs = sanity.shuffled_models(measured.trials.loc[measured.explained].reset_index())
         explainers = sanity.narrowed(sweep).explain.explainers
         for trial_id, table in sanity.label_rows(pairs, explainers, lambda t, e: _kept_maps(run_, t, e)):
             store.write_part("sanity", trial_id, "labels", table)
-    store.write_json(test_metrics(trials, classes, every), "test_metrics.json")
-
-
-def _hypothesis_inputs(
-    sweep: Sweep, run_: results.Run, trials: pd.DataFrame, predictions: pd.DataFrame, patients: pd.DataFrame
-) -> hypotheses.Inputs:
-    """What hypotheses need of a run's tables, and no more of the large ones."""
-    wanted = pads.field("explainer") == hypotheses.explainer_of(sweep)
-    first = {"metric": "abpc", "scale": "logodds", "grid": sweep.perturb.grids[0], "fill": sweep.perturb.fills[0]}
-    chosen = wanted
-    for name, value in first.items():
-        chosen &= pads.field(name) == value
-    return hypotheses.Inputs(
-        sweep, trials.reset_index(), predictions, patients.set_index("image_id")["patient_id"], run_.pandas("regions"),
-        run_.pandas("saliency", ["trial_id", "explainer", "image_id", "target", "half_mass_area", "concentration",
-                                 "lung_share"], wanted),
-        run_.pandas("faithfulness", ["trial_id", "image_id", "target", "control", "gap", "p_value"], chosen),
-    )  # fmt: skip
+    written = {}
+    for name, rows in statistics.tables(measured, sweep):
+        store.write_table(name, rows)
+        written[name] = rows
+    store.write_json(statistics.test_metrics(measured, written["classification"]), "test_metrics.json")
 
 
 def _kept_maps(run_: results.Run, trial_id: str, explainer: str) -> pd.DataFrame:
     chosen = (pads.field("trial_id") == trial_id) & (pads.field("explainer") == explainer)
     return run_.pandas("saliency", ["image_id", "target", "map", "map_height", "map_width"], chosen)
-
-
-def test_metrics(trials: pd.DataFrame, classes: list[dict[str, Any]], predictions: pd.DataFrame) -> dict[str, Any]:
-    """The best trial's figures on the test split: chosen by val_auroc, never by test."""
-    at_half = {r["trial_id"]: r for r in classes if r["split"] == "test" and r["threshold_rule"] == "half"}
-    candidates = trials[trials.index.isin(list(at_half))]
-    if candidates.empty:
-        return {}
-    best = candidates.sort_values("val_auroc", ascending=False, kind="stable", na_position="last").index[0]
-    test = predictions[(predictions["trial_id"] == best) & (predictions["split"] == "test")]
-    outcomes = {o: int((test["outcome"] == o).sum()) for o in ("TP", "FP", "TN", "FN")}
-    figures = {name: value for name, value in at_half[best].items() if name not in ("tp", "fp", "tn", "fn")}
-    return {**figures, **outcomes, "chosen_by": "val_auroc"}
 
 
 def finish(store: Store) -> None:

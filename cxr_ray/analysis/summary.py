@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cxr_ray.analysis.cells import COLUMN, FAMILY, Cells, cells_of, targets
 from cxr_ray.analysis.resampling import (
     CI_METHOD,
     Floats,
@@ -44,48 +45,31 @@ CALIPER = 0.25  # log-odds of the target
 VALID_SHARE = 0.95  # of a bucket's images, below which no absolute area is shown
 N_PERM = 9999
 
-_FAMILY = ["grid", "fill", "metric", "level", "scale"]
-_OF_BUCKETS = (
-    "test",
-    "alternative",
-    "p",
-    "family",
-    "family_size",
-    "p_holm",
-    "win_rate",
-    "control_mean",
-    "n_valid_baseline",
-    "n_negative",
-)  # what contrasts have not
-_COLUMN = [*_FAMILY, "explainer", "control"]
+TEST = "sign-flip of the patients' sums of win rate - 1/2"
+TESTED = ("test", "alternative", "p", "family", "family_size", "p_holm", "win_rate")
+OF_BUCKET = ("control_mean", "n_valid_baseline", "n_negative")
 
 
 @dataclass(frozen=True)
-class _Cells:
-    """What the images of one target rule hold; NaN where an image has no value.
+class Model:
+    """Whose rows these are; they stand in every row."""
+
+    trial_id: str
+    variant: str
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How intervals and tests are sampled.
 
     Attributes:
-        columns: K rows, what each column is.
-        measure_NK: the metric itself for control none, the gap to the control for the others.
-        win_NK: share of draws that the map beats, minus 1/2.
-        control_NK: mean of the metric over the control's draws.
-        valid_NK: the filled image is a valid baseline.
-        degenerate_NK: the map is constant.
-        draws_K: most draws that any image has.
+        seed: of the bootstrap and of the sign flips.
+        n_boot: bootstrap samples of patients.
     """
 
-    columns: pd.DataFrame
-    measure_NK: Floats
-    win_NK: Floats
-    control_NK: Floats
-    valid_NK: NDArray[np.bool_]
-    degenerate_NK: NDArray[np.bool_]
-    draws_K: Ints
-
-    @property
-    def absolute_K(self) -> NDArray[np.bool_]:
-        """Columns of the map alone, compared with nothing."""
-        return (self.columns["control"] == "none").to_numpy()
+    seed: int
+    n_boot: int = 1000
 
 
 def summarize(
@@ -93,13 +77,10 @@ def summarize(
     predictions: pd.DataFrame,
     images: pd.DataFrame,
     degenerate: pd.DataFrame,
+    model: Model,
     *,
-    trial_id: str,
-    variant: str,
-    seed: int | None,
     target_rules: Sequence[str],
-    stats_seed: int,
-    n_boot: int = 1000,
+    sampling: Sampling,
 ) -> list[dict[str, Any]]:
     """The rows of `summary` for one trial, each a dict of all columns, None where there is nothing to say.
 
@@ -109,10 +90,9 @@ def summarize(
             rows in `faithfulness` counts in n_null.
         images: image_id and patient_id at least.
         degenerate: explainer, image_id, target, degenerate; what is not listed is not degenerate.
-        trial_id, variant, seed: stand in every row.
+        model: whose rows they are.
         target_rules: `pneumonia` (target 1) or `predicted` (each image's predicted class).
-        stats_seed: of the bootstrap and of the sign flips.
-        n_boot: bootstrap samples of patients.
+        sampling: of intervals and tests.
 
     A row is a bucket, or the contrast A-B of two buckets, once over all images and once over pairs matched within 0.25
     log-odds of the target (n says how many images are used, so the unmatched are the difference of two rows' n).
@@ -133,24 +113,26 @@ def summarize(
     image_ids = pd.Index(test["image_id"])
     patients_N = images.set_index("image_id")["patient_id"].reindex(image_ids).to_numpy(object)
     if unknown := image_ids[pd.isna(patients_N)].tolist():
-        raise ValueError(f"summary of {trial_id}: {len(unknown)} images are not in `images`, such as {unknown[0]}")
+        raise ValueError(
+            f"summary of {model.trial_id}: {len(unknown)} images are not in `images`, such as {unknown[0]}"
+        )
     outcome_N = test["outcome"].to_numpy(object)
     logit_N = test["logit_pneumonia"].to_numpy(np.float64)
     members = {name: np.flatnonzero(np.isin(outcome_N, outcomes)) for name, outcomes in BUCKETS.items()}
 
     rows: list[dict[str, Any]] = []
     for rule in target_rules:
-        target_N = _targets(rule, test["predicted"].to_numpy(np.int64))
-        cells = _cells(faithfulness, degenerate, image_ids, target_N)
+        target_N = targets(rule, test["predicted"].to_numpy(np.int64))
+        cells = cells_of(faithfulness, degenerate, image_ids, target_N)
         target_logit_N = np.where(target_N == 1, logit_N, -logit_N)
-        same = {"trial_id": trial_id, "variant": variant, "seed": seed, "target_rule": rule, "cluster": "patient"}
-        same |= {"ci_method": CI_METHOD, "n_boot": n_boot}
+        same = {**vars(model), "target_rule": rule, "cluster": "patient"}
+        same |= {"ci_method": CI_METHOD, "n_boot": sampling.n_boot}
 
-        for bucket, at in members.items():
-            if len(at):
+        for bucket, chosen in members.items():
+            if len(chosen):
                 same |= {"bucket": bucket, "contrast": False, "matched": False}
-                family = f"{trial_id}, {bucket}, {rule}"
-                rows += _rows(cells, same, _bucket(cells, at, patients_N, family, stats_seed, n_boot))
+                family = f"{model.trial_id}, {bucket}, {rule}"
+                rows += _rows(cells, same, _bucket(cells, chosen, patients_N, family, sampling))
         for first, second in CONTRASTS:
             a, b = members[first], members[second]
             if len(a) and len(b):
@@ -159,88 +141,45 @@ def summarize(
                 for matched in (False, True):
                     if matched:
                         a, b = a[pairs[:, 0]], b[pairs[:, 1]]
-                    statistics = _contrast(cells, a, b, patients_N, matched, stats_seed, n_boot)
+                    statistics = _contrast(cells, a, b, patients_N, matched, sampling)
                     rows += _rows(cells, same | {"matched": matched}, statistics)
     return rows
 
 
-def _targets(rule: str, predicted_N: Ints) -> Ints:
-    """The class that a rule selects for each image."""
-    if rule == "pneumonia":
-        return np.ones_like(predicted_N)
-    if rule == "predicted":
-        return predicted_N
-    raise ValueError(f"target rule {rule!r}: it is pneumonia or predicted")
-
-
-def _cells(faithfulness: pd.DataFrame, degenerate: pd.DataFrame, image_ids: pd.Index, target_N: Ints) -> _Cells:
-    """The rows that explain each image's target, as matrices."""
-    row_all = image_ids.get_indexer(pd.Index(faithfulness["image_id"]))
-    if (row_all < 0).any():
-        lost = faithfulness["image_id"].to_numpy()[row_all < 0][0]
-        raise ValueError(f"`faithfulness` has image {lost}, which is not in the test split of `predictions`")
-    explained = np.flatnonzero(faithfulness["target"].to_numpy() == target_N[row_all])
-    part, row = faithfulness.iloc[explained], row_all[explained]
-    column = part.groupby(_COLUMN, dropna=False, sort=True, observed=True).ngroup().to_numpy()
-    _, first = np.unique(column, return_index=True)
-    columns = part[_COLUMN].iloc[first].reset_index(drop=True)
-    shape = (len(image_ids), len(columns))
-    if len(np.unique(row * shape[1] + column)) < len(part):
-        raise ValueError("`faithfulness` holds a row twice: same image, target and column")
-
-    def matrix(values: Any, empty: Any) -> Any:
-        full = np.full(shape, empty)
-        full[row, column] = values
-        return full
-
-    measure = np.where(part["control"] == "none", part["value"].to_numpy(np.float64), part["gap"].to_numpy(np.float64))
-    measure = np.where(np.isfinite(measure), measure, np.nan)
-    draws = matrix(part["n_draws"].fillna(0).to_numpy(np.int64), 0)
-
-    explainers, explainer_K = np.unique(columns["explainer"].to_numpy(object), return_inverse=True)
-    constant = degenerate.loc[degenerate["degenerate"].astype("boolean").fillna(False).to_numpy(bool)]
-    constant = constant.loc[constant["image_id"].isin(image_ids) & constant["explainer"].isin(explainers)]
-    at = image_ids.get_indexer(pd.Index(constant["image_id"]))
-    which = pd.Index(explainers).get_indexer(pd.Index(constant["explainer"]))
-    chosen = constant["target"].to_numpy() == target_N[at]
-    degenerate_NE = np.zeros((shape[0], len(explainers)), dtype=bool)
-    degenerate_NE[at[chosen], which[chosen]] = True
-    return _Cells(
-        columns=columns,
-        measure_NK=matrix(measure, np.nan),
-        win_NK=matrix(np.where(np.isnan(measure), np.nan, part["win_rate"].to_numpy(np.float64) - 0.5), np.nan),
-        control_NK=matrix(part["control_mean"].to_numpy(np.float64), np.nan),
-        valid_NK=matrix(part["baseline_valid"].astype("boolean").fillna(False).to_numpy(bool), False),
-        degenerate_NK=degenerate_NE[:, explainer_K],
-        draws_K=draws.max(axis=0, initial=0),
-    )
-
-
 def _bucket(
-    cells: _Cells, at: Ints, patients_N: NDArray[Any], family: str, seed: int, n_boot: int
+    cells: Cells, chosen: Ints, patients_N: NDArray[Any], family: str, sampling: Sampling
 ) -> dict[str, NDArray[Any]]:
-    """Statistics of the images `at`, each an array over K; `family` begins the name of each family of tests."""
-    measure_NK, patients = cells.measure_NK[at], patients_N[at]
-    lower_K, upper_K = patient_bootstrap(measure_NK, patients, n_boot, seed=seed)
-    shown_K = ~_hidden(cells, at)
+    """Statistics of the chosen images, each an array over K; `family` begins the name of each family of tests."""
+    measure_NK, patients = cells.measure_NK[chosen], patients_N[chosen]
+    lower_K, upper_K = patient_bootstrap(measure_NK, patients, sampling.n_boot, seed=sampling.seed)
+    shown_K = ~_hidden(cells, chosen)
+    return {
+        **_counts(cells, chosen, patients_N),
+        "mean": np.where(shown_K, _mean(measure_NK), np.nan),
+        "lower": np.where(shown_K, lower_K, np.nan),
+        "upper": np.where(shown_K, upper_K, np.nan),
+        **_tests(cells, chosen, patients, family, sampling.seed),
+        **_of_bucket(cells, chosen),
+    }
 
+
+def _tests(cells: Cells, chosen: Ints, patients: NDArray[Any], family: str, seed: int) -> dict[str, NDArray[Any]]:
+    """Sign-flip of the win rate against each control, corrected within each family, each an array over K."""
     tested = np.flatnonzero(~cells.absolute_K)
+    win_NK = cells.win_NK[np.ix_(chosen, tested)]
     p_K, p_holm_K, win_rate_K = (np.full(len(cells.columns), np.nan) for _ in range(3))
-    p_K[tested] = sign_flip(cells.win_NK[np.ix_(at, tested)], patients, N_PERM, seed=seed)
-    win_rate_K[tested] = _mean(cells.win_NK[np.ix_(at, tested)]) + 0.5
+    p_K[tested] = sign_flip(win_NK, patients, N_PERM, seed=seed)
+    win_rate_K[tested] = _mean(win_NK) + 0.5
     test_K, alternative_K, family_K, size_K = (np.full(len(cells.columns), None, dtype=object) for _ in range(4))
-    test_K[tested] = "sign-flip of the patients' sums of win rate - 1/2"
+    test_K[tested] = TEST
     alternative_K[tested] = "greater"
-    family_of_K = cells.columns.groupby(_FAMILY, dropna=False, sort=True, observed=True).ngroup().to_numpy()
+    family_of_K = cells.columns.groupby(FAMILY, dropna=False, sort=True, observed=True).ngroup().to_numpy()
     for code in np.unique(family_of_K[tested]):
         where = tested[family_of_K[tested] == code]
         p_holm_K[where] = holm(p_K[where])
         family_K[where] = f"explainer x control | {family}, {_family_name(cells.columns.iloc[where[0]])}"
         size_K[where] = int(np.count_nonzero(~np.isnan(p_K[where])))
-    return _counts(cells, at, patients_N) | {
-        "mean": np.where(shown_K, _mean(measure_NK), np.nan),
-        "lower": np.where(shown_K, lower_K, np.nan),
-        "upper": np.where(shown_K, upper_K, np.nan),
+    return {
         "test": test_K,
         "alternative": alternative_K,
         "p": p_K,
@@ -248,21 +187,30 @@ def _bucket(
         "family_size": size_K,
         "p_holm": p_holm_K,
         "win_rate": win_rate_K,
-        "control_mean": np.where(cells.absolute_K, np.nan, _mean(cells.control_NK[at])),
-        "n_valid_baseline": (cells.valid_NK[at] & ~np.isnan(measure_NK)).sum(0),
+    }
+
+
+def _of_bucket(cells: Cells, chosen: Ints) -> dict[str, NDArray[Any]]:
+    """Mean of the control and counts that a contrast has not, each an array over K."""
+    measure_NK = cells.measure_NK[chosen]
+    return {
+        "control_mean": np.where(cells.absolute_K, np.nan, _mean(cells.control_NK[chosen])),
+        "n_valid_baseline": (cells.valid_NK[chosen] & ~np.isnan(measure_NK)).sum(0),
         "n_negative": (measure_NK < 0).sum(0),
     }
 
 
 def _contrast(
-    cells: _Cells, a: Ints, b: Ints, patients_N: NDArray[Any], paired: bool, seed: int, n_boot: int
+    cells: Cells, a: Ints, b: Ints, patients_N: NDArray[Any], paired: bool, sampling: Sampling
 ) -> dict[str, NDArray[Any]]:
     """Statistics of mean(a) - mean(b), each an array over K. A pair of which one has no value is left out."""
     missing_a, missing_b = np.isnan(cells.measure_NK[a]), np.isnan(cells.measure_NK[b])
     if paired:
         missing_a = missing_b = missing_a | missing_b
     a_NK, b_NK = np.where(missing_a, np.nan, cells.measure_NK[a]), np.where(missing_b, np.nan, cells.measure_NK[b])
-    lower_K, upper_K = bootstrap_difference(a_NK, patients_N[a], b_NK, patients_N[b], n_boot, seed=seed)
+    lower_K, upper_K = bootstrap_difference(
+        a_NK, patients_N[a], b_NK, patients_N[b], sampling.n_boot, seed=sampling.seed
+    )
     shown_K = ~(_hidden(cells, a) | _hidden(cells, b))
     nothing = np.full(len(cells.columns), None, dtype=object)
     missing = np.concatenate([missing_a, missing_b])
@@ -270,31 +218,31 @@ def _contrast(
         "mean": np.where(shown_K, _mean(a_NK) - _mean(b_NK), np.nan),
         "lower": np.where(shown_K, lower_K, np.nan),
         "upper": np.where(shown_K, upper_K, np.nan),
-        **dict.fromkeys(_OF_BUCKETS, nothing),
+        **dict.fromkeys((*TESTED, *OF_BUCKET), nothing),
     }
 
 
 def _counts(
-    cells: _Cells, at: Ints, patients_N: NDArray[Any], missing_NK: NDArray[np.bool_] | None = None
+    cells: Cells, chosen: Ints, patients_N: NDArray[Any], missing_NK: NDArray[np.bool_] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """n, n_patients, n_null, n_degenerate (among n) and draws of the images `at`, over K."""
-    null_NK = np.isnan(cells.measure_NK[at])
+    """n, n_patients, n_null, n_degenerate (among n) and draws of the chosen images, over K."""
+    null_NK = np.isnan(cells.measure_NK[chosen])
     known_NK = ~(null_NK if missing_NK is None else missing_NK)
-    images_PK, _ = patient_sums(known_NK, *patient_codes(patients_N[at]))
+    images_PK, _ = patient_sums(known_NK, *patient_codes(patients_N[chosen]))
     return {
         "n": known_NK.sum(0),
         "n_patients": (images_PK > 0).sum(0),
         "n_null": null_NK.sum(0),
-        "n_degenerate": (cells.degenerate_NK[at] & known_NK).sum(0),
+        "n_degenerate": (cells.degenerate_NK[chosen] & known_NK).sum(0),
         "draws": np.where(cells.absolute_K, 0, cells.draws_K),
     }
 
 
-def _hidden(cells: _Cells, at: Ints) -> NDArray[np.bool_]:
-    """Absolute areas whose baseline is valid for too few of the images `at` that have a value."""
-    known_NK = ~np.isnan(cells.measure_NK[at])
+def _hidden(cells: Cells, chosen: Ints) -> NDArray[np.bool_]:
+    """Absolute areas whose baseline is valid for too few of the chosen images that have a value."""
+    known_NK = ~np.isnan(cells.measure_NK[chosen])
     area_K = cells.absolute_K & np.isin(cells.columns["metric"].to_numpy(object), areas())
-    return area_K & ((cells.valid_NK[at] & known_NK).sum(0) < VALID_SHARE * known_NK.sum(0))
+    return area_K & ((cells.valid_NK[chosen] & known_NK).sum(0) < VALID_SHARE * known_NK.sum(0))
 
 
 def _mean(values_NK: Floats) -> Floats:
@@ -309,9 +257,9 @@ def _family_name(column: pd.Series) -> str:
     return f"{column['grid']}, {column['fill']}, {metric}, {column['scale']}"
 
 
-def _rows(cells: _Cells, same: Mapping[str, Any], statistics: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+def _rows(cells: Cells, same: Mapping[str, Any], statistics: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """One dict a column, NaN as None."""
-    values = {name: cells.columns[name].tolist() for name in _COLUMN} | {k: v.tolist() for k, v in statistics.items()}
+    values = {name: cells.columns[name].tolist() for name in COLUMN} | {k: v.tolist() for k, v in statistics.items()}
     return [
         {**same, **{name: None if v != v else v for name, v in zip(values, row, strict=True)}}
         for row in zip(*values.values(), strict=True)

@@ -10,7 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cxr_ray.analysis import agreement, findings
+from cxr_ray.analysis import findings, primary
+from cxr_ray.analysis.agreement import accuracy as over_models
+from cxr_ray.analysis.agreement.ranking import ranking_agreement
 from cxr_ray.analysis.summary import VALID_SHARE
 from cxr_ray.measure.metrics import areas
 from cxr_ray.report import figures, page
@@ -257,7 +259,8 @@ def signs(shown: Loaded, trial_id: str) -> Iterator[Block]:
 
 def ranking(shown: Loaded, trial_id: str) -> Iterator[Block]:
     """How far the ranking of explainers depends on each choice."""
-    taus = agreement.ranking_agreement(shown.summary.astype({"explainer": str, "bucket": str, "fill": str}), trial_id)
+    summary = shown.summary.astype({"explainer": str, "bucket": str, "fill": str})
+    taus = ranking_agreement(summary, trial_id, shown.primary)
     if taus.empty:
         return
     rows = [
@@ -404,14 +407,17 @@ def sanity(shown: Loaded, trial_id: str) -> Iterator[Block]:
 def accuracy(shown: Loaded) -> list[Block]:
     """Faithfulness beside accuracy, over models and over variants."""
     summary = shown.summary.astype({"explainer": str, "bucket": str, "fill": str})
-    models = agreement.accuracy_and_gaps(shown.run.pandas("classification"), shown.trials, summary)
+    models = over_models.accuracy_and_gaps(
+        shown.run.pandas("classification"), shown.trials, summary, primary.resolve(shown.sweep)
+    )
     if len(models) == 0 or models["trial_id"].nunique() < 2:
         return []
     one, blocks = models.iloc[0], []
     where = (f"gap in {one['metric']}, log-odds, grid {one['grid']}, fill {one['fill']}, target rule "
     f"{one['target_rule']}, "
              "bucket all, to the strongest control measured")  # fmt: skip
-    correlations = agreement.rank_correlations(models)
+    correlations = over_models.rank_correlations(models)
+    correlations["text"] = [over_models.sentence(r.n, r.rho, r.p) for r in findings.rows_of(correlations)]
     said = {(r.explainer, r.performance): r.text for r in findings.rows_of(correlations)}
     blocks.append(shown.picture(
         figures.accuracy(models, lambda e: said[e, "accuracy"], "Does faithfulness track accuracy? One point a model"),

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from cxr_ray.analysis import resampling as stats
-from cxr_ray.analysis.summary import summarize
+from cxr_ray.analysis.summary import Model, Sampling, summarize
 from cxr_ray.schemas import SUMMARY
 
-SAME = {"trial_id": "plain-1", "variant": "plain", "seed": 3, "stats_seed": 0}
+MODEL = Model("plain-1", "plain", 3)
 
 
 def images_of(outcomes, logits=None, patients=None):
@@ -74,9 +74,9 @@ def summary_of(faithfulness, predictions, images, degenerate=None, rules=("pneum
         predictions,
         images,
         nothing_degenerate() if degenerate is None else degenerate,
+        MODEL,
         target_rules=list(rules),
-        n_boot=n_boot,
-        **SAME,
+        sampling=Sampling(0, n_boot),
     )
     assert all(set(row) == set(SUMMARY.columns) for row in rows)
     frame = SUMMARY.from_rows(rows).to_pandas()
@@ -307,7 +307,7 @@ def test_other_splits_are_left_out(tiny):
 
 def test_mistakes_are_named(tiny):
     faithfulness, predictions, images = tiny
-    with pytest.raises(ValueError, match="target rule 'label': it is pneumonia or predicted"):
+    with pytest.raises(ValueError, match="got the target rule 'label'; expected pneumonia or predicted"):
         summary_of(*tiny, rules=["label"])
     with pytest.raises(ValueError, match="1 images are not in `images`, such as i0000"):
         summary_of(faithfulness, predictions, images.iloc[1:])

@@ -1,0 +1,43 @@
+"""The table `sanity_summary`: how like the maps of a randomised model are to the model's own, and how faithful."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from cxr_ray.analysis import buckets
+
+LIKENESS = ("spearman", "spearman_abs", "ssim")
+FAITHFULNESS = ("gap", "own_gap")
+SETTING = ("control", "metric", "scale", "grid", "fill")
+
+
+def sanity_rows(
+    sanity: pd.DataFrame, own: pd.Series, patients: pd.Series, seed: int, n_boot: int = 1000
+) -> list[dict[str, Any]]:
+    """Rows of one model and target rule, without trial_id and target_rule.
+
+    Args:
+        sanity: rows of the table.
+        own: gap of the model's own map, by (explainer, image_id, control), in the metric, grid, fill and scale of
+            ``sanity``.
+        patients: image_id to patient_id.
+        seed: of the bootstrap.
+        n_boot: bootstrap samples.
+    """
+    keys = pd.MultiIndex.from_frame(sanity[["explainer", "image_id", "control"]])
+    sanity = sanity.assign(own_gap=own.reindex(keys).to_numpy(float))
+    rows = []
+    for (explainer, mode, layer), part in sanity.groupby(["explainer", "mode", "layer"], sort=False):
+        same = {"explainer": explainer, "mode": mode, "layer": layer}
+        values_NK = part[[*LIKENESS, *FAITHFULNESS]].astype(float)
+        found = buckets.means(values_NK, part["image_id"].map(patients), seed, n_boot)
+        measured = part["control"].notna().any()
+        for quantity, row in zip((*LIKENESS, *FAITHFULNESS), found, strict=True):
+            if quantity in LIKENESS:
+                rows.append({**same, "quantity": quantity, **dict.fromkeys((*SETTING, "draws")), **row})
+            elif measured:
+                setting = {name: part[name].dropna().iloc[0] for name in SETTING}
+                rows.append({**same, "quantity": quantity, **setting, "draws": int(part["n_draws"].max()), **row})
+    return rows

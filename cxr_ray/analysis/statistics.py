@@ -1,0 +1,289 @@
+"""From an opened run to the rows of its statistics tables, one function a table.
+
+Memory holds one trial's rows per image at a time, and of `faithfulness` one grid and fill of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+import pyarrow.dataset as pads
+
+from cxr_ray import results
+from cxr_ray.analysis import buckets, hypotheses, primary, region_summary, saliency_summary, sanity_summary
+from cxr_ray.analysis.agreement import accuracy, ranking, sign, truth, twins
+from cxr_ray.analysis.classification import classification_rows
+from cxr_ray.analysis.summary import Model, Sampling, summarize
+from cxr_ray.config import Sweep
+from cxr_ray.errors import RunError
+from cxr_ray.schemas import TABLES
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run whose images are measured, and what all statistics need of it, read once."""
+
+    run: results.Run
+
+    @cached_property
+    def sweep(self) -> Mapping[str, Any]:
+        """The resolved sweep, as plain data."""
+        return self.run.sweep
+
+    @cached_property
+    def primary(self) -> primary.PrimarySettings:
+        """What the primary numbers are measured with."""
+        return primary.resolve(self.sweep)
+
+    @property
+    def seed(self) -> int:
+        """The sweep's, of every bootstrap and permutation."""
+        return int(self.sweep["seed"])
+
+    @property
+    def target_rules(self) -> list[str]:
+        """As the sweep lists them."""
+        return list(self.sweep["explain"]["targets"])
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """The table, by trial_id."""
+        return self.run.pandas("trials").set_index("trial_id")
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """The table."""
+        return self.run.pandas("predictions")
+
+    @cached_property
+    def patients(self) -> pd.Series:
+        """image_id to patient_id."""
+        return self.run.pandas("images", ["image_id", "patient_id"]).set_index("image_id")["patient_id"]
+
+    @cached_property
+    def explained(self) -> list[str]:
+        """Models with predictions, in the order of `trials`."""
+        predicted = set(self.predictions["trial_id"])
+        return [trial_id for trial_id in self.trials.index if trial_id in predicted]
+
+    def predictions_of(self, trial_id: str) -> pd.DataFrame:
+        """A model's rows of `predictions`."""
+        return self.predictions[self.predictions["trial_id"] == trial_id].drop(columns="trial_id")
+
+    def test_of(self, trial_id: str) -> pd.DataFrame:
+        """A model's predictions on the test split."""
+        predictions = self.predictions_of(trial_id)
+        return predictions[predictions["split"] == "test"]
+
+    def of_trial(self, name: str, trial_id: str, columns: list[str] | None = None) -> pd.DataFrame:
+        """A model's rows of a table; none where the run lacks it."""
+        try:
+            return self.run.pandas(name, columns, pads.field("trial_id") == trial_id)
+        except RunError:
+            return pd.DataFrame(columns=columns)
+
+
+def tables(measured: Measured, sweep: Sweep) -> Iterator[tuple[str, Rows]]:
+    """(name, rows) of each statistics table; each is to be written before the next is asked for: some read others."""
+    yield "classification", classification(measured)
+    yield "summary", summary(measured)
+    yield "hypotheses", hypothesis_rows(measured, sweep)
+    for name, rows_of in DERIVED.items():
+        yield name, rows_of(measured)
+
+
+def classification(measured: Measured) -> Rows:
+    """The rows of `classification`."""
+    rows: Rows = []
+    for trial_id in measured.explained:
+        predictions = measured.predictions_of(trial_id)
+        known = predictions[predictions["image_id"].isin(measured.patients.index)]
+        known = known.assign(patient_id=known["image_id"].map(measured.patients))
+        rows += classification_rows(known, trial_id, measured.seed)
+    return rows
+
+
+def summary(measured: Measured) -> Rows:
+    """The rows of `summary`: families of tests lie within a model, grid and fill, which are read one at a time."""
+    perturb = measured.sweep["perturb"]
+    patients = measured.patients.reset_index()
+    rows: Rows = []
+    for trial_id in measured.explained:
+        chosen = pads.field("trial_id") == trial_id
+        degenerate = measured.run.pandas("saliency", ["explainer", "image_id", "target", "degenerate"], chosen)
+        trial: Any = measured.trials.loc[trial_id]
+        model = Model(trial_id, trial["variant"], None if pd.isna(trial["seed"]) else int(trial["seed"]))
+        for grid, fill in itertools.product(map(str, perturb["grids"]), perturb["fills"]):
+            part = chosen & (pads.field("grid") == grid) & (pads.field("fill") == fill)
+            faithfulness = measured.run.pandas("faithfulness", filter=part)
+            if len(faithfulness):
+                rows += summarize(
+                    faithfulness,
+                    measured.predictions_of(trial_id),
+                    patients,
+                    degenerate,
+                    model,
+                    target_rules=measured.target_rules,
+                    sampling=Sampling(measured.seed),
+                )
+    return rows
+
+
+def hypothesis_rows(measured: Measured, sweep: Sweep) -> Rows:
+    """The rows of `hypotheses`; of the large tables no more is read than they need."""
+    chosen = of_explainer = pads.field("explainer") == measured.primary.explainer
+    setting = {"metric": "abpc", "scale": "logodds", "grid": measured.primary.first_grid, "fill": measured.primary.fill}
+    for name, value in setting.items():
+        chosen &= pads.field(name) == value
+    maps = ["trial_id", "explainer", "image_id", "target", "half_mass_area", "concentration", "lung_share"]
+    gaps = ["trial_id", "image_id", "target", "control", "gap", "p_value"]
+    return hypotheses.hypotheses(
+        hypotheses.Inputs(
+            sweep,
+            measured.trials.reset_index(),
+            measured.predictions,
+            measured.patients,
+            measured.run.pandas("regions"),
+            measured.run.pandas("saliency", maps, of_explainer),
+            measured.run.pandas("faithfulness", gaps, chosen),
+        )
+    )
+
+
+def saliency_rows(measured: Measured) -> Rows:
+    """The rows of `saliency_summary`."""
+    rows: Rows = []
+    for trial_id in measured.explained:
+        maps = measured.of_trial("saliency", trial_id, list(saliency_summary.COLUMNS))
+        regions = measured.of_trial("regions", trial_id, ["region", "share_of_area"])
+        lung_area = 1 - regions.loc[regions["region"] == "outside_lungs", "share_of_area"].astype(float).mean()
+        for rule in measured.target_rules:
+            same = {"trial_id": trial_id, "target_rule": rule}
+            of_rule = buckets.of_rule(maps, measured.test_of(trial_id), rule)
+            found = saliency_summary.saliency_rows(of_rule, measured.patients, lung_area, measured.seed)
+            rows += [{**same, **row} for row in found]
+    return rows
+
+
+def region_rows(measured: Measured) -> Rows:
+    """The rows of `region_summary`."""
+    rows: Rows = []
+    for trial_id in measured.explained:
+        regions = measured.of_trial("regions", trial_id)
+        if regions.empty:
+            continue
+        effects = region_summary.region_effects(regions)
+        for rule in measured.target_rules:
+            same = {"trial_id": trial_id, "target_rule": rule}
+            of_rule = buckets.of_rule(effects, measured.test_of(trial_id), rule)
+            rows += [{**same, **row} for row in region_summary.region_rows(of_rule, measured.patients, measured.seed)]
+    return rows
+
+
+def sanity_rows(measured: Measured) -> Rows:
+    """The rows of `sanity_summary`."""
+    rows: Rows = []
+    for trial_id in measured.explained:
+        sanity = measured.of_trial("sanity", trial_id)
+        if sanity.empty:
+            continue
+        own = _own_gaps(measured, trial_id, sanity)
+        for rule in measured.target_rules:
+            same = {"trial_id": trial_id, "target_rule": rule}
+            test = measured.test_of(trial_id)
+            own_of_rule = buckets.of_rule(own, test, rule).set_index(["explainer", "image_id", "control"])["gap"]
+            found = sanity_summary.sanity_rows(
+                buckets.of_rule(sanity, test, rule), own_of_rule, measured.patients, measured.seed
+            )
+            rows += [{**same, **row} for row in found]
+    return rows
+
+
+def _own_gaps(measured: Measured, trial_id: str, sanity: pd.DataFrame) -> pd.DataFrame:
+    """Gaps of a model's own maps in the setting of its rows of `sanity`, of the same images."""
+    columns = ["image_id", "target", "explainer", "control", "gap"]
+    compared = sanity[sanity["control"].notna()]
+    if compared.empty:
+        return pd.DataFrame(columns=columns)
+    chosen = (pads.field("trial_id") == trial_id) & pads.field("image_id").isin(list(set(sanity["image_id"])))
+    for name in ("scale", "metric", "grid", "fill"):
+        chosen &= pads.field(name) == compared[name].iloc[0]
+    return measured.run.pandas("faithfulness", columns, chosen)
+
+
+def agreement(measured: Measured) -> Rows:
+    """The rows of `agreement`; reads `classification` and `summary`."""
+    settings, rows = measured.primary, []
+    for trial_id in measured.explained:
+        ranked = (pads.field("trial_id") == trial_id) & (pads.field("bucket") == "all")
+        rows += ranking.ranking_rows(measured.run.pandas("summary", filter=ranked), trial_id, settings.metric)
+        rows += sign.sign_rows(
+            measured.run.pandas("summary", filter=drop_contrasts(trial_id, settings)),
+            trial_id,
+            settings.explainer,
+            settings.grid,
+        )
+        regions = measured.of_trial("regions", trial_id)
+        if len(regions):
+            effects = region_summary.region_effects(regions)
+            of_rule = buckets.of_rule(effects, measured.test_of(trial_id), settings.target_rule)
+            rows += truth.truth_rows(truth.truth_points(of_rule), trial_id, settings.target_rule)
+    areas = (pads.field("metric") == settings.metric) & (pads.field("bucket") == "all")
+    models = accuracy.accuracy_and_gaps(
+        measured.run.pandas("classification"),
+        measured.trials.reset_index(),
+        measured.run.pandas("summary", filter=areas),
+        settings,
+    )
+    rows += accuracy.accuracy_rows(models)
+    test = measured.predictions[measured.predictions["split"] == "test"]
+    return rows + twins.twin_rows(test, measured.explained)
+
+
+def drop_contrasts(trial_id: str, settings: primary.PrimarySettings) -> pads.Expression:
+    """The rows of `summary` that kind sign of `agreement` is about."""
+    chosen = (pads.field("trial_id") == trial_id) & pads.field("contrast") & (pads.field("metric") == "drop")
+    chosen &= (pads.field("explainer") == settings.explainer) & (pads.field("grid") == settings.grid)
+    return chosen & (pads.field("control") == "none")
+
+
+DERIVED: dict[str, Callable[[Measured], Rows]] = {
+    "saliency_summary": saliency_rows,
+    "region_summary": region_rows,
+    "sanity_summary": sanity_rows,
+    "agreement": agreement,
+}
+
+
+def table(run: results.Run, name: str) -> pd.DataFrame:
+    """A table of DERIVED: the run's own, or computed from its other tables where an older version wrote the run.
+
+    Raises:
+        RunError: the run lacks a table that these come from.
+    """
+    try:
+        return run.pandas(name)
+    except RunError:
+        if name not in DERIVED:
+            raise
+        return TABLES[name].from_rows(DERIVED[name](Measured(run))).to_pandas()
+
+
+def test_metrics(measured: Measured, classes: Rows) -> dict[str, Any]:
+    """The best trial's figures on the test split: chosen by val_auroc, never by test."""
+    at_half = {r["trial_id"]: r for r in classes if r["split"] == "test" and r["threshold_rule"] == "half"}
+    candidates = measured.trials[measured.trials.index.isin(list(at_half))]
+    if candidates.empty:
+        return {}
+    best = candidates.sort_values("val_auroc", ascending=False, kind="stable", na_position="last").index[0]
+    outcome = measured.test_of(best)["outcome"]
+    outcomes = {name: int((outcome == name).sum()) for name in ("TP", "FP", "TN", "FN")}
+    figures = {name: value for name, value in at_half[best].items() if name.upper() not in outcomes}
+    return {**figures, **outcomes, "chosen_by": "val_auroc"}
