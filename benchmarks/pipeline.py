@@ -1,13 +1,14 @@
 """Ray workers against the bare engine in a loop, in test images a second, on phantoms.
 
 The bare engine is ``Worker`` called on decoded blocks in this process, on one thread of a CPU, as Ray's are. The rates
-of Ray are taken in the steady state: from the first finished unit of work on, without the start of Ray and its actors.
+of Ray are taken in the steady state: from the first finished shard on, without the start of Ray and its actors.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ import torch
 
 from benchmarks.common import arguments, show
 from cxr_ray.config import resolve
-from cxr_ray.data.entries import Source
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.sources import source_of
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
-from cxr_ray.run import pipeline
+from cxr_ray.run import cluster, pipeline
+from cxr_ray.run.cluster import Request
+from cxr_ray.run.context import RunContext
+from cxr_ray.run.passes import passes_per_image
+from cxr_ray.run.pipeline import ShardPass
+from cxr_ray.run.plan import PassCounts, ShardPlan, plan_shards
 from cxr_ray.storage import Store
-from cxr_ray.sweep import passes_per_image
 
 
 def main() -> None:
@@ -48,29 +52,21 @@ def main() -> None:
         checkpoint = Path(folder, "m.safetensors")
         checkpoint.write_bytes(checkpoints.to_bytes(networks.build("resnet18", ModelSpec("resnet18", args.size))))
         model_refs = {"m": ModelRef("m", str(checkpoint), None, args.size)}
-        units = [
-            u
-            for u in pipeline.plan_shards(
-                manifest, model_refs, {"m": passes}, "cpu", manifest.rows("test").iloc[:0], {"m": 0}, {}
-            )["m"].values()
-            if u["split"] == "test"
-        ]
+        shards = planned_shards(manifest, model_refs, passes)
+        context = RunContext(sweep, source, manifest, (), model_refs, Store(folder, {}))
         for r in range(args.rounds):
-            measured["bare engine"].append(_bare(sweep, model_refs, units, manifest, source, passes))
-            pipeline.start_ray()
+            measured["bare engine"].append(_bare(context, shards, passes))
+            cluster.start_ray()
+            request = Request(sweep.resources, 0, sweep.data.size, local=True)
+            allocation = replace(cluster.allocate(cluster.ray_nodes(), request), threads=1)
             for workers in (1, 2):
-                resources = _resources(sweep, workers)
-                store = Store(str(Path(folder, f"{r}-{workers}")), {})
-                start, done = None, 0
-                for images, _ in pipeline.explain_sweep(
-                    sweep, units, model_refs, source, store, resources, {"m": passes}
-                ):
-                    if start is None:
-                        start = time.perf_counter()
-                    else:
-                        done += images
-                elapsed = time.perf_counter() - (start or 0.0)
-                measured[f"{workers} Ray worker{'s' * (workers > 1)}"].append(done / elapsed)
+                shard_pass = ShardPass(
+                    replace(context, store=Store(str(Path(folder, f"{r}-{workers}")), {})),
+                    replace(allocation, workers=workers),
+                    model_refs,
+                    {"m": passes},
+                )
+                measured[f"{workers} Ray worker{'s' * (workers > 1)}"].append(_rate(shard_pass, shards))
             ray.shutdown()
     ratios = {
         "1 Ray worker / bare engine": max(measured["1 Ray worker"]) / max(measured["bare engine"]),
@@ -80,21 +76,33 @@ def main() -> None:
          unit="images/s", as_json=args.json, passes_per_image=passes)  # fmt: skip
 
 
-def _resources(sweep: Any, workers: int) -> pipeline.Resources:
-    resources = pipeline.Resources(sweep, 0, sweep.data.size, local=True)
-    resources.workers, resources.threads = workers, 1
-    return resources
+def planned_shards(manifest: Manifest, model_refs: Any, passes: int) -> list[ShardPlan]:
+    """Shards of the test split for the one model."""
+    nothing = manifest.rows("test").iloc[:0]
+    plan = plan_shards(manifest, model_refs, {"m": PassCounts(passes)}, "cpu", nothing, {})
+    return [shard for shard in plan["m"].values() if shard.split == "test"]
 
 
-def _bare(sweep: Any, model_refs: Any, units: Any, manifest: Manifest, source: Source, passes: int) -> float:
-    worker = Worker(sweep, model_refs, passes=passes * len(manifest.rows("test")))
-    rows = manifest.rows("test")
-    pixels = load_pixels(source, rows, sweep.data.size).images_NCHW
+def _rate(shard_pass: ShardPass, shards: list[ShardPlan]) -> float:
+    """Images a second, from the first finished shard on."""
+    start, done = None, 0
+    for images, _ in pipeline.compute_shards(shard_pass, shards):
+        if start is None:
+            start = time.perf_counter()
+        else:
+            done += images
+    return done / (time.perf_counter() - (start or 0.0))
+
+
+def _bare(context: RunContext, shards: list[ShardPlan], passes: int) -> float:
+    rows = context.manifest.rows("test")
+    worker = Worker(context.sweep, context.given, passes=passes * len(rows))
+    pixels = load_pixels(context.source, rows, context.sweep.data.size).images_NCHW
     blocks = []
-    for i, unit in enumerate(units):
-        columns = {key: [row[key] for row in unit["rows"]] for key in ("image_id", "path", "label")}
-        start = i * len(units[0]["rows"])
-        part = pixels[start : start + len(unit["rows"])]
+    for i, shard in enumerate(shards):
+        columns = {key: [row[key] for row in shard.rows] for key in ("image_id", "path", "label")}
+        start = i * len(shards[0].rows)
+        part = pixels[start : start + len(shard.rows)]
         blocks.append(Shard("m", "test", columns["image_id"], columns["path"], columns["label"], part))
     worker(blocks[0])
     start_time = time.perf_counter()

@@ -225,9 +225,9 @@ class Sweep(Section):
         plain["data"].pop("path")
         return hashlib.sha256(to_json(plain).encode()).hexdigest()[:16]
 
-    def images_of(self, model: Mapping[str, Any]) -> tuple[int, str]:
+    def images_of(self, model: Model) -> tuple[int, str]:
         """Size and preprocessing of the images that a model section without spaces asks for."""
-        return model["size"] or self.data.size, model["preprocess"]
+        return model.size or self.data.size, model.preprocess
 
     def to_yaml(self) -> str:
         """The resolved sweep as YAML that loads back to itself."""

@@ -1,72 +1,101 @@
-"""Ray Tune: the sweep's search space to trials, and the trial that trains one model."""
+"""Ray Tune: trains the trials, stops the worst early, goes on with those that were interrupted."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from pyarrow import fs as pafs
 from ray import tune
 from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-from ray.tune.search.sample import Domain
 
-from cxr_ray.config import SPACES, Sweep, concrete
-from cxr_ray.errors import DamagedRunError
+from cxr_ray.data.loading import load_pixels
+from cxr_ray.errors import DamagedRunError, DataError
 from cxr_ray.models import checkpoints, networks, training
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.training import Epoch, Split
+from cxr_ray.run import terminal
+from cxr_ray.run.cluster import Allocation
+from cxr_ray.run.context import RunContext
+from cxr_ray.run.plan import TrialPlan
 from cxr_ray.schemas import to_json
 from cxr_ray.storage import Store
 
 MAX_FAILURES = 2
 _FOLDER = "tune"
+_KEY = "plan"  # under which Tune's files keep a trial
 
 
-def trial_specs(sweep: Sweep) -> list[dict[str, Any]]:
-    """Every trial of the sweep, sampled with Tune's distributions, seeded by (sweep seed, variant, grid point, sample).
+@dataclass(frozen=True)
+class TrainingData:
+    """What trials train on.
 
-    Returns:
-        One mapping a trial: trial_id, variant, group (its variant and grid point), model, train.
+    Attributes:
+        splits: train and val, by size and preprocessing of the images.
+        states: the state dict to start from, or None, by weights and arch.
+        errors: rows of ``errors`` for images that cannot be decoded.
     """
-    specs: dict[str, dict[str, Any]] = {}
-    for variant, model, train in sweep.trial_points():
-        point = to_json({"variant": variant, "model": model, "train": train})
-        group = hashlib.sha256(f"{sweep.seed}:{point}".encode())
-        random_state = np.random.RandomState(int.from_bytes(group.digest()[:4], "little"))
-        spaces = any(_is_space(v) for v in [*model.values(), *train.values()])
-        for _ in range(sweep.search.num_samples if spaces else 1):
-            sampled = {
-                name: {k: _sample(v, random_state) for k, v in section.items()}
-                for name, section in (("model", model), ("train", train))
-            }
-            digest = hashlib.sha256(to_json(sampled).encode()).hexdigest()[:8]
-            trial_id = f"{variant}-{digest}"  # equal samples are one trial
-            specs[trial_id] = {"trial_id": trial_id, "variant": variant, "group": group.hexdigest()[:8], **sampled}
-    return list(specs.values())
+
+    splits: Mapping[tuple[int, str], dict[str, Split]]
+    states: Mapping[tuple[str, str], Any]
+    errors: list[dict[str, Any]]
 
 
-def _is_space(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in SPACES
+def load_training_data(context: RunContext, trials: Sequence[TrialPlan]) -> TrainingData:
+    """Weights and images of these trials, read before Ray starts.
+
+    Raises:
+        UserError: weights cannot be had, or a split has no readable image of one class.
+    """
+    sweep = context.sweep
+    wanted = sorted({(t.model.weights, t.model.arch) for t in trials})
+    states: dict[tuple[str, str], Any] = {(w, arch): checkpoints.pretrained_state(w, arch) for w, arch in wanted}
+    for (weights, arch), state in states.items():
+        if state is not None:
+            checkpoints.start_from(
+                networks.build(arch, ModelSpec(arch, sweep.data.size)), state, f"model.weights: {weights}"
+            )
+    loaded = {
+        (size, preprocess): training_splits(context, size, preprocess)
+        for size, preprocess in sorted({sweep.images_of(t.model) for t in trials})
+    }
+    splits = {key: split for key, (split, _) in loaded.items()}
+    errors = next((unreadable for _, unreadable in loaded.values()), [])  # the same files for each size
+    return TrainingData(splits, states, errors)
 
 
-def _sample(value: Any, random_state: np.random.RandomState) -> Any:
-    if not _is_space(value):
-        return copy.deepcopy(value)
-    kind, arguments = next(iter(value.items()))
-    domain: Domain = tune.choice(arguments) if kind == "choice" else getattr(tune, kind)(*arguments)
-    drawn = domain.sample(random_state=random_state)
-    return drawn.item() if isinstance(drawn, np.generic) else drawn
+def training_splits(context: RunContext, size: int, preprocess: str) -> tuple[dict[str, Split], list[dict[str, Any]]]:
+    """Train and val as a model of that size and preprocessing sees them, and rows of errors."""
+    splits: dict[str, Split] = {}
+    errors: list[dict[str, Any]] = []
+    for name in ("train", "val"):
+        rows = context.manifest.rows(name)
+        pixels = load_pixels(context.source, rows, size, context.sweep.data.fit, preprocess)
+        labels = rows["label"].to_numpy("int64")[pixels.keep]
+        errors += pixels.errors
+        if len(set(labels)) < 2:
+            raise DataError(
+                f"{context.source.where}: got a {name} split with no readable image of one class "
+                f"({len(pixels.errors)} images cannot be decoded); expected both; check the download."
+            )
+        splits[name] = Split(pixels.images_NCHW, labels)
+    return splits, errors
+
+
+def _asha(max_epochs: int) -> ASHAScheduler:
+    """Stop the worst two thirds after 1, 3, 9, ... epochs."""
+    return ASHAScheduler(
+        time_attr="epoch", metric="val_auroc", mode="max", max_t=max_epochs, grace_period=1, reduction_factor=3
+    )
 
 
 class GroupedASHA(FIFOScheduler):
@@ -74,30 +103,26 @@ class GroupedASHA(FIFOScheduler):
 
     def __init__(self, max_epochs: dict[str, int]):
         super().__init__()
-        self.groups = {
-            group: ASHAScheduler(time_attr="epoch", metric="val_auroc", mode="max", max_t=max_t, grace_period=1,
-                                 reduction_factor=3)
-            for group, max_t in max_epochs.items()
-        }  # fmt: skip
+        self.groups = {group: _asha(max_t) for group, max_t in max_epochs.items()}
 
-    def _of(self, trial: Any) -> ASHAScheduler:
-        return self.groups[trial.config["spec"]["group"]]
+    def _group(self, trial: Any) -> ASHAScheduler:
+        return self.groups[trial.config[_KEY]["group"]]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Ray's hook."""
-        self._of(trial).on_trial_add(tune_controller, trial)
+        self._group(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Ray's hook."""
-        return self._of(trial).on_trial_result(tune_controller, trial, result)
+        return self._group(trial).on_trial_result(tune_controller, trial, result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Ray's hook."""
-        self._of(trial).on_trial_complete(tune_controller, trial, result)
+        self._group(trial).on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Ray's hook."""
-        self._of(trial).on_trial_remove(tune_controller, trial)
+        self._group(trial).on_trial_remove(tune_controller, trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Ray's hook, for resuming."""
@@ -109,37 +134,43 @@ class GroupedASHA(FIFOScheduler):
 
 
 class _Progress(Callback):
-    def __init__(self, say: Callable[[str], None], total: int):
-        self.say, self.total, self.finished = say, total, 0
+    """A line for each epoch of each trial."""
+
+    def __init__(self, total: int):
+        self.total, self.finished = total, 0
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "val_auroc" in result:
-            spec = trial.config["spec"]
-            self.say(
-                f"  {spec['trial_id']}  epoch {result['epoch']}/{spec['train']['epochs']}  "
+            plan = trial.config[_KEY]
+            terminal.say(
+                f"  {plan['trial_id']}  epoch {result['epoch']}/{plan['train']['epochs']}  "
                 f"train loss {result['train_loss']:.3f}  val AUROC {result['val_auroc']:.3f}"
             )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.finished += 1
-        self.say(f"  {trial.config['spec']['trial_id']}  finished ({self.finished} of {self.total} trials)")
+        terminal.say(f"  {trial.config[_KEY]['trial_id']}  finished ({self.finished} of {self.total} trials)")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.say(f"  {trial.config['spec']['trial_id']}  failed")
+        terminal.say(f"  {trial.config[_KEY]['trial_id']}  failed")
 
 
-def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any, device: str) -> None:
-    """The trainable: one trial, reporting and keeping its best weights after every epoch."""
-    spec = config["spec"]
-    model_config, train_config = concrete(spec["model"], spec["train"])
-    torch.manual_seed(train_config.seed)
-    model_spec = ModelSpec(
-        model_config.arch, data["train"].pixels.shape[-1], variant=spec["variant"], preprocess=model_config.preprocess
-    )
-    model = networks.build(model_config.arch, model_spec)
+def run_trial(plan: TrialPlan, data: dict[str, Split], state: Any, device: str) -> None:
+    """Train one network, reporting and keeping its best weights after every epoch; runs in a process of Tune.
+
+    Args:
+        plan: the trial.
+        data: train and val.
+        state: the state dict to start from, or None.
+        device: cpu or cuda.
+    """
+    torch.manual_seed(plan.train.seed)
+    size = data["train"].pixels.shape[-1]
+    model_spec = ModelSpec(plan.model.arch, size, variant=plan.variant, preprocess=plan.model.preprocess)
+    model = networks.build(plan.model.arch, model_spec)
     if state is not None:
-        checkpoints.start_from(model, state, f"model.weights: {model_config.weights}")
-    if model_config.freeze == "backbone":
+        checkpoints.start_from(model, state, f"model.weights: {plan.model.weights}")
+    if plan.model.freeze == "backbone":
         training.freeze_backbone(model)
     best, resume, earlier = b"", None, 0.0
     if checkpoint := tune.get_checkpoint():
@@ -156,85 +187,95 @@ def run_trial(config: dict[str, Any], data: dict[str, Split], state: Any, device
         seconds = earlier + time.monotonic() - start
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "model.safetensors").write_bytes(best)
-            if epoch.epoch < train_config.epochs:
+            if epoch.epoch < plan.train.epochs:
                 torch.save({**epoch.state(), "seconds": seconds}, Path(folder, "state.pt"))
             metrics = {
-                "epoch": epoch.epoch, "train_loss": epoch.train_loss, "val_loss": epoch.val_loss,
-                "val_auroc": epoch.val_auroc, "best_epoch": epoch.best_epoch, "best_auroc": epoch.best_auroc,
-                "seconds": seconds, "trained_on": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            }  # fmt: skip
+                "epoch": epoch.epoch,
+                "train_loss": epoch.train_loss,
+                "val_loss": epoch.val_loss,
+                "val_auroc": epoch.val_auroc,
+                "best_epoch": epoch.best_epoch,
+                "best_auroc": epoch.best_auroc,
+                "seconds": seconds,
+                "trained_on": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            }
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    if resume is not None and resume["epoch"] >= train_config.epochs:
+    if resume is not None and resume["epoch"] >= plan.train.epochs:
         return
-    training.fit(model, data["train"], data["val"], train_config, report, device=device, resume=resume)
+    training.fit(model, data["train"], data["val"], plan.train, report, device=device, resume=resume)
 
 
 def tune_sweep(
-    sweep: Sweep,
-    specs: list[dict[str, Any]],
-    data: dict[tuple[int, str], dict[str, Split]],
-    states: dict[tuple[str, str], Any],
-    store: Store,
-    *,
-    resources: dict[str, float],
-    max_concurrent: int,
-    say: Callable[[str], None],
+    context: RunContext, trials: Sequence[TrialPlan], data: TrainingData, allocation: Allocation
 ) -> list[dict[str, Any]]:
-    """Runs (or goes on with) the trials; copies each one's best weights to ``checkpoints/<trial_id>/``.
-
-    Args:
-        sweep: the resolved sweep.
-        specs: from ``trial_specs``.
-        data: splits train and val, by size and preprocessing.
-        states: by weights and arch, the state dict to start from, or None.
-        store: the run folder.
-        resources: CPUs and GPUs of a trial.
-        max_concurrent: trials at a time.
-        say: prints a line of progress.
+    """Run (or go on with) the trials; copy each one's best weights to ``checkpoints/<trial_id>/``.
 
     Returns:
         Rows of the ``trials`` table.
+
+    Raises:
+        DamagedRunError: Tune cannot read what it wrote before.
     """
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's ends the trials and lets the run go on
-    device = "cuda" if resources["gpu"] else "cpu"
-    data_refs, state_refs = ({key: ray.put(value) for key, value in by.items()} for by in (data, states))
+    store, device = context.store, "cuda" if allocation.trial_gpus else "cpu"
+    splits = {key: ray.put(split) for key, split in data.splits.items()}
+    states = {key: ray.put(state) for key, state in data.states.items()}
+    images_of = context.sweep.images_of
 
     def trainable(config: dict[str, Any]) -> None:
-        model = config["spec"]["model"]
-        state = ray.get(state_refs[model["weights"], model["arch"]])
-        run_trial(config, ray.get(data_refs[sweep.images_of(model)]), state, device)
+        plan = TrialPlan.from_config(config[_KEY])
+        state = ray.get(states[plan.model.weights, plan.model.arch])
+        run_trial(plan, ray.get(splits[images_of(plan.model)]), state, device)
 
+    resources = {"cpu": allocation.trial_cpus, "gpu": allocation.trial_gpus}
     runnable = tune.with_resources(trainable, {k: v for k, v in resources.items() if v})
-    folder, fs = store.path(_FOLDER), store.fs
+    folder = store.path(_FOLDER)
     try:
-        if _can_restore(fs, folder):
-            tuner = tune.Tuner.restore(folder, trainable=runnable, restart_errored=True, storage_filesystem=fs)
+        if _can_restore(store.fs, folder):
+            tuner = tune.Tuner.restore(folder, trainable=runnable, restart_errored=True, storage_filesystem=store.fs)
         else:
-            groups = {s["group"]: s["train"]["epochs"] for s in specs}
-            scheduler = GroupedASHA(groups) if sweep.search.scheduler == "asha" else FIFOScheduler()
-            tuner = tune.Tuner(
-                runnable,
-                param_space={"spec": tune.grid_search(specs)},
-                tune_config=tune.TuneConfig(
-                    metric="val_auroc", mode="max", scheduler=scheduler, max_concurrent_trials=max_concurrent,
-                    trial_name_creator=lambda trial: trial.config["spec"]["trial_id"],
-                    trial_dirname_creator=lambda trial: trial.config["spec"]["trial_id"],
-                ),
-                run_config=tune.RunConfig(
-                    name=_FOLDER, storage_path=store.path(), storage_filesystem=fs, verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                    checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-                    callbacks=[_Progress(say, len(specs))],
-                ),
-            )  # fmt: skip
-        results = tuner.fit()
+            tuner = _new_tuner(runnable, context, trials, allocation.concurrent_trials)
+        finished: Any = tuner.fit()
     except (EOFError, KeyError, pickle.PickleError) as e:  # of what it wrote, and read again
         raise DamagedRunError(
-            f"Ray Tune cannot read its own files in {folder} ({type(e).__name__}: {e}): the disk was full, or they are "
-            "damaged. Make room, or delete that folder; --resume then goes on, or trains again."
+            f"got files in {folder} that Ray Tune wrote and cannot read ({type(e).__name__}: {e}): the disk was full, "
+            "or they are damaged; expected whole ones; make room, or delete that folder; --resume then goes on, or "
+            "trains again."
         ) from None
-    return [_row(result, store) for result in _by_spec(results, specs)]
+    by_id = {r.config[_KEY]["trial_id"]: r for r in finished if _KEY in (r.config or {})}
+    return [_row(by_id[t.trial_id], t, store) for t in trials if t.trial_id in by_id]
+
+
+def _new_tuner(runnable: Any, context: RunContext, trials: Sequence[TrialPlan], max_concurrent: int) -> tune.Tuner:
+    """A tuner that has not begun."""
+
+    def name(trial: Any) -> str:
+        return str(trial.config[_KEY]["trial_id"])
+
+    groups = {t.group: t.train.epochs for t in trials}
+    scheduler = GroupedASHA(groups) if context.sweep.search.scheduler == "asha" else FIFOScheduler()
+    return tune.Tuner(
+        runnable,
+        param_space={_KEY: tune.grid_search([t.to_config() for t in trials])},
+        tune_config=tune.TuneConfig(
+            metric="val_auroc",
+            mode="max",
+            scheduler=scheduler,
+            max_concurrent_trials=max_concurrent,
+            trial_name_creator=name,
+            trial_dirname_creator=name,
+        ),
+        run_config=tune.RunConfig(
+            name=_FOLDER,
+            storage_path=context.store.path(),
+            storage_filesystem=context.store.fs,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            callbacks=[_Progress(len(trials))],
+        ),
+    )
 
 
 def _can_restore(fs: pafs.FileSystem, folder: str) -> bool:
@@ -243,27 +284,23 @@ def _can_restore(fs: pafs.FileSystem, folder: str) -> bool:
     return "tuner.pkl" in names and any(n.startswith("experiment_state") and n.endswith(".json") for n in names)
 
 
-def _by_spec(results: Any, specs: list[dict[str, Any]]) -> list[Any]:
-    by_id = {r.config["spec"]["trial_id"]: r for r in results if "spec" in (r.config or {})}
-    return [by_id[s["trial_id"]] for s in specs if s["trial_id"] in by_id]
-
-
-def _row(result: Any, store: Store) -> dict[str, Any]:
-    spec, metrics = result.config["spec"], result.metrics or {}
-    trial_id, epochs = spec["trial_id"], metrics.get("epoch", 0)
+def _row(result: Any, plan: TrialPlan, store: Store) -> dict[str, Any]:
+    """A row of ``trials``; copies the best weights."""
+    trial_id, metrics = plan.trial_id, result.metrics or {}
+    epochs = metrics.get("epoch", 0)
     if result.checkpoint is not None:
         target = store.path("checkpoints", trial_id)
         store.fs.create_dir(target, recursive=True)
         with result.checkpoint.filesystem.open_input_stream(f"{result.checkpoint.path}/model.safetensors") as f:
             store.write(f.read(), "checkpoints", trial_id, "model.safetensors")
     failed = result.error is not None or result.checkpoint is None
-    status = "failed" if failed else "completed" if epochs >= spec["train"]["epochs"] else "stopped"
+    status = "failed" if failed else "completed" if epochs >= plan.train.epochs else "stopped"
     error = str(result.error).strip().splitlines()[-1] if result.error is not None else None
     return {
         "trial_id": trial_id,
-        "variant": spec["variant"],
-        "seed": spec["train"]["seed"],
-        "config": to_json({"model": spec["model"], "train": spec["train"]}),
+        "variant": plan.variant,
+        "seed": plan.train.seed,
+        "config": to_json({"model": plan.model.model_dump(), "train": plan.train.model_dump()}),
         "status": status,
         "epochs": epochs,
         "best_epoch": metrics.get("best_epoch"),

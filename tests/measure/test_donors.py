@@ -17,9 +17,9 @@ from cxr_ray.measure.donors import Lenders, MapFile, Maps, OtherMaps, find_lende
 from cxr_ray.measure.explainers import EXPLAINERS, Explainer
 from cxr_ray.measure.worker import ModelRef, Worker
 from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.run.passes import passes_per_image
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import Store
-from cxr_ray.sweep import passes_per_image
 from tests.builders.shards import SIZE, frames, linear_model, shard, sweep
 
 IDS = shard(12).image_ids

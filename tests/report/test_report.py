@@ -11,7 +11,7 @@ import pytest
 from cxr_ray.report import document as report
 from cxr_ray.report import galleries
 from cxr_ray.report import page as page_
-from cxr_ray.sweep import print_summary
+from cxr_ray.run.terminal import print_summary
 from tests.builders.runs import TRIAL, make_run
 
 

@@ -1,56 +1,151 @@
-"""``ray job submit`` of the quickstart to a head started on this machine."""
+"""An allocation is a pure function of the machines and of what a run asks of them: tables of cases, without Ray."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cxr_ray import results
+from cxr_ray.config import resolve
+from cxr_ray.errors import ClusterError
+from cxr_ray.run import cluster
+from cxr_ray.run.cluster import Allocation, Node, Request, allocate
 
-RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-
-
-def _submit(work: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
-    """A job, once the head takes one: its dashboard and then its agent need seconds to start."""
-    command = [*RAY, "job", "submit", "--address", "http://127.0.0.1:8299", "--working-dir", str(work), "--",
-               sys.executable, "-m", "cxr_ray.sweep", *arguments]  # fmt: skip
-    for _ in range(60):
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200, check=False)
-        if "No available agent" not in done.stderr and "Failed to connect" not in done.stderr:
-            return done
-        time.sleep(1)
-    raise AssertionError("the head took no job: " + done.stderr[-2000:])
+GIB = 2**30
 
 
-@pytest.mark.slow
-def test_ray_job_submit_runs_the_quickstart(tmp_path):
-    work = tmp_path / "work"
-    work.mkdir()
-    out = tmp_path / "out"
-    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token",
-           "RAY_AUTH_TOKEN": "0" * 32, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}  # fmt: skip
-    head = ["start", "--head", "--block", "--port=6399", "--dashboard-port=8299", "--num-cpus=4",
-            "--include-dashboard=true", "--dashboard-agent-listen-port=52399"]  # fmt: skip
-    # its own session: "ray stop" would end every Ray on this machine
-    process = subprocess.Popen([*RAY, *head], env=env, start_new_session=True, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
-    try:
-        done = _submit(work, env, "--out", str(out))
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        assert "the cluster of 1 machine" in done.stdout
-        run = results.open_run(str(out))
-        half = run.pandas("classification").query("split == 'test' and threshold_rule == 'half'")
-        assert (half.auroc > 0.9).all()
-        assert len(half) == 2
-        assert set(run.pandas("faithfulness").explainer) == {"gradcam", "saliency", "input_x_gradient"}
-        # a relative --out would be lost with the job's copy of the working directory
-        refused = _submit(work, env, "--out", "results/x")
-        assert refused.returncode != 0
-        assert "absolute path" in refused.stdout + refused.stderr
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+def allocated(*nodes: tuple, n_trials: int = 9, size: int = 224, local: bool = True, **asked) -> Allocation:
+    """What machines of (CPUs, GPUs, GiB) give; a local one has its spare CPUs as well."""
+    spare = cluster.SPARE_CPUS if local else 0
+    machines = [Node(cpus + spare, gpus, gib * GIB) for cpus, gpus, gib in nodes]
+    return allocate(machines, Request(resolve({"resources": asked}).resources, n_trials, size, local))
+
+
+LAPTOP = (8, 0, 64)
+TWO_GPUS = (8, 2, 64)
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "no GPU: workers share the CPUs, one thread each": (
+        lambda: allocated(LAPTOP),
+        {"workers": 8, "threads": 1, "worker_gpus": 0, "concurrent_trials": 8, "trial_cpus": 1, "trial_gpus": 0},
+    ),
+    "few workers are given more threads": (lambda: allocated(LAPTOP, workers=2), {"workers": 2, "threads": 4}),
+    "one GPU: one worker and one trial hold it": (
+        lambda: allocated((8, 1, 64)),
+        {"workers": 1, "worker_gpus": 1, "threads": 0, "concurrent_trials": 1, "trial_cpus": 1, "trial_gpus": 1},
+    ),
+    "two GPUs: a worker and a trial each": (
+        lambda: allocated(TWO_GPUS),
+        {"workers": 2, "concurrent_trials": 2, "trial_cpus": 1},
+    ),
+    "a GPU that is left alone": (
+        lambda: allocated(TWO_GPUS, gpu_per_worker=0, gpu_per_trial=0),
+        {"workers": 8, "worker_gpus": 0, "trial_gpus": 0, "concurrent_trials": 8},
+    ),
+    "fractions fill each GPU": (
+        lambda: allocated(TWO_GPUS, gpu_per_worker=0.25, gpu_per_trial=0.5),
+        {"workers": 8, "worker_gpus": 0.25, "concurrent_trials": 4},
+    ),
+    "fractions never span two GPUs": (
+        lambda: allocated(TWO_GPUS, gpu_per_worker=0.6, gpu_per_trial=0.4),
+        {"workers": 2, "concurrent_trials": 4},
+    ),
+    "whole GPUs never span two machines": (
+        lambda: allocated((8, 3, 64), (8, 3, 64), local=False, gpu_per_worker=2),
+        {"workers": 2, "concurrent_trials": 6, "n_nodes": 2},
+    ),
+    "a cluster keeps a CPU for reading and writing": (
+        lambda: allocated(LAPTOP, LAPTOP, local=False, n_trials=99),
+        {"workers": 15, "threads": 0, "concurrent_trials": 16, "trial_cpus": 1},
+    ),
+    "no more trials at a time than there are": (lambda: allocated(LAPTOP, n_trials=3), {"concurrent_trials": 3}),
+    "nothing to train": (lambda: allocated(LAPTOP, n_trials=0, gpu_per_trial=4), {"workers": 8}),
+    "memory bounds workers and trials": (
+        lambda: allocated((8, 0, 6)),
+        {"workers": 2, "threads": 4, "concurrent_trials": 2},
+    ),
+    "small images take less memory": (
+        lambda: allocated((8, 0, 6), size=64),
+        {"workers": 4, "threads": 2, "concurrent_trials": 4},
+    ),
+    "workers that are asked for are had": (
+        lambda: allocated((8, 0, 6), workers=8),
+        {"workers": 8, "threads": 1, "memory_bound": None},
+    ),
+    "one worker is had whatever the memory": (lambda: allocated((8, 0, 0.5)), {"workers": 1}),
+    "memory counts by machine": (
+        lambda: allocated((17, 0, 5), (16, 0, 5), (16, 0, 2), local=False),
+        {"workers": 2, "concurrent_trials": 2, "threads": 0},
+    ),
+    "batches as asked": (lambda: allocated(LAPTOP, batch_size=32), {"batch_size": 32}),
+    "batches found on the device": (lambda: allocated(LAPTOP), {"batch_size": None}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_machines_are_divided(case):
+    made, expected = CASES[case]
+    allocation = made()
+    assert {name: getattr(allocation, name) for name in expected} == expected
+
+
+def test_trials_share_the_cpus_of_a_machine_that_has_no_gpu_and_no_more_of_them():
+    assert [allocated(LAPTOP, n_trials=n).trial_cpus for n in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    assert allocated(LAPTOP, n_trials=1, cpu_per_trial=3).trial_cpus == 8
+    assert allocated(LAPTOP, n_trials=20, cpu_per_trial=3).trial_cpus == 4
+    assert allocated(TWO_GPUS, n_trials=1).trial_cpus == 1
+    assert allocated(LAPTOP, n_trials=1, local=False).trial_cpus == 1
+
+
+def test_the_line_says_where_memory_is_the_bound():
+    assert allocated((8, 0, 6)).line == (
+        "Ray on this machine: CPUs 8, no GPU, so on CPUs. Trials at a time: up to 2; then workers: 2. More would not "
+        "fit in memory, at 2.8 GiB each (resources.workers overrides)."
+    )
+    assert allocated(TWO_GPUS, TWO_GPUS, local=False).line == (
+        "Ray on the cluster of 2 machines: CPUs 16, GPUs 4. Trials at a time: up to 4; then workers: 4."
+    )
+
+
+TOO_MUCH = {
+    "a GPU for workers": (
+        lambda: allocated(LAPTOP, gpu_per_worker=1),
+        "resources.gpu_per_worker: got 1; expected at most 0, the GPUs of the largest machine; give that, 0 or auto "
+        "(--set resources.gpu_per_worker=auto).",
+    ),
+    "GPUs for trials on several machines": (
+        lambda: allocated(TWO_GPUS, TWO_GPUS, local=False, gpu_per_trial=3),
+        "resources.gpu_per_trial: got 3; expected at most 2, ",
+    ),
+    "CPUs for a trial": (
+        lambda: allocated(LAPTOP, cpu_per_trial=9),
+        "resources.cpu_per_trial: got 9; expected at most 8, the CPUs of the largest machine; give at most that (--set "
+        "resources.cpu_per_trial=8).",
+    ),
+    "workers on CPUs": (
+        lambda: allocated(LAPTOP, workers=999),
+        "resources.workers: got 999; expected at most 8, since each takes one CPU and 0 GPUs; give at most that, or ",
+    ),
+    "workers on GPUs": (
+        lambda: allocated(TWO_GPUS, workers=3),
+        "resources.workers: got 3; expected at most 2, since each takes one CPU and 1 GPUs; ",
+    ),
+    "explaining on one CPU": (
+        lambda: allocated((1, 0, 64), local=False),
+        "got a cluster of 1 CPUs and 0 GPUs; expected at least 2 CPUs, to read and to explain; ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_more_than_there_is_is_refused(case):
+    made, sentence = TOO_MUCH[case]
+    with pytest.raises(ClusterError) as refused:
+        made()
+    assert str(refused.value).startswith(sentence)
+
+
+def test_a_machine_without_a_trial_may_be_asked_for_any_gpus_of_trials():
+    assert allocated(LAPTOP, n_trials=0, gpu_per_trial=8).concurrent_trials == 1
+
+
+def test_a_node_is_as_ray_counts_it():
+    assert Node.from_ray({"CPU": 4.0, "GPU": 1.0, "memory": 5e9}) == Node(4.0, 1, 5e9)
+    assert Node.from_ray({}) == Node(0.0, 0, cluster.UNKNOWN_MEMORY)

@@ -16,14 +16,12 @@ import torchvision
 import yaml
 
 from cxr_ray import sweep
-from cxr_ray.data.manifest import load_manifest
-from cxr_ray.data.sources import source_of
 from cxr_ray.errors import ClusterError
 from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import checkpoints
-from cxr_ray.run import pipeline
+from cxr_ray.run import cluster, context, resume, tuning
 from cxr_ray.schemas import SCHEMA_VERSION
-from cxr_ray.storage import Store
 
 SWEEP = """
 name: tiny
@@ -43,7 +41,7 @@ def folder_with_a_sweep(tmp_path, monkeypatch):
     def started():
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(pipeline, "start_ray", started)
+    monkeypatch.setattr(cluster, "start_ray", started)
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(SWEEP)
 
@@ -70,7 +68,7 @@ def reaches_ray(capsys, monkeypatch, tiny_folder):
     def stop():
         raise ClusterError("here Ray would start.")
 
-    monkeypatch.setattr(pipeline, "start_ray", stop)
+    monkeypatch.setattr(cluster, "start_ray", stop)
 
     def run(*argv: str) -> bool:
         code = sweep.main([*argv, "--data", str(tiny_folder)])
@@ -102,8 +100,7 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
             "train.lr: 7 came; it should be less than 1.",
             "train.los: unknown key. Did you mean 'loss'? Allowed: epochs, batch_size, lr, weight_decay, loss, "
             "sampler, augment, labels, seed.",
-            "explain.explainers: 'gradcan' is unknown. Did you mean 'gradcam'? Allowed: "
-            f"{', '.join(sweep.EXPLAINERS)}.",
+            f"explain.explainers: 'gradcan' is unknown. Did you mean 'gradcam'? Allowed: {', '.join(EXPLAINERS)}.",
             f"controls: 'shiftd' is unknown. Did you mean 'shifted'? Allowed: {', '.join(CONTROLS)}.",
             "data.fit: 'stretch' came. Allowed: squash, pad, crop.",
             "data.sise: unknown key. Did you mean 'size'? Allowed: source, path, size, fit, val_share, limit, phantom.",
@@ -224,7 +221,7 @@ def test_images_that_have_a_header_and_no_pixels(told, tiny_folder, tmp_path):
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(image.read_bytes()[:60])
     (line,) = told("tiny.yaml", given_data="cut")
-    assert line.startswith(f"{tmp_path}/cut: the train split has no readable image of one class")
+    assert line.startswith(f"{tmp_path}/cut: got a train split with no readable image of one class")
 
 
 def test_mistakes_of_the_data_are_told_before_weights_are_fetched(told, monkeypatch):
@@ -378,7 +375,7 @@ def test_a_safetensors_file_of_another_architecture(told):
     safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": spec})
     (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line == (
-        "model.safetensors says it is a 'resnet50'. Did you mean 'seresnet18'? Expected one of: resnet18, resnet18d, "
+        "model.safetensors says it is a 'resnet50'. Did you mean 'resnet18'? Expected one of: resnet18, resnet18d, "
         "seresnet18."
     )
 
@@ -388,7 +385,7 @@ def test_a_safetensors_file_of_another_preprocessing(told):
     safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": spec})
     (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line == (
-        "model.safetensors says that its images go through 'sharpen'; allowed are none, crop_border, mask_border, "
+        "model.safetensors says that its images go through 'sharpen'. Expected one of: none, crop_border, mask_border, "
         "clahe."
     )
 
@@ -403,32 +400,41 @@ def test_a_checkpoint_at_a_uri_that_nothing_opens(told):
 
 def test_an_out_that_cannot_be_one(told):
     Path("file").write_text("text")
-    assert told("tiny.yaml", "--out", "file") == ["--out file is a file; give a folder."]
+    assert told("tiny.yaml", "--out", "file") == [
+        "--out: got file, a file; expected a folder; give another folder (--out PATH)."
+    ]
     (line,) = told("tiny.yaml", "--out", "file/below")
-    assert line.startswith("--out file/below cannot be written: ")
+    assert line.startswith("--out: got file/below, which cannot be written (")
     (line,) = told("tiny.yaml", "--out", "nosuch://bucket/run")
-    assert line.startswith("--out nosuch://bucket/run cannot be written: ")
+    assert line.startswith("--out: got nosuch://bucket/run, which cannot be written (")
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
     (line,) = told("tiny.yaml", "--out", "full")
-    assert line == "--out full is not empty. Go on with that run (--resume), or give another folder (--out PATH)."
+    assert line == (
+        "--out: got full, which is not empty; expected an empty folder; go on with the run in it (--resume), or give "
+        "another folder (--out PATH)."
+    )
     (line,) = told("tiny.yaml", "--out", "full", "--resume")
-    assert line == "--out full holds files but no run (no sweep.yaml); give another folder (--out PATH)."
+    assert line == (
+        "--out: got full, which holds files but no run (no sweep.yaml); expected a run; give another folder (--out "
+        "PATH)."
+    )
     assert [f.name for f in Path("full").iterdir()] == ["notes.txt"]
 
 
 def test_a_relative_out_in_a_ray_job(told, monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     (line,) = told("tiny.yaml")
-    assert line.startswith("--out results/tiny is relative: in a Ray job it would lie in a temporary copy")
+    assert line.startswith(
+        "--out: got results/tiny, a relative path in a Ray job, where it would lie in a temporary copy"
+    )
 
 
 @pytest.fixture
 def begun(tiny_folder):
     """A run of tiny.yaml that stopped before its first table."""
     asked = sweep.load(sweep.parser().parse_args(["tiny.yaml", "--data", str(tiny_folder)]))
-    manifest = load_manifest(source_of(asked.data, asked.seed), seed=asked.seed, val_share=0.2)
-    sweep.begin(asked, manifest, Store("results/tiny", {"run_id": "0123", "sweep_hash": asked.hash}))
+    resume.begin(context.prepare(asked, "results/tiny"))
     return asked
 
 
@@ -436,7 +442,8 @@ def test_resume_of_the_same_sweep_goes_on_and_without_it_is_refused(begun, told,
     assert reaches_ray("tiny.yaml", "--resume")
     assert reaches_ray("tiny.yaml", "--resume", "--set", "resources.workers=3"), "resources are no part of it"
     assert told("tiny.yaml") == [
-        "--out results/tiny is not empty. Go on with that run (--resume), or give another folder (--out PATH)."
+        "--out: got results/tiny, which is not empty; expected an empty folder; go on with the run in it (--resume), "
+        "or give another folder (--out PATH)."
     ]
 
 
@@ -447,8 +454,8 @@ def test_resume_of_nothing_starts(reaches_ray):
 def test_resume_of_another_sweep(begun, told):
     (line,) = told("tiny.yaml", "--resume", "--set", "train.epochs=2")
     assert re.fullmatch(
-        rf"--out results/tiny belongs to another sweep \(tiny, hash {begun.hash}; this one is tiny, [0-9a-f]{{16}}\)\. "
-        r"Give another folder, or the sweep as in results/tiny/sweep\.yaml\.",
+        rf"--out: got results/tiny, the run of another sweep \(tiny, hash {begun.hash}\); expected tiny, hash "
+        r"[0-9a-f]{16}; give another folder \(--out PATH\), or the sweep as in results/tiny/sweep\.yaml\.",
         line,
     )
 
@@ -460,8 +467,8 @@ def test_resume_with_other_images(begun, told, tiny_folder, tmp_path):
             (tmp_path / "less" / folder / image.name).write_bytes(image.read_bytes())
     (line,) = told("tiny.yaml", "--resume", given_data="less")
     assert line == (
-        "--out results/tiny was begun with other images (24 then, 20 now, or others). Give the same data, or another "
-        "folder (--out PATH)."
+        "--out: got results/tiny, a run of other images (24 then, 20 now, or others); expected the same; give the data "
+        "that it was begun with, or another folder (--out PATH)."
     )
 
 
@@ -472,8 +479,8 @@ def test_resume_without_provenance_is_refused_where_work_was_done(begun, told, r
     Path("results/tiny/provenance.json").unlink(missing_ok=True)
     (line,) = told("tiny.yaml", "--resume")
     assert line == (
-        "--out results/tiny has lost its provenance.json, which says of which sweep it is; give another folder "
-        "(--out PATH)."
+        "--out: got results/tiny, a run without provenance.json, which says of which sweep it is; expected a whole "
+        "run; give another folder (--out PATH)."
     )
 
 
@@ -488,14 +495,13 @@ def test_resume_with_another_file_as_checkpoint(begun, told, reaches_ray, tiny_f
     torch.save(state(), "model.pt")
     given = ["--set", "checkpoints={study: {path: model.pt, size: 32}}", "--set", "sanity=null", "--out", "results/g"]
     asked = sweep.load(sweep.parser().parse_args(["tiny.yaml", "--data", str(tiny_folder), *given]))
-    manifest = load_manifest(source_of(asked.data, asked.seed), seed=asked.seed, val_share=0.2)
-    sweep.begin(asked, manifest, Store("results/g", {"run_id": "0123", "sweep_hash": asked.hash}))
+    resume.begin(context.prepare(asked, "results/g"))
     assert reaches_ray("tiny.yaml", "--resume", *given)
     torch.save(state(**{"fc.bias": torch.ones(2)}), "model.pt")
     (line,) = told("tiny.yaml", "--resume", *given)
     assert line == (
-        "--out results/g was begun with another file as checkpoints.study.path. Give the same file, or another folder "
-        "(--out PATH)."
+        "checkpoints.study.path: got another file than results/g was begun with; expected the same; give it, or "
+        "another folder (--out PATH)."
     )
 
 
@@ -503,7 +509,10 @@ def test_resume_with_another_file_as_checkpoint(begun, told, reaches_ray, tiny_f
 def test_resume_of_a_damaged_run(begun, told, text):
     Path("results/tiny/provenance.json").write_text(text)
     (line,) = told("tiny.yaml", "--resume")
-    assert line == "results/tiny/provenance.json is damaged; give another folder (--out PATH)."
+    assert line == (
+        "--out: got results/tiny, whose provenance.json is damaged; expected a whole run; give another folder (--out "
+        "PATH)."
+    )
 
 
 def test_resume_of_a_run_of_another_version(begun, told):
@@ -511,8 +520,8 @@ def test_resume_of_a_run_of_another_version(begun, told):
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 1}))
     (line,) = told("tiny.yaml", "--resume")
     assert line == (
-        f"--out results/tiny has tables of schema version 1; this cxr_ray writes version {SCHEMA_VERSION}. Finish it "
-        "with the cxr_ray that began it, or give another folder (--out PATH)."
+        f"--out: got results/tiny, with tables of schema version 1; expected version {SCHEMA_VERSION}, which this "
+        "cxr_ray writes; finish it with the cxr_ray that began it, or give another folder (--out PATH)."
     )
 
 
@@ -523,7 +532,7 @@ def test_an_interrupt(monkeypatch, capsys, tiny_folder):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "load_manifest", interrupted)
+    monkeypatch.setattr(context, "load_manifest", interrupted)
     assert sweep.main(["tiny.yaml", "--data", str(tiny_folder)]) == 130
     assert capsys.readouterr().err == "cxr_ray: interrupted; the same command with --resume goes on.\n"
 
@@ -534,7 +543,7 @@ def test_a_full_disk_is_told_and_other_errors_are_not_hidden(monkeypatch, capsys
     def fail(*args, **kwargs):
         raise failure
 
-    monkeypatch.setattr(sweep, "training_splits", fail)
+    monkeypatch.setattr(tuning, "training_splits", fail)
     assert sweep.main(["tiny.yaml", "--data", str(tiny_folder)]) == 1
     assert capsys.readouterr().err == (
         "cxr_ray: no space left ([Errno 28] No space left on device); make room, and the same command with --resume "

@@ -19,7 +19,9 @@ from cxr_ray import results, sweep
 from cxr_ray.data import images
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
+from cxr_ray.run import explaining, terminal
 from cxr_ray.schemas import TABLES
+from cxr_ray.storage import SHARDS
 
 TINY = {
     "name": "tiny",
@@ -196,34 +198,34 @@ def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path):
 
 @pytest.mark.slow
 def test_maps_of_other_images_are_the_same_after_an_interruption_and_for_two_workers(tmp_path, monkeypatch):
-    from cxr_ray.run import pipeline
+    from cxr_ray.run import pipeline, plan
 
     content = yaml.safe_load(Path(given_sweep(tmp_path, n_test=12)).read_text())
     content |= {"controls": {"random_cam": 2, "other_image": 2, "mean_map": 1}, "regions": None, "sanity": None}
     content |= {"perturb": {"grids": ["7"], "fills": ["noise"], "levels": [0.5]}}
     file = write(tmp_path, content)
-    monkeypatch.setattr(pipeline, "SHARD_IMAGES", 3)
+    monkeypatch.setattr(plan, "SHARD_IMAGES", 3)
     whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
     assert sweep.main([file, "--out", whole, "--set", "resources.workers=1"]) == 0
 
-    explain_sweep, asked = pipeline.explain_sweep, []
+    compute_shards, asked = pipeline.compute_shards, []
 
-    def interrupted(run_, units, *arguments, first=None):
-        asked.append((first, [unit["unit"] for unit in units]))
-        for n, row in enumerate(explain_sweep(run_, units, *arguments, first=first)):
+    def interrupted(shard_pass, shards):
+        asked.append((shard_pass.is_map_pass, [shard.name for shard in shards]))
+        for n, row in enumerate(compute_shards(shard_pass, shards)):
             if n == 1 and len(asked) == 1:
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(pipeline, "explain_sweep", interrupted)
+    monkeypatch.setattr(pipeline, "compute_shards", interrupted)
     assert sweep.main([file, "--out", broken, "--set", "resources.workers=1"]) == 130
     done = {p.stem for p in Path(broken, ".work", "maps").glob("[!.]*.arrow")}
     assert done
     assert sweep.main([file, "--out", broken, "--set", "resources.workers=2", "--resume"]) == 0
     (_, planned), *rest = asked
     assert len(planned) == 4
-    left = [units for first, units in rest if first]
-    assert [set(units) for units in left] == ([set(planned) - done] if done < set(planned) else [])
+    left = [names for is_map_pass, names in rest if is_map_pass]
+    assert [set(names) for names in left] == ([set(planned) - done] if done < set(planned) else [])
     one, other = tables(whole), tables(broken)
     assert_same(one, other)
     faith = one["faithfulness"]
@@ -254,19 +256,19 @@ def test_killed_workers_and_drivers_lose_and_double_nothing(tmp_path):
     whole = str(tmp_path / "whole")
     assert sweep.main([file, "--out", whole]) == 0
 
-    broken, units = str(tmp_path / "broken"), tmp_path / "broken" / ".work" / "units"
+    broken, shards = str(tmp_path / "broken"), tmp_path / "broken" / SHARDS
     process = start(file, "--out", broken, cwd=tmp_path)
-    wait_for(lambda: len(list(units.glob("[!.]*.arrow"))) >= 1, process)
+    wait_for(lambda: len(list(shards.glob("[!.]*.arrow"))) >= 1, process)
     actors = subprocess.run(
         ["pgrep", "-s", str(process.pid), "-f", "ray::.*Explain"], capture_output=True, text=True, check=False
     ).stdout.split()
     assert actors
     os.kill(int(actors[0]), signal.SIGKILL)
-    there = len(list(units.glob("[!.]*.arrow")))
-    wait_for(lambda: len(list(units.glob("[!.]*.arrow"))) > there, process)
+    there = len(list(shards.glob("[!.]*.arrow")))
+    wait_for(lambda: len(list(shards.glob("[!.]*.arrow"))) > there, process)
     os.killpg(process.pid, signal.SIGKILL)  # the driver, and Ray with it
     process.wait()
-    done = {p.name: p.stat().st_mtime_ns for p in units.glob("[!.]*.arrow")}
+    done = {p.name: p.stat().st_mtime_ns for p in shards.glob("[!.]*.arrow")}
     assert 0 < len(done) < 6
 
     assert sweep.main([file, "--out", broken, "--resume"]) == 0
@@ -299,12 +301,13 @@ def test_an_interrupt_between_two_units_ends_the_sweep_and_does_not_wait_for_ray
     script = f"""
 import sys
 from cxr_ray import sweep
-said = sweep.say
+from cxr_ray.run import terminal
+said = terminal.say
 def say(text):
     said(text)
     if "forward passes" in text:
         raise KeyboardInterrupt
-sweep.say = say
+terminal.say = say
 sys.exit(sweep.main([{file!r}, "--out", {out!r}]))
 """
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, timeout=180, check=False)
@@ -321,7 +324,7 @@ def _epochs(out: Path) -> int:
     ("setting", "sentence"),
     [
         ("resources.gpu_per_worker=1", "GPUs"),
-        ("resources.workers=999", "room for"),
+        ("resources.workers=999", "expected at most"),
         ("resources.cpu_per_trial=999", "CPUs"),
     ],
 )
@@ -353,12 +356,12 @@ def test_a_device_without_memory_ends_the_run_with_advice(tmp_path, monkeypatch,
 
 def test_the_time_left_leaves_out_what_came_before_the_first_unit(monkeypatch, capsys):
     moments = iter([100.0, 101, 106, 110, 122, 130])
-    monkeypatch.setattr(sweep.time, "monotonic", lambda: next(moments))
-    sweep._watch(((4, "eager") for _ in range(6)), 6)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(moments))
+    terminal.watch(((4, "eager") for _ in range(6)), 6)
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "  3 of 6 units, 1.3 images/s, 9 seconds left",
-        "  5 of 6 units, 0.7 images/s, 6 seconds left",
-        "  6 of 6 units",
+        "  3 of 6 shards, 1.3 images/s, 9 seconds left",
+        "  5 of 6 shards, 0.7 images/s, 6 seconds left",
+        "  6 of 6 shards",
     ]
 
 
@@ -380,7 +383,7 @@ def test_resuming_after_training_keeps_the_errors_that_training_met(tmp_path, mo
     folder = phantoms_as_files(tmp_path / "data")
     whole = (folder / "train" / "NORMAL" / "NORMAL-0.png").read_bytes()
     (folder / "train" / "NORMAL" / "truncated.png").write_bytes(whole[: len(whole) // 2])
-    explain, met = sweep.explain, []
+    explain, met = explaining.explain, []
 
     def interrupted(*arguments):
         met.append([Path(e["path"]).name for e in arguments[-1]])
@@ -388,7 +391,7 @@ def test_resuming_after_training_keeps_the_errors_that_training_met(tmp_path, mo
             raise KeyboardInterrupt
         return explain(*arguments)
 
-    monkeypatch.setattr(sweep, "explain", interrupted)
+    monkeypatch.setattr(explaining, "explain", interrupted)
     content = {
         **TINY, "data": {"size": 64, "path": str(folder), "val_share": 0.3}, "regions": None, "sanity": None,
         "variants": {"plain": {}}, "train": {"epochs": 1, "batch_size": 8}, "explain": {"explainers": ["edges"]},

@@ -1,0 +1,95 @@
+"""What all stages of one run share, made once and frozen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cxr_ray.config import Sweep
+from cxr_ray.data import masks, sources
+from cxr_ray.data.entries import Source
+from cxr_ray.data.manifest import Manifest, load_manifest
+from cxr_ray.data.splits import choose
+from cxr_ray.measure import sanity
+from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.worker import ModelRef
+from cxr_ray.models import checkpoints, networks
+from cxr_ray.models.networks import ModelSpec
+from cxr_ray.run.plan import TrialPlan, plan_trials
+from cxr_ray.storage import Store
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run.
+
+    Attributes:
+        sweep: resolved.
+        source: where the images come from.
+        manifest: the images, and notes for the user.
+        trials: the networks to be trained.
+        given: the models under ``checkpoints``, by name.
+        store: the run folder.
+    """
+
+    sweep: Sweep
+    source: Source
+    manifest: Manifest
+    trials: tuple[TrialPlan, ...]
+    given: Mapping[str, ModelRef]
+    store: Store
+
+    def sanity_images(self) -> pd.DataFrame:
+        """The test images of ``sanity``, the same for every model; none where no explainer reads the model."""
+        test = self.manifest.rows("test")
+        asked = self.sweep.sanity
+        if asked is None or sanity.passes(self.sweep, self.sweep.data.size)[0] == 0:
+            return test.iloc[:0]
+        chosen = choose(test["image_id"], test["label"], asked.images, self.sweep.seed)
+        return test[test["image_id"].isin(chosen)]
+
+
+def prepare(sweep: Sweep, out: str) -> RunContext:
+    """Read the images, sample the trials and load the given models; nothing is written and Ray is not started.
+
+    Raises:
+        UserError: the images, a package or a checkpoint is not there, or not what the sweep needs.
+    """
+    source = sources.source_of(sweep.data, sweep.seed)
+    manifest = load_manifest(
+        source,
+        seed=sweep.seed,
+        val_share=sweep.data.val_share,
+        limit=sweep.data.limit,
+        training=bool(sweep.variants),
+    )
+    if (lungs := masks.lungs_of(sweep)) is not None:
+        manifest.notes.append(masks.lung_note(lungs, manifest))
+    manifest.notes.extend(
+        f"Control {c} has nothing to rank on these grids ({', '.join(map(str, sweep.perturb.grids))}) and is left out."
+        for c in sweep.controls
+        if not CONTROLS[c].grids(sweep.perturb.grids)
+    )
+    trials = plan_trials(sweep)
+    for arch in {t.model.arch for t in trials}:
+        networks.build(arch, ModelSpec(arch, sweep.data.size))  # a package may be missing
+    run_id = hashlib.sha256(f"{sweep.hash}:{manifest.fingerprint}".encode()).hexdigest()[:16]
+    store = Store(out, {"run_id": run_id, "sweep_hash": sweep.hash})
+    return RunContext(sweep, source, manifest, tuple(trials), given_models(sweep), store)
+
+
+def given_models(sweep: Sweep) -> dict[str, ModelRef]:
+    """The models under ``checkpoints``, each loaded once here so that a broken one fails now."""
+    model_refs = {}
+    for name, c in sweep.checkpoints.items():
+        model_spec = checkpoints.saved_spec(c.path) or ModelSpec(
+            c.arch, c.size or sweep.data.size, mean=c.mean, std=c.std, variant=name, preprocess=c.preprocess
+        )
+        checkpoints.load(c.path, model_spec)
+        path = c.path if "://" in c.path else str(Path(c.path).expanduser().resolve())
+        model_refs[name] = ModelRef(name, path, model_spec, model_spec.size, model_spec.preprocess)
+    return model_refs

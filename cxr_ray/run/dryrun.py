@@ -1,0 +1,128 @@
+"""The lines of ``--dry-run``: the resolved sweep, its trials, and the forward passes that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from cxr_ray.measure import sanity
+from cxr_ray.run.context import RunContext
+from cxr_ray.run.passes import forward_rate, passes_per_image
+from cxr_ray.run.plan import TrialPlan
+from cxr_ray.run.terminal import duration
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forward passes at one size of images, a backward pass counted as two.
+
+    Attributes:
+        size: side of the images in pixels.
+        models: how many are explained; trained_images: images x epochs x trials.
+        images: of the test split; validation, checked: images of val and of sanity.
+        each: passes of a test image and target; sanity: of an image that sanity looks at; with their formulas.
+    """
+
+    size: int
+    models: int
+    images: int
+    validation: int
+    checked: int
+    trained_images: int
+    each: tuple[int, str]
+    sanity: tuple[int, str]
+
+    @property
+    def explaining(self) -> int:
+        """Passes to explain, one target an image."""
+        return self.models * (self.images * self.each[0] + self.validation)
+
+    @property
+    def checking(self) -> int:
+        """Passes of sanity, one target an image."""
+        return self.models * self.checked * self.sanity[0]
+
+    @property
+    def training(self) -> int:
+        """Passes to train, at most."""
+        return 3 * self.trained_images
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.explaining + self.checking + self.training
+
+    def lines(self, size: str, most: str) -> Iterator[str]:
+        """What the user reads. ``size``: " at 224 x 224" where sizes differ; ``most``: "at most " or nothing."""
+        each, formula = self.each
+        yield f"Forward passes a test image and target{size}: {most}{each:,} = {formula}"
+        yield (
+            f"Forward passes to explain{size}, one target an image: {most}{self.explaining:,} = {self.models} x "
+            f"({self.images} x {each:,} + {self.validation})"
+        )
+        if self.checked:
+            each, formula = self.sanity
+            yield f"Forward passes an image and target of sanity{size}: {each:,} = {formula}"
+            yield (
+                f"Forward passes of sanity{size}, one target an image: {self.checking:,} = {self.models} x "
+                f"{self.checked} x {each:,}"
+            )
+        yield (f"To train{size}: at most {self.training:,} (images x epochs x trials, a backward pass counted as two)")
+
+
+def lines(context: RunContext) -> Iterator[str]:
+    """What would be done, line by line; measures this machine for about a second a size of images."""
+    sweep, manifest = context.sweep, context.manifest
+    yield sweep.to_yaml()
+    yield from manifest.notes
+    yield f"\nTrials to train: {len(context.trials)}"
+    yield from (f"  {trial.trial_id}: {_sampled(trial)}" for trial in context.trials)
+    costs = planned_costs(context)
+    n_test, n_val = (len(manifest.rows(split)) for split in ("test", "val"))
+    yield (f"\nModels to explain: {sum(c.models for c in costs)}; test images: {n_test}; validation images: {n_val}")
+    most = "at most " if sweep.sequential else ""
+    seconds, rates = 0.0, []
+    for cost in costs:
+        yield from cost.lines(f" at {cost.size} x {cost.size}" if len(costs) > 1 else "", most)
+        rate = forward_rate(cost.size)
+        seconds += cost.total / rate
+        rates.append(f"{rate:,.0f} forward passes a second at {cost.size} x {cost.size}")
+    if len(costs) > 1:
+        yield f"All together: {most}{sum(c.total for c in costs):,}"
+    device = "GPU" if torch.cuda.is_available() else "CPU"
+    yield (
+        f"This machine does about {', '.join(rates)} ({device}): about {duration(seconds)} for these alone. The start "
+        "of Ray, statistics and the page come on top: a minute or two in a small run. Nothing was started."
+    )
+
+
+def planned_costs(context: RunContext) -> list[Cost]:
+    """The forward passes of a run, by size of its models' images."""
+    sweep, manifest = context.sweep, context.manifest
+    # of each group of rivals one is explained, of the size of the last
+    explained = {(t.trial_id if sweep.evaluate == "all" else t.rivals): t for t in context.trials}
+    sizes = [sweep.images_of(t.model)[0] for t in explained.values()] + [ref.size for ref in context.given.values()]
+    trained = [sweep.images_of(t.model)[0] for t in context.trials]
+    epochs = {size: sum(t.train.epochs for t, s in zip(context.trials, trained, strict=True) if s == size)
+              for size in trained}  # fmt: skip
+    n_train, n_checked = len(manifest.training_rows()), len(context.sanity_images())
+    return [
+        Cost(
+            size=size,
+            models=sizes.count(size),
+            images=len(manifest.rows("test")),
+            validation=len(manifest.rows("val")),
+            checked=n_checked,
+            trained_images=epochs.get(size, 0) * n_train,
+            each=passes_per_image(sweep, size),
+            sanity=sanity.passes(sweep, size),
+        )
+        for size in sorted({*sizes, *trained})
+    ]
+
+
+def _sampled(trial: TrialPlan) -> str:
+    values = {**trial.train.model_dump(), **{k: v for k, v in trial.model.model_dump().items() if v is not None}}
+    return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())

@@ -1,0 +1,144 @@
+"""The stages of a run in order: training, map pass, scoring pass, statistics, report."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+
+from cxr_ray import results
+from cxr_ray.data import masks, sources
+from cxr_ray.errors import UserError
+from cxr_ray.measure.worker import ModelRef
+from cxr_ray.report import document as report
+from cxr_ray.run import cluster, explaining, resume, statistics, terminal, tuning
+from cxr_ray.run.cluster import Allocation
+from cxr_ray.run.context import RunContext
+from cxr_ray.run.plan import TrialPlan
+from cxr_ray.schemas import to_json
+from cxr_ray.storage import Store
+
+
+def execute(context: RunContext) -> bool:
+    """Run the sweep from its first stage, or from where it stopped, to its report. Returns whether it is finished.
+
+    Raises:
+        UserError: the cluster does not answer, has less than the sweep asks for, or no trial can be used.
+        DamagedRunError: a file of the run cannot be read.
+    """
+    started, store = time.monotonic(), context.store
+    to_train = () if store.exists("tables", "trials") else context.trials
+    training = tuning.load_training_data(context, to_train)
+    try:
+        allocation = allocate(context, len(to_train))
+        terminal.say(allocation.line)
+        resume.begin(context)
+        store.write_table("images", context.manifest.images.to_dict("records"))
+        errors = train(context, to_train, training, allocation)
+        del training  # pixels, for which explaining has better use
+        model_refs = explaining.chosen_models(context, results.open_run(store.out).pandas("trials"))
+        if not explaining.explain(context, model_refs, allocation, errors):
+            return False
+    except (ray.exceptions.RayError, ray.tune.TuneError) as e:
+        terminal.complain(f"Ray stopped: {reason_of(e)}\nthe same command with --resume goes on from here.")
+        return False
+    finally:
+        ray.shutdown()
+    terminal.say("Statistics")
+    statistics.write_statistics(context.sweep, store)
+    finish(store)
+    terminal.say(f"Done in {terminal.duration(time.monotonic() - started)}.\n")
+    terminal.print_summary(store.out)
+    return True
+
+
+def reason_of(error: Exception) -> str:
+    """What ended it: the last line of the innermost traceback, which Ray puts first."""
+    lines = str(error).split("\n\nThe above exception was")[0].splitlines()
+    reason = next((line.strip() for line in reversed(lines) if any(map(str.isalpha, line))), type(error).__name__)
+    if not reason.startswith("torch.OutOfMemoryError"):
+        return reason
+    return (
+        f"{reason} Less memory is taken by a smaller batch (--set resources.batch_size=32) or by fewer workers on a "
+        "GPU (--set resources.gpu_per_worker=1)."
+    )
+
+
+def allocate(context: RunContext, n_trials: int) -> Allocation:
+    """Start Ray, and divide what it has. ``n_trials``: still to be trained.
+
+    Raises:
+        UserError: paths that not every machine sees, or a cluster that does not do.
+    """
+    sweep = context.sweep
+    local = cluster.start_ray()
+    sizes = [sweep.images_of(t.model)[0] for t in context.trials] + [ref.size for ref in context.given.values()]
+    request = cluster.Request(sweep.resources, n_trials, max(sizes), local)
+    allocation = cluster.allocate(cluster.ray_nodes(), request)
+    lungs = masks.lungs_of(sweep)
+    paths = [context.store.out]
+    paths += [context.source.where] if sources.SOURCES[sweep.data.source].on_disk else []
+    paths += [] if lungs is None else [lungs.path]
+    for path in paths:
+        if allocation.n_nodes > 1 and "://" not in path:
+            raise UserError(
+                f"got {path}, a local path, on a cluster of {allocation.n_nodes} machines, which need not see it; "
+                "expected a URI (s3://..., gs://...); give one, or run on one machine."
+            )
+    return allocation
+
+
+def train(
+    context: RunContext, trials: tuple[TrialPlan, ...], training: tuning.TrainingData, allocation: Allocation
+) -> list[dict[str, Any]]:
+    """Train what is not trained yet and write the table ``trials``; returns the rows of ``errors`` so far.
+
+    Raises:
+        UserError: every trial failed.
+    """
+    store, errors = context.store, [*context.manifest.errors, *training.errors]
+    if store.exists("tables", "trials"):
+        before = resume.training_errors(store)
+        return errors if before is None else before  # training's are not met again
+    rows = [_given_row(ref) for ref in context.given.values()]
+    if trials:
+        rows = _trained_rows(context, trials, training, allocation) + rows
+    store.write_json(errors, *resume.TRAINING_ERRORS)
+    store.write_table("trials", rows)
+    return errors
+
+
+def _trained_rows(
+    context: RunContext, trials: tuple[TrialPlan, ...], training: tuning.TrainingData, allocation: Allocation
+) -> list[dict[str, Any]]:
+    terminal.say(f"Trials to train: {len(trials)}")
+    rows = tuning.tune_sweep(context, trials, training, allocation)
+    failed = [r for r in rows if r["status"] == "failed"]
+    for row in failed:
+        terminal.say(f"  {row['trial_id']} failed: {row['error']}")
+    if len(failed) == len(rows):
+        last = failed[-1]["error"] if failed else "no trial ran"
+        raise UserError(f"got no trained network, since every trial failed; the last one with: {last}.")
+    return rows
+
+
+def _given_row(model_ref: ModelRef) -> dict[str, Any]:
+    unknown = dict.fromkeys(("seed", "epochs", "best_epoch", "val_auroc", "train_seconds", "device", "error"))
+    return {
+        **unknown,
+        "trial_id": model_ref.trial_id,
+        "variant": model_ref.trial_id,
+        "status": "given",
+        "config": to_json(vars(model_ref.spec) if model_ref.spec else {}),
+        "checkpoint": model_ref.checkpoint,
+    }
+
+
+def finish(store: Store) -> None:
+    """Write the report, mark the run as finished, and remove what only an unfinished run needs."""
+    report.write_report(store.out)
+    resume.mark_finished(store)
+    if store.exists("tune"):
+        tuning.drop_checkpoints(store)
+    store.clean()

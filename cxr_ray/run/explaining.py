@@ -1,0 +1,144 @@
+"""The map pass and the scoring pass: which models are explained, what is missing, and the tables at the end.
+
+The scoring pass makes all tables. Where a control needs other images' maps, a map pass runs before it, which makes the
+predictions and the maps of all test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from cxr_ray import results
+from cxr_ray.measure import donors, regions, sanity
+from cxr_ray.measure.controls import CONTROLS, need_donors
+from cxr_ray.measure.worker import ModelRef
+from cxr_ray.models import checkpoints
+from cxr_ray.run import pipeline, terminal
+from cxr_ray.run.cluster import Allocation
+from cxr_ray.run.context import RunContext
+from cxr_ray.run.passes import passes_per_image, to_explain
+from cxr_ray.run.pipeline import ShardPass
+from cxr_ray.run.plan import PassCounts, ShardPlan, Shards, plan_shards
+
+
+def chosen_models(context: RunContext, trials: pd.DataFrame) -> dict[str, ModelRef]:
+    """The models that are explained: the best of each (variant, grid point, seed), or all; and those given."""
+    store, trial_of = context.store, {t.trial_id: t for t in context.trials}
+    usable = trials[trials["status"].isin(["completed", "stopped"])]
+    if context.sweep.evaluate == "best_per_variant_seed" and len(usable):
+        best = usable.sort_values(["val_auroc", "trial_id"], ascending=[False, True])
+        rivals = best["trial_id"].map(lambda trial_id: trial_of[trial_id].rivals)
+        usable = usable.loc[best[~rivals.duplicated()].index].sort_index()
+    root = store.out if "://" in store.out else results.filesystem(store.out)[1]
+    trained = {
+        trial_id: ModelRef(trial_id, f"{root}/{checkpoint}", None, *context.sweep.images_of(trial_of[trial_id].model))
+        for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True)
+    }
+    return {**trained, **context.given}
+
+
+def explain(
+    context: RunContext,
+    model_refs: Mapping[str, ModelRef],
+    allocation: Allocation,
+    errors: list[dict[str, Any]],
+) -> bool:
+    """Compute all shards that are not there yet and merge them into the tables. Returns whether all were written.
+
+    ``errors``: rows of the table ``errors`` that were met before.
+    """
+    for model_ref in model_refs.values():
+        checkpoints.load(model_ref.checkpoint, model_ref.spec)  # a broken model fails here, not in an endless restart
+    passes = {
+        trial_id: PassCounts(passes_per_image(context.sweep, ref.size)[0], sanity.passes(context.sweep, ref.size)[0])
+        for trial_id, ref in model_refs.items()
+    }
+    device = "gpu" if allocation.worker_gpus else "cpu"
+    plan = plan_shards(context.manifest, model_refs, passes, device, context.sanity_images(), _partners(context))
+    scoring = ShardPass(context, allocation, model_refs, {t: p.test for t, p in passes.items()})
+    if missing_shards(scoring, plan) and need_donors(context.sweep):
+        with_maps = map_pass(scoring, plan)
+        if with_maps is None:
+            return False
+        plan = with_maps
+    missing, planned = missing_shards(scoring, plan), sum(map(len, plan.values()))
+    pairs = sum(len(shard.rows) for shard in missing)
+    finished = f"; {planned - len(missing)} were there" if len(missing) < planned else ""
+    terminal.say(
+        f"Models to explain: {len(model_refs)}, with {pairs} (model, image) pairs in {len(missing)} shards{finished}"
+    )
+    if not _computed(scoring, plan, ""):
+        return False
+    context.store.merge({trial_id: list(shards) for trial_id, shards in plan.items()}, errors)
+    return True
+
+
+def missing_shards(shard_pass: ShardPass, plan: Shards) -> list[ShardPlan]:
+    """The shards that no file holds yet."""
+    finished = shard_pass.context.store.finished_shards(shard_pass.folder)
+    return [shard for by_name in plan.values() for name, shard in by_name.items() if name not in finished]
+
+
+def _partners(context: RunContext) -> dict[str, str]:
+    """image_id to the path of the image that a region's patch is swapped with; none without regions."""
+    if not context.sweep.regions:
+        return {}
+    return regions.partners(context.manifest.rows("test"), context.manifest.rows("val"), context.sweep.seed)
+
+
+def _computed(shard_pass: ShardPass, plan: Shards, kind: str) -> bool:
+    """Compute the missing shards; whether all were written. ``kind``: of shards, for the message if not."""
+    missing = missing_shards(shard_pass, plan)
+    if missing:
+        terminal.watch(pipeline.compute_shards(shard_pass, missing), len(missing))
+    lost = missing_shards(shard_pass, plan)
+    if lost:
+        terminal.complain(f"{kind}{len(lost)} shards were not written; --resume computes them.")
+    return not lost
+
+
+def map_pass(scoring: ShardPass, plan: Shards) -> Shards | None:
+    """Make the predictions and maps of all test images, and say who lends maps to whom.
+
+    Returns:
+        ``plan`` without the images that could not be decoded, which are among the errors of the map pass; None where
+        a shard was not written.
+    """
+    context, store, sweep = scoring.context, scoring.context.store, scoring.context.sweep
+    without_regions = replace(context, sweep=sweep.model_copy(update={"regions": None}))
+    passes = {trial_id: 1 + to_explain(sweep, ref.size) for trial_id, ref in scoring.model_refs.items()}
+    maps = replace(scoring, context=without_regions, passes=passes, folder=donors.MAPS)
+    test = {
+        trial_id: {name: shard for name, shard in shards.items() if shard.split == "test"}
+        for trial_id, shards in plan.items()
+    }
+    if missing := missing_shards(maps, test):
+        terminal.say(f"Maps of all images first, since a control needs those of others: {len(missing)} shards")
+    if not _computed(maps, test, "maps of "):
+        return None
+    images = context.manifest.images
+    patients = dict(zip(images["image_id"], images["patient_id"], strict=True))
+    targets = [(e, t) for e in sweep.explain.explainers for t in (0, 1)]
+    with_maps, groups = {}, []
+    for trial_id, shards in test.items():
+        lenders = donors.find_lenders(store, shards, patients, targets)
+        donors.OtherMaps(store, sweep).write_lenders(trial_id, lenders)
+        decoded = {
+            name: replace(shard, rows=tuple(r for r in shard.rows if r["image_id"] in lenders.images))
+            for name, shard in shards.items()
+        }
+        with_maps[trial_id] = {**plan[trial_id], **decoded}
+        size = scoring.model_refs[trial_id].size
+        groups += [
+            {"trial_id": trial_id, "explainer": e, "target": t, "predicted": p, "size": size}
+            for e, t in targets
+            for p in (0, 1)
+            if lenders.group(p, (e, t))
+        ]
+    if groups and any(CONTROLS[c].rank_sums for c in sweep.controls):
+        pipeline.sum_maps(context, groups)
+    return with_maps

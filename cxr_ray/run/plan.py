@@ -1,0 +1,172 @@
+"""What a run will do, before it does it: the trials of a sweep, and the shards of images that are explained.
+
+A trial is one network to be trained. A shard is a piece of work of the map pass and of the scoring pass: images of one
+split for one model, at most so many and about so many forward passes: seconds on a GPU, a minute on a CPU core. Its
+length depends on the sweep and on the kind of device alone, so that tables do not depend on workers and batches.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ray import tune
+from ray.tune.search.sample import Domain
+
+from cxr_ray.config import SPACES, Model, Sweep, Train, concrete
+from cxr_ray.data.manifest import Manifest
+from cxr_ray.measure.worker import ModelRef
+from cxr_ray.schemas import to_json
+from cxr_ray.storage import chunks
+
+SHARD_IMAGES = 16
+SHARD_PASSES = {"gpu": 32768, "cpu": 1024}
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """One network to be trained, its search spaces sampled.
+
+    Attributes:
+        trial_id: the variant and 8 hex digits of ``model`` and ``train``; equal samples are one trial.
+        variant: its name in the sweep.
+        group: 8 hex digits of its variant and grid point, within which ASHA stops trials.
+        model, train: the sampled sections.
+    """
+
+    trial_id: str
+    variant: str
+    group: str
+    model: Model
+    train: Train
+
+    @property
+    def rivals(self) -> tuple[str, int]:
+        """The best model is chosen among the trials that agree in this: one variant, grid point and seed."""
+        return self.group, self.train.seed
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain data, as Tune's files keep it."""
+        plain = {"model": self.model.model_dump(), "train": self.train.model_dump()}
+        return {"trial_id": self.trial_id, "variant": self.variant, "group": self.group, **plain}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> TrialPlan:
+        """The trial that ``to_config`` made plain."""
+        model, train = concrete(config["model"], config["train"])
+        return cls(config["trial_id"], config["variant"], config["group"], model, train)
+
+
+def plan_trials(sweep: Sweep) -> list[TrialPlan]:
+    """Every trial of the sweep, sampled with Tune's distributions, seeded by sweep seed, variant and grid point."""
+    trials: dict[str, TrialPlan] = {}
+    for variant, model, train in sweep.trial_points():
+        point = to_json({"variant": variant, "model": model, "train": train})
+        group = hashlib.sha256(f"{sweep.seed}:{point}".encode())
+        random_state = np.random.RandomState(int.from_bytes(group.digest()[:4], "little"))
+        spaces = any(_is_space(v) for v in [*model.values(), *train.values()])
+        for _ in range(sweep.search.num_samples if spaces else 1):
+            sampled = {
+                name: {k: _sample(v, random_state) for k, v in section.items()}
+                for name, section in (("model", model), ("train", train))
+            }
+            digest = hashlib.sha256(to_json(sampled).encode()).hexdigest()[:8]
+            trial_id = f"{variant}-{digest}"
+            trials[trial_id] = TrialPlan(trial_id, variant, group.hexdigest()[:8], *concrete(**sampled))
+    return list(trials.values())
+
+
+def _is_space(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in SPACES
+
+
+def _sample(value: Any, random_state: np.random.RandomState) -> Any:
+    if not _is_space(value):
+        return copy.deepcopy(value)
+    kind, arguments = next(iter(value.items()))
+    domain: Domain = tune.choice(arguments) if kind == "choice" else getattr(tune, kind)(*arguments)
+    drawn = domain.sample(random_state=random_state)
+    return drawn.item() if isinstance(drawn, np.generic) else drawn
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A piece of work.
+
+    Attributes:
+        name: names its file; it holds its length, so that a run resumed on another kind of device is whole.
+        split: val, test, or sanity (images of test whose maps are compared with those of random weights).
+        size, preprocess: what its images become.
+        rows: of each image its image_id, path and label; in test also partner, the path of the image that it swaps
+            patches with, or None.
+    """
+
+    name: str
+    trial_id: str
+    split: str
+    size: int
+    preprocess: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data, as it travels through Ray Data."""
+        return asdict(self)
+
+
+Shards = dict[str, dict[str, ShardPlan]]  # trial_id to shard name to shard
+
+
+@dataclass(frozen=True)
+class PassCounts:
+    """Forward passes an image of one model: of a test image, and of one whose maps sanity checks."""
+
+    test: int
+    sanity: int = 0
+
+
+def plan_shards(
+    manifest: Manifest,
+    model_refs: Mapping[str, ModelRef],
+    passes: Mapping[str, PassCounts],
+    device: str,
+    sanity: pd.DataFrame,
+    partners: Mapping[str, str],
+) -> Shards:
+    """Blocks of images of one split, in order, for every model.
+
+    Args:
+        manifest: the images.
+        model_refs: the models by trial_id.
+        passes: by trial_id.
+        device: cpu or gpu.
+        sanity: the images of test that sanity looks at.
+        partners: image_id to the path of the image that it swaps patches with.
+    """
+    images = {**{split: manifest.rows(split) for split in SPLITS}, "sanity": sanity}
+    rows_of = {split: rows[["image_id", "path", "label"]].to_dict("records") for split, rows in images.items()}
+    for row in rows_of["test"]:
+        row["partner"] = partners.get(row["image_id"])
+    return {
+        trial_id: _shards_of(model_ref, rows_of, passes[trial_id], SHARD_PASSES[device])
+        for trial_id, model_ref in model_refs.items()
+    }
+
+
+def _shards_of(
+    model_ref: ModelRef, rows_of: Mapping[str, list[Any]], passes: PassCounts, budget: int
+) -> dict[str, ShardPlan]:
+    """The shards of one model, each of about ``budget`` forward passes."""
+    each = {"val": 1, "test": passes.test, "sanity": max(1, passes.sanity)}
+    shards = {}
+    for split, all_rows in rows_of.items():
+        length = max(1, min(SHARD_IMAGES, budget // each[split]))
+        for i, rows in enumerate(chunks(all_rows, length)):
+            name = f"{model_ref.trial_id}.{split}.{length}.{i:05d}"
+            shards[name] = ShardPlan(name, model_ref.trial_id, split, model_ref.size, model_ref.preprocess, tuple(rows))
+    return shards

@@ -1,0 +1,33 @@
+"""Statistics of a run: the tables that ``analysis`` computes from those of the shards, and test_metrics.json."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pyarrow.dataset as pads
+
+from cxr_ray import results
+from cxr_ray.analysis import statistics
+from cxr_ray.config import Sweep
+from cxr_ray.measure import sanity
+from cxr_ray.storage import Store
+
+
+def write_statistics(sweep: Sweep, store: Store) -> None:
+    """Write the statistics tables, rows of sanity that compare stored maps, and test_metrics.json."""
+    run = results.open_run(store.out)
+    measured = statistics.Measured(run)
+    if sweep.sanity is not None and sweep.explain.keep_maps:
+        pairs = sanity.shuffled_models(measured.trials.loc[measured.explained].reset_index())
+        explainers = sanity.narrowed(sweep).explain.explainers
+        for trial_id, table in sanity.label_rows(pairs, explainers, lambda t, e: _kept_maps(run, t, e)):
+            store.write_part("sanity", trial_id, "labels", table)
+    written = {}
+    for name, rows in statistics.tables(measured, sweep):
+        store.write_table(name, rows)
+        written[name] = rows
+    store.write_json(statistics.test_metrics(measured, written["classification"]), "test_metrics.json")
+
+
+def _kept_maps(run: results.Run, trial_id: str, explainer: str) -> pd.DataFrame:
+    chosen = (pads.field("trial_id") == trial_id) & (pads.field("explainer") == explainer)
+    return run.pandas("saliency", ["image_id", "target", "map", "map_height", "map_width"], chosen)

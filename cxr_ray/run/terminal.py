@@ -1,0 +1,123 @@
+"""Everything that a run prints: lines, mistakes, progress, and the short table that ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Generator
+
+import pandas as pd
+
+from cxr_ray import results
+from cxr_ray.analysis import summary
+from cxr_ray.schemas import TABLES
+
+PROGRESS_SECONDS = 5.0  # between two lines
+
+
+def say(text: str = "") -> None:
+    """One line on the terminal, at once."""
+    print(text, flush=True)
+
+
+def complain(text: str) -> None:
+    """One line on stderr for each line of ``text``."""
+    for line in text.splitlines():
+        print(f"cxr_ray: {line}", file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(59), duration(600), duration(7200)
+    ('59 seconds', '10 minutes', '2.0 hours')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def watch(computed: Generator[tuple[int, str], None, None], n_shards: int) -> None:
+    """Say how far the shards are. Closes them when interrupted: Ray Data waits for a Ray that has ended."""
+    done, first, last = 0, 0.0, 0.0
+    with contextlib.closing(computed):
+        for n, (images, backend) in enumerate(computed, start=1):
+            now = time.monotonic()
+            if n == 1:
+                say(f"  forward passes: {backend}")
+                first = last = now  # what came before is mostly start-up
+            else:
+                done += images
+            if n == n_shards:
+                say(f"  {n} of {n_shards} shards")
+            elif now - last > PROGRESS_SECONDS:
+                last = now
+                left = (now - first) / (n - 1) * (n_shards - n)
+                say(f"  {n} of {n_shards} shards, {done / (now - first):.1f} images/s, {duration(left)} left")
+
+
+def print_summary(out: str, write: Callable[[str], None] | None = None) -> None:
+    """The short table that ends a run: models, then gaps to each control. ``write``: takes a line; else it is said."""
+    write = write or say
+    run_ = results.open_run(out)
+    classes = run_.pandas("classification")
+    trials = run_.pandas("trials").set_index("trial_id")
+    write("Test split, threshold 0.5, with 95% intervals over patients:")
+    write(f"  {'model':<26}{'variant':<14}{'accuracy':<24}{'AUROC':<24}{'images':>6}")
+    at_half = classes[(classes["split"] == "test") & (classes["threshold_rule"] == "half")]
+    for r in at_half.to_dict("records"):
+        accuracy, auroc = (_interval(r[m], r[f"{m}_lower"], r[f"{m}_upper"]) for m in ("accuracy", "auroc"))
+        variant = trials["variant"][r["trial_id"]]
+        write(f"  {r['trial_id']:<26}{variant:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}")
+    frame = run_.pandas("summary")
+    if (frame["control"] != "none").any():
+        _print_gaps(run_, frame, write)
+    errors = run_.pandas("errors")
+    write(f"\nErrors: {len(errors)}" + (" (table errors)" if len(errors) else ""))
+    write(f"Tables: {out}/tables ({', '.join(TABLES)})")
+    write(f"Report: {out}/report.html")
+
+
+def _print_gaps(run_: results.Run, frame: pd.DataFrame, write: Callable[[str], None]) -> None:
+    first = frame.iloc[0]
+    metric = "abpc" if "abpc" in set(frame["metric"]) else first["metric"]
+    grid = "pixel" if "pixel" in set(frame["grid"]) else first["grid"]
+    rows = frame[
+        (frame["metric"] == metric) & (frame["scale"] == "logodds") & (frame["grid"] == grid)
+        & (frame["fill"] == first["fill"]) & (frame["target_rule"] == first["target_rule"])
+        & (frame["control"] != "none") & ~frame["contrast"] & frame["bucket"].isin(["all", "TP", "FP", "TN", "FN"])
+    ]  # fmt: skip
+    if metric == "drop":
+        rows = rows[rows["level"] == rows["level"].min()]
+    write(
+        f"\nGap in {metric} to each control, in log-odds (above 0: the map is more faithful than the control); "
+        f"grid {grid}, fill {first['fill']}, target {first['target_rule']}:"
+    )
+    controls = list(dict.fromkeys(rows["control"]))
+    write(f"  {'model':<26}{'explainer':<22}{'bucket':<8}{'n':>5}  " + "".join(f"{c:<26}" for c in controls))
+    for (trial_id, explainer, bucket), part in rows.groupby(["trial_id", "explainer", "bucket"], sort=False):
+        cells = {
+            r.control: _interval(r.mean, r.lower, r.upper) + ("*" if r.p_holm < 0.05 else "") for r in part.itertuples()
+        }
+        one = part.iloc[0]
+        write(f"  {trial_id:<26}{explainer:<22}{bucket:<8}{one['n']:>5}  "
+              + "".join(f"{cells.get(c, ''):<26}" for c in controls))  # fmt: skip
+    write("  * p < 0.05 after Holm's correction (sign-flip over patients). No interval under 20 patients.")
+    if metric not in ("abpc", "insertion_auc"):
+        return
+    maps = run_.valid_baselines(metric)
+    maps = maps[(maps["grid"] == grid) & (maps["fill"] == first["fill"])]
+    once = maps.drop_duplicates(["trial_id", "image_id", "target"])  # the same for any map
+    valid = once.groupby("trial_id")["baseline_valid"].agg(["sum", "count", "mean"])
+    if len(few := valid[valid["mean"] < summary.VALID_SHARE]):
+        told = ", ".join(f"{r.sum} of {r.count} (image, target) of {r.Index}" for r in few.itertuples())
+        write(f"  Filled with {first['fill']}, the image scores 1 log-odds or more below the untouched one for {told}: "
+              "elsewhere\n  insertion also rewards keeping what the model sees in a blank image. Read it apart from "
+              "deletion.")  # fmt: skip
+
+
+def _interval(mean: float, lower: float, upper: float) -> str:
+    if pd.isna(mean):
+        return "-"
+    return f"{mean:.3f}" + ("" if pd.isna(lower) else f" [{lower:.3f}, {upper:.3f}]")
