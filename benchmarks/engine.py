@@ -25,7 +25,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = networks.build("resnet18", ModelSpec("resnet18", args.size)).requires_grad_(False)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch_size = backends.batch_size(model, args.size)
     n_images, n_rankings = 4, batch_size // 4  # two batches
     images = torch.rand(n_images, 3, args.size, args.size, device=device)

@@ -130,7 +130,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     levels = [float(level) for level in args.levels.split(",")]
     work = task(args.batch, args.size, args.shape, levels, device)
-    model = networks.build("resnet18", ModelSpec("resnet18", args.size)).to(device, memory_format=torch.channels_last)
+    model = networks.build("resnet18", ModelSpec("resnet18", args.size))
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = work.images[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
     with torch.inference_mode():

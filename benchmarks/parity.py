@@ -206,10 +206,10 @@ def with_captum() -> Findings:
     leaf = images.clone().requires_grad_()
     low = attr.LayerGradCam(model, model.cam_layer).attribute(leaf, target=targets, relu_attributions=True)
     nearest = attr.LayerAttribution.interpolate(low, (size, size))[:, 0].detach()
-    ours = rankings.upsample(EXPLAINERS["gradcam"].explain(model, dataclasses.replace(given, images=images)), size)
+    smooth = rankings.upsample(EXPLAINERS["gradcam"].explain(model, dataclasses.replace(given, images=images)), size)
     n = size**2 // 4
-    shared = rankings.overlap(ranking(ours), ranking(nearest)[:, None], n, "morf")
-    values = [len(maps[0].unique()) for maps in (nearest, ours)]
+    shared = rankings.overlap(ranking(smooth), ranking(nearest)[:, None], n, "morf")
+    values = [len(maps[0].unique()) for maps in (nearest, smooth)]
     yield Fault(
         "captum",
         f"interpolate's default, nearest, leaves {values[0]} values, bilinear {values[1]}; their top quarters share "
@@ -244,7 +244,7 @@ def with_grad_cam() -> Findings:
         return targets[: len(images)]
 
     steep = copy.deepcopy(model)
-    steep.network.fc.weight *= 1e4  # type: ignore[operator, union-attr]
+    steep.network.fc.weight *= 1e4
     for name, peer, scored, note in (
         ("gradcam", GradCAM, model, ""),
         ("layercam", LayerCAM, model, ""),

@@ -28,7 +28,8 @@ def main() -> None:
     val = training.Split(pixels[:2], np.array([0, 1]))
     config = Train(epochs=1, batch_size=args.batch, lr=1e-4)
     spec = ModelSpec("resnet18", args.size)
-    bare_model = networks.build("resnet18", spec).to(device, memory_format=torch.channels_last).train()
+    bare_model = networks.build("resnet18", spec).train()
+    bare_model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ready = torch.randn(args.batch, 3, args.size, args.size, device=device).to(memory_format=torch.channels_last)
     labels = torch.arange(args.batch, device=device) % 2
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 from hypothesis import given
@@ -254,9 +254,10 @@ def test_the_schema_accepts_what_a_sweep_may_hold_and_finds_what_it_may_not():
 def test_the_cluster_runs_the_tested_ray_on_a_sweep_that_ships():
     folder = SWEEPS[0].parent / "cluster"
     job = yaml.safe_load((folder / "rayjob.yaml").read_text())["spec"]
-    pinned = re.search(r"^ray==(.*)$", (folder.parent.parent / "constraints.txt").read_text(), re.MULTILINE)[1]
-    assert job["rayClusterSpec"]["rayVersion"] == pinned
-    assert f"FROM rayproject/ray:{pinned}-" in (folder / "Dockerfile").read_text()
+    pinned = re.search(r"^ray==(.*)$", (folder.parent.parent / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned is not None
+    assert job["rayClusterSpec"]["rayVersion"] == pinned[1]
+    assert f"FROM rayproject/ray:{pinned[1]}-" in (folder / "Dockerfile").read_text()
     assert job["shutdownAfterJobFinishes"] is True
     assert job["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     asked = sweep_parser().parse_args(job["entrypoint"].split()[3:])

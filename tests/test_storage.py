@@ -1,6 +1,7 @@
 import errno
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -314,7 +315,7 @@ def test_columns_that_are_missing_or_unknown_are_named(name):
 
 
 def test_nan_becomes_null_and_numbers_take_the_column_s_type():
-    columns = {f.name: [f"{i}" for i in range(4)] for f in TABLES["predictions"].schema}
+    columns: dict[str, Any] = {f.name: [f"{i}" for i in range(4)] for f in TABLES["predictions"].schema}
     numbers = [1.0, np.nan, None, float("nan")]
     columns |= {"prob_pneumonia": np.array(numbers, float), "logit_pneumonia": numbers}
     columns |= {"label": np.arange(4), "predicted": [0, 1, 0, 1]}
@@ -326,7 +327,7 @@ def test_nan_becomes_null_and_numbers_take_the_column_s_type():
 
 
 def test_columns_may_come_in_any_order():
-    columns = {name: [] for name in reversed(TABLES["errors"].columns)}
+    columns: dict[str, list[str]] = {name: [] for name in reversed(list(TABLES["errors"].columns))}
     assert TABLES["errors"].build(columns).column_names == list(TABLES["errors"].columns)
 
 

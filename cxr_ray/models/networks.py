@@ -45,6 +45,7 @@ class ModelSpec:
 class Classifier(nn.Module):
     """A network with the meaning of its outputs."""
 
+    network: Any  # one of NETWORKS: its layers are attributes that nn.Module does not declare
     mean: Tensor
     std: Tensor
 
@@ -60,18 +61,19 @@ class Classifier(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Model-space images to logits [B, 2]; the target's column is z_target. One output z becomes (-z, z)."""
-        z = self.network(images_BCHW)
+        z: Tensor = self.network(images_BCHW)
         return z if self.spec.outputs == 2 else torch.cat([-z, z], dim=1)
 
     def log_odds(self, images_BCHW: Tensor) -> Tensor:
         """Model-space images to the log-odds of PNEUMONIA, float32 [B]."""
-        z = self.network(images_BCHW).float()
+        z: Tensor = self.network(images_BCHW).float()
         return z[:, 1] - z[:, 0] if self.spec.outputs == 2 else z[:, 0].clone()  # a CUDA graph reuses its output
 
     @property
     def cam_layer(self) -> nn.Module:
         """The last convolutional block, whose activations class activation maps read."""
-        return self.network.layer4[-1]  # type: ignore[index, return-value]
+        block: nn.Module = self.network.layer4[-1]
+        return block
 
 
 @dataclass(frozen=True)

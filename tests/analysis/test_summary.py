@@ -308,7 +308,7 @@ def test_other_splits_are_left_out(tiny):
 def test_mistakes_are_named(tiny):
     faithfulness, predictions, images = tiny
     with pytest.raises(ValueError, match="got the target rule 'label'; expected pneumonia or predicted"):
-        summary_of(*tiny, rules=["label"])
+        summary_of(faithfulness, predictions, images, rules=["label"])
     with pytest.raises(ValueError, match="1 images are not in `images`, such as i0000"):
         summary_of(faithfulness, predictions, images.iloc[1:])
     with pytest.raises(ValueError, match="has image i0000, which is not in the test split"):

@@ -26,11 +26,12 @@ from cxr_ray.models.networks import Classifier, ModelSpec
 def classifier(size: int) -> Classifier:
     """A small network whose two outputs move a lot under masking, so that a wrong curve shows."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 8, stride=7), nn.Tanh(), nn.Flatten(), nn.LazyLinear(2))
+    head = nn.LazyLinear(2)
+    network = nn.Sequential(nn.Conv2d(3, 4, 8, stride=7), nn.Tanh(), nn.Flatten(), head)
     network(torch.zeros(1, 3, size, size))
     with torch.no_grad():
-        network[3].weight.mul_(8)
-        network[3].bias.zero_()
+        head.weight.mul_(8)
+        head.bias.zero_()
     return Classifier(network, ModelSpec("resnet18", size)).eval().requires_grad_(False)
 
 
@@ -121,8 +122,8 @@ def test_areas_equal_rise_at_its_29_points(substrate):
     model, given, maps = classifier(size), pixels(size), untied_maps(size)
     images = model.normalize(given)
     if substrate == "RISE's own blur":
-        fill: str | Tensor = rise_blur(images)
-        filled = fill
+        filled = rise_blur(images)
+        fill: str | Tensor = filled
     else:
         fill = substrate
         filled = model.normalize(fills.FILLS[substrate].make(given, model.mean, torch.arange(len(given))))

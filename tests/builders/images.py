@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxr_ray.data.entries import Entry
+from cxr_ray.data.entries import Entries, Entry
 from cxr_ray.data.phantom_source import PhantomSource
 
 
@@ -46,8 +46,12 @@ class MemorySource:
     def __init__(self, files: dict[str, bytes]):
         self.files = files
 
-    def list(self):
-        return [Entry(*path.split("/", 2), path) for path in self.files]
+    def list(self) -> Entries:
+        entries = []
+        for path in self.files:
+            split, class_name, name = path.split("/", 2)
+            entries.append(Entry(split, class_name, name, path))
+        return entries
 
     def read(self, path: str) -> bytes:
         return self.files[path]

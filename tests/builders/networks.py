@@ -49,6 +49,7 @@ def varied(arch: str, size: int, outputs: int = 2) -> Classifier:
     classifier = build(arch, ModelSpec(arch, size, outputs))
     for module in classifier.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.weight, 0.5, 1.5)
     return classifier

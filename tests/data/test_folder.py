@@ -19,7 +19,7 @@ def test_a_folder_in_kaggles_layout_is_read_whole(tmp_path):
     source = FolderSource(str(write(tmp_path, files)))
     manifest = load_manifest(source)
     assert list(manifest.images.columns) == list(schemas.IMAGES.columns)
-    schemas.IMAGES.build({name: manifest.images[name] for name in manifest.images})
+    schemas.IMAGES.build({name: manifest.images[name] for name in schemas.IMAGES.columns})
     assert manifest.errors == []
     assert sorted(manifest.images["path"]) == sorted(files)
     assert manifest.images["split"].value_counts().to_dict() == {"test": 8, "train": 6, "val": 2}

@@ -1,5 +1,6 @@
 import hashlib
 import os
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,10 +19,10 @@ needs_real_data = pytest.mark.skipif(not REAL, reason="CXR_RAY_DATA names no fol
 def test_image_ids_are_as_documented(tmp_path):
     files = kaggle()
     manifest = load_manifest(FolderSource(str(write(tmp_path, files))))
-    for row in manifest.images.itertuples():
-        content = files[row.path]
-        assert row.image_id == hashlib.sha256(row.path.encode() + b"\0" + content).hexdigest()[:16]
-        assert row.content_hash == hashlib.sha256(content).hexdigest()
+    for row in manifest.images.to_dict("records"):
+        content = files[row["path"]]
+        assert row["image_id"] == hashlib.sha256(row["path"].encode() + b"\0" + content).hexdigest()[:16]
+        assert row["content_hash"] == hashlib.sha256(content).hexdigest()
     ids = "\n".join(sorted(manifest.images["image_id"]))
     assert manifest.fingerprint == hashlib.sha256(ids.encode()).hexdigest()
 
@@ -85,7 +86,7 @@ def test_identical_files_are_marked_and_belong_to_one_patient():
     files["train/PNEUMONIA/person0_virus_99.jpeg"] = files["train/PNEUMONIA/person3_bacteria_10.jpeg"]
     files["train/NORMAL/IM-0900-0001.jpeg"] = files["test/NORMAL/IM-0502-0001.jpeg"]
     manifest = load_manifest(MemorySource(files))
-    table = manifest.images.set_index("path")
+    table: Any = manifest.images.set_index("path")
 
     first, second = "test/NORMAL/IM-0500-0002.jpeg", "test/NORMAL/IM-0501-0001.jpeg"
     assert pd.isna(table.loc[first, "duplicate_of"])
@@ -115,7 +116,7 @@ def test_test_keeps_what_train_has_too_whatever_the_paths_order(tmp_path):
     files = {path.replace("train/", "Train/"): content for path, content in kaggle().items()}
     leaked = "Train/NORMAL/IM-0900-0001.jpeg"
     files[leaked] = files["test/NORMAL/IM-0502-0001.jpeg"]
-    table = load_manifest(FolderSource(str(write(tmp_path, files)))).images.set_index("path")
+    table: Any = load_manifest(FolderSource(str(write(tmp_path, files)))).images.set_index("path")
     assert table.loc[leaked, "duplicate_of"] == table.loc["test/NORMAL/IM-0502-0001.jpeg", "image_id"]
     assert table["duplicate_of"].notna().sum() == 1
 

@@ -4,6 +4,7 @@ import pytest
 
 from cxr_ray.config import Data, resolve
 from cxr_ray.data import sources
+from cxr_ray.data.entries import AnnotatedSource
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.phantom_source import PhantomSource
 from cxr_ray.data.sources import SOURCES, changes_of, counterfactuals_of, source_of
@@ -34,12 +35,13 @@ def test_a_source_is_opened_as_its_entry_says(tmp_path):
 
 def test_an_unknown_source_is_an_error_that_names_the_nearest():
     with pytest.raises(UnknownNameError, match=r"got the data source 'phantm'\. Did you mean 'phantom'"):
-        source_of(Data.model_construct(source="phantm"), 0)
+        source_of(Data().model_copy(update={"source": "phantm"}), 0)
 
 
 def test_an_entry_declares_what_its_source_knows():
     kind = SOURCES["phantom"]
     source = source_of(Data(source="phantom", size=64), 0)
+    assert isinstance(source, AnnotatedSource)
     path = source.list()[0].path
     assert tuple(source.masks(path)) == kind.masks
     for change in (name for names in kind.counterfactuals.values() for name in names):
@@ -63,7 +65,7 @@ def test_a_new_kind_of_source_is_one_entry(monkeypatch):
     )
     monkeypatch.setitem(SOURCES, "toy", toy)
     assert changes_of("toy:bear") == {"data.source": "toy", "data.path": "bear"}
-    assert source_of(Data.model_construct(source="toy", path="bear"), 0).where == "/toys/bear"
+    assert source_of(Data().model_copy(update={"source": "toy", "path": "bear"}), 0).where == "/toys/bear"
     assert sources.all_counterfactuals() == {
         "opacity": ("opacity",),
         "marker": ("marker", "glyph", "moved"),

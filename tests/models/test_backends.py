@@ -126,7 +126,7 @@ def test_an_unloadable_library_says_why(name, monkeypatch):
         raise ImportError("libc.so.6: version GLIBC_2.99 not found")
 
     replaced(monkeypatch, name, prepare=fails)
-    assert "GLIBC_2.99" in backends.check(name, made, images, made.log_odds(images))
+    assert "GLIBC_2.99" in str(backends.check(name, made, images, made.log_odds(images)))
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,9 @@ def test_few_passes_start_nothing_and_many_try_everything(monkeypatch):
     monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
     chosen, _ = backends.choose(made, SIZE, 2, 10**9)
     assert set(chosen.tried) == {"eager", "folded", "onnxruntime", "mnn"}
-    assert all(isinstance(rate, float) for rate in chosen.tried.values())
-    assert chosen.name == max(chosen.tried, key=chosen.tried.get)
+    rates = {name: rate for name, rate in chosen.tried.items() if isinstance(rate, float)}
+    assert rates == chosen.tried
+    assert rates[chosen.name] == max(rates.values())
     assert chosen.name in str(chosen)
 
 
@@ -160,7 +161,7 @@ def test_without_the_extra_it_says_so_and_goes_on(monkeypatch):
     made = model()
     chosen, _ = backends.choose(made, SIZE, 2, 10**9)
     for name in ("onnxruntime", "mnn"):
-        assert "cxr-ray[fast]" in chosen.tried[name]
+        assert "cxr-ray[fast]" in str(chosen.tried[name])
         assert is_eager(backends.make(name, made, SIZE, 2), made)
 
 
@@ -177,7 +178,7 @@ def test_a_network_that_cannot_be_traced_stays_eager(monkeypatch):
     made = networks.Classifier(Branching(), ModelSpec("resnet18", SIZE)).requires_grad_(False)
     chosen, forward = backends.choose(made, SIZE, 2, 10**9)
     assert chosen.name == "eager"
-    assert "traced" in chosen.tried["folded"]
+    assert "traced" in str(chosen.tried["folded"])
     assert is_eager(forward, made)
 
 

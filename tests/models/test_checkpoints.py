@@ -119,6 +119,7 @@ def test_imagenet_weights_of_timms_networks(tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     torch.save(published, file)
     state = checkpoints.pretrained_state("imagenet", "resnet18d")
+    assert state is not None
     assert state.keys() == published.keys()
     assert all(torch.equal(state[k], published[k]) for k in state)
     started = varied("resnet18d", SIZE)

@@ -91,4 +91,4 @@ def test_without_timm_its_networks_are_refused_in_one_sentence(monkeypatch):
 
 def test_a_model_spec_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        ModelSpec("resnet18", SIZE).size = 3
+        ModelSpec("resnet18", SIZE).size = 3  # type: ignore[misc]

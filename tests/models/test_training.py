@@ -110,7 +110,12 @@ def test_a_frozen_backbone_does_not_move(arch):
 
 def test_shuffled_labels_are_a_permutation_drawn_from_the_seed_and_validation_keeps_its_own(monkeypatch):
     data, validated = split(16, 1), []
-    monkeypatch.setattr(training, "evaluate", lambda model, val, device: validated.append(val.labels) or (1.0, 0.5))
+
+    def evaluated(model: networks.Classifier, val: Split, device: str) -> tuple[float, float]:
+        validated.append(val.labels)
+        return 1.0, 0.5
+
+    monkeypatch.setattr(training, "evaluate", evaluated)
     config = Train(epochs=1, batch_size=8, labels="shuffled", loss="weighted", sampler="balanced")
     shuffled, epochs = trained(config, train=data)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).numpy()
@@ -149,7 +154,7 @@ def test_a_loss_that_is_not_finite_ends_training():
 
 
 def test_weights_that_break_in_the_last_step_are_not_reported(monkeypatch):
-    reported = []
+    reported: list[Epoch] = []
     monkeypatch.setattr(training, "evaluate", lambda *_: (math.nan, math.nan))
     with pytest.raises(TrainingError, match="the validation loss is nan in epoch 1"):
         fit(classifier(), split(8, 1), split(8, 2), Train(epochs=1, batch_size=8), reported.append)
