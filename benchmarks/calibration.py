@@ -21,7 +21,8 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks import common
-from cxr_ray.analysis.hypotheses import Inputs, hypotheses
+from cxr_ray.analysis.hypotheses.inputs import Inputs
+from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows
 from cxr_ray.config import resolve
 from cxr_ray.data.phantoms import Phantom, render
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
@@ -87,7 +88,7 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: l
     patients = pd.Series(ids, index=ids)
     regions = frames["regions"]
     verdicts = {
-        way: next(r for r in hypotheses(Inputs(
+        way: next(r for r in hypothesis_rows(Inputs(
             sweep, trials, frames["predictions"], patients, regions[regions["fill"] == way].assign(fill=PATCH_SWAP),
             saliency, faith,
         )) if r["hypothesis"] == "H1" and r["role"] == "verdict")

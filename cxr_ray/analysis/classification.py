@@ -70,9 +70,14 @@ def classification_rows(
             if weights_BP is not None:
                 samples |= _at_threshold_samples(weights_BP, codes_N, label_N, positive_N)
             row: dict[str, Any] = {
-                "trial_id": trial_id, "split": split, "threshold_rule": rule, "threshold": threshold,
-                "n": len(part), "n_patients": n_patients, **confusion(label_N, positive_N),
-            }  # fmt: skip
+                "trial_id": trial_id,
+                "split": split,
+                "threshold_rule": rule,
+                "threshold": threshold,
+                "n": len(part),
+                "n_patients": n_patients,
+                **confusion(label_N, positive_N),
+            }
             for name in METRICS:
                 lower, upper = _bounds(samples, name)
                 if lower is not None and lower == upper:  # at 0 or 1 every sample is the estimate

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from cxr_ray.analysis.hypotheses import CHANCE
+from cxr_ray.analysis.hypotheses.h3_plausibility import CHANCE
 from cxr_ray.analysis.resampling import patient_bootstrap
 from cxr_ray.data.sources import all_counterfactuals
 from cxr_ray.measure.regions import BORDER, CENTRE, CONCENTRATIONS, CORNER

@@ -15,9 +15,11 @@ import pandas as pd
 import pyarrow.dataset as pads
 
 from cxr_ray import results
-from cxr_ray.analysis import buckets, hypotheses, primary, region_summary, saliency_summary, sanity_summary
+from cxr_ray.analysis import buckets, primary, region_summary, saliency_summary, sanity_summary
 from cxr_ray.analysis.agreement import accuracy, ranking, sign, truth, twins
 from cxr_ray.analysis.classification import classification_rows
+from cxr_ray.analysis.hypotheses import verdicts
+from cxr_ray.analysis.hypotheses.inputs import Inputs
 from cxr_ray.analysis.summary import Model, Sampling, summarize
 from cxr_ray.config import Sweep
 from cxr_ray.errors import RunError
@@ -144,8 +146,8 @@ def hypothesis_rows(measured: Measured, sweep: Sweep) -> Rows:
         chosen &= pads.field(name) == value
     maps = ["trial_id", "explainer", "image_id", "target", "half_mass_area", "concentration", "lung_share"]
     gaps = ["trial_id", "image_id", "target", "control", "gap", "p_value"]
-    return hypotheses.hypotheses(
-        hypotheses.Inputs(
+    return verdicts.hypothesis_rows(
+        Inputs(
             sweep,
             measured.trials.reset_index(),
             measured.predictions,

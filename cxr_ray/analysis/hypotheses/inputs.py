@@ -1,0 +1,60 @@
+"""A run's tables, as far as hypotheses need them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from cxr_ray.analysis.primary import PrimarySettings, resolve
+from cxr_ray.config import Sweep
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A run's tables, as far as hypotheses need them; partition columns are columns.
+
+    Attributes:
+        sweep: the resolved sweep.
+        trials: the whole table.
+        predictions: the whole table.
+        patients: image_id to patient_id.
+        regions: the whole table.
+        saliency: trial_id, image_id, target, half_mass_area, concentration and lung_share of the primary explainer.
+        faithfulness: trial_id, image_id, target, control, gap and p_value of the same explainer: abpc in log-odds,
+            the first grid and fill of `primary`.
+    """
+
+    sweep: Sweep
+    trials: pd.DataFrame
+    predictions: pd.DataFrame
+    patients: pd.Series
+    regions: pd.DataFrame
+    saliency: pd.DataFrame
+    faithfulness: pd.DataFrame
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """Predictions of the test split with patient_id and variant."""
+        test = self.predictions[self.predictions["split"] == "test"]
+        variant = self.trials.set_index("trial_id")["variant"]
+        return test.assign(
+            patient_id=test["image_id"].map(self.patients), variant=test["trial_id"].map(variant)
+        ).sort_values(["trial_id", "image_id"])
+
+    @cached_property
+    def primary(self) -> PrimarySettings:
+        """Whose maps the hypotheses are about, and how these are measured."""
+        return resolve(self.sweep)
+
+    @property
+    def setting(self) -> str:
+        """What `faithfulness` is measured with, in words."""
+        return f"grid {self.primary.first_grid}, fill {self.primary.fill}, PNEUMONIA, log-odds"
+
+    def maps(self, test: pd.DataFrame) -> pd.DataFrame:
+        """Maps of the primary explainer towards PNEUMONIA, beside predictions and patients."""
+        maps = self.saliency[self.saliency["target"] == 1]
+        kept = ["trial_id", "image_id", "half_mass_area", "concentration", "lung_share"]
+        return test.merge(maps[kept], on=["trial_id", "image_id"])
