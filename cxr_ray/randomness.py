@@ -16,7 +16,13 @@ _GOLDEN, _MIX_1, _MIX_2 = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE
 
 
 def key(seed: int, image_id: str, purpose: str, draw: int = 0) -> int:
-    """A signed 64-bit key for one stream of numbers."""
+    """A signed 64-bit key for one stream of numbers.
+
+    >>> key(0, "00c3ae4f1d2b5a69", "pixel_random") == key(0, "00c3ae4f1d2b5a69", "pixel_random", draw=0)
+    True
+    >>> key(0, "00c3ae4f1d2b5a69", "pixel_random") == key(0, "00c3ae4f1d2b5a69", "pixel_random", draw=1)
+    False
+    """
     text = f"{seed}\0{image_id}\0{purpose}\0{draw}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
@@ -44,5 +50,9 @@ def normal(keys_K: Tensor, n: int) -> Tensor:
 
 
 def permutation(keys_K: Tensor, n: int) -> Tensor:
-    """int64 [K, n]: a uniform permutation of 0 .. n - 1 for each key."""
+    """int64 [K, n]: a uniform permutation of 0 .. n - 1 for each key.
+
+    >>> sorted(permutation(torch.tensor([7]), 5)[0].tolist())
+    [0, 1, 2, 3, 4]
+    """
     return bits(keys_K, n).argsort(dim=1, stable=True)

@@ -13,6 +13,7 @@ import pytest
 import cxr_ray
 
 PACKAGE = Path(cxr_ray.__file__).parent
+TESTS = Path(__file__).parent
 STAGES = ("", "data", "models", "measure", "analysis", "report", "run", "command lines")  # data passes them in order
 COMMAND_LINES = {"sweep"}
 MODULES = sorted(
@@ -122,3 +123,35 @@ def imports_of(source: str, modules: set[str]) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return {name.removeprefix("cxr_ray.") for name in found if name.startswith("cxr_ray.")} & modules
+
+
+def imported_tests(source: str) -> list[str]:
+    """Modules of tests that a source imports; what tests share stands in tests/builders."""
+    imported = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            parent = f"{node.module}." if node.module else ""
+            imported += [parent + alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+    return [name for name in imported if any(part.startswith("test_") for part in name.split("."))]
+
+
+def test_no_test_imports_another():
+    sources = {p.relative_to(TESTS): p.read_text() for p in TESTS.rglob("*.py")}
+    assert len(sources) > 30
+    assert {path: names for path, source in sources.items() if (names := imported_tests(source))} == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("from tests.data.test_folder import write", "tests.data.test_folder.write"),
+        ("from tests.data import test_folder", "tests.data.test_folder"),
+        ("import tests.data.test_folder", "tests.data.test_folder"),
+        ("from . import test_folder", "test_folder"),
+        ("def f():\n    from .test_folder import write", "test_folder.write"),
+    ],
+)
+def test_an_import_of_a_test_is_found(line, name):
+    assert imported_tests(line) == [name]

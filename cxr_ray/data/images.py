@@ -123,7 +123,11 @@ def preprocess_mask(mask_SS: NDArray[np.bool_], name: str = "none") -> NDArray[n
 
 
 def border_width(size: int) -> int:
-    """Pixels on each side whose centre lies in the outer 10%."""
+    """Pixels on each side whose centre lies in the outer 10%.
+
+    >>> border_width(224), border_width(100)
+    (22, 10)
+    """
     return int(((np.arange(size) + 0.5) / size < BORDER).sum())
 
 

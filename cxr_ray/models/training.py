@@ -258,7 +258,13 @@ def weighted_cross_entropy(labels_N: Tensor) -> Loss:
 
 
 def focal_loss(labels_N: Tensor) -> Loss:
-    """Focal loss with gamma 2: mean of (1 - p)^2 (-log p), p of the true class (Lin et al., ICCV 2017)."""
+    """Focal loss with gamma 2: mean of (1 - p)^2 (-log p), p of the true class (Lin et al., ICCV 2017).
+
+    >>> certain = torch.log(torch.tensor([[0.9, 0.1]]))
+    >>> loss = focal_loss(torch.tensor([0, 1]))(certain, torch.tensor([0]))
+    >>> round(loss.item(), 6) == round(0.1**2 * -math.log(0.9), 6)
+    True
+    """
 
     def loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
         log_p = F.log_softmax(logits_BC, 1).gather(1, labels_B[:, None])[:, 0]
