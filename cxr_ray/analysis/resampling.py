@@ -26,9 +26,10 @@ _BLOCK = 2**22  # elements of the largest temporary array: 32 MiB
 
 _ROUNDING = 1e-12  # of the largest sum: what equal sums may differ by in float64
 
-# Tables hold u in float32: two sums that are equal in exact arithmetic differ by up to 1.2e-7 of the sum of |u|. Sums
-# that truly differ are a multiple of 1 / (2 draws) apart, far more than this unless draws x images nears a million.
-_TIE = 2e-7
+# Tables hold win rates, in [0, 1], in float32: each is off by up to 3e-8, and two sums that are equal in exact
+# arithmetic differ by up to twice that for each image. Sums that truly differ are 1 / draws apart, far more than this
+# unless draws x images nears ten million.
+_TIE = 2**-24  # for each image
 
 
 def patient_codes(patients_N: ArrayLike) -> tuple[Ints, int]:
@@ -67,7 +68,7 @@ def patient_bootstrap(
     """95% interval of the mean over images, patients resampled: lower_K, upper_K, in the values' unit.
 
     Cluster bootstrap (Cameron, Gelbach & Miller 2008) of a ratio, the drawn patients' sums over their counts, by the
-    symmetric bootstrap-t (Hall 1988): the mean, more or less its standard error times the 95% quantile of |t|. Where
+    symmetric bootstrap-t (Hall 1988): the mean, plus and minus its standard error times the 95% quantile of |t|. Where
     patients differ in scale, as drops of log-odds do, percentiles of the means cover 90% at 20 patients
     (`benchmarks.null`). NaN for a column whose values come from under 20 patients, or differ in so few of them that
     samples without any difference leave the quantile unbounded.
@@ -91,7 +92,7 @@ def bootstrap_difference(
 
 
 def _intervals(groups: Sequence[tuple[Floats, Floats]], n_boot: int, seed: int) -> tuple[Floats, Floats]:
-    """Interval of the first group's mean, less the second's if there is one; groups are (sums_PK, counts_PK)."""
+    """Interval of the first group's mean, minus the second's if there is one; groups are (sums_PK, counts_PK)."""
     n_patients, n_columns = groups[0][0].shape
     enough_K = np.all([(counts_PK > 0).sum(0) >= MIN_PATIENTS for _, counts_PK in groups], axis=0)
     lower_K, upper_K = np.full(n_columns, np.nan), np.full(n_columns, np.nan)
@@ -140,20 +141,22 @@ def _shift_and_error(groups: Sequence[tuple[Floats, Floats]], weights_BP: Floats
         return shift_BK, np.sqrt(np.maximum(square_BK, 0.0))
 
 
-def sign_flip(u_NK: ArrayLike, patients_N: ArrayLike, n_perm: int = 9999, *, seed: int) -> Floats:
-    """One-sided p-value that u is greater than a quantity symmetric about 0: p_K. Small: the map beats its control.
+def sign_flip(win_NK: ArrayLike, patients_N: ArrayLike, n_perm: int = 9999, *, seed: int) -> Floats:
+    """One-sided p-value that win rates minus 1/2 are greater than a quantity symmetric about 0: p_K.
 
-    The signs of the patients' sums of u are flipped, each patient as a whole. All 2**P flips are counted where these
-    are at most n_perm + 1 (P: patients whose sum is not zero, the only ones that matter); otherwise
+    Small: the map beats its control.
+
+    The signs of the patients' sums of win rate - 1/2 are flipped, each patient as a whole. All 2**P flips are counted
+    where these are at most n_perm + 1 (P: patients whose sum is not zero, the only ones that matter); otherwise
     p = (1 + #{flipped >= observed}) / (1 + n_perm), which is valid at any n_perm (Davison & Hinkley 1997, 4.3;
     Phipson & Smyth 2010). NaN for a column without values.
     """
-    u_NK = np.asarray(u_NK, dtype=np.float64)
+    win_NK = np.asarray(win_NK, dtype=np.float64)
     codes_N, n_patients = patient_codes(patients_N)
-    sums_PK, counts_PK = patient_sums(u_NK, codes_N, n_patients)
-    # The observed total less what rounding may hide.
-    observed_K = sums_PK.sum(0) - _TIE * np.nansum(np.abs(u_NK), axis=0)
-    p_K = np.full(u_NK.shape[1], np.nan)
+    sums_PK, counts_PK = patient_sums(win_NK, codes_N, n_patients)
+    sums_PK[np.abs(sums_PK) <= _TIE * counts_PK] = 0.0  # but for rounding
+    observed_K = sums_PK.sum(0) - _TIE * counts_PK.sum(0)  # minus what rounding may hide
+    p_K = np.full(win_NK.shape[1], np.nan)
     known_K = counts_PK.sum(0) > 0
     nonzero_K = (sums_PK != 0).sum(0)
     exact_K = nonzero_K <= np.log2(n_perm + 1)
@@ -181,6 +184,9 @@ def holm(p_K: ArrayLike) -> Floats:
     """Holm's (1979) adjusted p-values: to reject those up to alpha keeps the family-wise error rate at alpha.
 
     NaN stays NaN and is not counted: the family is the p-values that are known.
+
+    >>> holm([0.01, 0.04, 0.03]).round(6).tolist()
+    [0.03, 0.06, 0.06]
     """
     p_K = np.asarray(p_K, dtype=np.float64)
     adjusted_K = np.full_like(p_K, np.nan)
@@ -194,6 +200,9 @@ def matched_pairs(a_N: ArrayLike, b_M: ArrayLike, caliper: float = 0.25) -> Ints
 
     As many pairs as can be, and among these the smallest total distance (optimal matching, Rosenbaum 1989): unlike a
     greedy choice it does not depend on where one begins. Whoever is left over, or NaN, is in no pair.
+
+    >>> matched_pairs([0.0, 1.0, 5.0], [1.1, 0.2]).tolist()
+    [[0, 1], [1, 0]]
     """
     a_N, b_M = np.asarray(a_N, dtype=np.float64), np.asarray(b_M, dtype=np.float64)
     distance_NM = np.abs(a_N[:, None] - b_M[None, :])

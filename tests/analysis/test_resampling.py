@@ -184,6 +184,25 @@ def test_sign_flip_ties_survive_float32():
     np.testing.assert_array_equal(stats.sign_flip(u, np.arange(4), seed=0), exact)
 
 
+@pytest.mark.parametrize(("n_patients", "draws"), [(10, 39), (12, 7), (40, 39), (40, 99)])
+def test_ties_of_win_rates_are_ties_in_float32(n_patients, draws):
+    """Win rates k / (2 draws) as tables hold them against the same in whole numbers, which are exact."""
+    rng = np.random.default_rng([n_patients, draws])
+    halves = rng.integers(0, 2 * draws + 1, (3 * n_patients, 200))  # draws beaten, twice; ties count 1
+    halves[::2] = 2 * draws - halves[1::2][: len(halves[::2])]  # many sums of patients are 0, or equal
+    patients = np.arange(3 * n_patients) // 3
+    win_rates = (halves / (2 * draws)).astype(np.float32)
+    exact = stats.sign_flip((halves - draws).astype(float), patients, 999, seed=0)
+    np.testing.assert_array_equal(stats.sign_flip(win_rates.astype(float) - 0.5, patients, 999, seed=0), exact)
+
+
+def test_a_patient_whose_win_rates_cancel_does_not_count():
+    """0.6 and 0.4 in float32 do not add up to 1."""
+    win_rates = np.array([0.6, 0.4, 0.6, 0.4, 1.0], dtype=np.float32)[:, None]
+    p = stats.sign_flip(win_rates.astype(float) - 0.5, np.array([0, 0, 1, 1, 2]), n_perm=1, seed=0)
+    assert p[0] == 0.5  # enumerated: one patient, two flips
+
+
 def test_sign_flip_without_values_or_without_any_difference():
     u = np.array([[np.nan, 0.0, np.nan], [np.nan, 0.0, 0.5]])
     p = stats.sign_flip(u, np.arange(2), seed=0)
