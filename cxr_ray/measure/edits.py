@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from cxr_ray.data import phantoms
+from cxr_ray.data import markers
 from cxr_ray.registry import Registry
 
 
@@ -38,15 +38,15 @@ class Edit:
 def paste_marker(pixels: Tensor) -> Tensor:
     """A marker, as the phantoms have it, pasted into a corner."""
     images = pixels.float() / 255
-    ink, (rows, columns) = phantoms.pasted_marker(pixels.shape[-1])
+    ink, (rows, columns) = markers.pasted_marker(pixels.shape[-1])
     plate = images[..., rows, columns]
-    plate.copy_(torch.maximum(plate * phantoms.PLATE, torch.from_numpy(ink).to(plate)))
+    plate.copy_(torch.maximum(plate * markers.PLATE, torch.from_numpy(ink).to(plate)))
     return images
 
 
 def marker_share(size: int) -> float:
     """Share of the image that a pasted marker covers."""
-    return float(phantoms.pasted_marker(size)[0].size / size**2)
+    return float(markers.pasted_marker(size)[0].size / size**2)
 
 
 def lower_contrast(pixels: Tensor) -> Tensor:

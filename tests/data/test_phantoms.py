@@ -138,8 +138,8 @@ def test_brightness_says_little_about_the_label():
         ({"seed": -1}, ["-1", "0 or more"]),
         ({"label": 2}, ["2", "0 (NORMAL) or 1 (PNEUMONIA)"]),
         ({"size": 63}, ["63", "64 pixels or more"]),
-        ({"marker_correlation": 1.5}, ["1.5", "[0, 1]"]),
-        ({"marker_correlation": float("nan")}, ["nan", "[0, 1]"]),
+        ({"marker_correlation": 1.5}, ["1.5", "0 to 1"]),
+        ({"marker_correlation": float("nan")}, ["nan", "0 to 1"]),
         ({"marker": "both"}, ["'both'", "'own', 'other' or 'none'"]),
     ],
 )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cxr_ray.config import Edit, Region, resolve
-from cxr_ray.data import phantoms
+from cxr_ray.data import markers
 from cxr_ray.errors import WeightsError
 from cxr_ray.measure import regions
 from cxr_ray.measure.edits import EDITS
@@ -348,7 +348,7 @@ def test_a_pasted_marker_is_a_bright_p_in_the_top_left_corner_and_nothing_else()
     assert changed[0, 0].float().mean() == pytest.approx(EDITS["paste_marker"].share(112), abs=1e-6)
     assert edited.max() == pytest.approx(0.9)
     assert torch.equal(pixels, torch.full_like(pixels, 90))
-    ink, (rows_, columns) = phantoms.pasted_marker(112)
+    ink, (rows_, columns) = markers.pasted_marker(112)
     assert torch.allclose(edited[0, 0, rows_, columns] > 0.5, torch.from_numpy(ink > 0.5))
 
 

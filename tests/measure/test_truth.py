@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cxr_ray.analysis import resampling as stats
 from cxr_ray.config import Train, resolve
-from cxr_ray.data import images, phantoms
+from cxr_ray.data import images, markers, phantoms
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.manifest import load_manifest
 from cxr_ray.data.masks import load_parts
@@ -78,10 +78,10 @@ class ReadsMarker(nn.Module):
     def __init__(self, size: int = SIZE):
         super().__init__()
         self.window = round(0.2 * size)
-        boxes = {str(box): box for h in np.linspace(0.095, 0.135, 9) for box in [phantoms._box(0, h, 0, 0, size)]}
+        boxes = {str(box): box for h in np.linspace(0.095, 0.135, 9) for box in [markers.plate_box(0, h, 0, 0, size)]}
         self.filters = [
             [torch.from_numpy(ink - ink.mean())[None, None] / (ink.var() * ink.size) for ink in inks]
-            for inks in ([phantoms._ink(phantoms._GLYPHS[g], box) for box in boxes.values()] for g in (0, 1))
+            for inks in ([markers.ink(markers.GLYPHS[g], box) for box in boxes.values()] for g in (0, 1))
         ]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
