@@ -20,13 +20,13 @@ from cxr_ray.config import resolve
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.sources import source_of
+from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.run import cluster, pipeline
 from cxr_ray.run.cluster import Request
 from cxr_ray.run.context import RunContext
-from cxr_ray.run.passes import passes_per_image
 from cxr_ray.run.pipeline import ShardPass
 from cxr_ray.run.plan import PassCounts, ShardPlan, plan_shards
 from cxr_ray.storage import Store

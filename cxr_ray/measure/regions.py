@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cxr_ray import randomness
 from cxr_ray.config import SEGMENTER, Sweep
-from cxr_ray.data.sources import SOURCES, all_counterfactuals, counterfactuals_of
+from cxr_ray.data.sources import SOURCES, all_counterfactuals
 from cxr_ray.errors import WeightsError
 from cxr_ray.registry import Registry
 
@@ -303,14 +303,6 @@ def wants_segmenter(sweep: Sweep) -> bool:
     """Whether the sweep's lung masks come from a network; a source may bring its own."""
     known = SOURCES[sweep.data.source].masks
     return sweep.regions is not None and sweep.regions.lungs == SEGMENTER and "lungs" not in known
-
-
-def passes(sweep: Sweep) -> int:
-    """Forward passes that regions and edits take of one image that has every region and a partner to exchange with."""
-    if sweep.regions is None:
-        return 0
-    r = sweep.regions
-    return len(r.names) * (1 + r.draws) * (len(sweep.perturb.fills) + 1) + len(r.edits) + len(counterfactuals_of(sweep))
 
 
 def segmenter(device: torch.device | str = "cpu") -> Segmenter:

@@ -108,23 +108,6 @@ def narrowed(sweep: Sweep) -> Sweep:
     })  # fmt: skip
 
 
-def passes(sweep: Sweep, size: int) -> tuple[int, str]:
-    """Forward passes (a backward pass counts two) for one image and one target, and the formula as text."""
-    if sweep.sanity is None or not (test := narrowed(sweep)).explain.explainers:
-        return 0, "0"
-    layers, maps = len(sweep.sanity.layers), len(test.explain.explainers)
-    curve = len(test.perturb.orders) * len(test.perturb.levels)
-    explain = sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(size) for e in test.explain.explainers))
-    shared, own = (sum(test.controls[c] for c in of_family(family, test.controls)) for family in ("nothing", "ranking"))
-    if not test.controls:  # nothing to compare with, so nothing is scored
-        return 1 + (1 + layers) * explain, f"1 untouched + {1 + layers} models x {explain} to explain"
-    total = 2 + curve * (shared + layers * maps * (1 + own)) + (1 + layers) * explain
-    return total, (
-        f"1 untouched + 1 filled + {curve} (orders x levels) x ({shared} shared rankings + {layers} layers x {maps} "
-        f"explainers x (1 map + {own} controls made from it)) + {1 + layers} models x {explain} to explain"
-    )
-
-
 def shuffled_models(trials: pd.DataFrame) -> list[tuple[str, str, int]]:
     """(trial_id, trial_id of a shuffled-label model, its seed): of the model's own seed if there is one, else each."""
 

@@ -14,8 +14,8 @@ from cxr_ray.data import masks, sources
 from cxr_ray.data.entries import Source
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.splits import choose
-from cxr_ray.measure import sanity
 from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.cost import passes_of_sanity
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
@@ -47,7 +47,7 @@ class RunContext:
         """The test images of ``sanity``, the same for every model; none where no explainer reads the model."""
         test = self.manifest.rows("test")
         asked = self.sweep.sanity
-        if asked is None or sanity.passes(self.sweep, self.sweep.data.size)[0] == 0:
+        if asked is None or passes_of_sanity(self.sweep, self.sweep.data.size)[0] == 0:
             return test.iloc[:0]
         chosen = choose(test["image_id"], test["label"], asked.images, self.sweep.seed)
         return test[test["image_id"].isin(chosen)]

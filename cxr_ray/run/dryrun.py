@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from cxr_ray.measure import sanity
+from cxr_ray.measure.cost import passes_of_sanity, passes_per_image
 from cxr_ray.run.context import RunContext
-from cxr_ray.run.passes import forward_rate, passes_per_image
+from cxr_ray.run.passes import forward_rate
 from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.terminal import duration
 
@@ -117,7 +117,7 @@ def planned_costs(context: RunContext) -> list[Cost]:
             checked=n_checked,
             trained_images=epochs.get(size, 0) * n_train,
             each=passes_per_image(sweep, size),
-            sanity=sanity.passes(sweep, size),
+            sanity=passes_of_sanity(sweep, size),
         )
         for size in sorted({*sizes, *trained})
     ]

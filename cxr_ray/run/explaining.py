@@ -13,14 +13,14 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray import results
-from cxr_ray.measure import donors, regions, sanity
+from cxr_ray.measure import donors, regions
 from cxr_ray.measure.controls import CONTROLS, need_donors
+from cxr_ray.measure.cost import passes_of_map_pass, passes_of_sanity, passes_per_image
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints
 from cxr_ray.run import pipeline, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
-from cxr_ray.run.passes import passes_per_image, to_explain
 from cxr_ray.run.pipeline import ShardPass
 from cxr_ray.run.plan import PassCounts, ShardPlan, Shards, plan_shards
 
@@ -54,7 +54,7 @@ def explain(
     for model_ref in model_refs.values():
         checkpoints.load(model_ref.checkpoint, model_ref.spec)  # a broken model fails here, not in an endless restart
     passes = {
-        trial_id: PassCounts(passes_per_image(context.sweep, ref.size)[0], sanity.passes(context.sweep, ref.size)[0])
+        trial_id: PassCounts(passes_per_image(context.sweep, ref.size)[0], passes_of_sanity(context.sweep, ref.size)[0])
         for trial_id, ref in model_refs.items()
     }
     device = "gpu" if allocation.worker_gpus else "cpu"
@@ -110,7 +110,7 @@ def map_pass(scoring: ShardPass, plan: Shards) -> Shards | None:
     """
     context, store, sweep = scoring.context, scoring.context.store, scoring.context.sweep
     without_regions = replace(context, sweep=sweep.model_copy(update={"regions": None}))
-    passes = {trial_id: 1 + to_explain(sweep, ref.size) for trial_id, ref in scoring.model_refs.items()}
+    passes = {trial_id: passes_of_map_pass(sweep, ref.size) for trial_id, ref in scoring.model_refs.items()}
     maps = replace(scoring, context=without_regions, passes=passes, folder=donors.MAPS)
     test = {
         trial_id: {name: shard for name, shard in shards.items() if shard.split == "test"}

@@ -1,4 +1,4 @@
-"""How many forward passes a sweep needs, and how many this machine does in a second."""
+"""How many forward passes this machine does in a second."""
 
 from __future__ import annotations
 
@@ -6,50 +6,8 @@ import time
 
 import torch
 
-from cxr_ray.config import Sweep
-from cxr_ray.measure import regions
-from cxr_ray.measure.controls import CONTROLS, draws_at_most
-from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import backends, networks
 from cxr_ray.models.networks import ModelSpec
-
-
-def to_explain(sweep: Sweep, size: int) -> int:
-    """Passes that all explainers together take for one image and target; a backward pass counts two."""
-    return sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(size) for e in sweep.explain.explainers))
-
-
-def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
-    """Forward passes (a backward pass counts two) for one test image and one target, and the formula as text.
-
-    Exact but for draws that need not be scored, where it is the most: sequential ones, those of an image with fewer
-    donors, those that rank as the map does.
-    """
-    p = sweep.perturb
-    curve = len(p.fills) * len(p.orders) * len(p.levels)
-    explain = to_explain(sweep, size)
-    maps, shared, own, extra = len(sweep.explain.explainers), 0, 0, 0
-    for control, draws in sweep.controls.items():
-        entry = CONTROLS[control]
-        grids = len(entry.grids(p.grids))
-        cams = sum(EXPLAINERS[e].cam is not None for e in sweep.explain.explainers)
-        compared = cams if entry.family == "class weights" else maps
-        more = grids * (draws_at_most(control, draws, sweep.sequential) - draws)
-        if entry.family == "nothing":
-            shared += grids * draws
-            extra += more
-        else:
-            own += grids * compared * draws
-            extra += compared * more
-    parts = regions.passes(sweep)
-    total = 1 + len(p.fills) + curve * (shared + maps * len(p.grids) + own + extra) + parts + explain
-    text = (
-        f"1 untouched + {len(p.fills)} filled + {curve} (fills x orders x levels) x ({shared} shared rankings + "
-        f"{maps * len(p.grids)} maps on grids + {own} controls made for them"
-        + (f" + at most {extra} sequential draws" if sweep.sequential else "")
-        + f") + {parts} of regions and edits + {explain} to explain (a backward pass counts as two)"
-    )
-    return total, text
 
 
 def forward_rate(size: int) -> float:

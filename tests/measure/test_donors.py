@@ -13,11 +13,11 @@ from torch import nn
 
 from cxr_ray.config import Sweep
 from cxr_ray.measure import donors, rankings
+from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.donors import Lenders, MapFile, Maps, OtherMaps, find_lenders, pack_maps
 from cxr_ray.measure.explainers import EXPLAINERS, Explainer
 from cxr_ray.measure.worker import ModelRef, Worker
 from cxr_ray.models.networks import Classifier, ModelSpec
-from cxr_ray.run.passes import passes_per_image
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import Store
 from tests.builders.shards import SIZE, frames, linear_model, shard, sweep

@@ -11,6 +11,7 @@ from torch import nn
 from cxr_ray.config import Sweep, resolve
 from cxr_ray.data.splits import choose
 from cxr_ray.measure import explainers, sanity
+from cxr_ray.measure.cost import passes_of_sanity
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks
@@ -232,15 +233,15 @@ def test_the_test_is_the_strongest_that_the_sweep_measures_and_its_passes_are_co
     model.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))
     model.network.conv1.register_full_backward_hook(lambda m, i, o: backward.append(len(o[0])))
     frame = rows(config, model)
-    assert sum(forward) + 2 * sum(backward) == 2 * sanity.passes(config, SIZE)[0]
+    assert sum(forward) + 2 * sum(backward) == 2 * passes_of_sanity(config, SIZE)[0]
     assert set(frame.metric) == {metric}
     assert set(frame.control.dropna()) == ({control} - {None})
     assert frame.gap.notna().all() == (control is not None)
 
 
 def test_no_passes_where_there_is_nothing_to_randomise():
-    assert sanity.passes(sweep(sanity=None), SIZE) == (0, "0")
-    assert sanity.passes(sweep(explain={"explainers": ["random"], "targets": ["pneumonia"]}), SIZE) == (0, "0")
+    assert passes_of_sanity(sweep(sanity=None), SIZE) == (0, "0")
+    assert passes_of_sanity(sweep(explain={"explainers": ["random"], "targets": ["pneumonia"]}), SIZE) == (0, "0")
 
 
 def test_rows_do_not_depend_on_blocks_or_batches(model):

@@ -11,10 +11,10 @@ from torch import nn
 
 from cxr_ray.measure import explainers, rankings
 from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.explainers import EXPLAINERS, Explainer
 from cxr_ray.models import backends
 from cxr_ray.models.networks import Classifier
-from cxr_ray.run.passes import passes_per_image
 from cxr_ray.schemas import TABLES
 from tests.builders import networks
 from tests.builders.shards import SIZE, frames, linear_model, shard, sweep, worker
