@@ -27,8 +27,8 @@ from cxr_ray.analysis.resampling import CI_METHOD, patient_bootstrap, sign_flip
 from cxr_ray.analysis.summary import N_PERM
 from cxr_ray.config import resolve
 from cxr_ray.errors import RunError
-from cxr_ray.measure.faithfulness import compare, metrics
-from cxr_ray.measure.metrics import METRICS
+from cxr_ray.measure.faithfulness import compare
+from cxr_ray.measure.metrics import METRICS, evaluate
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints
 from cxr_ray.results import open_run
@@ -110,7 +110,7 @@ def of_curves(curves: pd.DataFrame) -> tuple[dict[str, Relabelled], list[str]]:
         scores = part["logit_target"].to_numpy(float).reshape(shape)
         levels, levels_done = (part[c].to_numpy(float)[: shape[3]] for c in ("level", "level_done"))
         by_order = {o: scores[:, :, i] for i, o in enumerate(sorted(set(part["direction"])))}
-        names, values_NDM = metrics(by_order, levels[1:-1].tolist(), levels_done)
+        names, values_NDM = evaluate(by_order, levels[1:-1].tolist(), levels_done)
         controls[str(control)] = relabelled(values_NDM, [n if np.isnan(at) else f"{n} at {at:g}" for n, at in names])
     return controls, image_ids
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from benchmarks.common import arguments, machine
 from cxr_ray.config import resolve
 from cxr_ray.data import phantoms
-from cxr_ray.measure import faithfulness, fills, rankings, scoring
+from cxr_ray.measure import fills, metrics, rankings, scoring
 from cxr_ray.measure.explainers import EXPLAINERS, IG_STEPS, Explainer, Inputs, _with_separate_relus
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints, networks
@@ -408,7 +408,7 @@ def with_quantus() -> Findings:
     p = expit(made * np.where(top == 1, 1, -1)[:, None])
     yield compared(f"Quantus PixelFlipping, one channel, {steps} points", p[:, 1:], theirs, 1e-5)
     done = np.array(ns) / units
-    names, values = faithfulness.metrics({"morf": p}, list(done[1:-1]), done)
+    names, values = metrics.evaluate({"morf": p}, list(done[1:-1]), done)
     ours = values[:, [name for name, _ in names].index("deletion_auc")] * steps - (p[:, 0] + p[:, 1]) / 2
     yield compared("Quantus's area = n deletion_auc - (p0 + p1) / 2", ours, area, 1e-4)
     yield Fault(

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.common import arguments, rates, ratio, show
 from benchmarks.parity import PERCENTILES, chests, classifier, model_space, untied_maps, worker_scores
-from cxr_ray.measure import faithfulness, fills, rankings, scoring
+from cxr_ray.measure import fills, metrics, rankings, scoring
 from cxr_ray.models import backends
 from cxr_ray.models.backends import Forward
 from cxr_ray.models.networks import Classifier
@@ -62,7 +62,7 @@ def areas(
         ends = [forward(x)[:, None, None].expand(-1, len(orders), 1) for x in (images, filled)]
         logit = torch.cat([ends[0], inner, ends[1]], -1).double().cpu().numpy()
     by_order = {order: expit(logit[:, o]) for o, order in enumerate(orders)}
-    return faithfulness.metrics(by_order, levels, np.array([0, *ns, SIZE**2]) / SIZE**2)[1]
+    return metrics.evaluate(by_order, levels, np.array([0, *ns, SIZE**2]) / SIZE**2)[1]
 
 
 def main() -> int:

@@ -88,7 +88,7 @@ def load(args: argparse.Namespace) -> Sweep:
 def run(args: argparse.Namespace) -> int:
     """One sweep from its arguments to its report; returns the exit code."""
     sweep = load(args)
-    from cxr_ray.measure import regions
+    from cxr_ray.measure import lungs
     from cxr_ray.run import context, dryrun, execute, resume, terminal
 
     out = f"results/{sweep.name}" if args.out is None else args.out
@@ -104,8 +104,8 @@ def run(args: argparse.Namespace) -> int:
         terminal.say(f"{out} is finished already.")
         terminal.print_summary(out)
         return DONE
-    if regions.wants_segmenter(sweep):
-        regions.segmenter()  # fails now, not after training
+    if lungs.wants_segmenter(sweep):
+        lungs.segmenter()  # fails now, not after training
     return DONE if execute.execute(prepared) else UNFINISHED
 
 

@@ -16,7 +16,8 @@ from scipy.stats import spearmanr
 from cxr_ray.analysis.hypotheses.h3_plausibility import CHANCE
 from cxr_ray.analysis.resampling import patient_bootstrap
 from cxr_ray.data.sources import all_counterfactuals
-from cxr_ray.measure.regions import BORDER, CENTRE, CONCENTRATIONS, CORNER
+from cxr_ray.measure.concentration import CONCENTRATIONS
+from cxr_ray.measure.regions import BORDER, CENTRE, CORNER
 
 BUCKETS = ("all", "TP", "FP", "TN", "FN")
 STUDY_LEVEL = 0.25  # share of pixels that the study deleted

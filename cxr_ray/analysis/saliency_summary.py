@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.analysis import buckets
-from cxr_ray.measure.regions import BORDER, CENTRE, CONCENTRATIONS, CORNER
+from cxr_ray.measure.concentration import CONCENTRATIONS
+from cxr_ray.measure.regions import BORDER, CENTRE, CORNER
 
 AREAS = {  # share of a map's mass: share of the image's area
     "border_share": 1 - (1 - 2 * BORDER) ** 2,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ class Control:
     """
 
     family: Family
-    draw: Callable[..., Tensor | None]
+    draw: Callable[..., Any]
     strength: int
     caption: str
     strong: bool = False

@@ -1,49 +1,27 @@
-"""Curves to areas, drops and gaps to controls.
+"""How a map compares with its controls: advantages, win rates, p-values, and the rows that hold them.
 
-Shapes: N maps, D draws, L levels asked for, M metrics. Curves stand over the levels 0, asked for, 1 ([..., L + 2]).
+Shapes: N maps (P where they are (image, target) pairs), D draws, F fills, M metrics.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from cxr_ray.measure.metrics import METRICS, measured
+from cxr_ray.measure.batch import Pairs
+from cxr_ray.measure.curves import Curves
+from cxr_ray.measure.metrics import METRICS, primary
+from cxr_ray.measure.sequential import SequentialResult, p_value
+from cxr_ray.measure.shards import take
+from cxr_ray.schemas import FAITHFULNESS
 
 Array = NDArray[np.floating]
-MIN_DRAWS_FOR_P = 19
 VALID_BASELINE = 1.0  # log-odds between the untouched and the filled image
-
-
-def metrics(
-    curves: Mapping[str, Array], levels: Sequence[float], levels_done: Array
-) -> tuple[list[tuple[str, float]], Array]:
-    """Areas and drops of curves.
-
-    Args:
-        curves: order (morf, lerf) to scores [..., L + 2].
-        levels: the L levels asked for.
-        levels_done: shares perturbed, [L + 2], from 0 to 1.
-
-    Returns:
-        (metric, level) names, level NaN for areas, and values [..., M], of every metric in METRICS whose directions
-        are there.
-    """
-    names: list[tuple[str, float]] = []
-    values: list[Any] = []
-    for name in measured(curves):
-        metric = METRICS[name]
-        made = metric.measure(curves, levels_done)
-        if metric.leveled:
-            names += [(name, float(level)) for level in levels]
-            values += [made[..., i] for i in range(len(levels))]
-        else:
-            names.append((name, np.nan))
-            values.append(made)
-    return names, np.stack(values, axis=-1)
 
 
 def compare(value_NM: Array, control_NDM: Array, higher: NDArray[np.bool_]) -> dict[str, Array]:
@@ -77,32 +55,64 @@ def compare(value_NM: Array, control_NDM: Array, higher: NDArray[np.bool_]) -> d
     return {name: np.where(missing, np.nan, column) for name, column in out.items()} | {"n_draws": n.astype(float)}
 
 
-def p_value(n_as_extreme: Array, n_draws: Array) -> Array:
-    """One-sided Monte Carlo p-value (1 + as extreme) / (1 + draws) (Davison & Hinkley, 1997); NaN under 19 draws."""
-    return np.where(n_draws < MIN_DRAWS_FOR_P, np.nan, (1 + n_as_extreme) / (1 + n_draws))
-
-
-def sequential_p(
-    value_N: Array, control_NT: Array, higher: bool, extreme: int
-) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """One-sided p-values of draws that stop once ``extreme`` of them are as faithful as the map.
-
-    The rule is applied draw by draw, so that what was drawn beyond the stop changes nothing. It is valid for any number
-    of draws: P(p <= a) <= a where map and draws are exchangeable (Besag & Clifford, Biometrika 1991).
+def faithfulness_rows(
+    pairs: Pairs,
+    outcome_P: Sequence[str],
+    curves: Mapping[str, Curves],
+    tests: Mapping[str, SequentialResult],
+) -> pa.Table:
+    """Rows of ``faithfulness`` on one grid.
 
     Args:
-        value_N: of the maps.
-        control_NT: of the draws in their order; NaN behind the last.
-        higher: whether a higher value is more faithful.
-        extreme: draws as faithful or more at which to stop.
-
-    Returns:
-        [N] each: p, ``extreme`` / draws where it stopped, otherwise as ``p_value``; the draws behind it; whether it
-        stopped. p is NaN where the map has no value.
+        pairs: those that the maps explain.
+        outcome_P: TP, FP, TN or FN of each pair's image.
+        curves: "none" (the map) and each control to its curves.
+        tests: control to its sequential test.
     """
-    sign = 1.0 if higher else -1.0
-    as_extreme = (sign * (value_N[:, None] - control_NT) <= 0).cumsum(1)
-    stopped = as_extreme[:, -1] >= extreme
-    draws = np.where(stopped, (as_extreme < extreme).sum(1) + 1.0, (~np.isnan(control_NT)).sum(1))
-    p = np.where(stopped, extreme / np.maximum(draws, 1), p_value(as_extreme[:, -1].astype(float), draws))
-    return np.where(np.isnan(value_N), np.nan, p), draws, stopped
+    own = curves["none"]
+    valid_PF = own.logit_untouched - own.logit_full >= VALID_BASELINE
+    tables = []
+    for fill, scale in itertools.product(range(len(own.axes.fills)), ("prob", "logodds")):
+        names, values = own.metrics(fill, scale)
+        value_PM, full = values[:, 0], own.logit_full[:, fill]
+        pair, metric = (i.ravel() for i in np.indices(value_PM.shape))
+        once = np.zeros_like(pair)
+        same = {
+            "image_id": take(pairs.ids, pair),
+            "target": pairs.target[pair],
+            "grid": take([own.axes.grid], once),
+            "fill": take([own.axes.fills[fill]], once),
+            "metric": take([name for name, _ in names], metric),
+            "level": np.array([level for _, level in names])[metric],
+            "scale": take([scale], once),
+            "outcome": take(outcome_P, pair),
+            "value": value_PM.ravel(),
+            "score_full": (full if scale == "logodds" else expit(full))[pair],
+            "baseline_valid": valid_PF[pair, fill],
+        }
+        for control, of_control in curves.items():
+            compared = _not_compared(value_PM.shape)
+            if control != "none":
+                higher = np.array([METRICS[name].higher_is_faithful for name, _ in names])
+                compared = compare(value_PM, of_control.metrics(fill, scale)[1], higher)
+            compared |= _tested(compared, scale == "logodds")
+            if scale == "logodds" and control in tests:
+                tested = [name for name, _ in names].index(primary(own.axes.directions))
+                compared["p_value"][:, tested] = tests[control].p_value[:, fill]
+                compared["p_draws"][:, tested] = tests[control].n_draws[:, fill]
+            compared["p_draws"] = np.where(np.isnan(compared["p_value"]), np.nan, compared["p_draws"])
+            columns = {name: column.ravel() for name, column in compared.items()}
+            tables.append(FAITHFULNESS.build({**same, "control": take([control], once), **columns}))
+    return pa.concat_tables(tables)
+
+
+def _not_compared(shape: tuple[int, ...]) -> dict[str, Array]:
+    """Of the map itself, as ``compare``."""
+    nothing = ("control_mean", "control_sd", "gap", "win_rate", "n_as_extreme")
+    return {name: np.full(shape, np.nan) for name in nothing} | {"n_draws": np.zeros(shape)}
+
+
+def _tested(compared: Mapping[str, Array], in_logodds: bool) -> dict[str, Array]:
+    """p-values of the fixed draws and the draws behind them, in log-odds alone."""
+    p_draws = compared["n_draws"] * in_logodds
+    return {"p_value": p_value(compared["n_as_extreme"], p_draws), "p_draws": p_draws}

@@ -5,7 +5,7 @@ Shapes: L levels asked for. Curves stand over the levels 0, asked for, 1: [..., 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,33 @@ def measured(directions: Iterable[str]) -> list[str]:
     """
     have = set(directions)
     return [name for name, metric in METRICS.items() if have.issuperset(metric.directions)]
+
+
+def evaluate(
+    curves: Mapping[str, Array], levels: Sequence[float], levels_done: Array
+) -> tuple[list[tuple[str, float]], Array]:
+    """Every metric whose directions are there.
+
+    Args:
+        curves: order (morf, lerf) to scores [..., L + 2].
+        levels: the L levels asked for.
+        levels_done: shares perturbed, [L + 2], from 0 to 1.
+
+    Returns:
+        (metric, level) names, level NaN for areas, and values [..., M].
+    """
+    names: list[tuple[str, float]] = []
+    values: list[Any] = []
+    for name in measured(curves):
+        metric = METRICS[name]
+        made = metric.measure(curves, levels_done)
+        if metric.leveled:
+            names += [(name, float(level)) for level in levels]
+            values += [made[..., i] for i in range(len(levels))]
+        else:
+            names.append((name, np.nan))
+            values.append(made)
+    return names, np.stack(values, axis=-1)
 
 
 def areas() -> list[str]:

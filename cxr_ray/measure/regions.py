@@ -1,6 +1,6 @@
-"""Parts of an image: where a map's mass lies, what is removed or exchanged, and the same shapes elsewhere.
+"""Parts of an image, and the same shapes elsewhere. A new one is a function and an entry in REGIONS.
 
-Shapes: N maps, B images, D draws, S side of an image in pixels.
+Shapes: B images, D draws, S side of an image in pixels.
 """
 
 from __future__ import annotations
@@ -9,22 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import pandas as pd
 import torch
-from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
 from cxr_ray import randomness
-from cxr_ray.config import SEGMENTER, Sweep
-from cxr_ray.data.sources import SOURCES, all_counterfactuals
-from cxr_ray.errors import WeightsError
+from cxr_ray.data.sources import all_counterfactuals
 from cxr_ray.registry import Registry
 
 BORDER, CORNER, CENTRE = 0.10, 0.15, 0.50
-COMPACT_AREA, MANY_COMPONENTS = 0.25, 4  # share of the image; more components are scattered
 LEAST = 0.1  # where every place overlaps the region, controls come from this share of places, those that do so least
-SEGMENTER_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -88,60 +81,6 @@ def marker(size: int, known: Mapping[str, Tensor]) -> Tensor:
 def opacity(size: int, known: Mapping[str, Tensor]) -> Tensor:
     """The opacity of a phantom."""
     return known["opacity"]
-
-
-def describe(maps_NSS: Tensor, lungs_NSS: Tensor) -> dict[str, Tensor]:
-    """Shares of the positive mass by region, entropy and spatial concentration of finite maps at image size.
-
-    Args:
-        maps_NSS: the maps.
-        lungs_NSS: bool, where the lungs are; nowhere: unknown.
-
-    Returns:
-        border_share, corner_share, centre_share, lung_share, entropy, half_mass_area (share of the image's area in the
-        smallest area that holds half of the mass): float32 [N], NaN without positive mass (and lung_share without a
-        mask); components: int64 [N], of that area, 0 without positive mass; concentration: int64 [N], index into
-        CONCENTRATIONS.
-    """
-    size = maps_NSS.shape[-1]
-    mass = maps_NSS.clamp(min=0).flatten(1).double()
-    total = mass.sum(1, keepdim=True)
-    share = mass / total  # NaN where there is no positive mass
-    fixed = masks(size, maps_NSS.device)
-    out = {
-        f"{name}_share": share[:, fixed[region].flatten()].sum(1).float()
-        for name, region in (("border", "border"), ("corner", "corners"), ("centre", "centre"))
-    }
-    lungs = lungs_NSS.flatten(1)
-    out["lung_share"] = torch.where(lungs.any(1), (share * lungs).sum(1), torch.nan).float()
-    out["entropy"] = (torch.special.entr(share).sum(1) / torch.log(torch.tensor(float(size * size)))).float()
-    ordered, order = share.sort(dim=1, descending=True, stable=True)
-    n_half = (ordered.cumsum(1) < 0.5).sum(1) + 1  # pixels of the smallest area that holds half of the mass
-    half = torch.zeros_like(share, dtype=torch.bool)
-    half.scatter_(1, order, torch.arange(size * size, device=share.device) < n_half[:, None])
-    empty = total[:, 0] <= 0
-    components = [ndimage.label(area, EIGHT_NEIGHBOURS)[1] for area in half.view(-1, size, size).cpu().numpy()]
-    out["half_mass_area"] = torch.where(empty, torch.nan, n_half / size**2).float()
-    out["components"] = torch.where(empty, 0, torch.tensor(components, device=share.device))
-    kind = torch.full_like(n_half, CONCENTRATIONS.index("diffuse"))
-    kind[(out["components"] == 1) & (out["half_mass_area"] <= COMPACT_AREA)] = CONCENTRATIONS.index("compact")
-    kind[out["components"] > MANY_COMPONENTS] = CONCENTRATIONS.index("scattered")
-    kind[out["border_share"] >= 2 * fixed["border"].float().mean().item()] = CONCENTRATIONS.index("border")
-    kind[empty] = CONCENTRATIONS.index("degenerate")
-    out["concentration"] = kind
-    return out
-
-
-CONCENTRATIONS = ("compact", "diffuse", "scattered", "border", "degenerate")
-EIGHT_NEIGHBOURS = ((1, 1, 1), (1, 1, 1), (1, 1, 1))
-
-
-def tied_share(maps_NU: Tensor) -> Tensor:
-    """Share of values that another value of the same map equals, float32 [N]."""
-    ordered = maps_NU.sort(dim=1).values
-    same = ordered[:, 1:] == ordered[:, :-1]
-    edge = torch.zeros_like(same[:, :1])
-    return (torch.cat([same, edge], 1) | torch.cat([edge, same], 1)).float().mean(1)
 
 
 # Matched controls: as many pixels as the region has, in the same shape, elsewhere.
@@ -259,80 +198,3 @@ def mask_of_version(version: str) -> str:
     'marker'
     """
     return next(part for part, versions in all_counterfactuals().items() if version in versions)
-
-
-# The fill exchange: what another patient's NORMAL image shows in the same place.
-
-
-def partners(test: pd.DataFrame, val: pd.DataFrame, seed: int) -> dict[str, str]:
-    """image_id to the path of the NORMAL image of another patient that it exchanges parts with, where there is one.
-
-    They come from validation, which is NORMAL as the model learned it, markers and frames included; from test, where
-    validation has none.
-
-    Args:
-        test, val: images with image_id, path, label and patient_id.
-        seed: of the choice.
-    """
-    normal = next((n for rows in (val, test) if len(n := rows[rows["label"] == 0])), test.iloc[:0])
-    normal = normal.sort_values("image_id")
-    paths, patients = normal["path"].to_numpy(), normal["patient_id"].to_numpy()
-    chosen = {}
-    for image_id, patient in zip(test["image_id"], test["patient_id"], strict=True):
-        others = paths[patients != patient]
-        if len(others):
-            chosen[image_id] = str(others[randomness.key(seed, image_id, "exchange") % len(others)])
-    return chosen
-
-
-def exposed_alike(donors_BCSS: Tensor, images_BCSS: Tensor) -> Tensor:
-    """Donors scaled to the mean of the images that they lend to, at most 1; what is black stays black.
-
-    Else a part of another exposure would stand out by its brightness.
-    """
-    own, mean = (x.mean((1, 2, 3), keepdim=True) for x in (images_BCSS, donors_BCSS))
-    return (donors_BCSS * own / mean.clamp(min=1e-6)).clamp(max=1)
-
-
-# Lungs by torchxrayvision's segmenter.
-
-Segmenter = Callable[[Tensor], Tensor]
-
-
-def wants_segmenter(sweep: Sweep) -> bool:
-    """Whether the sweep's lung masks come from a network; a source may bring its own."""
-    known = SOURCES[sweep.data.source].masks
-    return sweep.regions is not None and sweep.regions.lungs == SEGMENTER and "lungs" not in known
-
-
-def segmenter(device: torch.device | str = "cpu") -> Segmenter:
-    """Uint8 images [B, 3, S, S] to lungs, bool [B, S, S]: PSPNet of torchxrayvision (Lian et al., IEEE TMI 2021).
-
-    Raises:
-        WeightsError: the package is missing, or its weights cannot be had.
-    """
-    remedy = "Give a folder of masks (regions.lungs), or none (regions.lungs=null, without outside_lungs)."
-    try:
-        from torchxrayvision.baseline_models.chestx_det import PSPNet
-    except ImportError:
-        raise WeightsError(
-            f"regions.lungs: {SEGMENTER} needs a package that is not installed: pip install 'cxr-ray[lungs]'. {remedy}"
-        ) from None
-    try:
-        network = PSPNet().eval().to(device)
-    except Exception as e:  # its download raises whatever requests, the system and torch raise
-        reason = (str(e).splitlines() or [type(e).__name__])[0].rstrip(".")
-        raise WeightsError(
-            f"regions.lungs: the weights of {SEGMENTER}'s PSPNet cannot be had ({reason[:200]}). With network access "
-            f"try again. {remedy}"
-        ) from None
-    lungs = [i for i, name in enumerate(network.targets) if name in ("Left Lung", "Right Lung")]
-
-    def segment(pixels_BCSS: Tensor) -> Tensor:
-        size = pixels_BCSS.shape[-1]
-        grey = pixels_BCSS.float().mean(1, keepdim=True) / 255
-        large = F.interpolate(grey, (SEGMENTER_SIDE,) * 2, mode="bilinear", align_corners=False)
-        logits = network(large * 2048 - 1024)[:, lungs].amax(1, keepdim=True)
-        return F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)[:, 0] > 0
-
-    return segment

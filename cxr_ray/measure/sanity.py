@@ -21,8 +21,12 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from cxr_ray.config import Sweep
+from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.controls import CONTROLS, of_family
 from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.measure.measurement import make_maps, measure
+from cxr_ray.measure.metrics import primary
+from cxr_ray.measure.shared import SharedControls
 from cxr_ray.models.networks import NETWORKS, Classifier
 from cxr_ray.randomness import key
 from cxr_ray.schemas import SANITY
@@ -106,6 +110,47 @@ def narrowed(sweep: Sweep) -> Sweep:
         "sequential": None,
         "regions": None,
     })  # fmt: skip
+
+
+def sanity_rows(
+    batch: Batch, shared: SharedControls, explainer: str, randomised: Sequence[tuple[str, Classifier]]
+) -> list[pa.Table]:
+    """Rows of ``sanity`` of one explainer: maps of each randomised model against the model's own, and their advantage.
+
+    Args:
+        batch: images under the narrowed sweep.
+        shared: its controls made from nothing.
+        explainer: its name.
+        randomised: what ``cascade`` gives.
+    """
+    sweep, pairs = batch.sweep, batch.pairs
+    own = make_maps(batch, explainer, batch.network.model).own.cpu().numpy()
+    metric, control = primary(sweep.perturb.orders), next(iter(sweep.controls), None)
+    tables = []
+    for layer, model in randomised:
+        maps = make_maps(batch, explainer, model)
+        gap = np.full(len(pairs), np.nan)
+        if control is not None:
+            faith = measure(batch, shared, explainer, maps)["faithfulness", explainer].to_pandas()
+            faith = faith[(faith.metric == metric) & (faith.scale == "logodds") & (faith.control == control)]
+            gap = faith.set_index(["image_id", "target"]).gap[pairs.keys()].to_numpy()
+        same = {
+            "explainer": explainer,
+            "mode": "cascade",
+            "layer": layer,
+            "seed": sweep.seed,
+            "grid": sweep.perturb.grids[0],
+            "fill": sweep.perturb.fills[0],
+            "metric": metric,
+            "scale": "logodds",
+            "control": control,
+            "n_draws": next(iter(sweep.controls.values()), None),
+        }
+        columns = {"image_id": pairs.ids, "target": pairs.target, "gap": gap}
+        columns |= similarity(own, maps.own.cpu().numpy())
+        columns |= {name: [value] * len(pairs) for name, value in same.items()}
+        tables.append(SANITY.build(columns))
+    return tables
 
 
 def shuffled_models(trials: pd.DataFrame) -> list[tuple[str, str, int]]:

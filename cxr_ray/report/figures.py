@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from cxr_ray.analysis.findings import rows_of
-from cxr_ray.measure.regions import CONCENTRATIONS
+from cxr_ray.measure.concentration import CONCENTRATIONS
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 SCALES = {"logodds": "log-odds", "prob": "probability"}

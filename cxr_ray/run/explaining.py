@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray import results
-from cxr_ray.measure import donors, regions
+from cxr_ray.measure import donors
 from cxr_ray.measure.controls import CONTROLS, need_donors
 from cxr_ray.measure.cost import passes_of_map_pass, passes_of_sanity, passes_per_image
+from cxr_ray.measure.patch_swap import donor_images
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints
 from cxr_ray.run import pipeline, terminal
@@ -87,7 +88,7 @@ def _partners(context: RunContext) -> dict[str, str]:
     """image_id to the path of the image that a region's patch is swapped with; none without regions."""
     if not context.sweep.regions:
         return {}
-    return regions.partners(context.manifest.rows("test"), context.manifest.rows("val"), context.sweep.seed)
+    return donor_images(context.manifest.rows("test"), context.manifest.rows("val"), context.sweep.seed)
 
 
 def _computed(shard_pass: ShardPass, plan: Shards, kind: str) -> bool:

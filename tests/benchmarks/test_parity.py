@@ -1,7 +1,7 @@
 """Agreement with what other tools define, each recomputed here from its formula in another way than ours.
 
 Nothing of the peers is imported; benchmarks/parity.py runs the real ones. Ours is Canvas, masked_scores and
-faithfulness.metrics, as the worker calls them.
+metrics.evaluate, as the worker calls them.
 
 Shapes: B images, S side, U = S * S pixels, L levels strictly between 0 and 1.
 """
@@ -17,7 +17,7 @@ from scipy.special import expit
 from sklearn.metrics import auc
 from torch import Tensor, nn
 
-from cxr_ray.measure import faithfulness, fills, rankings, scoring
+from cxr_ray.measure import fills, metrics, rankings, scoring
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
@@ -76,7 +76,7 @@ def curves(
 
 
 def areas(by_order: dict[str, np.ndarray], done: Sequence[float]) -> dict[str, np.ndarray]:
-    names, values = faithfulness.metrics(by_order, list(done)[1:-1], np.asarray(done))
+    names, values = metrics.evaluate(by_order, list(done)[1:-1], np.asarray(done))
     return {name: values[:, i] for i, (name, _) in enumerate(names) if name != "drop"}
 
 

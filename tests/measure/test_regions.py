@@ -17,7 +17,7 @@ from torch import nn
 from cxr_ray.config import Edit, Region, resolve
 from cxr_ray.data import markers
 from cxr_ray.errors import WeightsError
-from cxr_ray.measure import regions
+from cxr_ray.measure import lungs, patch_swap, regions
 from cxr_ray.measure.edits import EDITS
 from cxr_ray.measure.regions import REGIONS
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
@@ -267,14 +267,14 @@ def test_partners_are_normal_images_of_other_patients():
     allowed = {"a": "c", "b": "c", "c": "ab", "d": "ab", "e": "abc", "f": "c"}
     seen = {path: set() for path in allowed}
     for seed in range(40):
-        chosen = regions.partners(rows, rows.iloc[:0], seed)
-        assert chosen == regions.partners(rows.sample(frac=1, random_state=seed), rows.iloc[:0], seed)
+        chosen = patch_swap.donor_images(rows, rows.iloc[:0], seed)
+        assert chosen == patch_swap.donor_images(rows.sample(frac=1, random_state=seed), rows.iloc[:0], seed)
         for row in rows.itertuples():
             seen[row.path].add(chosen[row.image_id])
     assert seen == {path: set(others) for path, others in allowed.items()}
-    assert regions.partners(rows[rows.path.isin(["a", "b"])], rows.iloc[:0], 0) == {}
+    assert patch_swap.donor_images(rows[rows.path.isin(["a", "b"])], rows.iloc[:0], 0) == {}
     val = pd.DataFrame({"image_id": ["0", "1"], "path": ["v", "w"], "label": [0, 1], "patient_id": ["s", "t"]})
-    assert set(regions.partners(rows, val, 0).values()) == {"v"}
+    assert set(patch_swap.donor_images(rows, val, 0).values()) == {"v"}
 
 
 def test_a_black_frame_stays_black_when_it_is_exchanged():
@@ -283,10 +283,10 @@ def test_a_black_frame_stays_black_when_it_is_exchanged():
     frame = regions.masks(SIZE)["border"]
     donors[..., frame] = 0
     images *= 0.5  # else some would be clamped
-    alike = regions.exposed_alike(0.6 * donors, images)
+    alike = patch_swap.match_exposure(0.6 * donors, images)
     assert torch.equal(alike[..., frame], torch.zeros_like(alike[..., frame]))
     assert torch.allclose(alike.mean((1, 2, 3)), images.mean((1, 2, 3)))
-    assert regions.exposed_alike(0.1 * donors, 2 * images).max() == 1
+    assert patch_swap.match_exposure(0.1 * donors, 2 * images).max() == 1
 
 
 def test_targets_mirror_each_other_and_probabilities_follow(rows):
@@ -413,7 +413,7 @@ def test_a_segmenter_that_cannot_be_had_says_what_to_do(monkeypatch):
     with pytest.raises(
         WeightsError, match=r"PSPNet cannot be had \(<urlopen.*known>\)\. With network access try again\. Giv"
     ):
-        regions.segmenter()
+        lungs.segmenter()
     monkeypatch.setitem(sys.modules, "torchxrayvision.baseline_models.chestx_det", None)
     with pytest.raises(WeightsError, match=r"pip install 'cxr-ray\[lungs\]'"):
-        regions.segmenter()
+        lungs.segmenter()

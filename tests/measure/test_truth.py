@@ -17,7 +17,7 @@ from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.manifest import load_manifest
 from cxr_ray.data.masks import load_parts
 from cxr_ray.data.phantom_source import PhantomSource
-from cxr_ray.measure import regions
+from cxr_ray.measure import patch_swap
 from cxr_ray.measure.explainers import EXPLAINERS, Explainer
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks
@@ -37,7 +37,7 @@ def phantom_block(n: int, correlation: float, size: int = SIZE, train: int = 0) 
     pixels = load_pixels(source, rows, size).images_NCHW
     parts = load_parts(source, None, rows.to_dict("records"), size, changes=VERSIONS)
     by_path = dict(zip(rows["path"], pixels, strict=True))
-    partners = {i: by_path[path] for i, path in regions.partners(rows, rows.iloc[:0], seed=0).items()}
+    partners = {i: by_path[path] for i, path in patch_swap.donor_images(rows, rows.iloc[:0], seed=0).items()}
     shard = Shard("m", "test", list(rows["image_id"]), list(rows["path"]), list(rows["label"]), pixels,
                   masks=parts.masks, counterfactuals=parts.counterfactuals, partners=partners)  # fmt: skip
     return source, shard

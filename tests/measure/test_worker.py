@@ -138,7 +138,7 @@ def test_tables_do_not_depend_on_how_many_images_and_rankings_are_held_at_a_time
     seen = dataclasses.replace(made, draw=lambda *a: draws.append(list(a[0].numbers)) or made.draw(*a))
     monkeypatch.setitem(CONTROLS, "cell_random", seen)
     if places:
-        monkeypatch.setattr("cxr_ray.measure.worker.MAX_PLACES", places)
+        monkeypatch.setattr("cxr_ray.measure.curves.MAX_PLACES", places)
     other = worker(sweep(), linear_model(), batch_size)(shard())
     assert draws[-1] == ([2] if places == 1 else [0, 1, 2])
     assert one.keys() == other.keys()

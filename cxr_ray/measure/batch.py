@@ -1,0 +1,205 @@
+"""A batch of images on the device, for one model: what its explainers and controls share. It is computed once.
+
+Shapes: B images, P (image, target) pairs, F fills, S side of an image.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+from torch import Tensor
+
+from cxr_ray.config import Sweep
+from cxr_ray.measure import rankings
+from cxr_ray.measure.donors import MapFile
+from cxr_ray.measure.fills import FILLS
+from cxr_ray.measure.lungs import Segmenter
+from cxr_ray.measure.scoring import Canvas
+from cxr_ray.measure.shards import Shard
+from cxr_ray.models.backends import Forward
+from cxr_ray.models.networks import Classifier
+from cxr_ray.randomness import key
+from cxr_ray.schemas import PREDICTIONS
+
+OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])  # [label, predicted]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One model in two forms.
+
+    Attributes:
+        model: the eager module, which explainers may hook.
+        forward: the inference backend: model-space images [b, 3, S, S] to log-odds of PNEUMONIA, [b].
+        batch_size: masked images in one pass.
+    """
+
+    model: Classifier
+    forward: Forward
+    batch_size: int
+
+    def scores(self, images_BCSS: Tensor) -> Tensor:
+        """Log-odds of PNEUMONIA of model-space images, float32 [B], in batches."""
+        if not len(images_BCSS):  # not every form takes an empty batch
+            return images_BCSS.new_empty(0)
+        return torch.cat([self.forward(batch) for batch in images_BCSS.split(self.batch_size)])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The (image, target) pairs that are explained.
+
+    Attributes:
+        image: each pair's image, int64 [P].
+        target: the class whose score is explained, int64 [P].
+        ids: image ids, P.
+    """
+
+    image: NDArray[np.int64]
+    target: NDArray[np.int64]
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def sign(self) -> NDArray[np.floating]:
+        """What turns log-odds of PNEUMONIA into those of the target, [P]."""
+        return np.where(self.target == 1, 1.0, -1.0)
+
+    def keys(self) -> list[tuple[str, int]]:
+        """(image_id, target) of each."""
+        return list(zip(self.ids, self.target.tolist(), strict=True))
+
+
+class Batch:
+    """A shard's images on the device.
+
+    Attributes:
+        sweep, shard, network: as given.
+        ids: image ids.
+        raw: uint8 [B, 3, S, S].
+        pixels, images: the same in pixel space [0, 1] and in model space.
+        logit: log-odds of PNEUMONIA, float64 [B]; ``predicted`` and ``outcome`` follow from it.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        shard: Shard,
+        network: Network,
+        device: torch.device,
+        file: MapFile | None = None,
+        segmenter: Segmenter | None = None,
+    ):
+        """Put a shard on the device and score its images.
+
+        Args:
+            sweep: what to explain and how to perturb.
+            shard: the images.
+            network: the model.
+            device: where the images go.
+            file: the predictions of a map pass, so that they are not made again.
+            segmenter: of lungs, for shards of test.
+        """
+        self.sweep, self.shard, self.network, self.device = sweep, shard, network, device
+        self._segmenter = segmenter
+        self.ids = list(shard.image_ids)
+        self.raw = torch.from_numpy(np.array(shard.pixels)).to(device)
+        self.pixels = self.raw.float() / 255
+        self.size = self.pixels.shape[-1]
+        self.images = network.model.normalize(self.pixels)
+        if file is None:
+            self.logit = network.scores(self.images).double().cpu().numpy()
+        else:
+            self.logit = np.array([file.logits[i] for i in self.ids])
+        self.predicted = (self.logit >= 0).astype(np.int64)
+        self.outcome = OUTCOMES[np.asarray(shard.labels, dtype=np.int64), self.predicted]
+
+    def keys(self, purpose: str) -> Tensor:
+        """A key for each image, int64 [B]."""
+        return torch.tensor([key(self.sweep.seed, i, purpose) for i in self.ids], device=self.device)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Those that the target rules select, each once."""
+        wanted = {
+            (i, 1 if rule == "pneumonia" else int(self.predicted[i]))
+            for rule, i in itertools.product(self.sweep.explain.targets, range(len(self.ids)))
+        }
+        image, target = np.array(sorted(wanted)).T
+        return Pairs(image, target, [self.ids[i] for i in image])
+
+    @cached_property
+    def ties(self) -> Tensor:
+        """The field that breaks each pair's ties, [P, S, S]."""
+        return rankings.tie_fields(self.ids, self.sweep.seed, self.size, self.device)[self.pairs.image]
+
+    @cached_property
+    def masks(self) -> dict[str, Tensor]:
+        """Lungs, and what else is known of where things are: bool [B, S, S]; nowhere where it is not."""
+        masks = {name: torch.from_numpy(np.array(m)).to(self.device) for name, m in self.shard.masks.items()}
+        if self._segmenter and self.shard.split == "test":
+            masks["lungs"] = self._segmenter(self.raw)
+        nowhere = torch.zeros(len(self.ids), self.size, self.size, dtype=torch.bool, device=self.device)
+        return {"lungs": nowhere, **masks}
+
+    def filled(self, name: str) -> Tensor:
+        """The images under a fill, in model space, [B, 3, S, S]."""
+        fill, model = FILLS[name], self.network.model
+        return model.normalize(fill.make(self.pixels, model.mean, self.keys(fill.purpose)))
+
+    @cached_property
+    def blurred(self) -> Tensor:
+        """Images under the fill blur, in model space, for explainers."""
+        return self.filled("blur")
+
+    @cached_property
+    def canvas(self) -> Canvas:
+        """Images and fills, laid out for masked passes."""
+        fills = self.sweep.perturb.fills
+        masked = {}
+        for place, name in enumerate(fills):
+            if make := FILLS[name].for_masks:
+                masked[place] = make(self.pixels, self.keys(FILLS[name].purpose), self.network.model.normalize)
+        return Canvas.of(self.images, torch.stack([self.filled(name) for name in fills], dim=1), masked)
+
+    @cached_property
+    def logit_filled(self) -> NDArray[np.floating]:
+        """Log-odds of PNEUMONIA of the fully filled images, float64 [B, F]."""
+        filled = self.canvas.fills.unflatten(2, (self.size, self.size))
+        return self.network.scores(filled).double().cpu().numpy().reshape(len(self.ids), -1)
+
+    def prediction_rows(self) -> pa.Table:
+        """Rows of ``predictions``."""
+        columns = {
+            "image_id": self.ids,
+            "split": [self.shard.split] * len(self.ids),
+            "label": np.asarray(self.shard.labels),
+            "prob_pneumonia": expit(self.logit),
+            "logit_pneumonia": self.logit,
+            "predicted": self.predicted,
+            "outcome": self.outcome,
+        }
+        return PREDICTIONS.build(columns)
+
+
+def finite_scores(batch: Batch) -> tuple[NDArray[np.bool_], list[dict[str, Any]]]:
+    """Whether each image has a finite score, bool [B], and rows of ``errors`` for those without."""
+    finite, shard = np.isfinite(batch.logit), batch.shard
+    stage = f"score:{shard.trial_id}"
+    bad: Sequence[int] = np.flatnonzero(~finite).tolist()
+    errors = [
+        {"path": shard.paths[i], "image_id": shard.image_ids[i], "stage": stage, "reason": "no finite score"}
+        for i in bad
+    ]
+    return finite, errors

@@ -1,0 +1,187 @@
+"""Perturbation curves: log-odds over levels, with named axes.
+
+Shapes: N or P rankings (of images, or of (image, target) pairs), D draws, F fills, O directions, L levels asked for, U
+units. Curves stand over the levels 0, asked for, 1: [N, D, F, O, L + 2].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+from torch import Tensor
+
+from cxr_ray.config import Perturb
+from cxr_ray.measure import rankings
+from cxr_ray.measure.batch import Batch, Pairs
+from cxr_ray.measure.metrics import evaluate, primary
+from cxr_ray.measure.scoring import masked_scores
+from cxr_ray.measure.shards import take
+from cxr_ray.schemas import CURVES
+
+MAX_PLACES = 2**23  # of rankings in memory at a time: 32 MiB, and eight times as much while they are made
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What is measured on one grid: the axes of its curves.
+
+    Attributes:
+        grid, units: its name, and how many pixels or cells it has.
+        fills, directions: names, in the order of the axes.
+        levels: those asked for.
+    """
+
+    grid: str
+    units: int
+    fills: list[str]
+    directions: list[str]
+    levels: list[float]
+
+    @classmethod
+    def of(cls, perturb: Perturb, grid: str, size: int) -> Axes:
+        """The axes of a sweep's curves on one of its grids, for images of this size."""
+        units = rankings.side(grid, size) ** 2
+        return cls(grid, units, [*map(str, perturb.fills)], [*map(str, perturb.orders)], list(perturb.levels))
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Units perturbed at the levels 0, asked for, 1."""
+        return [0, *rankings.counts(self.levels, self.units), self.units]
+
+    @cached_property
+    def done(self) -> Array:
+        """Shares perturbed at the levels 0, asked for, 1."""
+        return np.array(self.counts) / self.units
+
+    def portions(self, draws: int, n_rankings: int) -> list[range]:
+        """The numbers of the draws, so many at a time as memory is meant to hold with ``n_rankings`` in each draw."""
+        n = max(1, MAX_PLACES // (n_rankings * self.units))
+        return [range(first, min(first + n, draws)) for first in range(0, draws, n)]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Log-odds of the target, for the draws of a control or (one draw) for the map itself.
+
+    Attributes:
+        axes: fills, directions and levels.
+        logit: float64 [P, D, F, O, L + 2]; NaN where there is no such draw, or the map is not finite.
+        drawn: whether there is such a draw, bool [P, D].
+        overlap: share of the map's own perturbed units that the control perturbs too, [P, D, O, L + 2]; None: not
+            measured, for controls made from nothing.
+    """
+
+    axes: Axes
+    logit: Array
+    drawn: NDArray[np.bool_]
+    overlap: Array | None = None
+
+    @property
+    def logit_full(self) -> Array:
+        """Log-odds of the fully filled image, [P, F]."""
+        return self.logit[:, 0, :, 0, -1]
+
+    @property
+    def logit_untouched(self) -> Array:
+        """Log-odds of the untouched image, [P, F]."""
+        return self.logit[:, 0, :, 0, 0]
+
+    def metrics(self, fill: int, scale: str) -> tuple[list[tuple[str, float]], Array]:
+        """(metric, level) names and values [P, D, M] under one fill, on the scale logodds or prob."""
+        scores = self.logit[:, :, fill] if scale == "logodds" else expit(self.logit[:, :, fill])
+        by_direction = {name: scores[:, :, o] for o, name in enumerate(self.axes.directions)}
+        return evaluate(by_direction, self.axes.levels, self.axes.done)
+
+    @property
+    def primary_area(self) -> Array:
+        """The area that is tested, in log-odds, [P, D, F]."""
+        return primary_area(self.axes, self.logit)
+
+    def rows(self, control: str, pairs: Pairs) -> pa.Table:
+        """Rows of ``curves``, for the draws that there are."""
+        axes, shape = self.axes, self.logit.shape
+        kept = np.broadcast_to(self.drawn[:, :, None, None, None], shape)
+        pair, draw, fill, direction, level = np.nonzero(kept)
+        logit = self.logit[kept]
+        overlap = np.full(logit.shape, np.nan)
+        if self.overlap is not None:
+            overlap = np.broadcast_to(self.overlap[:, :, None], shape)[kept]
+        columns = {
+            "image_id": take(pairs.ids, pair),
+            "target": pairs.target[pair],
+            "control": take([control], np.zeros_like(pair)),
+            "draw": draw,
+            "grid": take([axes.grid], np.zeros_like(pair)),
+            "fill": take(axes.fills, fill),
+            "direction": take(axes.directions, direction),
+            "level": np.array([0.0, *axes.levels, 1.0])[level],
+            "level_done": axes.done[level],
+            "n_perturbed": np.array(axes.counts)[level],
+            "prob_target": expit(logit),
+            "logit_target": logit,
+            "overlap": overlap,
+        }
+        return CURVES.build(columns)
+
+
+def primary_area(axes: Axes, logit_NDFOL: Array) -> Array:
+    """The area that is tested, [N, D, F]."""
+    by_direction = {name: logit_NDFOL[..., o, :] for o, name in enumerate(axes.directions)}
+    names, values = evaluate(by_direction, axes.levels, axes.done)
+    return values[..., [name for name, _ in names].index(primary(axes.directions))]
+
+
+def score_rankings(
+    batch: Batch,
+    axes: Axes,
+    places_NDU: Tensor,
+    image_N: NDArray[np.integer],
+    fill: int | None = None,
+    scored_ND: NDArray[np.bool_] | None = None,
+) -> Array:
+    """Log-odds of PNEUMONIA along the curves of rankings: float64 [N, D, F, O, L + 2], NaN if not scored.
+
+    Args:
+        batch: the images.
+        axes: what is measured.
+        places_NDU: rankings, int32.
+        image_N: each ranking's image.
+        fill: the only one, so that F is 1; None: all.
+        scored_ND: the rankings that are scored; None: all.
+    """
+    n, draws, _ = places_NDU.shape
+    chosen = np.arange(n * draws) if scored_ND is None else np.flatnonzero(scored_ND)
+    chosen_on_device = torch.from_numpy(chosen).to(batch.device)
+    scores = masked_scores(
+        batch.network.forward,
+        batch.canvas if fill is None else batch.canvas.only(fill),
+        places_NDU.flatten(0, 1)[chosen_on_device],
+        torch.from_numpy(image_N).to(batch.device)[chosen_on_device // draws],
+        axes.counts[1:-1],
+        axes.directions,
+        batch.network.batch_size,
+    )
+    filled_BF = batch.logit_filled if fill is None else batch.logit_filled[:, [fill]]
+    image = image_N[chosen // draws]
+    curves = np.full((n * draws, *scores.shape[1:-1], len(axes.counts)), np.nan)
+    curves[chosen, ..., 0] = batch.logit[image, None, None]
+    curves[chosen, ..., 1:-1] = scores.double().cpu().numpy()
+    curves[chosen, ..., -1] = filled_BF[image][:, :, None]
+    return curves.reshape(n, draws, *curves.shape[1:])
+
+
+def overlaps(axes: Axes, places_PU: Tensor, control_PDU: Tensor) -> Array:
+    """Share of the map's own perturbed units that controls perturb too, [P, D, O, L + 2]; NaN at level 0."""
+    shares = [
+        torch.stack([rankings.overlap(places_PU, control_PDU, n, direction) for n in axes.counts], -1)
+        for direction in axes.directions
+    ]
+    return torch.stack(shares, 2).cpu().numpy()

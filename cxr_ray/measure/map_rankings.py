@@ -1,0 +1,131 @@
+"""The rankings of one explainer's maps, and the controls that are made from or for them.
+
+Shapes: P (image, target) pairs, N of them, D draws, U units (pixels or cells), S side of an image in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cxr_ray.measure import rankings
+from cxr_ray.measure.batch import Batch
+from cxr_ray.measure.controls import CONTROLS, Draws
+from cxr_ray.measure.curves import Axes, Curves, overlaps, score_rankings
+from cxr_ray.measure.donors import Maps, OtherMaps
+
+Drawn = tuple[Tensor, NDArray[np.bool_]]
+"""Rankings int32 [N, D, U], and whether there is such a draw, [N, D]."""
+
+
+class MapRankings:
+    """The rankings of one explainer's maps, and any draws of the controls that are made from or for them.
+
+    Attributes:
+        full: the maps at image size, [P, S, S]; those that are not finite are zero.
+        missing: whether a map is not finite, bool [P].
+        controls: those made from or for the maps, with their numbers of draws.
+    """
+
+    def __init__(self, batch: Batch, explainer: str, maps: Maps, donor_maps: OtherMaps | None):
+        """Take an explainer's maps of the batch's pairs, and the maps of other images where a control needs them."""
+        self.batch, self.drawn = batch, maps.drawn
+        self.explainer, self.donor_maps = explainer, donor_maps
+        own = maps.own.to(batch.device)
+        finite = torch.isfinite(own).flatten(1).all(1)
+        self.full = rankings.at_size(torch.where(finite[:, None, None], own, 0.0), batch.size)
+        self.missing = ~finite.cpu().numpy()
+        self._places: dict[str, Tensor] = {}
+        families = {c: CONTROLS[c].family for c in batch.sweep.controls}
+        made = [c for c, f in families.items() if f in ("ranking", "other images") or c in maps.drawn]
+        self.controls = {c: batch.sweep.controls[c] for c in made}
+
+    def own(self, grid: str) -> Tensor:
+        """The maps' own rankings, int32 [P, U]."""
+        if grid not in self._places:
+            side = rankings.side(grid, self.batch.size)
+            self._places[grid] = rankings.rank_on(self.full, self.batch.ties, side)
+        return self._places[grid]
+
+    def draws(self, control: str, grid: str, pairs: NDArray[np.integer], numbers: range) -> Drawn:
+        """These draws of a control for N of the pairs."""
+        batch, entry = self.batch, CONTROLS[control]
+        own = self.own(grid)[pairs]
+        if entry.family == "ranking":
+            asked = Draws([batch.pairs.ids[i] for i in pairs], batch.sweep.seed, numbers, batch.device)
+            return entry.draw(asked, own), np.ones((len(pairs), len(numbers)), dtype=bool)
+        found = self._maps(control, pairs, numbers)
+        drawn = np.arange(len(numbers)) < np.array([len(maps) for maps in found])[:, None]
+        places = own[:, None].repeat(1, len(numbers), 1)
+        if drawn.any():
+            ties = batch.ties[pairs[np.nonzero(drawn)[0]]]
+            side = rankings.side(grid, batch.size)
+            places[torch.from_numpy(drawn).to(batch.device)] = rankings.rank_on(torch.cat(found), ties, side)
+        return places, drawn
+
+    def _maps(self, control: str, pairs: NDArray[np.integer], numbers: range) -> list[Tensor]:
+        """Each pair's maps at image size that stand for draws of a control, [<= D, S, S]: as many as there are."""
+        batch, size = self.batch, self.batch.size
+        if control in self.drawn:
+            maps = self.drawn[control][torch.from_numpy(pairs)][:, list(numbers)].to(batch.device)
+            return list(rankings.at_size(maps.flatten(0, 1), size).split(len(numbers)))
+        found = []
+        for pair in pairs:  # each has its own file and its own places in it
+            name = (batch.shard.trial_id, batch.pairs.ids[pair], (self.explainer, int(batch.pairs.target[pair])))
+            maps = CONTROLS[control].draw(self.donor_maps, name, numbers, size)
+            found.append(self.full[:0] if maps is None else rankings.at_size(maps.to(batch.device), size))
+        return found
+
+    def like_the_map(self, grid: str, places_NDU: Tensor, pairs: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Whether a draw ranks as the map does, [N, D]. It has the map's curve: another batch might round it apart."""
+        return (places_NDU == self.own(grid)[pairs][:, None]).all(2).cpu().numpy()
+
+    def scored(self, axes: Axes) -> dict[str, Curves]:
+        """The map ("none") and each control made from or for it: its curves on one grid."""
+        portions: dict[str, list[Curves]] = {}
+        n_rankings = len(self.batch.pairs) * max(1, len(self.controls))
+        for numbers in axes.portions(max(self.controls.values(), default=1), n_rankings):
+            own = portions["none"][0] if portions else None
+            for control, curves in self._portion(axes, numbers, own).items():
+                portions.setdefault(control, []).append(curves)
+        return {control: self._joined(axes, parts) for control, parts in portions.items()}
+
+    def _portion(self, axes: Axes, numbers: range, own: Curves | None) -> dict[str, Curves]:
+        """These draws of each control that has them, scored together; with the map's own curves if ``own`` is None."""
+        batch, every, grid = self.batch, np.arange(len(self.batch.pairs)), axes.grid
+        own_places = self.own(grid)
+        made: dict[str, Drawn] = {}
+        if own is None:
+            made["none"] = own_places[:, None], np.ones((len(every), 1), dtype=bool)
+        for control, draws in self.controls.items():
+            if numbers.start < draws:
+                some = range(numbers.start, min(numbers.stop, draws))
+                made[control] = self.draws(control, grid, every, some)
+        places = torch.cat([places for places, _ in made.values()], 1)
+        drawn = np.concatenate([drawn for _, drawn in made.values()], 1)
+        equal = self.like_the_map(grid, places, every) & drawn
+        equal[:, 0] &= own is not None
+        logit = score_rankings(batch, axes, places, batch.pairs.image, scored_ND=drawn & ~equal)
+        logit *= batch.pairs.sign.reshape(-1, 1, 1, 1, 1)
+        logit_own = logit[:, 0] if own is None else own.logit[:, 0]
+        logit[equal] = logit_own[np.nonzero(equal)[0]]
+        ends = np.cumsum([places.shape[1] for places, _ in made.values()])[:-1]
+        parts = zip(made.items(), np.split(logit, ends, axis=1), strict=True)
+        curves = {}
+        for (control, (control_places, control_drawn)), part in parts:
+            overlap = overlaps(axes, own_places, control_places)
+            if control == "none":
+                overlap[:] = np.nan
+            curves[control] = Curves(axes, part, control_drawn, overlap)
+        return curves
+
+    def _joined(self, axes: Axes, parts: Sequence[Curves]) -> Curves:
+        """One control's draws from portions of them; NaN for maps that are not finite."""
+        logit = np.concatenate([part.logit for part in parts], 1)
+        logit[self.missing] = np.nan
+        overlap = [part.overlap for part in parts if part.overlap is not None]
+        return Curves(axes, logit, np.concatenate([part.drawn for part in parts], 1), np.concatenate(overlap, 1))

@@ -1,0 +1,82 @@
+"""One explainer on a batch: its maps, and how they compare with every control.
+
+Shapes: P (image, target) pairs, V side of a map.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import torch
+
+from cxr_ray.measure.batch import Batch
+from cxr_ray.measure.concentration import saliency_rows
+from cxr_ray.measure.controls import CONTROLS, Draws, draws_at_most, of_family
+from cxr_ray.measure.curves import Axes
+from cxr_ray.measure.donors import Maps, OtherMaps
+from cxr_ray.measure.explainers import EXPLAINERS, Inputs, combine
+from cxr_ray.measure.faithfulness import faithfulness_rows
+from cxr_ray.measure.map_rankings import MapRankings
+from cxr_ray.measure.sequential import sequential_test, tested_sequentially
+from cxr_ray.measure.shards import Tables
+from cxr_ray.measure.shared import SharedControls
+from cxr_ray.models.networks import Classifier
+
+
+def make_maps(batch: Batch, explainer: str, model: Classifier) -> Maps:
+    """One explainer's maps, of the batch's model or another, and those of the controls made from class weights."""
+    pairs, sweep = batch.pairs, batch.sweep
+    inputs = Inputs(
+        images=batch.images[pairs.image],
+        blurred=batch.blurred[pairs.image],
+        black=batch.network.model.normalize(torch.zeros(3, 1, 1, device=batch.device)),
+        targets=torch.from_numpy(pairs.target).to(batch.device),
+        ids=pairs.ids,
+        seed=sweep.seed,
+    )
+    entry, from_weights = EXPLAINERS[explainer], of_family("class weights", sweep.controls)
+    with torch.enable_grad():
+        if entry.cam is None or not from_weights:
+            return Maps(entry.explain(model, inputs).detach().float(), {})
+        weights, activations = (part.detach() for part in entry.cam(model, inputs))
+    drawn = {}
+    for control in from_weights:
+        most = draws_at_most(control, sweep.controls[control], sweep.sequential)
+        maps = []
+        for number in range(most):  # one by one: weights may be as large as activations
+            other = CONTROLS[control].draw(Draws(pairs.ids, sweep.seed, [number], batch.device), weights)
+            maps.append(combine(other[:, 0], activations))
+        drawn[control] = torch.stack(maps, 1).float()
+    return Maps(combine(weights, activations).float(), drawn)
+
+
+def measure(
+    batch: Batch, shared: SharedControls, explainer: str, maps: Maps, donor_maps: OtherMaps | None = None
+) -> Tables:
+    """Rows of saliency, curves and faithfulness of one explainer's maps.
+
+    Args:
+        batch: the images.
+        shared: the controls made from nothing.
+        explainer: its name.
+        maps: of the batch's pairs.
+        donor_maps: maps of other images, where a control needs them.
+    """
+    map_rankings = MapRankings(batch, explainer, maps, donor_maps)
+    outcome = batch.outcome[batch.pairs.image].tolist()
+    curve_rows, faith_rows = [], []
+    for grid in batch.sweep.perturb.grids:
+        curves = map_rankings.scored(Axes.of(batch.sweep.perturb, grid, batch.size))
+        for control, of_control in curves.items():
+            curve_rows.append(of_control.rows(control, batch.pairs))
+        curves |= shared.on_grid(grid)
+        tests = {
+            control: sequential_test(map_rankings, shared, control, curves)
+            for control in curves
+            if tested_sequentially(batch.sweep, control)
+        }
+        faith_rows.append(faithfulness_rows(batch.pairs, outcome, curves, tests))
+    return {
+        ("saliency", explainer): saliency_rows(batch, maps.own.to(batch.device), map_rankings.full),
+        ("curves", explainer): pa.concat_tables(curve_rows),
+        ("faithfulness", explainer): pa.concat_tables(faith_rows),
+    }

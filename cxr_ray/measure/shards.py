@@ -1,0 +1,87 @@
+"""What a worker takes and gives: models, shards of images, and tables of rows.
+
+Shapes: B images, S side of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cxr_ray.models.networks import ModelSpec
+
+Tables = dict[tuple[str, str], pa.Table]  # (table, explainer or "") to rows
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model to be explained.
+
+    Attributes:
+        trial_id: its name in the tables.
+        checkpoint: its weights.
+        spec: what they mean; None: the file says so itself.
+        size, preprocess: what its images become, as in its meaning.
+    """
+
+    trial_id: str
+    checkpoint: str
+    spec: ModelSpec | None
+    size: int
+    preprocess: str = "none"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Images of one split for one model.
+
+    Attributes:
+        split: val, test, or sanity (images of test whose maps are compared with those of random weights).
+        pixels: uint8 [B, 3, S, S].
+        image_ids, paths, labels: one for each image.
+        errors: rows of the errors table for images that could not be decoded.
+        masks: lungs, marker and opacity as far as they are known: bool [B, S, S]; nowhere: not known, or not there.
+        counterfactuals: phantoms rendered without their opacity, without their marker, with the other glyph: uint8
+            [B, 3, S, S].
+        partners: image_id to the NORMAL image of another patient that it exchanges parts with: uint8 [3, S, S].
+        unit: the name under which a first execution kept its maps.
+    """
+
+    trial_id: str
+    split: str
+    image_ids: Sequence[str]
+    paths: Sequence[str]
+    labels: Sequence[int]
+    pixels: NDArray[np.uint8]
+    errors: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    counterfactuals: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    partners: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    unit: str = ""
+
+    def only(self, kept_B: NDArray[np.bool_]) -> Shard:
+        """The shard of some of its images."""
+        at = np.flatnonzero(kept_B).tolist()
+        return replace(
+            self,
+            image_ids=[self.image_ids[i] for i in at],
+            paths=[self.paths[i] for i in at],
+            labels=[self.labels[i] for i in at],
+            pixels=self.pixels[at],
+            masks={name: mask[at] for name, mask in self.masks.items()},
+            counterfactuals={name: images[at] for name, images in self.counterfactuals.items()},
+        )
+
+
+def take(values: Sequence[str], index_R: NDArray[np.integer]) -> pa.Array:
+    """A column of texts, one for each row.
+
+    >>> take(["a", "b"], np.array([1, 1, 0])).to_pylist()
+    ['b', 'b', 'a']
+    """
+    return pa.array(values, pa.string()).take(pa.array(index_R))
