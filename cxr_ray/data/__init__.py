@@ -1,1 +1,1 @@
-"""Where images come from: sources, manifests of patients and splits, bytes to pixels, synthetic phantoms."""
+"""The images: sources, manifests of patients and splits, bytes to pixels, synthetic phantoms."""

@@ -1,4 +1,4 @@
-"""What a source of images is: the files that it lists and the bytes that it reads."""
+"""Sources of images: the files that they list and the bytes that they read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Entries = list[Entry]
 
 
 class Source(Protocol):
-    """Where images come from. Cheap to construct and picklable: it travels to the workers."""
+    """A place that images come from. Cheap to construct and picklable: it travels to the workers."""
 
     @property
     def where(self) -> str:

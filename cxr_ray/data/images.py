@@ -118,7 +118,7 @@ def preprocess(pixels_CSS: NDArray[np.uint8], name: str = "none") -> NDArray[np.
 
 
 def preprocess_mask(mask_SS: NDArray[np.bool_], name: str = "none") -> NDArray[np.bool_]:
-    """Where the places of a bool mask [S, S] lie once ``preprocess`` has been there; only a crop moves them."""
+    """A bool mask [S, S] of decoded images to that of preprocessed ones; only a crop moves places."""
     return PREPROCESS[name].mask(mask_SS)
 
 
@@ -171,7 +171,7 @@ def _unchanged(places: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to a model's images after decoding, and to masks of their parts.
+    """One way to treat a model's images after decoding, and masks of their parts.
 
     Attributes:
         pixels: uint8 RGB [3, S, S] to the same.

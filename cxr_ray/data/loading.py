@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class Pixels(NamedTuple):
-    """What ``load_pixels`` gives.
+    """Images that could be decoded, and why others could not.
 
     images_NCHW: uint8 RGB [N, 3, size, size], N the rows kept, in their order.
     keep: bool, one for each row asked for.

@@ -166,7 +166,7 @@ def _counts(table: pd.DataFrame) -> str:
 
 
 def _facts(table: pd.DataFrame) -> list[str]:
-    """What the data are like, before val is taken from train: duplicates and patients."""
+    """Notes on the data, before val is taken from train: duplicates and patients."""
     facts = []
     groups = table.groupby("content_hash").agg(
         n=("split", "size"), splits=("split", "nunique"), split=("split", "first"), labels=("label", "nunique")

@@ -1,4 +1,4 @@
-"""What is known of images beside their pixels: masks of their parts, and counterfactual versions of phantoms."""
+"""Masks of parts of the images, and their counterfactual renderings."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def lung_note(lungs: MaskFolder, manifest: Manifest) -> str:
 
 
 class Parts(NamedTuple):
-    """What is known of images beside their pixels; an array per name, its rows in the order asked for.
+    """Masks and counterfactual renderings of some images: an array per name, its rows in the order asked for.
 
     masks: lungs, opacity, marker: bool [N, size, size]; nowhere: not known, or not there.
     counterfactuals: renderings of the images with one thing changed, by what was changed: uint8 [N, 3, size, size].

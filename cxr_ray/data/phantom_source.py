@@ -68,7 +68,7 @@ class PhantomSource:
         return _phantom_file(*self._arguments(path))
 
     def masks(self, path: str) -> dict[str, NDArray[np.bool_]]:
-        """What is where: ``lungs``, ``opacity`` and ``marker``, bool [size, size]."""
+        """The places of ``lungs``, ``opacity`` and ``marker``, bool [size, size]."""
         phantom = _phantom(*self._arguments(path))
         return {"lungs": phantom.lungs, "opacity": phantom.opacity, "marker": phantom.marker}
 

@@ -112,15 +112,29 @@ def load(path: str, spec: ModelSpec | None = None) -> Classifier:
     """A checkpoint to a classifier in eval mode, on the CPU, with one forward pass tried.
 
     Args:
-        path: local or a URI; ``.safetensors`` files that we saved carry their meaning.
+        path: local or a URI; ``.safetensors`` files that we saved carry their spec.
         spec: needed for other files; its ``outputs`` is replaced by what the file has (1 or 2).
 
     Raises:
         CheckpointError: not a checkpoint, or of another shape.
     """
     state = read_state(path)
-    if spec is None:
-        spec = saved_spec(path)
+    spec = _known_spec(path, spec or saved_spec(path))
+    classifier = build(spec.arch, replace(spec, outputs=_outputs(path, state, spec.arch)))
+    own = classifier.network.state_dict()
+    for name in ("fc.weight", "fc.bias"):  # start_from would leave such a head random
+        if state[name].shape != own[name].shape:
+            got, expected = (" x ".join(map(str, t.shape)) or "a number" for t in (state[name], own[name]))
+            raise CheckpointError(
+                f"{path}: {name} is {got}; in a {spec.arch} it is {expected}. Give a file of that network."
+            )
+    start_from(classifier, state, path)
+    _try(path, classifier)
+    return classifier
+
+
+def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
+    """The spec, whose network and preprocessing exist."""
     if spec is None:
         raise CheckpointError(f"{path} does not say what its weights mean; name its arch and size under checkpoints.")
     if spec.arch not in NETWORKS:
@@ -129,41 +143,42 @@ def load(path: str, spec: ModelSpec | None = None) -> Classifier:
         raise CheckpointError(
             f"{path} says that its images go through {spec.preprocess!r}.{did_you_mean(spec.preprocess, PREPROCESS)}"
         )
+    return spec
+
+
+def _outputs(path: str, state: Mapping[str, Tensor], arch: str) -> int:
+    """How many outputs the head in a state dict has, 1 or 2."""
     if "fc.weight" not in state or "fc.bias" not in state:
-        raise CheckpointError(f"{path} has no fc.weight and fc.bias; give the state dict of a {spec.arch}.")
+        raise CheckpointError(f"{path} has no fc.weight and fc.bias; give the state dict of a {arch}.")
     head = tuple(state["fc.weight"].shape)
     outputs = head[0] if head else 0
     if outputs not in (1, 2):
         raise CheckpointError(f"{path} has a head of {outputs} outputs; 1 or 2 are allowed (NORMAL, PNEUMONIA).")
-    classifier = build(spec.arch, replace(spec, outputs=outputs))
-    own = classifier.network.state_dict()
-    for name in ("fc.weight", "fc.bias"):  # start_from would leave such a head random
-        if state[name].shape != own[name].shape:
-            came, wanted = (" x ".join(map(str, t.shape)) or "a number" for t in (state[name], own[name]))
-            raise CheckpointError(
-                f"{path}: {name} is {came}; in a {spec.arch} it is {wanted}. Give a file of that network."
-            )
-    start_from(classifier, state, path)
-    with torch.inference_mode():
-        noise = torch.rand(1, 3, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
-        probe = classifier.log_odds(torch.cat([torch.zeros_like(noise), classifier.normalize(noise)]))
-    if not torch.isfinite(probe).all():
-        told = " and ".join(f"{v:g}" for v in probe.tolist())
+    return outputs
+
+
+@torch.inference_mode()
+def _try(path: str, classifier: Classifier) -> None:
+    """Refuse weights that give no finite score for a blank image or for noise."""
+    size = classifier.spec.size
+    noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    scores = classifier.log_odds(torch.cat([torch.zeros_like(noise), classifier.normalize(noise)]))
+    if not torch.isfinite(scores).all():
+        values = " and ".join(f"{score:g}" for score in scores.tolist())
         raise CheckpointError(
-            f"{path} gives {told} for a blank image and for noise; its weights, mean or std are not finite or too "
+            f"{path} gives {values} for a blank image and for noise; its weights, mean or std are not finite or too "
             "large."
         )
-    return classifier
 
 
 def to_bytes(classifier: Classifier) -> bytes:
-    """The weights as safetensors, with their meaning in the file's metadata."""
+    """The weights as safetensors, with their spec in the file's metadata."""
     state = {k: v.detach().cpu().contiguous() for k, v in classifier.network.state_dict().items()}
     return safetensors.torch.save(state, metadata={"cxr_ray": json.dumps(asdict(classifier.spec))})
 
 
 def saved_spec(path: str) -> ModelSpec | None:
-    """What a safetensors file says of itself, where we saved it; None for any other file."""
+    """The spec in a safetensors file that we saved; None for any other file."""
     if not path.endswith(".safetensors"):
         return None
     try:

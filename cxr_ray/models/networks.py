@@ -22,7 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a checkpoint's weights mean; saved beside them.
+    """The meaning of a network's weights; saved with them.
 
     Attributes:
         arch: key of NETWORKS.
@@ -43,7 +43,7 @@ class ModelSpec:
 
 
 class Classifier(nn.Module):
-    """A network with the meaning of its outputs."""
+    """A network with its spec: logits, log-odds and normalisation."""
 
     network: Any  # one of NETWORKS: its layers are attributes that nn.Module does not declare
     mean: Tensor

@@ -89,10 +89,10 @@ def test_the_split_keeps_patients_apart_and_does_not_depend_on_order(files, seed
     if limit is not None:
         folder = table["split"].replace("val", "train")
         for split, part in table.groupby(folder):
-            of = [sum(p.startswith(f"{split}/{c}/") for p in files) for c in schemas.CLASSES]
-            assert len(part) == min(limit, sum(of))
+            available = [sum(p.startswith(f"{split}/{c}/") for p in files) for c in schemas.CLASSES]
+            assert len(part) == min(limit, sum(available))
             for label in (0, 1):
-                assert (part["label"] == label).sum() >= min(limit // 2, of[label])
+                assert (part["label"] == label).sum() >= min(limit // 2, available[label])
 
     paths = list(files)
     random.Random(shuffle).shuffle(paths)
@@ -112,14 +112,15 @@ def test_hold_out_sets_aside_enough_and_never_all(rows, share, seed):
     rows = [(f"p{p}", label) for p, label in rows]
     held = hold_out([p for p, _ in rows], [label for _, label in rows], share, seed, "val")
     for label in (0, 1):
-        mine = {p for p, of in rows if of == label}
-        only = {p for p in mine if (p, 1 - label) not in rows}
-        if mine:
-            assert mine - held
-        if len(only) > 1 and mine == only:
-            got = sum(p in held for p, of in rows if of == label)
+        patients = {p for p, own in rows if own == label}
+        only = {p for p in patients if (p, 1 - label) not in rows}
+        if patients:
+            assert patients - held
+        if len(only) > 1 and patients == only:
+            got = sum(p in held for p, own in rows if own == label)
             assert got > 0
-            assert got + 1e-9 >= share * sum(of == label for _, of in rows) or len(mine - held) == 1
+            enough = got + 1e-9 >= share * sum(own == label for _, own in rows)
+            assert enough or len(patients - held) == 1
 
 
 def test_val_takes_no_more_patients_than_the_share_needs():
