@@ -64,18 +64,27 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: l
     """The verdict row of H1 by each way; true effect of the marker; and how each way's effects agree with it."""
     without = [render(seed, 0, SIZE, marker_correlation=0.0, marker="none") for seed in seeds]
     ids = [f"{seed:016x}" for seed in seeds]
-    block = Shard("m", "test", ids, ids, [0] * len(ids), common.pixels(drawn),
-                  masks={"marker": np.stack([p.marker for p in drawn])},
-                  counterfactuals={"marker": common.pixels(without)},
-                  partners=dict(zip(ids, itertools.cycle(common.pixels(partners)), strict=False)))  # fmt: skip
-    sweep = resolve({
-        "data": {"source": "phantom", "size": SIZE},
-        "explain": {"explainers": ["random"]},
-        "perturb": {"grids": ["7"], "fills": FILLS, "levels": [0.5], "orders": ["morf"]},
-        "controls": {},
-        "regions": {"names": ["border", "corners", "marker"], "draws": 5},
-        "sanity": None,
-    })  # fmt: skip
+    block = Shard(
+        "m",
+        "test",
+        ids,
+        ids,
+        [0] * len(ids),
+        common.pixels(drawn),
+        masks={"marker": np.stack([p.marker for p in drawn])},
+        counterfactuals={"marker": common.pixels(without)},
+        partners=dict(zip(ids, itertools.cycle(common.pixels(partners)), strict=False)),
+    )
+    sweep = resolve(
+        {
+            "data": {"source": "phantom", "size": SIZE},
+            "explain": {"explainers": ["random"]},
+            "perturb": {"grids": ["7"], "fills": FILLS, "levels": [0.5], "orders": ["morf"]},
+            "controls": {},
+            "regions": {"names": ["border", "corners", "marker"], "draws": 5},
+            "sanity": None,
+        }
+    )
 
     with TemporaryDirectory() as folder:
         file = Path(folder, "m.safetensors")
@@ -88,18 +97,34 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: l
     patients = pd.Series(ids, index=ids)
     regions = frames["regions"]
     verdicts = {
-        way: next(r for r in hypothesis_rows(Inputs(
-            sweep, trials, frames["predictions"], patients, regions[regions["fill"] == way].assign(fill=PATCH_SWAP),
-            saliency, faith,
-        )) if r["hypothesis"] == "H1" and r["role"] == "verdict")
+        way: next(
+            r
+            for r in hypothesis_rows(
+                Inputs(
+                    sweep,
+                    trials,
+                    frames["predictions"],
+                    patients,
+                    regions[regions["fill"] == way].assign(fill=PATCH_SWAP),
+                    saliency,
+                    faith,
+                )
+            )
+            if r["hypothesis"] == "H1" and r["role"] == "verdict"
+        )
         for way in WAYS
-    }  # fmt: skip
+    }
     rows = regions[(regions["region"] == "marker") & (regions["control"] == "none")]
     effect = rows.assign(effect=rows["logit_full_image"] - rows["logit_target"])
     wide = effect.pivot(index="image_id", columns="fill", values="effect")
     truth = wide["counterfactual"]
-    agreement = {f: {"spearman": float(spearmanr(wide[f], truth).statistic),
-                     "sign": float((np.sign(wide[f]) == np.sign(truth)).mean())} for f in WAYS}  # fmt: skip
+    agreement = {
+        f: {
+            "spearman": float(spearmanr(wide[f], truth).statistic),
+            "sign": float((np.sign(wide[f]) == np.sign(truth)).mean()),
+        }
+        for f in WAYS
+    }
     return {"verdicts": verdicts, "true_effect": float(truth.mean()), "agreement": agreement, "n": len(ids)}
 
 
@@ -126,26 +151,40 @@ def main() -> None:
             result = calibrate(seed, shortcut)
             results[name].append(result)
             h1 = result["verdicts"][PATCH_SWAP]
-            print(f"  seed {seed}, {name}: H1 {h1['verdict']} ({h1['reason']}); {result['n']} false positives, "
-                  f"true effect of the marker {result['true_effect']:.2f} log-odds", flush=True)  # fmt: skip
+            print(
+                f"  seed {seed}, {name}: H1 {h1['verdict']} ({h1['reason']}); {result['n']} false positives, "
+                f"true effect of the marker {result['true_effect']:.2f} log-odds",
+                flush=True,
+            )
     verdicts = {
-        f"{name}, {way}": {v: [r["verdicts"][way]["verdict"] for r in of].count(v)
-                           for v in ("supported", "not supported", "undecided")}
-        for name, of in results.items() for way in WAYS
-    }  # fmt: skip
+        f"{name}, {way}": {
+            v: [r["verdicts"][way]["verdict"] for r in of].count(v) for v in ("supported", "not supported", "undecided")
+        }
+        for name, of in results.items()
+        for way in WAYS
+    }
     mean = {
-        f"{name}, {way}": {what: round(float(np.nanmean([r["agreement"][way][what] for r in of])), 3)
-                           for what in ("spearman", "sign")}
-        for name, of in results.items() for way in WAYS
-    }  # fmt: skip
-    right = {"shortcut: H1 supported": verdicts[f"shortcut, {PATCH_SWAP}"]["supported"] / args.seeds,
-             "no shortcut: H1 not supported, or undecided":
-             1 - verdicts[f"no shortcut, {PATCH_SWAP}"]["supported"] / args.seeds}  # fmt: skip
-    show = {"verdicts": verdicts, "agreement_with_truth": mean,
-            "true_effect": {name: [round(r["true_effect"], 2) for r in of] for name, of in results.items()},
-            "effect": {name: {way: [round(r["verdicts"][way]["effect"], 2) for r in of] for way in WAYS}
-                       for name, of in results.items()},
-            "false_positives": {name: [r["n"] for r in of] for name, of in results.items()}}  # fmt: skip
+        f"{name}, {way}": {
+            what: round(float(np.nanmean([r["agreement"][way][what] for r in of])), 3) for what in ("spearman", "sign")
+        }
+        for name, of in results.items()
+        for way in WAYS
+    }
+    right = {
+        "shortcut: H1 supported": verdicts[f"shortcut, {PATCH_SWAP}"]["supported"] / args.seeds,
+        "no shortcut: H1 not supported, or undecided": 1
+        - verdicts[f"no shortcut, {PATCH_SWAP}"]["supported"] / args.seeds,
+    }
+    show = {
+        "verdicts": verdicts,
+        "agreement_with_truth": mean,
+        "true_effect": {name: [round(r["true_effect"], 2) for r in of] for name, of in results.items()},
+        "effect": {
+            name: {way: [round(r["verdicts"][way]["effect"], 2) for r in of] for way in WAYS}
+            for name, of in results.items()
+        },
+        "false_positives": {name: [r["n"] for r in of] for name, of in results.items()},
+    }
     common.show("calibration", {}, right, dict.fromkeys(right, 1.0), unit="", as_json=args.json, **show)
 
 

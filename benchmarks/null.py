@@ -3,8 +3,8 @@
 One draw of a control stands for the map and the other draws are its control. That is a true null where the draws of an
 image are exchangeable: random pixels among pixel_random, random cells among cell_random, smooth fields among
 smooth_random, and elements of a map's orbit among shifted. The map itself, the orbit's identity, is not among them: a
-map that shows anything is no random element of its orbit. Gap and u of every image then have the mean 0 over
-relabellings, so that the sign-flip test must reject 5% at 5% and the interval of the mean gap cover 0 in 95%.
+map that shows anything is no random element of its orbit. Gap and win rate - 1/2 of every image then have the mean 0
+over relabellings, so that the sign-flip test must reject 5% at 5% and the interval of the mean gap cover 0 in 95%.
 
 RUN is a run with the table curves. Without it, the draws come from a small network trained on phantoms.
 """
@@ -45,15 +45,15 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Relabelled:
-    """Each draw in turn as the map: u (win rate minus 1/2) and gap against the others, [N images, D draws, M]."""
+    """Each draw in turn as the map: win rate minus 1/2, and gap against the others, [N images, D draws, M]."""
 
     names: list[str]
-    u_NDM: Floats
+    win_NDM: Floats
     gap_NDM: Floats
 
 
 def relabelled(values_NDM: Floats, names: list[str]) -> Relabelled:
-    """Metrics of each draw to u and gap; names: `abpc`, or `drop at 0.1`."""
+    """Metrics of each draw to win rate - 1/2 and gap; names: `abpc`, or `drop at 0.1`."""
     higher = np.array([METRICS[name.split()[0]].higher_is_faithful for name in names])
     others = [compare(values_NDM[:, d], np.delete(values_NDM, d, 1), higher) for d in range(values_NDM.shape[1])]
     win_rate_NDM, gap_NDM = (np.stack([c[what] for c in others], 1) for what in ("win_rate", "gap"))
@@ -68,16 +68,16 @@ def null(
     names = np.unique(patients_N)
     rejected, covered, done = [], [], 0
     while done < relabellings:
-        at = np.flatnonzero(np.isin(patients_N, rng.choice(names, n_patients, replace=False)))
+        images = np.flatnonzero(np.isin(patients_N, rng.choice(names, n_patients, replace=False)))
         turns = min(PER_SUBSET, relabellings - done)
-        chosen = rng.random((turns, len(at)))
-        u, gap = (
-            np.concatenate([_pick(getattr(c, what)[at], chosen) for c in controls.values()], axis=2)
-            for what in ("u_NDM", "gap_NDM")
+        chosen = rng.random((turns, len(images)))
+        win, gap = (
+            np.concatenate([_pick(getattr(c, what)[images], chosen) for c in controls.values()], axis=2)
+            for what in ("win_NDM", "gap_NDM")
         )  # [turns, images, controls x metrics]
-        u_NK, gap_NK = (x.transpose(1, 0, 2).reshape(len(at), -1) for x in (u, gap))
-        p_K = sign_flip(u_NK, patients_N[at], N_PERM, seed=seed + done)
-        lower_K, upper_K = patient_bootstrap(gap_NK, patients_N[at], seed=seed + done)
+        win_NK, gap_NK = (x.transpose(1, 0, 2).reshape(len(images), -1) for x in (win, gap))
+        p_K = sign_flip(win_NK, patients_N[images], N_PERM, seed=seed + done)
+        lower_K, upper_K = patient_bootstrap(gap_NK, patients_N[images], seed=seed + done)
         rejected.append((p_K <= ALPHA).reshape(turns, -1))
         covered.append(((lower_K <= 0) & (upper_K >= 0)).reshape(turns, -1))
         done += turns
@@ -93,7 +93,7 @@ def _pick(values_NDM: Floats, chosen_TN: Floats) -> Floats:
 
 
 def of_curves(curves: pd.DataFrame) -> tuple[dict[str, Relabelled], list[str]]:
-    """Controls of the table `curves` (one trial, one explainer beside `shared`), in log-odds, and the images in order.
+    """Controls of the table `curves` (one trial, one explainer and `shared`), in log-odds, and the images in order.
 
     The first fill, pixels where they are ranked, and one target an image, PNEUMONIA where it is among them.
     """
@@ -127,13 +127,15 @@ def of_run(path: str) -> tuple[dict[str, Relabelled], NDArray[Any]]:
 def of_phantoms(images: int, draws: int) -> tuple[dict[str, Relabelled], NDArray[Any]]:
     """Draws of a ResNet-18 trained on phantoms, each a patient of its own."""
     model = common.trained(common.phantoms(320, SIZE, 0), epochs=3, seed=0)
-    sweep = resolve({
-        "data": {"source": "phantom", "size": SIZE},
-        "explain": {"explainers": ["gradcam"]},
-        "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": [0.1, 0.3]},
-        "controls": dict.fromkeys(EXCHANGEABLE, draws),
-        "regions": None,
-    })  # fmt: skip
+    sweep = resolve(
+        {
+            "data": {"source": "phantom", "size": SIZE},
+            "explain": {"explainers": ["gradcam"]},
+            "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": [0.1, 0.3]},
+            "controls": dict.fromkeys(EXCHANGEABLE, draws),
+            "regions": None,
+        }
+    )
     test = common.pixels(common.phantoms(images, SIZE, 10_000))
     ids = [f"{i:016x}" for i in range(images)]
     frames = []
@@ -142,9 +144,9 @@ def of_phantoms(images: int, draws: int) -> tuple[dict[str, Relabelled], NDArray
         file.write_bytes(checkpoints.to_bytes(model))
         worker = Worker(sweep, {"m": ModelRef("m", str(file), None, SIZE)})
         for start in range(0, images, 20):
-            at = slice(start, start + 20)
-            labels = (np.arange(images) % 2)[at].tolist()
-            tables = worker(Shard("m", "test", ids[at], ids[at], labels, test[at]))
+            shard = slice(start, start + 20)
+            labels = (np.arange(images) % 2)[shard].tolist()
+            tables = worker(Shard("m", "test", ids[shard], ids[shard], labels, test[shard]))
             frames += [table.to_pandas() for (name, _), table in tables.items() if name == "curves"]
     controls, image_ids = of_curves(pd.concat(frames, ignore_index=True))
     return controls, np.array(image_ids)
@@ -152,10 +154,13 @@ def of_phantoms(images: int, draws: int) -> tuple[dict[str, Relabelled], NDArray
 
 def main() -> None:
     """The command."""
-    args = common.arguments(__doc__, "a run's folder; none: draws are made on phantoms",
-                            relabellings=(int, 1000, "relabellings of each number of patients"),
-                            images=(int, IMAGES, "phantoms, without RUN"),
-                            draws=(int, DRAWS, "draws of each control, without RUN"))  # fmt: skip
+    args = common.arguments(
+        __doc__,
+        "a run's folder; none: draws are made on phantoms",
+        relabellings=(int, 1000, "relabellings of each number of patients"),
+        images=(int, IMAGES, "phantoms, without RUN"),
+        draws=(int, DRAWS, "draws of each control, without RUN"),
+    )
     try:
         controls, patients = of_run(args.run) if args.run else of_phantoms(args.images, args.draws)
     except RunError as e:
@@ -163,8 +168,11 @@ def main() -> None:
     sizes = [n for n in PATIENTS if n <= len(np.unique(patients))]
     if not controls or not sizes:
         raise SystemExit(f"{args.run}: no control of {', '.join(EXCHANGEABLE)} with 2 draws, or under 20 patients.")
-    results = {f"{cell}, {n} patients": shares for n in sizes
-               for cell, shares in null(controls, patients, n, args.relabellings, seed=0).items()}  # fmt: skip
+    results = {
+        f"{cell}, {n} patients": shares
+        for n in sizes
+        for cell, shares in null(controls, patients, n, args.relabellings, seed=0).items()
+    }
     error = float(np.sqrt(ALPHA * (1 - ALPHA) / args.relabellings))
     rejects, covers = (np.array(column) for column in zip(*results.values(), strict=True))
     ratios = {
@@ -172,9 +180,20 @@ def main() -> None:
         "coverage of 95%, farthest from 95% in Monte Carlo errors": float(np.abs(covers - 1 + ALPHA).max() / error),
     }
     shown = {cell: f"rejects {100 * r:.1f}%, covers {100 * c:.1f}%" for cell, (r, c) in results.items()}
-    common.show("null", {}, ratios, dict.fromkeys(ratios, 3.0), unit="", as_json=args.json, interval=CI_METHOD,
-                monte_carlo_error=f"{100 * error:.2f}%", relabellings=args.relabellings,
-                images=len(patients), patients=len(np.unique(patients)), **shown)  # fmt: skip
+    common.show(
+        "null",
+        {},
+        ratios,
+        dict.fromkeys(ratios, 3.0),
+        unit="",
+        as_json=args.json,
+        interval=CI_METHOD,
+        monte_carlo_error=f"{100 * error:.2f}%",
+        relabellings=args.relabellings,
+        images=len(patients),
+        patients=len(np.unique(patients)),
+        **shown,
+    )
 
 
 if __name__ == "__main__":

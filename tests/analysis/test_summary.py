@@ -36,14 +36,22 @@ def images_of(outcomes, logits=None, patients=None):
     )
 
 
-def faithfulness_of(predictions, *, targets=(1,), explainers=("gradcam",), grids=("14",), metrics=(("abpc", np.nan),),
-                    scales=("logodds",), controls=("none", "shifted"), seed=0):  # fmt: skip
-    """Rows for each image and combination, random values in float32 as the table holds them."""
-    keys = ["explainer", "grid", "scale", "control", "target"]
-    combinations = [
-        dict(zip(keys, c[:-1], strict=True)) | {"metric": c[-1][0], "level": c[-1][1]}
-        for c in itertools.product(explainers, grids, scales, controls, targets, metrics)
-    ]
+def faithfulness_of(predictions, seed=0, **choices):
+    """Rows for each image and combination of choices, random values in float32 as the table holds them.
+
+    ``choices``: explainer, grid, scale, control, target and (metric, level), as tuples; those not given are one each.
+    """
+    given = {
+        "explainer": ("gradcam",),
+        "grid": ("14",),
+        "scale": ("logodds",),
+        "control": ("none", "shifted"),
+        "target": (1,),
+        "metric": (("abpc", np.nan),),
+        **choices,
+    }
+    combinations = [dict(zip(given, values, strict=True)) for values in itertools.product(*given.values())]
+    combinations = [{**c, "metric": c["metric"][0], "level": c["metric"][1]} for c in combinations]
     n, k = len(predictions), len(combinations)
     rng = np.random.default_rng(seed)
     columns = {name: np.repeat(np.array([c[name] for c in combinations]), n) for name in combinations[0]}
@@ -176,7 +184,7 @@ def test_degenerate_maps_stay_in_the_mean_and_are_counted(tiny):
 
 def test_target_rules_choose_the_rows():
     predictions, images = images_of(["TP", "FP", "TN", "FN"])
-    faithfulness = faithfulness_of(predictions, targets=(0, 1))
+    faithfulness = faithfulness_of(predictions, target=(0, 1))
     faithfulness["gap"] = np.where(faithfulness["control"] == "none", np.nan, faithfulness["target"])
     frame = summary_of(faithfulness, predictions, images, rules=["pneumonia", "predicted"])
     means = frame.loc[(frame["control"] == "shifted") & ~frame["contrast"]].set_index(["target_rule", "bucket"])["mean"]
@@ -194,7 +202,7 @@ def many(n=200, **kwargs):
 
 
 def test_one_cell_is_that_of_stats():
-    faithfulness, predictions, images = many(explainers=("gradcam", "occlusion"))
+    faithfulness, predictions, images = many(explainer=("gradcam", "occlusion"))
     frame = summary_of(faithfulness, predictions, images, n_boot=1000)
     row = one(frame, bucket="TP", control="shifted", explainer="occlusion")
     cell = faithfulness.merge(images).query("outcome == 'TP' and control == 'shifted' and explainer == 'occlusion'")
@@ -236,7 +244,7 @@ def test_predicted_rule_matches_on_the_predicted_class():
     # Far apart in the log-odds of PNEUMONIA, but each as sure of its own class as the other.
     predictions, images = images_of(["TP", "FN"], logits=[1.0, -1.1])
     frame = summary_of(
-        faithfulness_of(predictions, targets=(0, 1)), predictions, images, rules=["pneumonia", "predicted"]
+        faithfulness_of(predictions, target=(0, 1)), predictions, images, rules=["pneumonia", "predicted"]
     )
     matched = frame.loc[frame["matched"] & (frame["control"] == "shifted")].set_index("target_rule")
     assert matched["n"].to_dict() == {"pneumonia": 0, "predicted": 2}
@@ -245,7 +253,7 @@ def test_predicted_rule_matches_on_the_predicted_class():
 
 def test_a_pair_with_a_null_is_left_out_whole():
     predictions, images = images_of(["TP", "TP", "FP", "FP"], logits=[1.0, 3.0, 1.1, 3.1])
-    faithfulness = faithfulness_of(predictions, controls=("shifted",))
+    faithfulness = faithfulness_of(predictions, control=("shifted",))
     faithfulness["gap"] = [1.0, 5.0, 2.0, np.nan]
     row = one(summary_of(faithfulness, predictions, images), bucket="TP-FP", contrast=True, matched=True)
     assert (row["mean"], row["n"], row["n_null"]) == (-1, 2, 1)
@@ -253,7 +261,7 @@ def test_a_pair_with_a_null_is_left_out_whole():
 
 def test_absolute_areas_need_a_valid_baseline():
     metrics = (("abpc", np.nan), ("deletion_auc", np.nan), ("drop", 0.25))
-    faithfulness, predictions, images = many(metrics=metrics)
+    faithfulness, predictions, images = many(metric=metrics)
     tp = predictions.loc[predictions["outcome"] == "TP", "image_id"]
     faithfulness.loc[faithfulness["image_id"].isin(tp.iloc[: len(tp) // 10]), "baseline_valid"] = False
     frame = summary_of(faithfulness, predictions, images)
@@ -272,11 +280,11 @@ def test_absolute_areas_need_a_valid_baseline():
 
 def test_families_are_explainers_by_controls():
     faithfulness, predictions, images = many(
-        explainers=("gradcam", "occlusion", "saliency"),
-        controls=("none", "shifted", "cell_random"),
-        grids=("14", "pixel"),
-        metrics=(("abpc", np.nan), ("drop", 0.1), ("drop", 0.25)),
-        scales=("prob", "logodds"),
+        explainer=("gradcam", "occlusion", "saliency"),
+        control=("none", "shifted", "cell_random"),
+        grid=("14", "pixel"),
+        metric=(("abpc", np.nan), ("drop", 0.1), ("drop", 0.25)),
+        scale=("prob", "logodds"),
     )
     only_cam = (faithfulness["explainer"] != "gradcam") & (faithfulness["control"] == "cell_random")
     frame = summary_of(faithfulness.loc[~only_cam], predictions, images)
@@ -293,7 +301,7 @@ def test_families_are_explainers_by_controls():
 
 
 def test_order_of_rows_changes_nothing():
-    faithfulness, predictions, images = many(explainers=("gradcam", "occlusion"))
+    faithfulness, predictions, images = many(explainer=("gradcam", "occlusion"))
     shuffled = [f.sample(frac=1, random_state=i) for i, f in enumerate((faithfulness, predictions, images))]
     pd.testing.assert_frame_equal(summary_of(*shuffled), summary_of(faithfulness, predictions, images))
 

@@ -30,7 +30,7 @@ def test_tests_and_intervals_hold_under_the_null(n_patients):
 def test_the_benchmark_sees_a_test_or_an_interval_that_does_not_hold():
     values, patients = draws()
     made = null.relabelled(values, ["abpc", "drop at 0.1"])
-    better = null.Relabelled(made.names, made.u_NDM + 0.1, made.gap_NDM + 0.5)
+    better = null.Relabelled(made.names, made.win_NDM + 0.1, made.gap_NDM + 0.5)
     ((rejects, covers), _) = null.null({"shifted": better}, patients, 20, 100, seed=0).values()
     assert rejects > 0.2
     assert covers < 0.8
@@ -41,7 +41,7 @@ def test_a_draw_is_compared_with_the_others_as_a_map_is():
     made = null.relabelled(values, ["abpc", "deletion_auc"])
     others = faithfulness.compare(values[:, 4], values[:, [0, 1, 2, 3, 5, 6, 7, 8, 9]], np.array([True, False]))
     np.testing.assert_array_equal(made.gap_NDM[:, 4], others["gap"])
-    np.testing.assert_array_equal(made.u_NDM[:, 4], others["win_rate"] - 0.5)
+    np.testing.assert_array_equal(made.win_NDM[:, 4], others["win_rate"] - 0.5)
     np.testing.assert_allclose(made.gap_NDM.mean(1), 0, atol=1e-12)  # the truth that intervals are held against
 
 

@@ -84,8 +84,8 @@ def _comparisons(
     val = inputs.predictions[inputs.predictions["split"] == "val"]
     rules: dict[str, NDArray[Any]] = {"half": np.full((len(pairs), 2), 0.5)}
     chosen = {
-        t: thresholds(mine["label"].to_numpy(np.int64), mine["prob_pneumonia"].to_numpy(np.float32).astype(float))
-        for t, mine in val[val["prob_pneumonia"].notna()].groupby("trial_id")
+        t: thresholds(part["label"].to_numpy(np.int64), part["prob_pneumonia"].to_numpy(np.float32).astype(float))
+        for t, part in val[val["prob_pneumonia"].notna()].groupby("trial_id")
     }
     for rule in ("sens95", "youden"):
         if all(rule in chosen.get(t, {}) for pair in pairs for t in pair):
