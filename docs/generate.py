@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cxr_ray.config
+from cxr_ray.analysis.hypotheses.registry import TESTED, Hypothesis
 from cxr_ray.config import Section, json_schema
 from cxr_ray.data.sources import SOURCES, SourceKind
 from cxr_ray.measure.controls import CONTROLS
@@ -93,6 +94,7 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "Metrics": ("Column `metric` of `faithfulness` and `summary`.", METRICS),
     "Regions": ("Key `regions.names`.", REGIONS),
     "Edits": ("Key `regions.edits`.", EDITS),
+    "Hypotheses": ("Column `hypothesis` of `hypotheses`.", TESTED),
     "Data sources": ("Key `data.source`, option `--data`.", SOURCES),
 }
 
@@ -194,12 +196,16 @@ def names_page() -> str:
 
 
 def _caption(entry: Any) -> str:
-    """What an entry says of itself, and of an explainer what it costs."""
-    text: str = f"`--data` takes {entry.usage}." if isinstance(entry, SourceKind) else entry.caption
+    """What an entry says of itself, and what an explainer costs."""
+    if isinstance(entry, SourceKind):
+        return f"`--data` takes {entry.usage}."
+    if isinstance(entry, Hypothesis):
+        return entry.question
     if isinstance(entry, Explainer):
         forward, backward = entry.passes(224)
-        text += f" Passes at 224 pixels: {forward:,} forward, {backward:,} backward."
-    return text
+        return f"{entry.caption} Passes at 224 pixels: {forward:,} forward, {backward:,} backward."
+    caption: str = entry.caption
+    return caption
 
 
 def _codes(names: tuple[str, ...]) -> str:
