@@ -40,6 +40,14 @@ def test_relative_links_lead_to_files(page):
     assert missing == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_that_are_named_exist(page):
+    files = re.findall(
+        r"`((?:cxr_ray|tests|sweeps|docs|benchmarks|notebooks)/[\w./-]*)`", page.read_text(encoding="utf-8")
+    )
+    assert [f for f in files if not (ROOT / f).exists()] == []
+
+
 @pytest.mark.parametrize("page", EXAMPLES, ids=name)
 def test_examples_run(page, tmp_path):
     """The python blocks of a page, one after the other, in a folder that holds a run under results/quickstart."""
