@@ -2,7 +2,7 @@
 
 With a shortcut, PNEUMONIA carries a marker in training and NORMAL carries none, so that the marker alone tells them
 apart. Without, every image carries one and its glyph says nothing. The test images are NORMAL and carry the glyph of
-PNEUMONIA; those that a network takes for PNEUMONIA are its false positives. They exchange parts with NORMAL images as
+PNEUMONIA; those that a network takes for PNEUMONIA are its false positives. They swap patches with NORMAL images as
 in training, as a sweep takes them from validation. Right is: supported with the shortcut, and without it anything else,
 of which `not supported` says more than `undecided`. Whether a shortcut works is seen in the truth: the log-odds of the
 same image drawn again without its marker. Beside H1 stands what its rule would say of fills.
@@ -33,7 +33,7 @@ from cxr_ray.schemas import PATCH_SWAP
 SIZE, TRAIN, EPOCHS = 64, 320, 5
 POOL, MOST = 1500, 60  # test images at most, and false positives that are looked at
 FILLS = ["mean", "blur"]
-PARTNERS = 60  # NORMAL images that false positives exchange parts with
+DONORS = 60  # NORMAL images that false positives swap patches with
 WAYS = [PATCH_SWAP, *FILLS]  # H1 is judged by the first; the others stand beside
 
 
@@ -60,7 +60,7 @@ def false_positives(model: Classifier, pool: int, first: int) -> tuple[list[int]
     return seeds, wrong
 
 
-def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: list[Phantom]) -> dict[str, Any]:
+def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], donors: list[Phantom]) -> dict[str, Any]:
     """The verdict row of H1 by each way; true effect of the marker; and how each way's effects agree with it."""
     without = [render(seed, 0, SIZE, marker_correlation=0.0, marker="none") for seed in seeds]
     ids = [f"{seed:016x}" for seed in seeds]
@@ -73,7 +73,7 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], partners: l
         common.pixels(drawn),
         masks={"marker": np.stack([p.marker for p in drawn])},
         counterfactuals={"marker": common.pixels(without)},
-        partners=dict(zip(ids, itertools.cycle(common.pixels(partners)), strict=False)),
+        donor_images=dict(zip(ids, itertools.cycle(common.pixels(donors)), strict=False)),
     )
     sweep = resolve(
         {
@@ -132,7 +132,7 @@ def calibrate(seed: int, shortcut: bool) -> dict[str, Any]:
     """One network of one seed, trained and judged."""
     start = 10**6 * (seed + 1)
     model = common.trained(training_set(shortcut, TRAIN, start), EPOCHS, seed)
-    normal = training_set(shortcut, 2 * PARTNERS, start + 2 * 10**5)[::2]
+    normal = training_set(shortcut, 2 * DONORS, start + 2 * 10**5)[::2]
     seeds, wrong = false_positives(model, POOL, start + 10**5)
     if not wrong:
         none = {"verdict": "undecided", "effect": np.nan, "reason": f"no false positive among {POOL} images"}

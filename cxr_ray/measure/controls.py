@@ -51,13 +51,13 @@ class Draws:
 
 
 class Donors(Protocol):
-    """Maps of other patients' images with the same prediction (``donors.OtherMaps``)."""
+    """Maps of other patients' images with the same prediction (``donors.DonorMaps``)."""
 
-    def donated(self, trial_id: str, image_id: str, of: tuple[str, int], draws: Sequence[int]) -> Tensor | None:
+    def donated(self, trial_id: str, image_id: str, wanted: tuple[str, int], draws: Sequence[int]) -> Tensor | None:
         """The maps of these draws."""
         ...
 
-    def mean(self, trial_id: str, image_id: str, of: tuple[str, int], size: int) -> Tensor | None:
+    def mean(self, trial_id: str, image_id: str, wanted: tuple[str, int], size: int) -> Tensor | None:
         """Their mean rank map, higher is more salient."""
         ...
 

@@ -1,7 +1,7 @@
-"""Maps of other images, for the controls that need them: how a first execution keeps them, and who lends them to whom.
+"""Maps of other images, for the controls that need them: how the map pass keeps them, and which images are donors.
 
 A donor of an image is an image of another patient with the same prediction, whose map of the same target exists and is
-finite. Files lie under ``.work`` until the run is done: one a unit of work, from which single maps can be fetched.
+finite. Files lie under ``.work`` until the run is done: one a shard, from which single maps can be fetched.
 
 Shapes: P (image, target) pairs, D draws, V side of a map, S side of an image, U its pixels.
 """
@@ -25,7 +25,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import rankings
 from cxr_ray.storage import Store
 
-MAPS, LENDERS, MEANS = ".work/maps", ".work/lenders", ".work/means"
+MAPS, INDEX, MEANS = ".work/maps", ".work/donor_index", ".work/means"
 OPEN_FILES, KEPT_MAPS, KEPT_MEANS = 64, 128, 32  # in a worker's memory
 READERS = 16  # files of other machines, read at a time
 
@@ -46,7 +46,7 @@ def pack_maps(
     maps: Mapping[str, Maps],
     errors: Sequence[Mapping[str, Any]],
 ) -> bytes:
-    """One unit's maps as an Arrow file: a record batch a map, and what is known of them in the schema's metadata.
+    """One shard's maps as an Arrow file: a record batch a map, and what is known of them in the schema's metadata.
 
     Args:
         logits: image_id to log-odds of PNEUMONIA.
@@ -72,7 +72,7 @@ def pack_maps(
 
 
 class MapFile:
-    """One unit's maps, read one by one.
+    """One shard's maps, read one by one.
 
     Attributes:
         logits, errors: as packed.
@@ -80,8 +80,8 @@ class MapFile:
         finite: those of them whose map is finite.
     """
 
-    def __init__(self, store: Store, unit: str):
-        self._file = pa.ipc.open_file(store.fs.open_input_file(store.path(MAPS, f"{unit}.arrow")))
+    def __init__(self, store: Store, shard: str):
+        self._file = pa.ipc.open_file(store.fs.open_input_file(store.path(MAPS, f"{shard}.arrow")))
         known = json.loads(self._file.schema.metadata[b"known"])
         self.logits: dict[str, float] = known["logits"]
         self.errors: list[dict[str, Any]] = known["errors"]
@@ -109,10 +109,10 @@ class MapFile:
         return Maps(torch.from_numpy(np.stack(own)), by_control)
 
 
-class Lenders:
-    """Who lends maps to whom, among the test images of one model.
+class DonorIndex:
+    """The donor images of each test image of one model.
 
-    Built from image_id to {patient, predicted, unit, lost}: ``lost`` lists the [explainer, target] without a finite
+    Built from image_id to {patient, predicted, shard, lost}: ``lost`` lists the [explainer, target] without a finite
     map.
     """
 
@@ -122,56 +122,58 @@ class Lenders:
         self.patient = np.array([v["patient"] for v in self.images.values()], dtype=object)
         self.predicted = np.array([v["predicted"] for v in self.images.values()])
 
-    def _with_map(self, chosen: NDArray[np.bool_], of: Target) -> list[str]:
+    def _with_map(self, chosen: NDArray[np.bool_], wanted: Target) -> list[str]:
         ids = (self.ids[i] for i in np.flatnonzero(chosen))
-        return [i for i in ids if list(of) not in self.images[i]["lost"]]
+        return [i for i in ids if list(wanted) not in self.images[i]["lost"]]
 
-    def group(self, predicted: int, of: Target) -> list[str]:
+    def group(self, predicted: int, wanted: Target) -> list[str]:
         """All images of this prediction that have the map."""
-        return self._with_map(self.predicted == predicted, of)
+        return self._with_map(self.predicted == predicted, wanted)
 
-    def relatives(self, image_id: str, of: Target) -> list[str]:
-        """Those of the image's own patient and prediction, itself among them, that have the map."""
-        me = self.images[image_id]
-        return self._with_map((self.predicted == me["predicted"]) & (self.patient == me["patient"]), of)
+    def of_same_patient(self, image_id: str, wanted: Target) -> list[str]:
+        """Images of the same patient and prediction, itself among them, that have the map."""
+        image = self.images[image_id]
+        return self._with_map((self.predicted == image["predicted"]) & (self.patient == image["patient"]), wanted)
 
-    def donors(self, image_id: str, of: Target, seed: int, most: int) -> list[str]:
+    def donors(self, image_id: str, wanted: Target, seed: int, most: int) -> list[str]:
         """Up to so many donors, drawn without replacement: the same for every explainer, but for maps that are lost."""
-        me = self.images[image_id]
-        at = np.flatnonzero((self.predicted == me["predicted"]) & (self.patient != me["patient"]))
-        order = randomness.permutation(torch.tensor([randomness.key(seed, image_id, "other_image")]), len(at))[0]
-        drawn = (self.ids[at[i]] for i in order.tolist())
-        return [i for i in drawn if list(of) not in self.images[i]["lost"]][:most]
+        image = self.images[image_id]
+        others = np.flatnonzero((self.predicted == image["predicted"]) & (self.patient != image["patient"]))
+        order = randomness.permutation(torch.tensor([randomness.key(seed, image_id, "other_image")]), len(others))[0]
+        drawn = (self.ids[others[i]] for i in order.tolist())
+        return [i for i in drawn if list(wanted) not in self.images[i]["lost"]][:most]
 
 
-def find_lenders(store: Store, units: Iterable[str], patients: Mapping[str, str], wanted: Iterable[Target]) -> Lenders:
-    """Who has which maps, from the files of one model's units.
+def build_donor_index(
+    store: Store, shards: Iterable[str], patients: Mapping[str, str], wanted: Iterable[Target]
+) -> DonorIndex:
+    """Read which image has which maps from the files of one model's shards.
 
     Args:
         store: the run.
-        units: the model's units.
+        shards: the model's shards.
         patients: image_id to patient_id.
         wanted: the maps that an image may have.
     """
     wanted = list(wanted)
 
-    def images_of(unit: str) -> dict[str, dict[str, Any]]:
-        file = MapFile(store, unit)
+    def images_of(shard: str) -> dict[str, dict[str, Any]]:
+        file = MapFile(store, shard)
         return {
             i: {
                 "patient": patients[i],
                 "predicted": int(logit >= 0),
-                "unit": unit,
+                "shard": shard,
                 "lost": [[e, t] for e, t in wanted if (e, i, t) not in file.finite],
             }
             for i, logit in file.logits.items()
         }
 
     with ThreadPoolExecutor(READERS) as pool:
-        return Lenders({i: v for part in pool.map(images_of, units) for i, v in part.items()})
+        return DonorIndex({i: v for part in pool.map(images_of, shards) for i, v in part.items()})
 
 
-class OtherMaps:
+class DonorMaps:
     """Reads other images' maps in a worker. Picklable; keeps the files that it used last open."""
 
     def __init__(self, store: Store, sweep: Sweep):
@@ -179,8 +181,8 @@ class OtherMaps:
         self._open()
 
     def _open(self) -> None:
-        self.file = lru_cache(maxsize=OPEN_FILES)(lambda unit: MapFile(self.store, unit))
-        self.lenders = lru_cache(maxsize=4)(self._lenders)
+        self.file = lru_cache(maxsize=OPEN_FILES)(lambda shard: MapFile(self.store, shard))
+        self.index = lru_cache(maxsize=4)(self._index)
         self.read = lru_cache(maxsize=KEPT_MAPS)(self._read)
         self.total = lru_cache(maxsize=KEPT_MEANS)(self._total)
         self.mean = lru_cache(maxsize=KEPT_MEANS)(self._mean)
@@ -192,52 +194,52 @@ class OtherMaps:
         self.__dict__.update(state)
         self._open()
 
-    def _lenders(self, trial_id: str) -> Lenders:
-        return Lenders(json.loads(self.store.read(LENDERS, f"{trial_id}.json")))
+    def _index(self, trial_id: str) -> DonorIndex:
+        return DonorIndex(json.loads(self.store.read(INDEX, f"{trial_id}.json")))
 
-    def write_lenders(self, trial_id: str, lenders: Lenders) -> None:
+    def write_index(self, trial_id: str, index: DonorIndex) -> None:
         """For all workers to read."""
-        self.store.write(json.dumps(lenders.images).encode(), LENDERS, f"{trial_id}.json")
+        self.store.write(json.dumps(index.images).encode(), INDEX, f"{trial_id}.json")
 
-    def _read(self, trial_id: str, image_id: str, of: Target) -> Array:
-        unit = self.lenders(trial_id).images[image_id]["unit"]
-        return self.file(unit).read(of[0], image_id, of[1])[0]
+    def _read(self, trial_id: str, image_id: str, wanted: Target) -> Array:
+        shard = self.index(trial_id).images[image_id]["shard"]
+        return self.file(shard).read(wanted[0], image_id, wanted[1])[0]
 
-    def donated(self, trial_id: str, image_id: str, of: Target, draws: Sequence[int]) -> Tensor | None:
+    def donated(self, trial_id: str, image_id: str, wanted: Target, draws: Sequence[int]) -> Tensor | None:
         """The maps of these draws of other_image, float32 [<= D, V, V]: fewer where donors run out, None without."""
-        donors = self.lenders(trial_id).donors(image_id, of, self.seed, draws[-1] + 1)[draws[0] :]
-        maps = [self.read(trial_id, i, of) for i in donors]
+        donors = self.index(trial_id).donors(image_id, wanted, self.seed, draws[-1] + 1)[draws[0] :]
+        maps = [self.read(trial_id, i, wanted) for i in donors]
         return torch.from_numpy(np.stack(maps)) if maps else None
 
-    def _places(self, trial_id: str, ids: Iterable[str], of: Target, size: int) -> tuple[NDArray[np.int64], int]:
+    def _places(self, trial_id: str, ids: Iterable[str], wanted: Target, size: int) -> tuple[NDArray[np.int64], int]:
         """The sum of rank maps, int64 [U], and their number: one by one on the CPU, so that equal maps rank equally."""
         total, n = np.zeros(size * size, np.int64), 0
         for image_id in ids:
-            full = rankings.at_size(torch.from_numpy(self.read(trial_id, image_id, of).copy())[None], size)
+            full = rankings.at_size(torch.from_numpy(self.read(trial_id, image_id, wanted).copy())[None], size)
             total += rankings.rank_on(full, rankings.tie_fields([image_id], self.seed, size), size)[0].numpy()
             n += 1
         return total, n
 
-    def write_total(self, trial_id: str, of: Target, predicted: int, size: int) -> None:
+    def write_total(self, trial_id: str, wanted: Target, predicted: int, size: int) -> None:
         """The sum of the rank maps of all images of a prediction, where it is not there yet."""
-        name = _total_name(trial_id, of, predicted)
+        name = _total_name(trial_id, wanted, predicted)
         if self.store.fs.get_file_info(self.store.path(MEANS, name)).size != 8 * size**2:
-            group = self.lenders(trial_id).group(predicted, of)
-            self.store.write(self._places(trial_id, group, of, size)[0].tobytes(), MEANS, name)
+            group = self.index(trial_id).group(predicted, wanted)
+            self.store.write(self._places(trial_id, group, wanted, size)[0].tobytes(), MEANS, name)
 
-    def _total(self, trial_id: str, of: Target, predicted: int) -> NDArray[np.int64]:
-        return np.frombuffer(self.store.read(MEANS, _total_name(trial_id, of, predicted)), np.int64)
+    def _total(self, trial_id: str, wanted: Target, predicted: int) -> NDArray[np.int64]:
+        return np.frombuffer(self.store.read(MEANS, _total_name(trial_id, wanted, predicted)), np.int64)
 
-    def _mean(self, trial_id: str, image_id: str, of: Target, size: int) -> Tensor | None:
+    def _mean(self, trial_id: str, image_id: str, wanted: Target, size: int) -> Tensor | None:
         """mean_map, float64 [S, S], higher is more salient: minus the mean rank map of all donors; None without any."""
-        lenders = self.lenders(trial_id)
-        predicted = lenders.images[image_id]["predicted"]
-        relatives, n_own = self._places(trial_id, lenders.relatives(image_id, of), of, size)
-        n = len(lenders.group(predicted, of)) - n_own
+        index = self.index(trial_id)
+        predicted = index.images[image_id]["predicted"]
+        own_patient, n_own = self._places(trial_id, index.of_same_patient(image_id, wanted), wanted, size)
+        n = len(index.group(predicted, wanted)) - n_own
         if n == 0:
             return None
-        return torch.from_numpy((relatives - self.total(trial_id, of, predicted)) / n).view(size, size)
+        return torch.from_numpy((own_patient - self.total(trial_id, wanted, predicted)) / n).view(size, size)
 
 
-def _total_name(trial_id: str, of: Target, predicted: int) -> str:
-    return f"{trial_id}.{of[0]}.{of[1]}.{predicted}.int64"
+def _total_name(trial_id: str, wanted: Target, predicted: int) -> str:
+    return f"{trial_id}.{wanted[0]}.{wanted[1]}.{predicted}.int64"

@@ -16,7 +16,7 @@ from cxr_ray.measure import rankings
 from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.controls import CONTROLS, Draws
 from cxr_ray.measure.curves import Axes, Curves, overlaps, score_rankings
-from cxr_ray.measure.donors import Maps, OtherMaps
+from cxr_ray.measure.donors import DonorMaps, Maps
 
 Drawn = tuple[Tensor, NDArray[np.bool_]]
 """Rankings int32 [N, D, U], and whether there is such a draw, [N, D]."""
@@ -31,7 +31,7 @@ class MapRankings:
         controls: those made from or for the maps, with their numbers of draws.
     """
 
-    def __init__(self, batch: Batch, explainer: str, maps: Maps, donor_maps: OtherMaps | None):
+    def __init__(self, batch: Batch, explainer: str, maps: Maps, donor_maps: DonorMaps | None):
         """Take an explainer's maps of the batch's pairs, and the maps of other images where a control needs them."""
         self.batch, self.drawn = batch, maps.drawn
         self.explainer, self.donor_maps = explainer, donor_maps

@@ -12,7 +12,7 @@ from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.concentration import saliency_rows
 from cxr_ray.measure.controls import CONTROLS, Draws, draws_at_most, of_family
 from cxr_ray.measure.curves import Axes
-from cxr_ray.measure.donors import Maps, OtherMaps
+from cxr_ray.measure.donors import DonorMaps, Maps
 from cxr_ray.measure.explainers import EXPLAINERS, Inputs, combine
 from cxr_ray.measure.faithfulness import faithfulness_rows
 from cxr_ray.measure.map_rankings import MapRankings
@@ -50,7 +50,7 @@ def make_maps(batch: Batch, explainer: str, model: Classifier) -> Maps:
 
 
 def measure(
-    batch: Batch, shared: SharedControls, explainer: str, maps: Maps, donor_maps: OtherMaps | None = None
+    batch: Batch, shared: SharedControls, explainer: str, maps: Maps, donor_maps: DonorMaps | None = None
 ) -> Tables:
     """Rows of saliency, curves and faithfulness of one explainer's maps.
 

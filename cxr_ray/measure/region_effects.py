@@ -76,7 +76,7 @@ def _removed(batch: Batch, wanted: Regions) -> tuple[list[Change], Tensor]:
 
 def _canvas(batch: Batch) -> tuple[Canvas, list[str]]:
     """The batch's canvas and its fills, with the donor images as the last fill where there are any."""
-    fills, donors = [str(f) for f in batch.sweep.perturb.fills], batch.shard.partners
+    fills, donors = [str(f) for f in batch.sweep.perturb.fills], batch.shard.donor_images
     if not donors:
         return batch.canvas, fills
     pixels = np.stack([donors.get(i, own) for i, own in zip(batch.ids, batch.shard.pixels, strict=True)])
@@ -123,7 +123,7 @@ def _rendered_again(batch: Batch) -> Iterator[tuple[list[Change], Tensor]]:
 
 def _rows(batch: Batch, changes: list[Change], logit_R: np.ndarray) -> pa.Table:
     """A row for each pair of a changed image; without patch swaps where the image has no donor image."""
-    pairs, donors = batch.pairs, batch.shard.partners
+    pairs, donors = batch.pairs, batch.shard.donor_images
     image, region, fill, control, draw, share = zip(*changes, strict=True)
     no_donor = np.array([c.fill == PATCH_SWAP and batch.ids[c.image] not in donors for c in changes])
     pair, row = np.nonzero((pairs.image[:, None] == np.array(image)) & ~no_donor)

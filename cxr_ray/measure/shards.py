@@ -48,8 +48,8 @@ class Shard:
         masks: lungs, marker and opacity as far as they are known: bool [B, S, S]; nowhere: not known, or not there.
         counterfactuals: phantoms rendered without their opacity, without their marker, with the other glyph: uint8
             [B, 3, S, S].
-        partners: image_id to the NORMAL image of another patient that it exchanges parts with: uint8 [3, S, S].
-        unit: the name under which a first execution kept its maps.
+        donor_images: image_id to the NORMAL image of another patient that it swaps patches with: uint8 [3, S, S].
+        name: under which the map pass kept its maps.
     """
 
     trial_id: str
@@ -61,8 +61,8 @@ class Shard:
     errors: Sequence[Mapping[str, Any]] = field(default_factory=list)
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     counterfactuals: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    partners: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    unit: str = ""
+    donor_images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    name: str = ""
 
     def only(self, kept_B: NDArray[np.bool_]) -> Shard:
         """The shard of some of its images."""

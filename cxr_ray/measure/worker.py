@@ -14,7 +14,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import lungs, sanity
 from cxr_ray.measure.batch import Batch, Network, finite_scores
 from cxr_ray.measure.controls import need_donors, of_family
-from cxr_ray.measure.donors import MapFile, Maps, OtherMaps, pack_maps
+from cxr_ray.measure.donors import DonorMaps, MapFile, Maps, pack_maps
 from cxr_ray.measure.measurement import make_maps, measure
 from cxr_ray.measure.region_effects import region_rows
 from cxr_ray.measure.shards import ModelRef, Shard, Tables
@@ -37,7 +37,7 @@ class Worker:
         device: str = "cpu",
         batch_size: int | None = 32,
         passes: int = 0,
-        others: OtherMaps | None = None,
+        donor_maps: DonorMaps | None = None,
     ):
         """Takes a sweep and the models it may be asked about.
 
@@ -46,16 +46,16 @@ class Worker:
             model_refs: the models by trial_id.
             device: cpu or cuda.
             batch_size: masked images in one pass; None: found once for the device.
-            passes: forward passes that each model will make; many make a faster form of it worth its start-up.
-            others: the maps that ``first`` made, for controls that need those of other images.
+            passes: forward passes that each model will make; many make a faster backend worth its start-up.
+            donor_maps: what the map pass made, for controls that need those of other images.
         """
-        self.sweep, self.model_refs, self.passes, self.others = sweep, dict(model_refs), passes, others
+        self.sweep, self.model_refs, self.passes, self.donor_maps = sweep, dict(model_refs), passes, donor_maps
         self._batch_size = batch_size
         self._found: dict[int, int] = {}  # by size of the images
         self.device = torch.device(device)
         backends.full_float32()
-        self.form = InferenceBackend("eager", {})
-        self.model = lru_cache(maxsize=2)(self._load)  # units come model by model; where one follows another, two
+        self.backend = InferenceBackend("eager", {})
+        self.model = lru_cache(maxsize=2)(self._load)  # shards come model by model; where one follows another, two
         self.forward = lru_cache(maxsize=2)(self._forward)
         self.segmenter = lungs.segmenter(self.device) if lungs.wants_segmenter(sweep) else None
 
@@ -65,11 +65,11 @@ class Worker:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _forward(self, trial_id: str) -> backends.Forward:
-        """The function that scores; its form is measured for the first model and then kept."""
+        """The function that scores; its backend is measured for the first model and then kept."""
         model, size = self.model(trial_id), self.model_refs[trial_id].size
-        if self.form.tried:
-            return backends.make(self.form.name, model, size, self.batch_size(trial_id))
-        self.form, forward = backends.choose(
+        if self.backend.tried:
+            return backends.make(self.backend.name, model, size, self.batch_size(trial_id))
+        self.backend, forward = backends.choose(
             model, size, self.batch_size(trial_id), self.passes, self.sweep.perturb.precision
         )
         return forward
@@ -108,10 +108,10 @@ class Worker:
         return tables
 
     def _map_file(self, shard: Shard) -> MapFile:
-        if self.others is None:
+        if self.donor_maps is None:
             names = of_family("other images", self.sweep.controls)
-            raise ValueError(f"{' and '.join(names)} need the maps of other images: give others.")
-        return self.others.file(shard.unit)
+            raise ValueError(f"{' and '.join(names)} need the maps of other images: give donor_maps.")
+        return self.donor_maps.file(shard.name)
 
     def _batch(self, shard: Shard, sweep: Sweep, errors: Errors, file: MapFile | None = None) -> Batch | None:
         """The shard on the device; images without a finite score become errors, None where no other is left."""
@@ -136,10 +136,10 @@ class Worker:
                 else:
                     maps = file.maps(explainer, batch.pairs.keys())
                 if maps is not None:  # else it failed in the map pass: an entry in errors says so
-                    tables |= measure(batch, shared, explainer, maps, self.others)
+                    tables |= measure(batch, shared, explainer, maps, self.donor_maps)
         return tables
 
-    def first(self, shard: Shard) -> bytes:
+    def map_pass(self, shard: Shard) -> bytes:
         """The map pass: the predictions and maps of a test shard, as a file."""
         errors: Errors = list(shard.errors)
         maps: dict[str, Maps] = {}

@@ -59,7 +59,7 @@ def explain(
         for trial_id, ref in model_refs.items()
     }
     device = "gpu" if allocation.worker_gpus else "cpu"
-    plan = plan_shards(context.manifest, model_refs, passes, device, context.sanity_images(), _partners(context))
+    plan = plan_shards(context.manifest, model_refs, passes, device, context.sanity_images(), _donor_images(context))
     scoring = ShardPass(context, allocation, model_refs, {t: p.test for t, p in passes.items()})
     if missing_shards(scoring, plan) and need_donors(context.sweep):
         with_maps = map_pass(scoring, plan)
@@ -84,7 +84,7 @@ def missing_shards(shard_pass: ShardPass, plan: Shards) -> list[ShardPlan]:
     return [shard for by_name in plan.values() for name, shard in by_name.items() if name not in finished]
 
 
-def _partners(context: RunContext) -> dict[str, str]:
+def _donor_images(context: RunContext) -> dict[str, str]:
     """image_id to the path of the image that a region's patch is swapped with; none without regions."""
     if not context.sweep.regions:
         return {}
@@ -103,7 +103,7 @@ def _computed(shard_pass: ShardPass, plan: Shards, kind: str) -> bool:
 
 
 def map_pass(scoring: ShardPass, plan: Shards) -> Shards | None:
-    """Make the predictions and maps of all test images, and say who lends maps to whom.
+    """Make the predictions and maps of all test images, and index the donor images of each.
 
     Returns:
         ``plan`` without the images that could not be decoded, which are among the errors of the map pass; None where
@@ -126,10 +126,10 @@ def map_pass(scoring: ShardPass, plan: Shards) -> Shards | None:
     targets = [(e, t) for e in sweep.explain.explainers for t in (0, 1)]
     with_maps, groups = {}, []
     for trial_id, shards in test.items():
-        lenders = donors.find_lenders(store, shards, patients, targets)
-        donors.OtherMaps(store, sweep).write_lenders(trial_id, lenders)
+        index = donors.build_donor_index(store, shards, patients, targets)
+        donors.DonorMaps(store, sweep).write_index(trial_id, index)
         decoded = {
-            name: replace(shard, rows=tuple(r for r in shard.rows if r["image_id"] in lenders.images))
+            name: replace(shard, rows=tuple(r for r in shard.rows if r["image_id"] in index.images))
             for name, shard in shards.items()
         }
         with_maps[trial_id] = {**plan[trial_id], **decoded}
@@ -138,7 +138,7 @@ def map_pass(scoring: ShardPass, plan: Shards) -> Shards | None:
             {"trial_id": trial_id, "explainer": e, "target": t, "predicted": p, "size": size}
             for e, t in targets
             for p in (0, 1)
-            if lenders.group(p, (e, t))
+            if index.group(p, (e, t))
         ]
     if groups and any(CONTROLS[c].rank_sums for c in sweep.controls):
         pipeline.sum_maps(context, groups)

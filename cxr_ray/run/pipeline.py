@@ -69,16 +69,16 @@ class _Decode:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard = json.loads(row["shard"])
         size, preprocess = shard["size"], shard["preprocess"]
-        frame = pd.DataFrame(shard["rows"], columns=["image_id", "path", "label", "partner"])
+        frame = pd.DataFrame(shard["rows"], columns=["image_id", "path", "label", "donor_image"])
         pixels, keep, errors = load_pixels(self.source, frame, size, self.fit, preprocess)
         shard["rows"] = [r for r, kept in zip(shard["rows"], keep, strict=True) if kept]
         rows = shard["rows"] if self.parts and shard["split"] == "test" else []
         parts = load_parts(self.source, self.lungs, rows, size, self.fit, preprocess, self.changes)
-        donors = frame[keep & frame["partner"].notna() & self.parts]
-        donors = donors[["image_id", "partner"]].rename(columns={"partner": "path"})
-        partners, readable, unreadable = load_pixels(self.source, donors, size, self.fit, preprocess)
+        donors = frame[keep & frame["donor_image"].notna() & self.parts]
+        donors = donors[["image_id", "donor_image"]].rename(columns={"donor_image": "path"})
+        pixels_of_donors, readable, unreadable = load_pixels(self.source, donors, size, self.fit, preprocess)
         shard |= {
-            "partners": list(donors["image_id"][readable]),
+            "donor_images": list(donors["image_id"][readable]),
             "masks": list(parts.masks),
             "counterfactuals": list(parts.counterfactuals),
             "errors": errors + parts.errors + [{**error, "stage": "patch_swap"} for error in unreadable],
@@ -87,7 +87,7 @@ class _Decode:
             "shard": json.dumps(shard),
             "pixels": pixels.tobytes(),
             "masks": b"".join(mask.tobytes() for mask in parts.masks.values()),
-            "partners": partners.tobytes(),
+            "donor_images": pixels_of_donors.tobytes(),
             "counterfactuals": b"".join(rendering.tobytes() for rendering in parts.counterfactuals.values()),
         }
 
@@ -106,7 +106,7 @@ class _Explain:
     ):
         import torch
 
-        from cxr_ray.measure.donors import OtherMaps
+        from cxr_ray.measure.donors import DonorMaps
         from cxr_ray.measure.worker import Shard, Worker
 
         gpus = allocation.worker_gpus
@@ -116,13 +116,13 @@ class _Explain:
             torch.cuda.set_per_process_memory_fraction(gpus)
         self.shard_type, self.is_map_pass = Shard, is_map_pass
         device = "cuda" if gpus else "cpu"
-        self.worker = Worker(sweep, model_refs, device, allocation.batch_size, passes, OtherMaps(store, sweep))
+        self.worker = Worker(sweep, model_refs, device, allocation.batch_size, passes, DonorMaps(store, sweep))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard = self._shard(row)
-        tables = self.worker.first(shard) if self.is_map_pass else pack(self.worker(shard))
-        backend = str(self.worker.form)
-        return {"name": shard.unit, "images": len(shard.image_ids), "backend": backend, "tables": tables}
+        tables = self.worker.map_pass(shard) if self.is_map_pass else pack(self.worker(shard))
+        backend = str(self.worker.backend)
+        return {"name": shard.name, "images": len(shard.image_ids), "backend": backend, "tables": tables}
 
     def _shard(self, row: dict[str, Any]) -> Shard:
         plan = json.loads(row["shard"])
@@ -142,8 +142,8 @@ class _Explain:
             errors=plan["errors"],
             masks=arrays("masks", np.bool_, len(rows), size, size),
             counterfactuals=arrays("counterfactuals", np.uint8, len(rows), 3, size, size),
-            partners=arrays("partners", np.uint8, 3, size, size),
-            unit=plan["name"],
+            donor_images=arrays("donor_images", np.uint8, 3, size, size),
+            name=plan["name"],
         )
 
 
@@ -199,10 +199,10 @@ class _Total:
         self.sweep, self.store = sweep, store
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        from cxr_ray.measure.donors import OtherMaps
+        from cxr_ray.measure.donors import DonorMaps
 
         target = row["explainer"], row["target"]
-        OtherMaps(self.store, self.sweep).write_total(row["trial_id"], target, row["predicted"], row["size"])
+        DonorMaps(self.store, self.sweep).write_total(row["trial_id"], target, row["predicted"], row["size"])
         return {"trial_id": row["trial_id"]}
 
 

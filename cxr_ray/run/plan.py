@@ -103,7 +103,7 @@ class ShardPlan:
         name: names its file; it holds its length, so that a run resumed on another kind of device is whole.
         split: val, test, or sanity (images of test whose maps are compared with those of random weights).
         size, preprocess: what its images become.
-        rows: of each image its image_id, path and label; in test also partner, the path of the image that it swaps
+        rows: of each image its image_id, path and label; in test also donor_image, the path of the image that it swaps
             patches with, or None.
     """
 
@@ -136,7 +136,7 @@ def plan_shards(
     passes: Mapping[str, PassCounts],
     device: str,
     sanity: pd.DataFrame,
-    partners: Mapping[str, str],
+    donor_images: Mapping[str, str],
 ) -> Shards:
     """Blocks of images of one split, in order, for every model.
 
@@ -146,12 +146,12 @@ def plan_shards(
         passes: by trial_id.
         device: cpu or gpu.
         sanity: the images of test that sanity looks at.
-        partners: image_id to the path of the image that it swaps patches with.
+        donor_images: image_id to the path of the image that it swaps patches with.
     """
     images = {**{split: manifest.rows(split) for split in SPLITS}, "sanity": sanity}
     rows_of = {split: rows[["image_id", "path", "label"]].to_dict("records") for split, rows in images.items()}
     for row in rows_of["test"]:
-        row["partner"] = partners.get(row["image_id"])
+        row["donor_image"] = donor_images.get(row["image_id"])
     return {
         trial_id: _shards_of(model_ref, rows_of, passes[trial_id], SHARD_PASSES[device])
         for trial_id, model_ref in model_refs.items()

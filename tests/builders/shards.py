@@ -32,8 +32,10 @@ def shard(n: int = 5, size: int = SIZE, split: str = "test") -> Shard:
     rng = np.random.default_rng(0)
     ids = [f"{i:016x}" for i in range(n)]
     pixels = rng.integers(0, 256, (n, 3, size, size), np.uint8)
-    partners = dict(zip(ids, pixels[::-1], strict=True))
-    return Shard("m", split, ids, [f"{i}.png" for i in range(n)], [i % 2 for i in range(n)], pixels, partners=partners)
+    donors = dict(zip(ids, pixels[::-1], strict=True))
+    return Shard(
+        "m", split, ids, [f"{i}.png" for i in range(n)], [i % 2 for i in range(n)], pixels, donor_images=donors
+    )
 
 
 def worker(config: Sweep, model: Classifier, batch_size: int = 16) -> Worker:

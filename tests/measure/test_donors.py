@@ -1,4 +1,4 @@
-"""Maps of other images: kept and fetched one by one, lent to other patients alone; the controls that they make."""
+"""Maps of other images: kept and fetched one by one, given to other patients alone; the controls that they make."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from cxr_ray.config import Sweep
 from cxr_ray.measure import donors, rankings
 from cxr_ray.measure.cost import passes_per_image
-from cxr_ray.measure.donors import Lenders, MapFile, Maps, OtherMaps, find_lenders, pack_maps
+from cxr_ray.measure.donors import DonorIndex, DonorMaps, MapFile, Maps, build_donor_index, pack_maps
 from cxr_ray.measure.explainers import EXPLAINERS, Explainer
 from cxr_ray.measure.worker import ModelRef, Worker
 from cxr_ray.models.networks import Classifier, ModelSpec
@@ -54,7 +54,7 @@ def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
     assert file.maps("failed", pairs) is None
 
 
-# Who lends to whom
+# Donor images
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,31 +63,31 @@ def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
 )
 def test_donors_are_of_other_patients_and_the_same_prediction_without_replacement(images, seed):
     known = {
-        f"{n:04d}": {"patient": str(p), "predicted": y, "unit": "u", "lost": [["cam", 1]] if lost else []}
+        f"{n:04d}": {"patient": str(p), "predicted": y, "shard": "u", "lost": [["cam", 1]] if lost else []}
         for n, (p, y, lost) in enumerate(images)
     }
-    lenders = Lenders(known)
+    index = DonorIndex(known)
     for me, mine in known.items():
         eligible = {
             i
             for i, v in known.items()
             if v["patient"] != mine["patient"] and v["predicted"] == mine["predicted"] and not v["lost"]
         }
-        drawn = lenders.donors(me, ("cam", 1), seed, 999)
+        drawn = index.donors(me, ("cam", 1), seed, 999)
         assert len(drawn) == len(set(drawn))
         assert set(drawn) == eligible  # all of them, where fewer are there than are wanted
-        assert lenders.donors(me, ("cam", 1), seed, 2) == drawn[:2]
-        everyone = lenders.donors(me, ("other", 1), seed, 999)
+        assert index.donors(me, ("cam", 1), seed, 2) == drawn[:2]
+        everyone = index.donors(me, ("other", 1), seed, 999)
         assert drawn == [i for i in everyone if i in eligible]  # paired over explainers
-        family = set(lenders.relatives(me, ("cam", 1)))
-        assert family | eligible == set(lenders.group(mine["predicted"], ("cam", 1)))
+        family = set(index.of_same_patient(me, ("cam", 1)))
+        assert family | eligible == set(index.group(mine["predicted"], ("cam", 1)))
         assert not family & eligible
 
 
 def test_every_donor_is_as_likely():
-    known = {f"{n:04d}": {"patient": str(n), "predicted": 1, "unit": "u", "lost": []} for n in range(7)}
-    lenders = Lenders(known)
-    first = [lenders.donors("0003", ("cam", 1), seed, 1)[0] for seed in range(1200)]
+    known = {f"{n:04d}": {"patient": str(n), "predicted": 1, "shard": "u", "lost": []} for n in range(7)}
+    index = DonorIndex(known)
+    first = [index.donors("0003", ("cam", 1), seed, 1)[0] for seed in range(1200)]
     counts = pd.Series(first).value_counts()
     assert len(counts) == 6
     assert (counts - 200).abs().max() < 4.5 * (1200 * (1 / 6) * (5 / 6)) ** 0.5
@@ -97,7 +97,9 @@ def test_every_donor_is_as_likely():
 
 
 def worker(config: Sweep, model: Classifier, store: Store, batch_size: int = 16) -> Worker:
-    w = Worker(config, {"m": ModelRef("m", "none", None, SIZE)}, batch_size=batch_size, others=OtherMaps(store, config))
+    w = Worker(
+        config, {"m": ModelRef("m", "none", None, SIZE)}, batch_size=batch_size, donor_maps=DonorMaps(store, config)
+    )
     w.model = lambda trial_id: model
     return w
 
@@ -105,21 +107,21 @@ def worker(config: Sweep, model: Classifier, store: Store, batch_size: int = 16)
 def both_executions(
     config: Sweep, model: Classifier, folder: Path, n: int = 12, units: int = 3, batch_size: int = 16
 ) -> dict[str, pd.DataFrame]:
-    """All tables of n images in so many units of work."""
+    """All tables of n images in so many shards."""
     store = Store(str(folder), {})
     w, whole = worker(config, model, store, batch_size), shard(n)
     blocks = {}
     for u, at in enumerate(np.array_split(np.arange(n), units)):
         parts = {k: [getattr(whole, k)[i] for i in at] for k in ("image_ids", "paths", "labels")}
-        blocks[f"m.test.{u}"] = dataclasses.replace(whole, **parts, pixels=whole.pixels[at], unit=f"m.test.{u}")
+        blocks[f"m.test.{u}"] = dataclasses.replace(whole, **parts, pixels=whole.pixels[at], name=f"m.test.{u}")
     for name, part in blocks.items():
-        store.write_shard(name, w.first(part), donors.MAPS)
+        store.write_shard(name, w.map_pass(part), donors.MAPS)
     maps = [(e, t) for e in config.explain.explainers for t in (0, 1)]
-    lenders = find_lenders(store, blocks, PATIENTS, maps)
-    w.others.write_lenders("m", lenders)
+    index = build_donor_index(store, blocks, PATIENTS, maps)
+    w.donor_maps.write_index("m", index)
     for of in maps:
         for predicted in (0, 1):
-            w.others.write_total("m", of, predicted, SIZE)
+            w.donor_maps.write_total("m", of, predicted, SIZE)
     tables: dict[str, list[pd.DataFrame]] = {}
     for part in blocks.values():
         for name, frame in frames(w(part)).items():
@@ -169,9 +171,9 @@ def test_donors_curves_are_those_of_their_maps(tmp_path, monkeypatch):
     config = others_sweep(explain={"explainers": ["made"], "targets": ["pneumonia"]})
     out = both_executions(config, linear_model(), tmp_path / "a")
     predicted = out["predictions"].set_index("image_id").predicted
-    images = {i: {"patient": PATIENTS[i], "predicted": predicted[i], "unit": "", "lost": []} for i in IDS}
+    images = {i: {"patient": PATIENTS[i], "predicted": predicted[i], "shard": "", "lost": []} for i in IDS}
     mine = IDS[4]
-    chosen = Lenders(images).donors(mine, ("made", 1), config.seed, 3)
+    chosen = DonorIndex(images).donors(mine, ("made", 1), config.seed, 3)
     key = ["draw", "grid", "direction", "level"]
     drawn = out["curves"].query("image_id == @mine and control == 'other_image'").set_index(key).logit_target
     assert drawn.index.get_level_values("draw").max() == len(chosen) - 1
@@ -191,9 +193,9 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
     store.write_shard(
         "u", pack_maps(dict.fromkeys(ids, 1.0), [(i, 1) for i in ids], {"e": Maps(maps, {})}, []), donors.MAPS
     )
-    others = OtherMaps(store, config)
+    others = DonorMaps(store, config)
     patients = {"a": "1", "b": "2", "c": "2", "d": "3"}
-    others.write_lenders("m", find_lenders(store, ["u"], patients, [("e", 1)]))
+    others.write_index("m", build_donor_index(store, ["u"], patients, [("e", 1)]))
     others.write_total("m", ("e", 1), 1, size)
     full = rankings.at_size(maps[:3], size)
     rank = rankings.rank_on(full, rankings.tie_fields(ids[:3], config.seed, size), size)
@@ -205,8 +207,8 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
     assert torch.equal(ranked("b"), rank[0])  # c is b's own patient, and d's map is not finite
     mean = others.mean("m", "a", ("e", 1), size)
     assert torch.equal(mean.flatten(), -(rank[1] + rank[2]).double() / 2)
-    lonely = Lenders({"a": {"patient": "1", "predicted": 1, "unit": "u", "lost": []}})
-    others.write_lenders("alone", lonely)
+    lonely = DonorIndex({"a": {"patient": "1", "predicted": 1, "shard": "u", "lost": []}})
+    others.write_index("alone", lonely)
     others.write_total("alone", ("e", 1), 1, size)
     assert others.mean("alone", "a", ("e", 1), size) is None
     assert others.donated("alone", "a", ("e", 1), range(3)) is None
@@ -339,7 +341,7 @@ def test_a_worker_without_other_images_says_so():
         w(shard())
 
 
-def test_an_explainer_that_fails_in_the_first_execution_is_an_error_of_the_second(tmp_path, monkeypatch):
+def test_an_explainer_that_fails_in_the_map_pass_is_an_error_of_the_scoring_pass(tmp_path, monkeypatch):
     def broken(model, inputs):
         raise RuntimeError("out of ideas")
 

@@ -235,19 +235,19 @@ def test_versions_and_edits_are_scored_as_they_are(rows):
         assert len(mine) == 4
 
 
-def test_parts_are_exchanged_for_those_of_the_partner_at_the_images_own_exposure():
+def test_patches_are_swapped_with_those_of_the_donor_image_at_the_images_own_exposure():
     model, given = linear_model(), shard()
     rng = np.random.default_rng(6)
-    lent = {i: rng.integers(40, 90, (3, SIZE, SIZE), np.uint8) for i in given.image_ids[:2]}
-    rows = worked(config(), model, replace(given, partners=lent))["regions", ""].to_pandas()
-    exchanged = rows[(rows.fill == "patch_swap") & (rows.target == 1)]
-    assert set(exchanged.image_id) == set(lent)  # the others have no partner
+    donors = {i: rng.integers(40, 90, (3, SIZE, SIZE), np.uint8) for i in given.image_ids[:2]}
+    rows = worked(config(), model, replace(given, donor_images=donors))["regions", ""].to_pandas()
+    swapped = rows[(rows.fill == "patch_swap") & (rows.target == 1)]
+    assert set(swapped.image_id) == set(donors)  # the others have no donor image
     weight = (model.network[1].weight[1] - model.network[1].weight[0]).view(3, SIZE, SIZE) / model.std
-    for i, image_id in enumerate(lent):
-        own, other = (torch.from_numpy(x).float() / 255 for x in (given.pixels[i], lent[image_id]))
+    for i, image_id in enumerate(donors):
+        own, other = (torch.from_numpy(x).float() / 255 for x in (given.pixels[i], donors[image_id]))
         alike = (other * own.mean() / other.mean()).clamp(max=1)
         for name in ("border", "corners"):
-            mine = exchanged[(exchanged.image_id == image_id) & (exchanged.region == name)]
+            mine = swapped[(swapped.image_id == image_id) & (swapped.region == name)]
             k = torch.tensor([[key(0, image_id, f"region {name}", d) for d in range(3)]])
             mask = regions.masks(SIZE)[name]
             removed = [mask, *REGIONS[name].matched(mask[None], k)[0]]
@@ -259,7 +259,7 @@ def test_parts_are_exchanged_for_those_of_the_partner_at_the_images_own_exposure
     assert np.allclose(filled.logit_target, without.logit_target, atol=1e-4)
 
 
-def test_partners_are_normal_images_of_other_patients():
+def test_donor_images_are_normal_images_of_other_patients():
     rows = pd.DataFrame({
         "image_id": [f"{i:016x}" for i in range(6)], "path": list("abcdef"), "label": [0, 0, 0, 1, 1, 1],
         "patient_id": ["p", "p", "q", "q", "r", "p"],

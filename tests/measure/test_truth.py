@@ -37,9 +37,9 @@ def phantom_block(n: int, correlation: float, size: int = SIZE, train: int = 0) 
     pixels = load_pixels(source, rows, size).images_NCHW
     parts = load_parts(source, None, rows.to_dict("records"), size, changes=VERSIONS)
     by_path = dict(zip(rows["path"], pixels, strict=True))
-    partners = {i: by_path[path] for i, path in patch_swap.donor_images(rows, rows.iloc[:0], seed=0).items()}
+    donors = {i: by_path[path] for i, path in patch_swap.donor_images(rows, rows.iloc[:0], seed=0).items()}
     shard = Shard("m", "test", list(rows["image_id"]), list(rows["path"]), list(rows["label"]), pixels,
-                  masks=parts.masks, counterfactuals=parts.counterfactuals, partners=partners)  # fmt: skip
+                  masks=parts.masks, counterfactuals=parts.counterfactuals, donor_images=donors)  # fmt: skip
     return source, shard
 
 

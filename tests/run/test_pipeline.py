@@ -22,34 +22,34 @@ def source(tiny_folder, tmp_path):
     return FolderSource(str(tmp_path))
 
 
-def decoded(source, partners: dict[str, str | None], split: str = "test", **changes):
+def decoded(source, donors: dict[str, str | None], split: str = "test", **changes):
     sweep = resolve({"data": {"size": SIZE, "path": "x"}, **changes})
-    rows = [{"image_id": i, "path": f"{i}.png", "label": 0, "partner": p} for i, p in partners.items()]
+    rows = [{"image_id": i, "path": f"{i}.png", "label": 0, "donor_image": p} for i, p in donors.items()]
     shard = {"size": SIZE, "preprocess": "none", "split": split, "rows": rows}
     return pipeline._Decode(source, None, sweep)({"shard": json.dumps(shard)})
 
 
-def test_each_image_gets_its_own_partner(source):
+def test_each_image_gets_its_own_donor_image(source):
     row = decoded(source, {"a": "c.png", "c": "d.png", "d": None})
     shard = json.loads(row["shard"])
     assert [r["image_id"] for r in shard["rows"]] == ["a", "c", "d"]
-    assert shard["partners"] == ["a", "c"]
-    lent = pd.DataFrame({"image_id": ["a", "c"], "path": ["c.png", "d.png"]})
-    expected = load_pixels(source, lent, SIZE).images_NCHW
-    assert np.array_equal(np.frombuffer(row["partners"], np.uint8).reshape(expected.shape), expected)
+    assert shard["donor_images"] == ["a", "c"]
+    expected_donors = pd.DataFrame({"image_id": ["a", "c"], "path": ["c.png", "d.png"]})
+    expected = load_pixels(source, expected_donors, SIZE).images_NCHW
+    assert np.array_equal(np.frombuffer(row["donor_images"], np.uint8).reshape(expected.shape), expected)
     assert not shard["errors"]
 
 
-def test_an_image_without_a_readable_partner_is_kept_and_told_of(source):
+def test_an_image_without_a_readable_donor_image_is_kept_with_an_error(source):
     shard = json.loads(decoded(source, {"a": "b.png", "b": "a.png", "c": "a.png"})["shard"])
     assert [r["image_id"] for r in shard["rows"]] == ["a", "c"]
-    assert shard["partners"] == ["c"]
+    assert shard["donor_images"] == ["c"]
     assert [(e["stage"], e["image_id"], e["path"]) for e in shard["errors"]] == [
         ("decode", "b", "b.png"), ("patch_swap", "a", "b.png"),
     ]  # fmt: skip
 
 
-def test_partners_are_read_for_regions_alone(source):
+def test_donor_images_are_read_for_regions_alone(source):
     row = decoded(source, {"a": "c.png"}, regions=None)
-    assert json.loads(row["shard"])["partners"] == []
-    assert row["partners"] == b""
+    assert json.loads(row["shard"])["donor_images"] == []
+    assert row["donor_images"] == b""
