@@ -18,12 +18,12 @@ def run(tmp_path_factory):
     return os.environ.get("CXR_RAY_RUN") or make_run(tmp_path_factory.mktemp("notebooks") / "run", more=True)
 
 
-def test_there_is_one():
+def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
-def test_it_is_stripped(path):
+def test_notebooks_hold_no_output(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     for cell in notebook.cells:
@@ -35,11 +35,11 @@ def test_it_is_stripped(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
-def test_it_runs(path, run, monkeypatch):
+def test_notebooks_run_from_first_to_last_cell(path, run, monkeypatch):
     monkeypatch.setenv("CXR_RAY_RUN", str(Path(run).resolve()))
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(path, as_version=4)
     done = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
     printed = "".join(o.get("text", "") for c in done.cells if c.cell_type == "code" for o in c.outputs)
-    assert "Mean gap in" in printed
+    assert "Mean advantage in" in printed

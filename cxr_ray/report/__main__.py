@@ -1,8 +1,34 @@
-"""The command line: ``python -m cxr_ray.report RUN``."""
+"""The command line: ``python -m cxr_ray.report RUN [--data PATH]``."""
 
+from __future__ import annotations
+
+import argparse
 import sys
+from collections.abc import Sequence
 
-from cxr_ray.report.document import main
+import pyarrow as pa
+
+from cxr_ray.errors import CxrRayError
+from cxr_ray.report.document import write_report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw a run again; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m cxr_ray.report", description="Draws the report of a run again.")
+    parser.add_argument("out", help="the run's folder or URI, as --out named it")
+    parser.add_argument("--data", help="where the images lie, if elsewhere now (galleries only)")
+    args = parser.parse_args(argv)
+    try:
+        write_report(args.out, args.data)
+    except (CxrRayError, pa.ArrowInvalid) as e:
+        print(f"cxr_ray: {str(e).splitlines()[0]}", file=sys.stderr)
+        return getattr(e, "exit_code", 2)
+    except OSError as e:
+        print(f"cxr_ray: {args.out}: {str(e).splitlines()[0]}", file=sys.stderr)
+        return 1
+    print(f"{args.out.rstrip('/')}/report.html")
+    return 0
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,7 @@
-"""The galleries of a report: test images by a seeded hash, each beside its maps, one picture an image.
+"""Pictures of galleries: test images by a seeded hash, each with its maps in one picture.
 
-A picture is named after its bucket, the spatial concentration of the first explainer's map and its place in the bucket:
-``tp_compact_01.png``.
+A picture is named after its bucket, the spatial concentration of the primary explainer's map and its place in the
+bucket: ``tp_compact_01.png``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cxr_ray import results
 from cxr_ray.config import Data
 from cxr_ray.data import images
 from cxr_ray.data.entries import Source
-from cxr_ray.data.sources import source_of
+from cxr_ray.data.sources import changes_of, source_of
 from cxr_ray.errors import DataError, ImageError
 
 GALLERY = 12  # images of a bucket
@@ -47,16 +47,16 @@ class Panel:
 class Images:
     """Pixels of a run's test images as its models see them, and why some cannot be shown."""
 
-    def __init__(self, run: results.Run, data_path: str | None):
-        self.run, self.data_path = run, data_path
+    def __init__(self, run: results.Run, data: str | None):
+        self.run, self.data = run, data  # data: as --data names it; None: where the sweep says
         self.pixels: dict[str, NDArray[np.uint8] | None] = {}  # read so far; None: could not be read
 
     @cached_property
     def source(self) -> tuple[Source | None, str, str]:
         """Where images are read, what was tried in words, and why it failed."""
-        settings = Data.model_validate(self.run.sweep["data"])
-        if self.data_path is not None:
-            settings = settings.model_copy(update={"source": "folder", "path": self.data_path})
+        changes = {} if self.data is None else changes_of(self.data)
+        changed = {key.removeprefix("data."): value for key, value in changes.items()}
+        settings = Data.model_validate({**self.run.sweep["data"], **changed})
         try:
             source = source_of(settings, self.run.sweep["seed"])
         except DataError as e:
@@ -169,14 +169,14 @@ def legend(signed: Mapping[str, bool]) -> Image.Image:
     draw, font = ImageDraw.Draw(sheet), _font(12)
     for i, (kind, names) in enumerate(kinds):
         x = 480 * i
-        at = np.linspace(-1 if kind else 0, 1, 300)
-        rgb = colormaps["RdBu_r"]((at + 1) / 2) if kind else colormaps["plasma"](at)
-        alpha = 0.75 * np.abs(at)[:, None]
+        scale = np.linspace(-1 if kind else 0, 1, 300)
+        rgb = colormaps["RdBu_r"]((scale + 1) / 2) if kind else colormaps["plasma"](scale)
+        alpha = 0.75 * np.abs(scale)[:, None]
         bar = np.repeat((0.5 * (1 - alpha) + rgb[:, :3] * alpha)[None], 16, axis=0)
         sheet.paste(Image.fromarray((255 * bar).round().astype(np.uint8)), (x, 22))
         draw.text((x, 2), _short(names), "black", font)
-        ends = [(x, "against the target"), (x + 146, "0"), (x + 230, "for the target")] if kind else [
-            (x, "0"), (x + 268, "most")]  # fmt: skip
+        signed_ends = [(x, "against the target"), (x + 146, "0"), (x + 230, "for the target")]
+        ends = signed_ends if kind else [(x, "0"), (x + 268, "most")]
         for where, label in ends:
             draw.text((where, 42), label, "black", font)
     return sheet

@@ -1,77 +1,122 @@
-"""What a page is made of: numbers as texts, and blocks (tables, texts, details) that the template draws."""
+"""Building blocks of the page: numbers as texts, and blocks (tables, texts, pictures) that the template draws."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from cxr_ray.measure.controls import CONTROLS
-
-Block = dict[str, Any]  # what the template draws: a table, a picture, a text, cards, or details with blocks
+Block = dict[str, Any]  # a table, a picture, a text, cards, or details with blocks
+Cell = str | dict[str, Any]  # a text, or {"text", "sub", "strong", "wrap", "look"}
+NONE = "\N{EN DASH}"
 
 
 def number(value: Any, digits: int = 3, sign: bool = False) -> str:
-    """A number with a true minus sign; one digit and a power of ten where it would round to 0; en dash for none."""
+    """A number with a true minus sign; one digit and a power of ten where it would round to 0; en dash for none.
+
+    >>> number(-1.5), number(0.5, 2, sign=True), number(0.00004), number(None)
+    ('−1.500', '+0.50', '4e−05', '–')
+    """
     if pd.isna(value):
-        return "–"
-    value = round(float(value), 12)  # what rounding left of a 0 is 0
+        return NONE
+    value = round(float(value), 12)  # rounding may have left a trace where the value is 0
     plus = "+" if sign and value else ""
     text = f"{value:{plus}.{digits}f}"
     return (text if float(text) or not value else f"{value:{plus}.0e}").replace("-", "−")
 
 
 def interval(value: Any, lower: Any, upper: Any, *, sign: bool = False) -> str:
-    """value [lower, upper]; the value alone where there is no interval."""
+    """value [lower, upper]; the value alone where there is no interval.
+
+    >>> interval(0.5, 0.25, 0.75), interval(0.5, None, None)
+    ('0.500 [0.250, 0.750]', '0.500')
+    """
     text = number(value, sign=sign)
-    return (
-        text if pd.isna(lower) or pd.isna(value) else f"{text} [{number(lower, sign=sign)}, {number(upper, sign=sign)}]"
-    )
-
-
-def p_text(p: Any) -> str:
-    """A p-value to three digits, never 0."""
-    return "–" if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def value(r: Any, sign: bool = True) -> str:
-    """The mean of a row of ``summary`` with its interval."""
-    return interval(r.mean, r.lower, r.upper, sign=sign)
+    if pd.isna(lower) or pd.isna(value):
+        return text
+    return f"{text} [{number(lower, sign=sign)}, {number(upper, sign=sign)}]"
 
 
 def bounds(r: Mapping[Any, Any], name: str, sign: bool = True) -> str:
-    """A column of a record with those of its bounds."""
+    """A column of a record with its bounds."""
     return interval(r[name], r[f"{name}_lower"], r[f"{name}_upper"], sign=sign)
 
 
-def share(count: int, of: int) -> str:
-    """A count, and what share of the whole it is."""
-    return f"{count} ({count / of:.0%})" if of else str(count)
+def mean(r: Any, sign: bool = True) -> str:
+    """The mean of a row of a summary with its interval."""
+    return interval(r.mean, r.lower, r.upper, sign=sign)
+
+
+def count(value: Any) -> str:
+    """A whole number; en dash for none.
+
+    >>> count(3.0), count(None)
+    ('3', '–')
+    """
+    return NONE if pd.isna(value) else str(int(value))
+
+
+def images(r: Any) -> str:
+    """Images and patients of a row: 60 (50)."""
+    return f"{count(r.n)} ({count(r.n_patients)})"
+
+
+def percent(value: Any, digits: int = 0) -> str:
+    """A share as a percentage; en dash for none.
+
+    >>> percent(0.125), percent(0.125, 1)
+    ('12%', '12.5%')
+    """
+    return NONE if pd.isna(value) else f"{value:.{digits}%}"
+
+
+def p_text(p: Any) -> str:
+    """A p-value to three digits, never 0.
+
+    >>> p_text(0.0421), p_text(0.0001)
+    ('0.042', '<0.001')
+    """
+    return NONE if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def draws_text(n: int) -> str:
-    """How many draws, in words."""
-    return f"{n}\u00a0draw" + "s" * (n != 1)
+    """A number of draws, in words."""
+    return f"{n}\N{NO-BREAK SPACE}draw" + "s" * (n != 1)
 
 
-def strength(control: str) -> tuple[int, str]:
-    """Sorts controls, the strongest first."""
-    return -CONTROLS[control].strength, control
+def known(text: Any) -> str:
+    """A text of a table, empty where it holds none."""
+    return text if isinstance(text, str) else ""
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Block:
-    """A cell is a text, or {"text", "sub", "strong", "wrap", "look"}."""
+def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows, a column an attribute; their types are the tables', which pandas does not know."""
+    yield from frame.itertuples()
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Block:
+    """A table; where the first column repeats, a line parts the groups."""
     rows = [list(r) for r in rows]
-    first = [str(r[0]) for r in rows]
-    grouped = len(set(first)) < len(first)  # then a line parts the groups
+    first = [r[0] for r in rows if isinstance(r[0], str)]
+    grouped = len(set(first)) < len(first)
     return {"kind": "table", "caption": caption, "head": list(head), "rows": rows, "grouped": grouped}
 
 
 def text(text: str) -> Block:
     """A paragraph."""
     return {"kind": "text", "text": text}
+
+
+def note(text: str) -> Block:
+    """A paragraph that must not be missed."""
+    return {"kind": "note", "text": text}
+
+
+def wrapped(text: Any) -> Cell:
+    """A cell whose text may break into lines."""
+    return {"text": str(text), "wrap": True}
 
 
 def details(title: str, blocks: Iterable[Block]) -> Block:
@@ -82,8 +127,3 @@ def details(title: str, blocks: Iterable[Block]) -> Block:
 def base64_of(content: bytes) -> str:
     """Bytes as a data URI holds them."""
     return base64.b64encode(content).decode()
-
-
-def said(text: Any) -> str:
-    """A text of a table, empty where it holds none."""
-    return text if isinstance(text, str) else ""

@@ -1,25 +1,23 @@
-"""A run as its report needs it: what every section reads, loaded once."""
+"""A run as its page needs it: the tables, read once, and the settings that they were made with."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 import pyarrow.compute as pc
-from matplotlib.figure import Figure
 
-from cxr_ray import results
-from cxr_ray.analysis import findings
-from cxr_ray.analysis.findings import BUCKETS
-from cxr_ray.errors import RunError
-from cxr_ray.report import figures, galleries, page
-from cxr_ray.report.page import Block
-from cxr_ray.storage import Store
+from cxr_ray.analysis.primary import PrimarySettings
+from cxr_ray.measure.controls import strongest_first
+from cxr_ray.measure.metrics import METRICS
+from cxr_ray.results import Run
 
 WHOLE_MODELS = 6  # models shown with everything; of the others the primary table stands on the page
+BUCKETS = ("all", "TP", "FP", "TN", "FN")  # those that have tables and figures; outcomes at 0.5
 
 
 @dataclass(frozen=True)
@@ -38,96 +36,114 @@ class Setting:
         """For file names."""
         return f"{self.rule}-{self.grid}-{self.fill}"
 
-    def of(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows of ``summary`` that were measured so."""
         same = (frame["target_rule"] == self.rule) & (frame["grid"] == self.grid) & (frame["fill"] == self.fill)
         return frame[same]
 
 
-class Loaded:
-    """The run, its models in order of val_auroc, its settings and its summary."""
+@dataclass(frozen=True)
+class RunData:
+    """A run's tables in the order of the page.
 
-    def __init__(self, run: results.Run, data_path: str | None):
-        self.run, self.sweep, self.store = run, run.sweep, Store(run.path, {})
-        self.images = galleries.Images(run, data_path)
-        self.predictions = run.pandas("predictions", ["trial_id", "image_id", "split", "label", "prob_pneumonia",
-                                                      "logit_pneumonia", "predicted", "outcome"])  # fmt: skip
-        self.test = self.predictions[self.predictions["split"] == "test"]
-        if lacking := {"name", "data", "explain", "perturb", "controls", "seed"} - set(self.sweep):
-            raise RunError(
-                f"{run.path}/sweep.yaml is not that of a run ({', '.join(sorted(lacking))} missing). Run it again."
-            )
-        every = run.pandas("trials")
-        self.trials = every.sort_values("val_auroc", ascending=False, kind="stable", na_position="last")
-        explained = set(self.predictions["trial_id"])
-        self.models = [t for t in self.trials["trial_id"] if t in explained]
-        self.whole = self.models[:WHOLE_MODELS]
-        perturb = self.sweep["perturb"]
-        self.levels, self.orders = sorted(perturb["levels"]), perturb["orders"]
-        self.level = findings.nearest_level(self.levels)
-        self.explainers: list[str] = self.sweep["explain"]["explainers"]
-        self.main = "gradcam" if "gradcam" in self.explainers else self.explainers[0]
-        grids = sorted(perturb["grids"], key=lambda g: g != "pixel")  # the study's first
-        self.settings = [
-            Setting(*s) for s in itertools.product(self.sweep["explain"]["targets"], grids, perturb["fills"])
-        ]
-        self.first = self.settings[0]
-        both = len(self.orders) == 2
-        self.primary = "abpc" if both else "deletion_auc" if "morf" in self.orders else "insertion_auc"
-        # Of models that are not shown whole, the primary metric alone.
-        wanted = pc.field("trial_id").isin(self.whole) | (
-            (pc.field("metric") == self.primary) & (pc.field("scale") == "logodds")
-        )
-        summary = run.pandas("summary", filter=~pc.field("contrast") & pc.field("bucket").isin(BUCKETS) & wanted)
-        for column, order in (("bucket", BUCKETS), ("explainer", self.explainers), ("fill", perturb["fills"])):
-            summary[column] = pd.Categorical(summary[column], order, ordered=True)
-        self.summary = summary.sort_values(["explainer", "bucket", "fill", "level"], kind="stable")
-        self.controls = sorted(set(summary["control"]) - {"none"}, key=page.strength)
+    Attributes:
+        run: for the tables of single images, which are read where they are drawn.
+        sweep, provenance: the resolved sweep, and where it was made.
+        primary: the settings of the primary analysis.
+        models: those that were explained, the highest val_auroc first.
+        trials: the whole table, in the same order.
+        summary: of models after the first WHOLE_MODELS the primary metric alone.
+        predictions: the test split.
+        tables: the other small tables, whole.
+    """
 
-    def each(
-        self, blocks: Callable[[Loaded, str], Iterable[Block]], models: Sequence[str] | None = None
-    ) -> list[tuple[str, list[Block]]]:
-        """(model, its blocks) for each model that has any."""
-        found = [(t, list(blocks(self, t))) for t in (self.whole if models is None else models)]
-        return [(t, b) for t, b in found if b]
+    run: Run
+    sweep: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    primary: PrimarySettings
+    models: Sequence[str]
+    trials: pd.DataFrame
+    summary: pd.DataFrame
+    predictions: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
 
-    def optional(self, name: str, trial_id: str | None = None) -> pd.DataFrame:
-        """A table that an older run may lack."""
-        try:
-            return self.run.pandas(name, filter=None if trial_id is None else pc.field("trial_id") == trial_id)
-        except RunError:
-            return pd.DataFrame()
+    @property
+    def whole(self) -> Sequence[str]:
+        """Models that are shown with everything."""
+        return self.models[:WHOLE_MODELS]
+
+    @property
+    def explainers(self) -> Sequence[str]:
+        """In the sweep's order."""
+        return self.sweep["explain"]["explainers"]
+
+    @property
+    def rules(self) -> Sequence[str]:
+        """Target rules, in the sweep's order."""
+        return self.sweep["explain"]["targets"]
+
+    @property
+    def fills(self) -> Sequence[str]:
+        """In the sweep's order."""
+        return self.sweep["perturb"]["fills"]
+
+    @property
+    def levels(self) -> Sequence[float]:
+        """From the lowest."""
+        return sorted(self.sweep["perturb"]["levels"])
+
+    @cached_property
+    def controls(self) -> Sequence[str]:
+        """Those that were measured, the strongest first."""
+        return strongest_first(set(self.buckets["control"]) - {"none"})
+
+    @property
+    def first(self) -> Setting:
+        """The primary setting."""
+        return Setting(self.primary.target_rule, self.primary.grid, self.primary.fill)
+
+    @property
+    def settings(self) -> Sequence[Setting]:
+        """All settings, the primary one first."""
+        grids = [str(g) for g in self.sweep["perturb"]["grids"]]
+        every = [Setting(*s) for s in itertools.product(self.rules, grids, self.fills)]
+        return sorted(every, key=lambda s: s != self.first)
+
+    @property
+    def metric(self) -> str:
+        """The primary metric's name in print."""
+        return METRICS[self.primary.metric].label
+
+    @cached_property
+    def buckets(self) -> pd.DataFrame:
+        """Rows of ``summary`` of the buckets of the page, without contrasts."""
+        return self.summary[~self.summary["contrast"].astype(bool) & self.summary["bucket"].isin(BUCKETS)]
+
+    @property
+    def primary_rows(self) -> pd.DataFrame:
+        """Rows of ``buckets`` in the primary metric, scale and setting."""
+        part = self.first.rows(self.buckets)
+        return part[(part["metric"] == self.primary.metric) & (part["scale"] == self.primary.scale)]
+
+    def of_model(self, table: str, trial_id: str) -> pd.DataFrame:
+        """The rows of a table that are of one model."""
+        frame = self.tables[table]
+        return frame[frame["trial_id"] == trial_id]
+
+    def agreement(self, kind: str, subject: str | None = None) -> pd.DataFrame:
+        """The rows of ``agreement`` of one kind, and of one subject."""
+        frame = self.tables["agreement"]
+        same = frame["kind"] == kind
+        return frame[same if subject is None else same & (frame["subject"] == subject)]
 
     def test_of(self, trial_id: str) -> pd.DataFrame:
         """The model's predictions on the test split."""
-        return self.test[self.test["trial_id"] == trial_id]
+        return self.predictions[self.predictions["trial_id"] == trial_id]
 
-    @cached_property
-    def patients(self) -> dict[str, str]:
-        """image_id to patient_id, test split."""
-        table = self.run.pandas("images", ["image_id", "patient_id"], pc.field("split") == "test")
-        return dict(zip(table["image_id"], table["patient_id"], strict=True))
+    def regions(self, trial_id: str) -> pd.DataFrame:
+        """The model's rows of the table ``regions``."""
+        return self.run.pandas("regions", filter=pc.field("trial_id") == trial_id)
 
-    def drawn(self, trial_id: str, setting: int) -> bool:
-        """Figures are drawn for the first setting, and for the first model in all of them: each takes a second."""
-        return setting == 0 or trial_id == self.models[0]
-
-    @cached_property
-    def valid_shares(self) -> dict[str, dict[str, float]]:
-        """Share of images whose filled image is a baseline, by model and fill; first target rule, main explainer."""
-        shares = {}
-        for trial_id in self.whole:
-            valid = self.run.valid_baselines(self.primary, trial_id)
-            valid = findings.of_rule(valid, self.test_of(trial_id), self.first.rule)
-            valid = valid[(valid["explainer"] == self.main) & (valid["grid"] == self.first.grid)]
-            shares[trial_id] = {str(f): float(s) for f, s in valid.groupby("fill")["baseline_valid"].mean().items()}
-        return shares
-
-    def picture(self, figure: Figure, inline: bool, name: str, alt: str, caption: str) -> Block:
-        """Writes the figure as a file, and hands it to the page: inside it, or as a link."""
-        png = figures.to_png(figure)
-        self.store.write(png, "figures", name)
-        return {
-            "kind": "picture", "png": page.base64_of(png) if inline else None, "file": f"figures/{name}", "alt": alt,
-            "caption": caption,
-        }  # fmt: skip
+    def drawn(self, trial_id: str, setting: Setting) -> bool:
+        """Whether figures are drawn: of the primary setting, and of the first model in all. Each takes a second."""
+        return setting == self.first or trial_id == self.models[0]

@@ -1,149 +1,352 @@
 """A finished run made by hand: six phantoms, and numbers of which no two are equal."""
 
 import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
+from cxr_ray.analysis import primary, statistics
+from cxr_ray.results import open_run
 from cxr_ray.schemas import SHARED, TABLES
 from cxr_ray.storage import Store
 
 OUTCOMES = ["TP", "TP", "FP", "TN", "FN", "TN"]
+IDS = [f"{i:016x}" for i in range(len(OUTCOMES))]
+LABELS = [int(o in ("TP", "FN")) for o in OUTCOMES]
+PREDICTED = [int(o in ("TP", "FP")) for o in OUTCOMES]
 TRIAL = "plain-01234567"
+EXPLAINERS = ("gradcam", "occlusion")
 CONTROLS = {"pixel_random": 2, "shifted": 1}
 LEVELS = (0.25, 0.5)
+PHANTOMS = {
+    "source": "phantom",
+    "size": 64,
+    "fit": "squash",
+    "phantom": {"train": 8, "test": 6, "prevalence": 0.5, "marker_correlation": 0.5},
+}
+
+Row = dict[str, Any]
 
 
-def make_run(out, *, orders=("morf", "lerf"), keep_maps=True, null_map=False, given=False, errors=(), data=None,
-             rules=("pneumonia",), valid=True, more=False):  # fmt: skip
+@dataclass(frozen=True)
+class Options:
+    """How a run differs from the plain one.
+
+    Attributes:
+        orders: directions that were measured.
+        keep_maps: explain.keep_maps.
+        null_map: the first map of gradcam is not finite.
+        given: the model is a given checkpoint.
+        errors: rows of the table.
+        data: the sweep's section.
+        rules: target rules.
+        valid: filled images are valid baselines.
+        more: with regions, randomised models, hypotheses and contrasts of drops.
+    """
+
+    orders: Sequence[str] = ("morf", "lerf")
+    keep_maps: bool = True
+    null_map: bool = False
+    given: bool = False
+    errors: Sequence[Mapping[str, Any]] = ()
+    data: Mapping[str, Any] | None = None
+    rules: Sequence[str] = ("pneumonia",)
+    valid: bool = True
+    more: bool = False
+
+    @property
+    def trial(self) -> str:
+        """The explained model."""
+        return "study" if self.given else TRIAL
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(image, target) that are explained."""
+        return sorted({(i, 1 if rule == "pneumonia" else PREDICTED[i]) for rule in self.rules for i in range(6)})
+
+    @property
+    def metrics(self) -> list[tuple[str, float | None]]:
+        """(metric, level) that the directions give."""
+        needs = (("deletion_auc", {"morf"}), ("insertion_auc", {"lerf"}), ("abpc", {"morf", "lerf"}))
+        areas: list[tuple[str, float | None]] = [(m, None) for m, needed in needs if needed <= set(self.orders)]
+        return areas + ([("drop", level) for level in LEVELS] if "morf" in self.orders else [])
+
+
+def make_run(out: Path | str, **options: Any) -> str:
     """A finished run on six phantoms; each number of `summary` is its own, so that a page cannot mix them up.
 
-    `more`: with regions, randomised models, hypotheses and contrasts of drops, as runs before them lack.
+    ``options``: those of ``Options``.
     """
+    o = Options(**options)
     store = Store(str(out), {"run_id": "feedfeedfeedfeed", "sweep_hash": "0123456789abcdef"})
-    trial = "study" if given else TRIAL
-    phantom = {"train": 8, "test": 6, "prevalence": 0.5, "marker_correlation": 0.5}
     sweep = {
-        "name": "byhand", "seed": 0, "controls": CONTROLS,
-        "data": data or {"source": "phantom", "size": 64, "fit": "squash", "phantom": phantom},
-        "explain": {"explainers": ["gradcam", "occlusion"], "targets": list(rules), "keep_maps": keep_maps},
-        "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": list(LEVELS), "orders": list(orders)},
-    }  # fmt: skip
+        "name": "byhand",
+        "seed": 0,
+        "controls": CONTROLS,
+        "data": o.data or PHANTOMS,
+        "explain": {"explainers": list(EXPLAINERS), "targets": list(o.rules), "keep_maps": o.keep_maps},
+        "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": list(LEVELS), "orders": list(o.orders)},
+    }
     store.write(yaml.safe_dump(sweep).encode(), "sweep.yaml")
-    store.write_json(
-        {"name": "byhand", "run_id": "feedfeedfeedfeed", "data_notes": ["Six <phantoms>."]}, "provenance.json"
-    )
-
-    n, ids = len(OUTCOMES), [f"{i:016x}" for i in range(len(OUTCOMES))]
-    labels = [int(o in ("TP", "FN")) for o in OUTCOMES]
-    predicted = [int(o in ("TP", "FP")) for o in OUTCOMES]
-    files = [f"test/{('NORMAL', 'PNEUMONIA')[label]}/phantom-{8 + i:06d}.pgm" for i, label in enumerate(labels)]
-    image = {"content_hash": "0" * 64, "duplicate_of": None, "split": "test", "kind": "unknown", "width": 64,
-             "height": 64, "mode": "L"}  # fmt: skip
-    store.write_table("images", [
-        {**image, "image_id": i, "path": p, "label": label, "patient_id": f"p{i}"}
-        for i, p, label in zip(ids, files, labels, strict=True)
-    ])  # fmt: skip
-    none = dict.fromkeys(TABLES["trials"].columns)
-    store.write_table("trials", [
-        {**none, "trial_id": trial, "variant": "plain", "status": "given", "config": "{}"} if given else
-        {**none, "trial_id": trial, "variant": "plain", "seed": 3, "status": "completed", "epochs": 4, "best_epoch": 2,
-         "val_auroc": 0.87654, "config": '{"train": {"lr": 0.001}}'},
-        {**none, "trial_id": "plain-ffffffff", "variant": "plain", "status": "failed", "error": "<b>out of memory</b>"},
-    ])  # fmt: skip
-    store.write_table("classification", [
-        {**dict.fromkeys(TABLES["classification"].columns), "trial_id": trial, "split": "test", "threshold_rule":
-         "half", "threshold": 0.5, "accuracy": 0.66667, "accuracy_lower": 0.3111, "accuracy_upper": 0.9222,
-         "auroc": 0.71234, "sensitivity": 2 / 3, "specificity": 2 / 3, "n": n, "n_patients": n}
-    ])  # fmt: skip
-    contrasts = contrast_rows(trial) if more else []
-    store.write_table("summary", summary_rows(trial, orders, rules, valid) + contrasts)
-    store.write_table("errors", list(errors))
-    if more:
-        store.write_table("hypotheses", hypothesis_rows())
-        _partition(store, "regions", {"trial_id": trial}, _columns("regions", region_rows(ids)))
-        _partition(store, "sanity", {"trial_id": trial}, _columns("sanity", sanity_rows(ids)))
-
-    logits = np.where(predicted, 2.0, -2.0)
-    _partition(store, "predictions", {"trial_id": trial}, {
-        "image_id": ids, "split": ["test"] * n, "label": labels, "prob_pneumonia": 1 / (1 + np.exp(-logits)),
-        "logit_pneumonia": logits, "predicted": predicted, "outcome": OUTCOMES,
-    })  # fmt: skip
-    pairs = sorted({(i, 1 if rule == "pneumonia" else predicted[i]) for rule in rules for i in range(n)})
-    for e, explainer in enumerate(["gradcam", "occlusion"]):
-        where = {"trial_id": trial, "explainer": explainer}
-        bad = [null_map and i == 0 and e == 0 for i, _ in pairs]
-        maps = [np.arange(9.0) - 4 * e + i for i, _ in pairs]
-        nothing = dict.fromkeys(TABLES["saliency"].columns, [None] * len(pairs))
-        _partition(store, "saliency", where, {
-            **nothing, "image_id": [ids[i] for i, _ in pairs], "target": [t for _, t in pairs],
-            "map": [np.full(9, np.nan) if b else m if keep_maps else None for m, b in zip(maps, bad, strict=True)],
-            "map_height": [3] * len(pairs), "map_width": [3] * len(pairs), "tied": [0.25] * len(pairs),
-            "degenerate": [False] * len(pairs), "half_mass_area": [None if b else 0.125 for b in bad],
-            "components": [None if b else 1 for b in bad],
-            "concentration": [None if b else "compact" for b in bad],
-        })  # fmt: skip
-        _partition(store, "faithfulness", where, _columns("faithfulness", [
-            {"image_id": ids[i], "target": t, "grid": "pixel", "fill": "mean", "metric": metric, "level": level,
-             "scale": scale, "control": control, "outcome": OUTCOMES[i], "value": None if b else 0.5 + i,
-             "gap": None if b or control == "none" else -0.1 * (i + 1),
-             "win_rate": None if b or control == "none" else 0.0,
-             "n_draws": CONTROLS.get(control, 0), "baseline_valid": valid}
-            for (i, t), b in zip(pairs, bad, strict=True) for metric, level in metrics(orders)
-            for scale in ("prob", "logodds") for control in ("none", *CONTROLS)
-        ]))  # fmt: skip
-        _partition(store, "curves", where, curve_columns(ids, pairs, orders, {"none": 1, "shifted": 1}, bad))
-    _partition(store, "curves", {"trial_id": trial, "explainer": SHARED},
-               curve_columns(ids, pairs, orders, {"pixel_random": 2}, [False] * len(pairs)))  # fmt: skip
+    notes = {"name": "byhand", "run_id": "feedfeedfeedfeed", "data_notes": ["Six <phantoms>."]}
+    store.write_json(notes, "provenance.json")
+    store.write(primary.resolve(sweep).to_json().encode(), "primary.json")
+    store.write_table("images", image_rows())
+    store.write_table("trials", trial_rows(o))
+    store.write_table("classification", [classification_row(o.trial)])
+    store.write_table("summary", summary_rows(o) + (contrast_rows(o.trial) if o.more else []))
+    store.write_table("errors", list(o.errors))
+    store.write_table("hypotheses", hypothesis_rows() if o.more else [])
+    write_images(store, o)
+    measured = statistics.Measured(open_run(out))
+    for name, rows_of in statistics.DERIVED.items():
+        store.write_table(name, rows_of(measured))
     return str(out)
 
 
-def metrics(orders):
-    areas = [m for m, o in (("deletion_auc", {"morf"}), ("insertion_auc", {"lerf"}), ("abpc", {"morf", "lerf"}))
-             if o <= set(orders)]  # fmt: skip
-    return [(m, None) for m in areas] + ([("drop", level) for level in LEVELS] if "morf" in orders else [])
+def write_images(store: Store, o: Options) -> None:
+    """The tables that hold a row for each image."""
+    of_trial = {"trial_id": o.trial}
+    _partition(store, "predictions", of_trial, prediction_columns())
+    _partition(store, "regions", of_trial, _columns("regions", region_rows() if o.more else []))
+    _partition(store, "sanity", of_trial, _columns("sanity", sanity_rows() if o.more else []))
+    for explainer in EXPLAINERS:
+        where = {**of_trial, "explainer": explainer}
+        bad = [o.null_map and i == 0 and explainer == "gradcam" for i, _ in o.pairs]
+        _partition(store, "saliency", where, saliency_columns(o, explainer, bad))
+        _partition(store, "faithfulness", where, _columns("faithfulness", faithfulness_rows(o, bad)))
+        _partition(store, "curves", where, _columns("curves", curve_rows(o, {"none": 1, "shifted": 1}, bad)))
+    shared = curve_rows(o, {"pixel_random": 2}, [False] * len(o.pairs))
+    _partition(store, "curves", {**of_trial, "explainer": SHARED}, _columns("curves", shared))
 
 
-def summary_rows(trial, orders, rules, valid):
-    rows = []
+def image_rows() -> list[Row]:
+    same = {"content_hash": "0" * 64, "split": "test", "kind": "unknown", "width": 64, "height": 64, "mode": "L"}
+    folders = ("NORMAL", "PNEUMONIA")
+    return [
+        _row(
+            "images",
+            **same,
+            image_id=IDS[i],
+            label=label,
+            patient_id=f"p{i}",
+            path=f"test/{folders[label]}/phantom-{8 + i:06d}.pgm",
+        )
+        for i, label in enumerate(LABELS)
+    ]
+
+
+def trial_rows(o: Options) -> list[Row]:
+    """The explained model and one that failed."""
+    trained = {
+        "seed": 3,
+        "status": "completed",
+        "epochs": 4,
+        "best_epoch": 2,
+        "val_auroc": 0.87654,
+        "config": '{"train": {"lr": 0.001}}',
+    }
+    explained = {"status": "given", "config": "{}"} if o.given else trained
+    failed = {"trial_id": "plain-ffffffff", "status": "failed", "error": "<b>out of memory</b>"}
+    return [
+        _row("trials", trial_id=o.trial, variant="plain", **explained),
+        _row("trials", variant="plain", **failed),
+    ]
+
+
+def classification_row(trial: str) -> Row:
+    return _row(
+        "classification",
+        trial_id=trial,
+        split="test",
+        threshold_rule="half",
+        threshold=0.5,
+        accuracy=0.66667,
+        accuracy_lower=0.3111,
+        accuracy_upper=0.9222,
+        auroc=0.71234,
+        sensitivity=2 / 3,
+        specificity=2 / 3,
+        n=6,
+        n_patients=6,
+        **{cell.lower(): OUTCOMES.count(cell) for cell in ("TP", "FP", "TN", "FN")},
+    )
+
+
+def prediction_columns() -> dict[str, Any]:
+    logits = np.where(PREDICTED, 2.0, -2.0)
+    return {
+        "image_id": IDS,
+        "split": ["test"] * len(IDS),
+        "label": LABELS,
+        "prob_pneumonia": 1 / (1 + np.exp(-logits)),
+        "logit_pneumonia": logits,
+        "predicted": PREDICTED,
+        "outcome": OUTCOMES,
+    }
+
+
+def saliency_columns(o: Options, explainer: str, bad: Sequence[bool]) -> dict[str, Any]:
+    """Maps of 3 x 3; those of occlusion hold negative values."""
+    n = len(o.pairs)
+    maps = [np.arange(9.0) - 4 * EXPLAINERS.index(explainer) + i for i, _ in o.pairs]
+    known = {"half_mass_area": 0.125, "components": 1, "concentration": "compact"}
+    return {
+        **dict.fromkeys(TABLES["saliency"].columns, [None] * n),
+        "image_id": [IDS[i] for i, _ in o.pairs],
+        "target": [target for _, target in o.pairs],
+        "map": [np.full(9, np.nan) if b else m if o.keep_maps else None for m, b in zip(maps, bad, strict=True)],
+        "map_height": [3] * n,
+        "map_width": [3] * n,
+        "tied": [0.25] * n,
+        "degenerate": [False] * n,
+        **{name: [None if b else value for b in bad] for name, value in known.items()},
+    }
+
+
+def faithfulness_rows(o: Options, bad: Sequence[bool]) -> list[Row]:
+    return [
+        {
+            "image_id": IDS[i],
+            "target": target,
+            "grid": "pixel",
+            "fill": "mean",
+            "metric": metric,
+            "level": level,
+            "scale": scale,
+            "control": control,
+            "outcome": OUTCOMES[i],
+            "value": None if b else 0.5 + i,
+            "gap": None if b or control == "none" else -0.1 * (i + 1),
+            "win_rate": None if b or control == "none" else 0.0,
+            "n_draws": CONTROLS.get(control, 0),
+            "baseline_valid": o.valid,
+        }
+        for (i, target), b in zip(o.pairs, bad, strict=True)
+        for metric, level in o.metrics
+        for scale in ("prob", "logodds")
+        for control in ("none", *CONTROLS)
+    ]
+
+
+def curve_rows(o: Options, controls: Mapping[str, int], bad: Sequence[bool]) -> list[Row]:
+    return [
+        {
+            "image_id": IDS[i],
+            "target": target,
+            "control": control,
+            "draw": draw,
+            "grid": "pixel",
+            "fill": "mean",
+            "direction": direction,
+            "level": level,
+            "level_done": level,
+            "n_perturbed": int(level * 100),
+            "prob_target": None if b else 1 / (1 + np.exp(4 * level - 2)),
+            "logit_target": None if b else 2 - 4 * level,
+        }
+        for control, draws in controls.items()
+        for draw in range(draws)
+        for direction in o.orders
+        for (i, target), b in zip(o.pairs, bad, strict=True)
+        for level in (0.0, *LEVELS, 1.0)
+    ]
+
+
+def summary_rows(o: Options) -> list[Row]:
+    """Means that tell their place: explainer, bucket, metric, scale and control each add a number of their own."""
     combinations = itertools.product(
-        rules, enumerate(["gradcam", "occlusion"]), enumerate(["all", "TP", "FP", "TN", "FN"]),
-        enumerate(metrics(orders)), enumerate(["logodds", "prob"]), enumerate(["none", *CONTROLS]),
-    )  # fmt: skip
+        o.rules,
+        enumerate(EXPLAINERS),
+        enumerate(["all", "TP", "FP", "TN", "FN"]),
+        enumerate(o.metrics),
+        enumerate(["logodds", "prob"]),
+        enumerate(["none", *CONTROLS]),
+    )
+    rows = []
     for rule, (e, explainer), (b, bucket), (m, (metric, level)), (s, scale), (c, control) in combinations:
         mean = (1 if e else -1) * (1 + e + b / 10 + m / 100 + s / 1000 + c * 3)
-        hidden = control == "none" and level is None and not valid
-        known = bucket == "all" and not hidden
-        rows.append({
-            **dict.fromkeys(TABLES["summary"].columns), "trial_id": trial, "explainer": explainer, "target_rule": rule,
-            "grid": "pixel", "fill": "mean", "metric": metric, "level": level, "scale": scale, "control": control,
-            "bucket": bucket, "contrast": False, "matched": False, "n": 6 if bucket == "all" else 2,
-            "n_patients": 5 if bucket == "all" else 1, "n_null": 0, "n_degenerate": 0,
-            "draws": CONTROLS.get(control, 0), "mean": None if hidden else mean, "n_boot": 1000,
-            "lower": mean - 0.5 if known else None, "upper": mean + 0.25 if known else None,
-            "p_holm": None if control == "none" else 0.0421, "win_rate": None if control == "none" else 0.625,
-        })  # fmt: skip
+        hidden = control == "none" and level is None and not o.valid
+        interval = bucket == "all" and not hidden
+        compared = {"p_holm": 0.0421, "win_rate": 0.625, "control_mean": c + b / 8} if control != "none" else {}
+        n = 6 if bucket == "all" else 2
+        rows.append(
+            _row(
+                "summary",
+                trial_id=o.trial,
+                explainer=explainer,
+                target_rule=rule,
+                grid="pixel",
+                fill="mean",
+                metric=metric,
+                level=level,
+                scale=scale,
+                control=control,
+                bucket=bucket,
+                contrast=False,
+                matched=False,
+                cluster="patient",
+                n=n,
+                n_patients=5 if bucket == "all" else 1,
+                n_null=0,
+                n_degenerate=0,
+                draws=CONTROLS.get(control, 0),
+                mean=None if hidden else mean,
+                n_boot=1000,
+                lower=mean - 0.5 if interval else None,
+                upper=mean + 0.25 if interval else None,
+                n_valid_baseline=n if o.valid else 0,
+                n_negative=0,
+                **compared,
+            )
+        )
     contrast = {**rows[0], "bucket": "TP-FP", "contrast": True, "mean": 99.999}
     return [*rows, contrast]
 
 
-def contrast_rows(trial):
-    """Drop of TP less that of FP: in log-odds above 0, and in probability below it at 0.5 alone."""
+def contrast_rows(trial: str) -> list[Row]:
+    """Drop of TP minus that of FP: in log-odds above 0, and in probability below it at 0.5 alone."""
     values = {("logodds", 0.25): 1.25, ("logodds", 0.5): 1.5, ("prob", 0.25): 0.125, ("prob", 0.5): -0.064}
+    same = {
+        "trial_id": trial,
+        "explainer": "gradcam",
+        "target_rule": "pneumonia",
+        "grid": "pixel",
+        "fill": "mean",
+        "metric": "drop",
+        "control": "none",
+        "bucket": "TP-FP",
+        "contrast": True,
+        "cluster": "patient",
+        "n": 60,
+        "n_patients": 55,
+        "n_null": 0,
+        "n_degenerate": 0,
+        "draws": 0,
+    }
     return [
-        {**dict.fromkeys(TABLES["summary"].columns), "trial_id": trial, "explainer": "gradcam", "target_rule":
-         "pneumonia", "grid": "pixel", "fill": "mean", "metric": "drop", "level": level, "scale": scale, "control":
-         "none", "bucket": "TP-FP", "contrast": True, "matched": matched, "cluster": "patient", "n": 60, "n_patients":
-         55, "n_null": 0, "n_degenerate": 0, "draws": 0, "mean": mean, "lower": None if matched else mean - 0.05,
-         "upper": None if matched else mean + 0.05}
-        for (scale, level), mean in values.items() for matched in (False, True)
-    ]  # fmt: skip
+        _row(
+            "summary",
+            **same,
+            scale=scale,
+            level=level,
+            matched=matched,
+            mean=mean,
+            lower=None if matched else mean - 0.05,
+            upper=None if matched else mean + 0.05,
+        )
+        for (scale, level), mean in values.items()
+        for matched in (False, True)
+    ]
 
 
-def region_rows(ids):
-    """Effects in log-odds: border 1 to 6 beside controls of 0.5 and 1.5; marker i, in truth 2 i; equalize -0.25."""
+def region_rows() -> list[Row]:
+    """Effects in log-odds: border 1 to 6, its controls 0.5 and 1.5; marker i, in truth 2 i; equalize -0.25."""
     effects = [
         *(("border", "mean", "none", 0, 1.0 + i, i) for i in range(6)),
         *(("border", "mean", "matched", d, 0.5 + d, i) for i in range(6) for d in range(2)),
@@ -152,54 +355,102 @@ def region_rows(ids):
         *(("equalize", "edit", "none", 0, -0.25, i) for i in range(6)),
     ]
     return [
-        {"image_id": ids[i], "target": 1, "region": region, "fill": fill, "control": control, "draw": draw,
-         "share_of_area": 0.36, "prob_target": 0.25, "logit_target": 2.0 - effect, "prob_full_image": 0.75,
-         "logit_full_image": 2.0}
+        {
+            "image_id": IDS[i],
+            "target": 1,
+            "region": region,
+            "fill": fill,
+            "control": control,
+            "draw": draw,
+            "share_of_area": 0.36,
+            "prob_target": 0.25,
+            "logit_target": 2.0 - effect,
+            "prob_full_image": 0.75,
+            "logit_full_image": 2.0,
+        }
         for region, fill, control, draw, effect, i in effects
-    ]  # fmt: skip
+    ]
 
 
-def sanity_rows(ids):
-    same = {"target": 1, "seed": 0, "grid": "pixel", "fill": "mean", "metric": "abpc", "scale": "logodds",
-            "control": "shifted", "n_draws": 1}  # fmt: skip
+def sanity_rows() -> list[Row]:
+    same = {
+        "explainer": "gradcam",
+        "target": 1,
+        "seed": 0,
+        "grid": "pixel",
+        "fill": "mean",
+        "metric": "abpc",
+        "scale": "logodds",
+        "control": "shifted",
+        "n_draws": 1,
+        "mode": "cascade",
+        "ssim": 0.375,
+        "gap": 0.0625,
+    }
     return [
-        {**same, "explainer": "gradcam", "image_id": ids[i], "mode": "cascade", "layer": layer, "spearman": value + i,
-         "spearman_abs": value, "ssim": 0.375, "gap": 0.0625}
-        for i in range(2) for layer, value in (("fc", 0.25), ("layer4", -0.25))
-    ]  # fmt: skip
+        {**same, "image_id": IDS[i], "layer": layer, "spearman": value + i, "spearman_abs": value}
+        for i in range(2)
+        for layer, value in (("fc", 0.25), ("layer4", -0.25))
+    ]
 
 
-def hypothesis_rows():
-    same = {**dict.fromkeys(TABLES["hypotheses"].columns), "n_trials": 1, "n": 60, "n_patients": 50}
-    judged = {**same, "role": "verdict", "test": "sign-flip", "family": "H1, H2 and H3 | plain", "family_size": 2}
+def hypothesis_rows() -> list[Row]:
+    same = {"subject": "plain", "n_trials": 1, "n": 60, "n_patients": 50}
+    judged = {
+        **same,
+        "role": "verdict",
+        "test": "sign-flip",
+        "family": "H1, H2 and H3 | plain",
+        "family_size": 2,
+    }
     return [
-        {**judged, "hypothesis": "H1", "subject": "plain", "quantity": "removing <border> and corners",
-        "unit": "log-odds",
-         "effect": 1.75, "lower": 1.25, "upper": 2.25, "margin": 0.5, "p": 0.0011, "p_holm": 0.0022, "verdict":
-         "supported", "reason": "the interval lies above 0.5"},
-        {**same, "hypothesis": "H1", "subject": "plain", "role": "secondary",
-         "quantity": "maps at the border, FP minus TP",
-         "unit": "share", "effect": 0.125},
-        {**judged, "hypothesis": "H3", "subject": "plain", "quantity": "share that beats shifted", "unit": "share",
-         "margin": 0.1, "verdict": "undecided", "reason": "there are no lung masks"},
-    ]  # fmt: skip
+        _row(
+            "hypotheses",
+            **judged,
+            hypothesis="H1",
+            quantity="removing <border> and corners",
+            unit="log-odds",
+            effect=1.75,
+            lower=1.25,
+            upper=2.25,
+            margin=0.5,
+            p=0.0011,
+            p_holm=0.0022,
+            verdict="supported",
+            reason="the interval lies above 0.5",
+        ),
+        _row(
+            "hypotheses",
+            **same,
+            hypothesis="H1",
+            role="secondary",
+            quantity="maps at the border, FP minus TP",
+            unit="share",
+            effect=0.125,
+        ),
+        _row(
+            "hypotheses",
+            **judged,
+            hypothesis="H3",
+            quantity="share that beats shifted",
+            unit="share",
+            margin=0.1,
+            verdict="undecided",
+            reason="there are no lung masks",
+        ),
+    ]
 
 
-def curve_columns(ids, pairs, orders, controls, bad):
-    return _columns("curves", [
-        {"image_id": ids[i], "target": t, "control": control, "draw": draw, "grid": "pixel", "fill": "mean",
-         "direction": order, "level": level, "level_done": level, "n_perturbed": int(level * 100),
-         "prob_target": None if b else 1 / (1 + np.exp(4 * level - 2)), "logit_target": None if b else 2 - 4 * level}
-        for control, draws in controls.items() for draw in range(draws) for order in orders
-        for (i, t), b in zip(pairs, bad, strict=True) for level in (0.0, *LEVELS, 1.0)
-    ])  # fmt: skip
+def _row(name: str, **values: Any) -> Row:
+    """A row of a table with these values, null elsewhere."""
+    return {**dict.fromkeys(TABLES[name].columns), **values}
 
 
-def _columns(name, rows):
+def _columns(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {c: [r.get(c) for r in rows] for c in TABLES[name].columns}
 
 
-def _partition(store, name, where, columns):
+def _partition(store: Store, name: str, where: Mapping[str, str], columns: Mapping[str, Any]) -> None:
     folder = Path(store.path("tables", name, *(f"{k}={v}" for k, v in where.items())))
     folder.mkdir(parents=True)
     pq.write_table(TABLES[name].build(columns), folder / "part-0.parquet")

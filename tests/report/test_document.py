@@ -1,6 +1,5 @@
 """A run made by hand, whose numbers the page must repeat, and what a page must survive."""
 
-import html
 import re
 import shutil
 import subprocess
@@ -8,21 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cxr_ray.report import document as report
-from cxr_ray.report import galleries
-from cxr_ray.report import page as page_
+from cxr_ray.report.__main__ import main
 from cxr_ray.run.terminal import print_summary
+from tests.builders.pages import page_of, text_of
 from tests.builders.runs import TRIAL, make_run
-
-
-def page_of(out):
-    report.write_report(out)
-    return (Path(out) / "report.html").read_text()
-
-
-def text_of(page):
-    """What a reader sees, one space between words."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(style|figure).*?</\1>", " ", page))).split())
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +25,7 @@ def page(run):
     return page_of(run)
 
 
-def test_gaps_are_those_of_the_table_beside_their_definition(page):
+def test_advantages_are_those_of_the_table_beside_their_definition(page):
     text = text_of(page)
     # gradcam, all, shifted, abpc (third metric), log-odds: -(1 + 0.02 + 6); pixel_random: -(1 + 0.02 + 3)
     assert "−7.020 [−7.520, −6.770] p_holm 0.042 · win rate 0.62 −4.020 [−4.520, −3.770]" in text
@@ -45,9 +33,12 @@ def test_gaps_are_those_of_the_table_beside_their_definition(page):
     assert "occlusion TP 0.5 2 (1) +2.141 +8.141 p_holm 0.042 · win rate 0.62 +5.141" in text
     for scale in ("log-odds", "probability"):
         where = f"{scale} of the target; model {TRIAL}; grid pixel, fill mean, target rule pneumonia; level: "
-        assert f"Gap in abpc, {where}none (area over all levels)." in text
-        assert f"Gap in drop, {where}each level" in text
-    assert "gap to shifted (1 draw) gap to pixel_random (2 draws)" in text
+        assert (
+            f"Advantage over the control in area between perturbation curves (ABPC), {where}none "
+            "(area over all levels)." in text
+        )
+        assert f"Advantage over the control in drop, {where}each level" in text
+    assert "advantage over shifted (1 draw) advantage over pixel_random (2 draws)" in text
     assert "99.999" not in text  # contrasts are another question
 
 
@@ -57,7 +48,7 @@ def test_bold_needs_the_test_and_the_interval(page):
     assert "<b>+8.120</b>" not in page  # occlusion, TP: no interval
 
 
-def test_models_and_counts(page):
+def test_models_stand_with_their_counts(page):
     text = text_of(page)
     assert f"{TRIAL} half: 0.500 0.667 [0.311, 0.922] 0.712 0.667 0.667 6 6 2 1 2 1" in text
     assert f"{TRIAL} plain 3 completed 4 2 0.877 yes" in text
@@ -79,14 +70,14 @@ def test_the_page_opens_offline(page, run):
         assert inside or link.startswith("data:") or (Path(run) / link).is_file(), link[:80]
     assert not re.search(r"https?://|@import|url\(", page)
     kinds = sorted(p.name.split("-")[0] for p in Path(run, "figures").iterdir())
-    assert kinds == ["concentration", "curves", "curves", "deletion", "gaps"]
+    assert kinds == ["advantages", "concentration", "curves", "curves", "deletion"]
     files = {p.name for p in Path(run, "galleries").iterdir()}
     assert files == {"legend.png", "tp_compact_01.png", "tp_compact_02.png", "fp_compact_01.png",
                      *(f"random_compact_{i:02d}.png" for i in range(1, 7))}  # fmt: skip
 
 
 def test_drawn_again_it_is_the_same_page(run, page, capsys):
-    assert report.main([run]) == 0
+    assert main([run]) == 0
     assert capsys.readouterr().out == f"{run}/report.html\n"
     assert Path(run, "report.html").read_text() == page
 
@@ -95,7 +86,7 @@ def test_absolute_areas_where_the_baseline_is_valid(page):
     assert "gradcam all 6 (5) 6 of 6 −1.000 [−1.500, −0.750] −1.010" in text_of(page)
 
 
-def test_an_older_run_says_what_it_lacks(page):
+def test_a_run_that_measured_less_says_what_it_lacks(page):
     text = text_of(page)
     assert "This run judges no hypothesis" in text
     assert "The run measured no regions" in text
@@ -108,7 +99,7 @@ def findings_text(tmp_path_factory):
     return text_of(page_of(make_run(tmp_path_factory.mktemp("more") / "run", more=True)))
 
 
-def test_hypotheses_with_verdicts_in_words(findings_text):
+def test_hypotheses_have_verdicts_in_words(findings_text):
     assert "Supported (plain): the interval lies above 0.5 Quantity removing <border> and corners" in findings_text
     assert "Effect +1.750 [+1.250, +2.250] log-odds; margin 0.50; 1 models, 60 images, 50 patients" in findings_text
     assert "Test sign-flip: p 0.001, p_holm 0.002 in the family H1, H2 and H3 | plain (2)" in findings_text
@@ -118,7 +109,7 @@ def test_hypotheses_with_verdicts_in_words(findings_text):
     assert "nan" not in findings_text.lower().split()
 
 
-def test_the_sign_under_every_choice(findings_text):
+def test_the_sign_stands_under_every_choice(findings_text):
     up, down = "\N{BLACK UP-POINTING TRIANGLE}", "\N{BLACK DOWN-POINTING TRIANGLE}"
     # probability, all and matched; log-odds, all and matched
     assert (
@@ -130,14 +121,14 @@ def test_the_sign_under_every_choice(findings_text):
     assert "level 0.25 0.5 4 2 (50%) 1 (25%)" in findings_text
 
 
-def test_deletion_as_the_study_did_it(findings_text):
+def test_deletion_has_the_level_of_the_findings_study(findings_text):
     assert "Deletion at level 0.25 by gradcam" in findings_text
     # gradcam, TP, drop at 0.25 (fourth metric), in probability and log-odds; value 0.5 + i never falls below 0
-    assert "TP 2 (1) −1.131 −1.130 0 of 2" in findings_text
+    assert "TP 2 (1) −1.131 −1.130 0 of 2 +2.125 +2.125" in findings_text
     assert "TP minus FP 60 (55) +0.125 [+0.075, +0.175] +1.250 [+1.200, +1.300]" in findings_text
 
 
-def test_regions_truth_and_randomised_models(findings_text):
+def test_regions_ground_truth_and_randomised_models_have_their_rows(findings_text):
     assert "border mean all 36.0% 6 (6) +3.500 +1.000 +2.500" in findings_text
     assert "border mean FP 36.0% 1 (1) +3.000 +1.000 +2.000" in findings_text
     assert "equalize all 6 (6) −0.250 +0.500" in findings_text
@@ -145,32 +136,32 @@ def test_regions_truth_and_randomised_models(findings_text):
     assert "gradcam weights randomised down to fc 2 (2) 0.750 0.250 0.375 +0.062 −0.150" in findings_text
 
 
-def test_one_order_has_no_abpc_no_maps_no_gallery_no_errors_no_list(tmp_path):
+def test_one_direction_has_no_abpc_no_maps_no_gallery_no_errors_no_list(tmp_path):
     out = make_run(tmp_path / "a", orders=("morf",), keep_maps=False)
     text = text_of(page_of(out))
-    assert "Gap in deletion_auc, log-odds" in text
-    assert "it has no abpc and deletion_auc stands in its place" in text
+    assert "Advantage over the control in deletion area, log-odds" in text
+    assert "ABPC" not in text
     assert "There is no gallery: the run kept no maps (explain.keep_maps: false)." in text
     assert "No errors." in text
     assert not Path(out, "galleries").exists()
     text = text_of(page_of(make_run(tmp_path / "b", orders=("lerf",), keep_maps=False)))
-    assert "Gap in insertion_auc, log-odds" in text
-    assert "Gap in drop" not in text
+    assert "Advantage over the control in insertion area, log-odds" in text
+    assert "Advantage over the control in drop" not in text
 
 
-def test_missing_values_two_rules_and_a_given_model(tmp_path):
+def test_missing_values_two_rules_and_a_given_model_have_a_page(tmp_path):
     out = make_run(tmp_path / "run", null_map=True, given=True, rules=("pneumonia", "predicted"))
     page = page_of(out)
     text = text_of(page)
     # maps, compact, diffuse, scattered, border, degenerate, four shares of mass, constant, not finite, ties
-    assert "gradcam all 6 5 (83%) 0 (0%) 0 (0%) 0 (0%) 0 (0%) – – – – 0 1 0.25" in text
-    assert "target rule predicted What the maps look like" in text
+    assert "gradcam all 6 (6) 5 (83%) 0 (0%) 0 (0%) 0 (0%) 0 (0%) – – – – 0 1 0.25" in text
+    assert "target rule predicted Maps of each spatial concentration" in text
     assert "study plain – given – – – yes" in text_of(page)
-    assert "1 images without a finite map are missing from the map" in page
+    assert "Images without a finite map are missing from the map" in page
     assert "target rule predicted" in page
 
 
-def test_missing_images_are_one_sentence_and_invalid_baselines_are_told(tmp_path):
+def test_missing_images_are_one_sentence_and_invalid_baselines_are_named(tmp_path):
     moved = tmp_path / "moved"
     settings = {"source": "folder", "path": str(moved), "size": 64, "fit": "squash"}
     out = make_run(tmp_path / "run", data=settings, valid=False)
@@ -178,11 +169,11 @@ def test_missing_images_are_one_sentence_and_invalid_baselines_are_told(tmp_path
     assert f"There is no gallery: none of its 6 images could be read from {moved}." in text
     assert f"python -m cxr_ray.report {out} --data PATH." in text
     assert "gradcam all 6 (5) 0 of 6 not shown: valid baseline for 0 of 6" in text
-    assert "Mind: filled with mean, 0% of the images score at least 1 log-odds below the untouched one." in text
+    assert "Filled with mean, 0 of 6 images score at least 1 log-odds below the untouched one." in text
     lines: list[str] = []
     print_summary(out, lines.append)
     assert any("below the untouched one for 0 of 6 (image, target) of plain" in line for line in lines)
-    assert "−7.020 [−7.520, −6.770]" in text  # gaps share the baseline, and need no image
+    assert "−7.020 [−7.520, −6.770]" in text  # advantages share the baseline, and need no image
 
 
 @pytest.mark.parametrize("kind", ["nothing", "a file", "a folder without a run", "a run without tables", "a scheme"])
@@ -194,24 +185,13 @@ def test_a_wrong_path_is_one_sentence(kind, tmp_path, capsys):
         Path(path).mkdir()
     if kind == "a run without tables":
         Path(path, "sweep.yaml").write_text("name: x\n")
-    assert report.main(["nowhere://x" if kind == "a scheme" else path]) == 2
+    assert main(["nowhere://x" if kind == "a scheme" else path]) == 2
     message = capsys.readouterr().err
     assert message.startswith("cxr_ray: ")
     assert message.count("\n") == 1
     assert {"a run without tables": "finish the run with --resume", "a scheme": "nowhere"}.get(
         kind, "is not a run"
     ) in message
-
-
-def test_numbers():
-    assert page_.number(-0.0004, sign=True) == "−4e−04"
-    assert page_.number(0.0, sign=True) == "0.000"
-    assert page_.number(0.0005, sign=True) == "+0.001"
-    assert page_.number(-1.5) == "−1.500"
-    assert page_.number(None) == page_.number(float("nan")) == "–"
-    assert page_.interval(0.5, None, None) == "0.500"
-    assert page_.p_text(0.0001) == "<0.001"
-    assert page_.p_text(0.9999) == "1.000"
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
@@ -224,10 +204,3 @@ def test_chromium_renders_it_without_a_complaint(run, page, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (tmp_path / "s.png").stat().st_size > 20_000
     assert ":CONSOLE" not in done.stderr
-
-
-def test_captions_have_a_glyph_for_what_numbers_are_made_of():
-    font = galleries._font(12)
-    missing = bytes(font.getmask("\uffff"))
-    for sign in (*page_.number(-0.5), "\N{EN DASH}", "\N{HORIZONTAL ELLIPSIS}"):
-        assert bytes(font.getmask(sign)) != missing

@@ -1,0 +1,150 @@
+"""The advantage of maps over their controls: forest plot and tables, setting by setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from cxr_ray.analysis.summary import VALID_SHARE
+from cxr_ray.measure.metrics import METRICS, areas
+from cxr_ray.report import page
+from cxr_ray.report.figures import advantages as figures
+from cxr_ray.report.figures.marks import SCALES
+from cxr_ray.report.page import Block, Cell
+from cxr_ray.report.rundata import RunData, Setting
+from cxr_ray.report.section import Folder, Section, of_models
+
+NOTE = (
+    "In a cell: mean advantage over the control [95% interval over patients]; p_holm: of a one-sided sign-flip test "
+    "over patients (greater: the map is more faithful), after Holm's correction over explainers x controls; win rate: "
+    "share of control draws that the map beats, ties half, 0.5 is chance. The test is of the win rate, the interval of "
+    "the mean advantage; where advantages are skewed the two may differ."
+)
+BASELINE = (
+    "An area ends on the wholly filled image. That image is a valid baseline where it scores at least 1 log-odds below "
+    f"the untouched one. Where this holds for fewer than {VALID_SHARE:.0%} of a bucket's images, no absolute area is "
+    "shown, only advantages, which share the end."
+)
+
+
+def section(data: RunData, folder: Folder) -> Section:
+    """All models; those that are not shown whole with their primary table alone."""
+    return Section(
+        "controls",
+        "Maps against controls",
+        [NOTE],
+        models=of_models(data, folder, of_model, data.models),
+        otherwise="The table summary has no rows.",
+        level=3,
+    )
+
+
+def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
+    """For each setting the forest plot and tables, the primary setting first."""
+    mine = data.buckets[data.buckets["trial_id"] == trial_id]
+    whole = trial_id in data.whole
+    for i, s in enumerate(data.settings if whole else data.settings[:1]):
+        part = s.rows(mine)
+        if len(part):
+            blocks = list(_of_setting(data, folder, trial_id, s, part))
+            yield from [page.details(str(s), blocks)] if i else blocks
+
+
+def _of_setting(data: RunData, folder: Folder, trial_id: str, s: Setting, part: pd.DataFrame) -> Iterator[Block]:
+    where = f"model {trial_id}; {s}"
+    if not data.controls:
+        yield page.text("The run has no controls, so there is no advantage to show.")
+    elif data.drawn(trial_id, s):
+        yield from forest(data, folder, trial_id, s, part)
+    yield advantage_table(data, part, data.primary.metric, "logodds", where)
+    if trial_id not in data.whole:
+        yield page.text("Only the primary table is shown for this model. The table summary holds the rest.")
+        return
+    others = ((data.primary.metric, "prob"), *((m, s) for m in METRICS if METRICS[m].leveled for s in SCALES))
+    more = [advantage_table(data, part, metric, scale, where) for metric, scale in others]
+    yield page.details(f"In probability, and the drop at each level ({s})", [t for t in more if t["rows"]])
+    absolute = [absolute_table(part, scale, where) for scale in SCALES]
+    yield page.details(f"Areas of the maps themselves ({s})", [page.text(BASELINE), *absolute])
+
+
+def forest(data: RunData, folder: Folder, trial_id: str, s: Setting, part: pd.DataFrame) -> Iterator[Block]:
+    """Advantages in the primary metric, in log-odds; nothing without controls."""
+    part = part[(part["metric"] == data.primary.metric) & (part["scale"] == "logodds")]
+    controls = [c for c in data.controls if c in set(part["control"])]
+    if not controls:
+        return
+    label = f"advantage over the control in {data.metric},\nlog-odds of the target (right: the map is more faithful)"
+    title = f"{trial_id}: mean advantage, 95% interval over patients\n{s}"
+    yield folder.picture(
+        figures.forest(part, controls, data.explainers, label, title),
+        f"advantages-{trial_id}-{s.slug}.png",
+        f"Mean advantage over each control by explainer and bucket, model {trial_id}; {s}",
+        f"Mean advantage in {data.metric} (log-odds of the target; level: none, an area) over each control, with its "
+        f"95% interval, for model {trial_id}; {s}. Crosses: under 20 patients, no interval.",
+        inline=s == data.first and trial_id in data.whole,
+    )
+
+
+def advantage_table(data: RunData, part: pd.DataFrame, metric: str, scale: str, where: str) -> Block:
+    """Advantages over each control, one row an explainer and bucket (and level, for drops)."""
+    part = part[(part["metric"] == metric) & (part["scale"] == scale)]
+    leveled = METRICS[metric].leveled
+    draws = {str(c): int(d) for c, d in part.groupby("control")["draws"].max().items()}
+    controls = [c for c in data.controls if c in draws]
+    by = ["explainer", "bucket", *(["level"] if leveled else [])]
+    rows: list[list[Cell]] = []
+    for _, group in part.groupby(by, sort=False, observed=True):
+        cells: dict[str, Any] = {str(r.control): r for r in page.rows_of(group)}
+        r = next((cells[c] for c in controls if c in cells), next(iter(cells.values())))
+        row: list[Cell] = [r.explainer, r.bucket, *([f"{r.level:g}"] if leveled else []), page.images(r)]
+        if leveled:
+            row.append(page.mean(cells["none"]) if "none" in cells else page.NONE)
+        rows.append([*row, *(_cell(cells.get(c)) for c in controls)])
+    label = METRICS[metric].label
+    level = "each level, share of cells perturbed" if leveled else "none (area over all levels)"
+    caption = (
+        f"Advantage over the control in {label}, {SCALES[scale]} of the target; {where}; level: {level}. Above 0: the "
+        "map is more faithful than the control."
+    )
+    head = ["explainer", "bucket", *(["level"] if leveled else []), "images (patients)"]
+    head += [f"{label} of the map itself, {SCALES[scale]}"] if leveled else []
+    return page.table(caption, head + [f"advantage over {c} ({page.draws_text(draws[c])})" for c in controls], rows)
+
+
+def absolute_table(part: pd.DataFrame, scale: str, where: str) -> Block:
+    """Areas of the map itself, or why they are not shown."""
+    part = part[(part["control"] == "none") & (part["scale"] == scale)]
+    metrics = [m for m in areas() if m in set(part["metric"])]
+    rows: list[list[Cell]] = []
+    for _, group in part.groupby(["explainer", "bucket"], sort=False, observed=True):
+        cells: dict[str, Any] = {str(r.metric): r for r in page.rows_of(group)}
+        r = cells[metrics[-1]]
+        valid = f"{page.count(r.n_valid_baseline)} of {page.count(r.n)}"
+        values = [_area(cells[m], valid) for m in metrics if m in cells]
+        rows.append([r.explainer, r.bucket, page.images(r), valid, *values])
+    directions = "; ".join(
+        f"{METRICS[m].label}: {'higher' if METRICS[m].higher_is_faithful else 'lower'} is more faithful"
+        for m in metrics
+    )
+    caption = (
+        f"Areas of the map itself, control none, {SCALES[scale]} of the target; {where}; level: none (area over all "
+        f"levels). {directions}."
+    )
+    head = ["explainer", "bucket", "images (patients)", "valid baseline", *(METRICS[m].label for m in metrics)]
+    return page.table(caption, head, rows)
+
+
+def _area(r: Any, valid: str) -> str:
+    hidden = pd.isna(r.mean) and r.n > 0
+    return f"not shown: valid baseline for {valid}" if hidden else page.mean(r, sign=r.metric == "abpc")
+
+
+def _cell(r: Any) -> Cell:
+    if r is None or pd.isna(r.mean):
+        return page.NONE
+    sub = f"p_holm {page.p_text(r.p_holm)} · win rate {page.number(r.win_rate, 2)}"
+    if r.n_null or r.n_degenerate:
+        sub += f" · {page.count(r.n_null)} null, {page.count(r.n_degenerate)} constant"
+    return {"text": page.mean(r), "sub": sub, "strong": bool(r.p_holm < 0.05 and r.lower > 0)}

@@ -1,0 +1,95 @@
+"""The short list that begins the page: what the run shows of its first model, a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from cxr_ray.analysis.summary import VALID_SHARE
+from cxr_ray.measure.metrics import METRICS
+from cxr_ray.report import page
+from cxr_ray.report.rundata import RunData
+
+
+def headlines(data: RunData) -> list[str]:
+    """Performance, verdicts, deletion, the advantage over the strongest control, and a warning where one is due."""
+    if not data.models:
+        return []
+    trial_id = data.models[0]
+    rows = data.buckets[(data.buckets["trial_id"] == trial_id) & (data.buckets["explainer"] == data.primary.explainer)]
+    rows = data.first.rows(rows)
+    found = (_performance(data, trial_id), _verdicts(data), _deletion(data, rows), _advantage(data, rows))
+    return [sentence for sentences in (*found, _baseline(data, rows)) for sentence in sentences]
+
+
+def _performance(data: RunData, trial_id: str) -> Iterator[str]:
+    table = data.of_model("classification", trial_id)
+    for r in table[(table["split"] == "test") & (table["threshold_rule"] == "half")].to_dict("records"):
+        sentence = (
+            f"Performance of {trial_id} on test: accuracy {page.bounds(r, 'accuracy', False)}, AUROC "
+            f"{page.bounds(r, 'auroc', False)}"
+        )
+        if not pd.isna(r["fp"]):
+            sentence += (
+                f"; of the NORMAL images {page.count(r['fp'])} are called PNEUMONIA and {page.count(r['tn'])} NORMAL"
+            )
+        yield sentence + "."
+
+
+def _verdicts(data: RunData) -> Iterator[str]:
+    table = data.tables["hypotheses"]
+    for r in page.rows_of(table[table["role"] == "verdict"]):
+        effect = page.interval(r.effect, r.lower, r.upper, sign=True)
+        known = "" if pd.isna(r.effect) else f"; effect {effect} {r.unit}, {page.count(r.n)} images"
+        yield f"{r.hypothesis} ({r.subject}): {r.verdict}{known}."
+
+
+def _deletion(data: RunData, rows: pd.DataFrame) -> Iterator[str]:
+    rows = rows[(rows["metric"] == "drop") & (rows["level"] == data.primary.level) & (rows["control"] == "none")]
+    drop = {(str(r.bucket), str(r.scale)): r for r in page.rows_of(rows)}
+    if ("TP", "prob") in drop and ("FP", "prob") in drop:
+        prob, logodds = ([drop[bucket, scale] for bucket in ("TP", "FP")] for scale in ("prob", "logodds"))
+        yield (
+            f"Deletion of {page.percent(data.primary.level)} by {data.primary.explainer} ({data.first}): the "
+            f"probability of the target falls by {page.mean(prob[0])} for TP ({page.count(prob[0].n)} images) and by "
+            f"{page.mean(prob[1])} for FP ({page.count(prob[1].n)}); its log-odds fall by {page.mean(logodds[0])} and "
+            f"{page.mean(logodds[1])}."
+        )
+
+
+def _advantage(data: RunData, rows: pd.DataFrame) -> Iterator[str]:
+    """Over the strongest control that was measured."""
+    rows = rows[(rows["scale"] == data.primary.scale) & (rows["bucket"] == "all")]
+    control = next((c for c in data.controls if c in set(rows["control"])), None)
+    cells: dict[str, Any] = {
+        str(r.metric): r for r in page.rows_of(rows[(rows["control"] == control) & rows["level"].isna()])
+    }
+    if data.primary.metric not in cells:
+        return
+    r = cells.pop(data.primary.metric)
+    parts = ", ".join(f"{METRICS[metric].label} {page.number(cell.mean, sign=True)}" for metric, cell in cells.items())
+    yield (
+        f"{data.primary.explainer} against {control}, the strongest control measured: advantage in {data.metric} "
+        f"{page.mean(r)} log-odds over all {page.count(r.n)} images{f' ({parts})' if parts else ''}, {_clear(r)} "
+        f"({data.first})."
+    )
+
+
+def _clear(r: Any) -> str:
+    if pd.isna(r.lower):
+        return "without an interval"
+    return "the interval is clear of 0" if r.lower > 0 or r.upper < 0 else "the interval holds 0"
+
+
+def _baseline(data: RunData, rows: pd.DataFrame) -> Iterator[str]:
+    rows = rows[(rows["metric"] == data.primary.metric) & (rows["scale"] == "logodds") & (rows["control"] == "none")]
+    for r in page.rows_of(rows[rows["bucket"] == "all"]):
+        if "lerf" in data.primary.directions and r.n_valid_baseline < VALID_SHARE * r.n:
+            yield (
+                f"Caution: the fully filled image is not a neutral baseline. Filled with {data.first.fill}, "
+                f"{page.count(r.n_valid_baseline)} of {page.count(r.n)} images score at least 1 log-odds below the "
+                "untouched one. For the others insertion also rewards keeping what the model sees in a blank image: "
+                "read it apart from deletion."
+            )

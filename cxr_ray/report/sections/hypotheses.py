@@ -1,0 +1,99 @@
+"""Each hypothesis in words, its verdict, and its secondary outcomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from cxr_ray.analysis.hypotheses.registry import TESTED
+from cxr_ray.report import page
+from cxr_ray.report.figures import hypotheses as figures
+from cxr_ray.report.page import Block, Cell
+from cxr_ray.report.rundata import RunData
+from cxr_ray.report.section import Folder, Section
+
+NOTES = (
+    "The rule. Supported: the whole 95% interval lies beyond the line, and p_holm < 0.05. Not supported: the whole "
+    "interval lies on the other side. Undecided: all else.",
+    "H1 swaps patches with a NORMAL validation image of another patient; it cannot see what most of these images show "
+    "as well. It is not judged by fills: a grey shape in a lung can look like an opacity. On phantoms without a "
+    "shortcut, filling an edge seemed to cost 1 to 2 log-odds more than filling the same shape elsewhere "
+    "(benchmarks/calibration.py). Effects of fills are secondary outcomes.",
+)
+CAPTION = (
+    "Effect with its 95% interval (cross: no interval). Dashed: the line that the whole interval must pass. Blue: the "
+    "side that supports the hypothesis. Each hypothesis has its own unit."
+)
+
+
+def section(data: RunData, folder: Folder) -> Section:
+    """A figure of all verdicts, then each hypothesis."""
+    table = data.tables["hypotheses"]
+    if table.empty:
+        return Section("hypotheses", "Hypotheses", otherwise="This run judges no hypothesis: its table is empty.")
+    judged = table[table["role"] == "verdict"].sort_values(["hypothesis", "subject"], kind="stable")
+    blocks: list[Block] = []
+    drawn = judged[judged["effect"].notna()]
+    names = drawn["hypothesis"]
+    drawn = drawn.assign(line=names.map(lambda h: TESTED[h].line), side=names.map(lambda h: TESTED[h].side))
+    if len(drawn):
+        alt = "Effect of each hypothesis with its interval and margin"
+        blocks.append(folder.picture(figures.verdicts(list(page.rows_of(drawn))), "hypotheses.png", alt, CAPTION))
+    for name, hypothesis in TESTED.items():
+        mine = table[table["hypothesis"] == name]
+        blocks.append(
+            {
+                "kind": "hypothesis",
+                "name": name,
+                "question": hypothesis.question,
+                "verdicts": [verdict(r) for r in page.rows_of(judged[judged["hypothesis"] == name])],
+                "secondary": secondary(name, mine[mine["role"] != "verdict"]),
+            }
+        )
+    return Section("hypotheses", "Hypotheses", [NOTES[0], lines(), *NOTES[1:]], blocks)
+
+
+def lines() -> str:
+    """The line of each hypothesis, in words."""
+    each = [
+        f"{name}: the effect must lie {'above' if h.side > 0 else 'below'} {h.line:g} {h.unit} ({h.line_name})"
+        for name, h in TESTED.items()
+    ]
+    return f"The lines. {'; '.join(each)}."
+
+
+def verdict(r: Any) -> dict[str, str]:
+    """A verdict's texts for the template."""
+    holm = f", p_holm {page.p_text(r.p_holm)}" + (
+        f" in the family {r.family} ({page.count(r.family_size)})" if page.known(r.family) else ""
+    )
+    alternative = f" ({r.alternative})" if page.known(r.alternative) else ""
+    method = f"; interval: {r.ci_method}" if page.known(r.ci_method) else ""
+    counted = f"{page.count(r.n_trials)} models, {page.count(r.n)} images, {page.count(r.n_patients)} patients"
+    return {
+        "subject": r.subject,
+        "verdict": page.known(r.verdict) or "undecided",
+        "reason": page.known(r.reason),
+        "quantity": r.quantity,
+        "effect": page.interval(r.effect, r.lower, r.upper, sign=True),
+        "unit": f"{r.unit}; margin {page.number(r.margin, 2)}; {counted}{method}",
+        "test": f"{page.known(r.test) or 'none'}{alternative}: p {page.p_text(r.p)}{holm}",
+    }
+
+
+def secondary(name: str, table: pd.DataFrame) -> Block | None:
+    """The table of secondary outcomes; None where there are none."""
+    rows: list[list[Cell]] = [
+        [
+            page.wrapped(r.quantity),
+            r.subject,
+            page.interval(r.effect, r.lower, r.upper, sign=True),
+            r.unit,
+            f"{page.count(r.n_trials)} / {page.count(r.n)} / {page.count(r.n_patients)}",
+            page.wrapped(page.known(r.reason)),
+        ]
+        for r in page.rows_of(table)
+    ]
+    head = ["secondary outcome", "subject", "effect [95% interval]", "unit", "models / images / patients", "note"]
+    return page.table(f"Secondary outcomes of {name}. No verdict rests on them.", head, rows) if rows else None
