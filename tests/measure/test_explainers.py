@@ -61,6 +61,13 @@ def close(made: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
 # Class activation maps
 
 
+def cam_parts(name: str, model: Classifier, given: Inputs) -> tuple[Tensor, Tensor]:
+    """Weights and activations, of which a class activation map is made."""
+    cam = EXPLAINERS[name].cam
+    assert cam is not None
+    return cam(model, given)
+
+
 def captums_gradcam(model: Classifier, given: Inputs) -> Tensor:
     leaf = given.images.clone().requires_grad_()
     layer = attr.LayerGradCam(model, model.cam_layer)
@@ -130,7 +137,7 @@ def test_gradcam_plus_plus_and_layercam_are_the_papers_formulas(make):
 
 def test_scorecam_equals_a_loop_over_images_and_channels():
     model, given = small(), inputs()
-    weights, activations = EXPLAINERS["scorecam"].cam(model, given)
+    weights, activations = cam_parts("scorecam", model, given)
     for i, image in enumerate(given.images):
         z = []
         for k in range(CHANNELS):
@@ -149,7 +156,7 @@ def test_scorecam_masks_everything_where_a_channel_is_constant():
     model.network.layer4[0].bn2.weight[3] = 0.0
     model.network.layer4[0].downsample[1].weight[3] = 0.0
     model.network.layer4[0].bn2.bias[3] = 2.0
-    weights, activations = EXPLAINERS["scorecam"].cam(model, given)
+    weights, activations = cam_parts("scorecam", model, given)
     assert (activations[:, 3] == 2).all()
     others = [k for k in range(CHANNELS) if (activations[:, k].amax((1, 2)) > activations[:, k].amin((1, 2))).all()]
     nothing = score(model, torch.zeros_like(given.images), given.targets)
@@ -162,7 +169,7 @@ def test_scorecam_masks_everything_where_a_channel_is_constant():
 @pytest.mark.parametrize("name", CAMS)
 def test_a_class_activation_map_is_its_parts_combined(name):
     model, given = small(), inputs()
-    weights, activations = EXPLAINERS[name].cam(model, given)
+    weights, activations = cam_parts(name, model, given)
     assert activations.shape == (3, CHANNELS, 7, 7)
     assert weights.shape in ((3, CHANNELS), (3, CHANNELS, 7, 7))
     loop = torch.zeros(3, 7, 7)
@@ -366,11 +373,12 @@ def test_the_copy_with_separate_relus_scores_alike_shares_the_weights_and_leaves
 
 def test_occlusion_finds_the_only_place_that_matters():
     size = 56
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 2))
+    head = nn.Linear(3 * size * size, 2)
+    network = nn.Sequential(nn.Flatten(), head)
     with torch.no_grad():
         weight = torch.zeros(2, 3, size, size)
         weight[1, :, 40:44, 8:12] = 1.0
-        network[1].weight.copy_(weight.flatten(1))
+        head.weight.copy_(weight.flatten(1))
     model = Classifier(network, ModelSpec("resnet18", size)).requires_grad_(False)
     images = torch.zeros(1, 3, size, size)
     images[:, :, 40:44, 8:12] = 1.0

@@ -1,5 +1,7 @@
 """Linear imputation against the sparse solution, and the fill that it becomes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def masks(size: int) -> dict[str, torch.Tensor]:
     found |= {f"blob {p}": highest(b, p) for p, b in zip((0.25, 0.5, 0.9), blobs, strict=True)}
     cells = (torch.rand(14, 14, generator=rng) < 0.5).float()
     found["cells"] = F.interpolate(cells[None, None], (size, size))[0, 0].bool()
-    known = {
+    known: dict[str, list[Any]] = {
         "a row": [(0, slice(None))],
         "thin lines": [(slice(None, None, 37), slice(None)), (slice(None), size // 2 + 1)],
         "two pixels": [(3, 5), (size - 2, size // 2)],
@@ -107,9 +109,14 @@ def masked(images: torch.Tensor, keys: list[int], ns: list[int], batch_size: int
     seen = []
     size = images.shape[-1]
     places = torch.stack([torch.randperm(size * size, generator=torch.Generator().manual_seed(k)) for k in keys]).int()
-    shape = scoring.masked_scores(lambda x: seen.append(x.clone()) or x[:, 0, 0, 0], canvas(images, keys), places,
-                                  torch.arange(len(images)), ns, ["morf", "lerf"], batch_size).shape  # fmt: skip
-    return torch.cat(seen).view(*shape, *images.shape[1:])
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.clone())
+        return x[:, 0, 0, 0]
+
+    image_of, orders = torch.arange(len(images)), ["morf", "lerf"]
+    scores = scoring.masked_scores(forward, canvas(images, keys), places, image_of, ns, orders, batch_size)
+    return torch.cat(seen).view(*scores.shape, *images.shape[1:])
 
 
 @pytest.mark.parametrize("grey", [True, False])

@@ -94,6 +94,7 @@ def test_a_layer_gets_torchvisions_own_initialisation(model):
     norms = [m for m in layer4.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == 5
     for norm in norms:
+        assert norm.running_var is not None
         assert torch.equal(norm.running_var, norm.weight)
         assert (norm.weight == 1).all()
         assert (norm.running_mean == 0).all()

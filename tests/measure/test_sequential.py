@@ -15,18 +15,18 @@ scores = hnp.arrays(np.float64, (2, 4), elements=st.floats(-30, 30, width=32))
 @given(st.integers(19, 60), st.integers(0, 60))
 def test_p_value_formula(draws, extreme):
     extreme = min(extreme, draws)
-    assert sequential.p_value(np.array([float(extreme)]), draws)[0] == (1 + extreme) / (1 + draws)
+    assert sequential.p_value(np.array([float(extreme)]), np.array([float(draws)]))[0] == (1 + extreme) / (1 + draws)
 
 
 def test_p_value_is_null_under_nineteen_draws():
-    assert np.isnan(sequential.p_value(np.array([0.0]), 18)).all()
+    assert np.isnan(sequential.p_value(np.array([0.0]), np.array([18.0]))).all()
 
 
 def test_p_values_of_exchangeable_values_are_valid():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(4000, 20, 1))
     out = faithfulness.compare(values[:, 0], values[:, 1:], np.array([True]))
-    p = sequential.p_value(out["n_as_extreme"], 19)
+    p = sequential.p_value(out["n_as_extreme"], np.full(1, 19.0))
     assert abs((p <= 0.05).mean() - 0.05) < 4 * np.sqrt(0.05 * 0.95 / 4000)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,14 +21,15 @@ from tests.builders import networks
 from tests.builders.shards import SIZE, frames, linear_model, shard, sweep, worker
 
 
-def test_the_precision_asked_for_reaches_the_choice_of_a_form(monkeypatch):
+def test_the_precision_asked_for_reaches_the_choice_of_a_backend(monkeypatch):
     seen = []
+
+    def choose(*given):
+        seen.append(given)
+        return backends.InferenceBackend("eager", {}), given[0].log_odds
+
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(
-        backends,
-        "choose",
-        lambda *given: seen.append(given) or (backends.InferenceBackend("eager", {}), given[0].log_odds),
-    )
+    monkeypatch.setattr(backends, "choose", choose)
     worker(sweep(perturb={"precision": "half"}), linear_model()).forward("m")
     assert seen[0][-1] == "half"
     assert not torch.backends.cudnn.allow_tf32
@@ -134,9 +136,13 @@ def test_overlap_of_shifted_maps_lies_between_none_and_all(linear_frames):
 @pytest.mark.parametrize(("batch_size", "places"), [(1, None), (7, 5 * SIZE**2 * 3), (64, 1)])
 def test_tables_do_not_depend_on_how_many_images_and_rankings_are_held_at_a_time(monkeypatch, batch_size, places):
     one = worker(sweep(), linear_model())(shard())
-    made, draws = CONTROLS["cell_random"], []
-    seen = dataclasses.replace(made, draw=lambda *a: draws.append(list(a[0].numbers)) or made.draw(*a))
-    monkeypatch.setitem(CONTROLS, "cell_random", seen)
+    control, draws = CONTROLS["cell_random"], []
+
+    def drawn(wanted, *arguments):
+        draws.append(list(wanted.numbers))
+        return control.draw(wanted, *arguments)
+
+    monkeypatch.setitem(CONTROLS, "cell_random", dataclasses.replace(control, draw=drawn))
     if places:
         monkeypatch.setattr("cxr_ray.measure.curves.MAX_PLACES", places)
     other = worker(sweep(), linear_model(), batch_size)(shard())
@@ -184,9 +190,11 @@ def test_linear_is_scored_like_any_fill_and_ends_at_the_mean():
         values="logit_target",
     )
     level = wide.index.get_level_values("level")
-    assert np.allclose(*wide[level.isin([0.0, 1.0])].to_numpy().T, atol=1e-5)
+    mean, linear = wide[level.isin([0.0, 1.0])].to_numpy().T
+    assert np.allclose(mean, linear, atol=1e-5)
     # 0.999 of 49 cells are all of them
-    assert np.allclose(*wide[(level == 0.999) & (wide.index.get_level_values("grid") == "7")].to_numpy().T, atol=1e-4)
+    mean, linear = wide[(level == 0.999) & (wide.index.get_level_values("grid") == "7")].to_numpy().T
+    assert np.allclose(mean, linear, atol=1e-4)
     assert (wide[level == 0.5]["mean"] - wide[level == 0.5]["linear"]).abs().min() > 1e-4
     backward = EXPLAINERS["saliency"].passes(SIZE)[1]
     assert sum(passes) + 2 * 5 * backward == 5 * passes_per_image(config, SIZE)[0]
@@ -217,7 +225,7 @@ def test_maps_that_fail_are_marked_and_never_dropped(monkeypatch):
         monkeypatch.setitem(EXPLAINERS, name, _entry(function))
     config = sweep(explain={"explainers": ["constant", "not_finite", "broken"]})
     out = frames(worker(config, linear_model())(shard()))
-    maps = out["saliency"].set_index(["explainer", "image_id"])
+    maps: Any = out["saliency"].set_index(["explainer", "image_id"])
     assert maps.loc["constant"].degenerate.all()
     assert (maps.loc["constant"].concentration == "degenerate").all()
     assert (maps.loc["constant"].tied == 1).all()
@@ -278,7 +286,8 @@ def test_sequential_draws_that_explainers_and_targets_share_are_scored_once():
     counted = {}
     for name, explain in (("one", one), ("two", two)):
         config = sweep(explain={**explain, "explainers": explainers}, **few)
-        model, passes = linear_model(), []
+        model = linear_model()
+        passes: list[int] = []
         model.network.register_forward_pre_hook(lambda m, a, seen=passes: seen.append(len(a[0])))
         out = frames(worker(config, model)(shard()))
         counted[name] = sum(passes)
@@ -297,7 +306,12 @@ def test_a_constant_map_is_ranked_by_the_smooth_field_alone(monkeypatch):
     monkeypatch.setitem(EXPLAINERS, "constant", _entry(lambda m, i: torch.zeros(len(i.images), 7, 7)))
     seen = []
     original = rankings.rank
-    monkeypatch.setattr(rankings, "rank", lambda maps, ties: seen.append((maps, ties)) or original(maps, ties))
+
+    def rank(maps, ties):
+        seen.append((maps, ties))
+        return original(maps, ties)
+
+    monkeypatch.setattr(rankings, "rank", rank)
     config = sweep(explain={"explainers": ["constant"]}, controls={})
     worker(config, linear_model())(shard(2))
     for maps, ties in seen:

@@ -591,10 +591,9 @@ def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder):
     argv += ["--set", "sanity=null"]
     assert sweep.main([*argv, "--set", "variants={a: {model: {size: {grid: [32, 40]}}}, b: {model: {size: 40}}}"]) == 0
     out = capsys.readouterr().out
-    at = {
-        size: int(re.search(rf"^Forward passes a test image and target at {size} x {size}: ([\d,]+) =", out, re.M)[1])
-        for size in (32, 40)
-    }
+    pattern = r"^Forward passes a test image and target at (\d+) x \d+: ([\d,]+) ="
+    at = {int(size): int(passes.replace(",", "")) for size, passes in re.findall(pattern, out, re.MULTILINE)}
+    assert at.keys() == {32, 40}
     assert at[40] != at[32], "occlusion's windows are counted at each size"
     assert "has nothing to rank on these grids" not in out
     assert f"at 32 x 32, one target an image: {12 * at[32] + 4:,} = 1 x (12 x {at[32]:,} + 4)" in out

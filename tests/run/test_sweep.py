@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -23,7 +24,7 @@ from cxr_ray.run import explaining, terminal
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import SHARDS
 
-TINY = {
+TINY: dict[str, Any] = {
     "name": "tiny",
     "data": {"source": "phantom", "size": 64, "val_share": 0.3, "phantom": {"train": 24, "test": 20}},
     "variants": {"plain": {}, "balanced": {"train": {"loss": "weighted", "sampler": "balanced"}}},
