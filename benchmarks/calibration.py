@@ -23,12 +23,12 @@ from scipy.stats import spearmanr
 from benchmarks import common
 from cxr_ray.analysis.hypotheses.inputs import Inputs
 from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows
-from cxr_ray.config import resolve
 from cxr_ray.data.phantoms import Phantom, render
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints
 from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import PATCH_SWAP
+from cxr_ray.sweepfile import resolve
 
 SIZE, TRAIN, EPOCHS = 64, 320, 5
 POOL, MOST = 1500, 60  # test images at most, and false positives that are looked at

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from benchmarks import common
 from cxr_ray.analysis.resampling import CI_METHOD, patient_bootstrap, sign_flip
 from cxr_ray.analysis.summary import N_PERM
-from cxr_ray.config import resolve
 from cxr_ray.errors import RunError
 from cxr_ray.measure.faithfulness import compare
 from cxr_ray.measure.metrics import METRICS, evaluate
@@ -33,6 +32,7 @@ from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints
 from cxr_ray.results import open_run
 from cxr_ray.schemas import SHARED
+from cxr_ray.sweepfile import resolve
 
 EXCHANGEABLE = ("shifted", "pixel_random", "cell_random", "smooth_random")
 PATIENTS = (20, 50, 200)

@@ -31,7 +31,6 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from benchmarks.common import arguments, machine
-from cxr_ray.config import resolve
 from cxr_ray.data import phantoms
 from cxr_ray.measure import fills, metrics, rankings, scoring
 from cxr_ray.measure.explainers import EXPLAINERS, IG_STEPS, Explainer, Inputs, _with_separate_relus
@@ -39,6 +38,7 @@ from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.backends import Forward
 from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.sweepfile import resolve
 
 ORDERS = ("morf", "lerf")
 PERCENTILES = [10, 20, 30, 40, 50, 60, 70, 80, 90]  # grad-cam's

@@ -16,7 +16,6 @@ import ray
 import torch
 
 from benchmarks.common import arguments, show
-from cxr_ray.config import resolve
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.sources import source_of
@@ -30,6 +29,7 @@ from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
 from cxr_ray.run.plan import PassCounts, ShardPlan, plan_shards
 from cxr_ray.storage import Store
+from cxr_ray.sweepfile import resolve
 
 
 def main() -> None:

@@ -64,3 +64,16 @@ class TrainingError(CxrRayError, RuntimeError):
 
 class ImageError(CxrRayError, ValueError):
     """The bytes are no image that can be used; it becomes a row of the table ``errors``, never the end of a run."""
+
+
+def shown(value: object) -> str:
+    """A value that was got, short enough for a sentence.
+
+    >>> shown("x" * 300)[-5:]
+    'xx...'
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # whole numbers of more than 4300 digits
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."

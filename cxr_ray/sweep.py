@@ -10,11 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import cxr_ray
-from cxr_ray.config import Sweep, load_sweep
+from cxr_ray.config import Sweep
 from cxr_ray.data import sources
 from cxr_ray.errors import CxrRayError
-from cxr_ray.measure.controls import CONTROLS
-from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.sweepfile import load_sweep
 
 DONE, UNFINISHED, INTERRUPTED = 0, 1, 130
 EXIT_CODES = "Exit codes: 0 done, 1 could not finish, 2 the request was wrong, 130 interrupted."
@@ -82,7 +81,7 @@ def sweep_file(name: str | None) -> Path:
 def load(args: argparse.Namespace) -> Sweep:
     """The resolved sweep that the arguments ask for."""
     changes = {} if args.data is None else sources.changes_of(args.data)
-    return load_sweep(sweep_file(args.sweep), args.overrides, changes, explainers=EXPLAINERS, controls=CONTROLS)
+    return load_sweep(sweep_file(args.sweep), args.overrides, changes)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,8 +14,9 @@ from typing import Any
 
 import cxr_ray.config
 from cxr_ray.analysis.hypotheses.registry import TESTED, Hypothesis
-from cxr_ray.config import Section, json_schema
+from cxr_ray.config import Section
 from cxr_ray.data.sources import SOURCES, SourceKind
+from cxr_ray.editor import json_schema
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.edits import EDITS
 from cxr_ray.measure.explainers import EXPLAINERS, Explainer

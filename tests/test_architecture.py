@@ -15,7 +15,8 @@ import cxr_ray
 PACKAGE = Path(cxr_ray.__file__).parent
 TESTS = Path(__file__).parent
 STAGES = ("", "data", "models", "measure", "analysis", "report", "run", "command lines")  # data passes them in order
-COMMAND_LINES = {"sweep"}
+COMMAND_LINES = {"sweep", "cli"}
+OF_A_STAGE = {"sweepfile": "run", "editor": "run"}  # they ask the registries of all stages, and do not import Ray
 MODULES = sorted(
     ".".join(p.relative_to(PACKAGE).with_suffix("").parts)
     for p in PACKAGE.rglob("*.py")
@@ -27,6 +28,8 @@ def stage(module: str) -> int:
     """Where a module (dotted, inside the package) stands in STAGES; modules of no folder are the foundation."""
     if module in COMMAND_LINES:
         return len(STAGES) - 1
+    if module in OF_A_STAGE:
+        return STAGES.index(OF_A_STAGE[module])
     return STAGES.index(module.rpartition(".")[0].partition(".")[0])
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from cxr_ray import randomness
 from cxr_ray.randomness import key
 
+GRIDS = ("pixel", "7", "14", "28")  # that a sweep may ask for; divisors of 224, so that cells are equal
 KNOTS = 7  # of a smooth field, along each side
 
 

@@ -13,11 +13,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from cxr_ray.config import IMAGENET_MEAN, IMAGENET_STD
 from cxr_ray.errors import MissingPackageError, WeightsError
 from cxr_ray.registry import Registry
 from cxr_ray.schemas import CLASSES
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

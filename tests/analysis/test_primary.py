@@ -3,7 +3,7 @@
 import pytest
 
 from cxr_ray.analysis.primary import PrimarySettings, nearest_level, resolve
-from cxr_ray.config import resolve as resolve_sweep
+from cxr_ray.sweepfile import resolve as resolve_sweep
 
 
 def sweep(**perturb):

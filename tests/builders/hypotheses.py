@@ -7,8 +7,8 @@ import pandas as pd
 
 from cxr_ray.analysis.hypotheses.inputs import Inputs
 from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows
-from cxr_ray.config import resolve
 from cxr_ray.schemas import HYPOTHESES
+from cxr_ray.sweepfile import resolve
 
 OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])
 

@@ -5,9 +5,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cxr_ray.config import Sweep, resolve
+from cxr_ray.config import Sweep
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.sweepfile import resolve
 
 SIZE = 28
 

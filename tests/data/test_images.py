@@ -1,7 +1,6 @@
 import contextlib
 import io
 import warnings
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 from PIL import Image, ImageFile
 from torchvision.transforms import v2
 
-from cxr_ray.config import Preprocess
 from cxr_ray.data import images
 from cxr_ray.errors import ImageError
 from cxr_ray.measure import regions
@@ -214,10 +212,6 @@ def test_an_unknown_fit_is_the_callers_mistake():
 
 def rgb(size: int, seed: int = 0) -> np.ndarray:
     return np.repeat(np.random.default_rng(seed).integers(0, 256, (1, size, size), dtype=np.uint8), 3, 0)
-
-
-def test_every_preprocessing_that_a_sweep_may_name_exists():
-    assert tuple(images.PREPROCESS) == get_args(Preprocess)
 
 
 @pytest.mark.parametrize("name", images.PREPROCESS)

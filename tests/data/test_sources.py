@@ -2,13 +2,14 @@ import dataclasses
 
 import pytest
 
-from cxr_ray.config import Data, resolve
+from cxr_ray.config import Data
 from cxr_ray.data import sources
 from cxr_ray.data.entries import AnnotatedSource
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.phantom_source import PhantomSource
 from cxr_ray.data.sources import SOURCES, changes_of, counterfactuals_of, source_of
 from cxr_ray.errors import UnknownNameError
+from cxr_ray.sweepfile import resolve
 
 
 @pytest.mark.parametrize(

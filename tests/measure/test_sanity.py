@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from cxr_ray.config import Sweep, resolve
+from cxr_ray.config import Sweep
 from cxr_ray.data.splits import choose
 from cxr_ray.measure import explainers, sanity
 from cxr_ray.measure.cost import passes_of_sanity
@@ -18,6 +18,7 @@ from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.schemas import SANITY
 from cxr_ray.storage import Store
+from cxr_ray.sweepfile import resolve
 
 SIZE = 96
 LAYERS = ["fc", "layer4", "layer3"]

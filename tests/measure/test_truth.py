@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cxr_ray.analysis import resampling as stats
-from cxr_ray.config import Train, resolve
+from cxr_ray.config import Train
 from cxr_ray.data import images, markers, phantoms
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.manifest import load_manifest
@@ -23,6 +23,7 @@ from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.models.training import Split, fit
+from cxr_ray.sweepfile import resolve
 
 SIZE = 64
 VERSIONS = ("opacity", "marker", "glyph")

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from cxr_ray.config import resolve
 from cxr_ray.errors import ClusterError
 from cxr_ray.run import cluster
 from cxr_ray.run.cluster import Allocation, Node, Request, allocate
+from cxr_ray.sweepfile import resolve
 
 GIB = 2**30
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_ray.config import resolve
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.run import pipeline
+from cxr_ray.sweepfile import resolve
 
 SIZE = 32
 

@@ -1,0 +1,292 @@
+"""The sweep file: YAML and overrides to a resolved sweep, with every mistake in it reported at once.
+
+The sections are those of ``config``; every name in them is looked up in the registry of its kind.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cxr_ray.config import NULLABLE, SEGMENTER, SPACES, WITH_SPACES, Sweep
+from cxr_ray.data.images import PREPROCESS
+from cxr_ray.data.sources import SOURCES
+from cxr_ray.errors import SweepError, shown
+from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.edits import EDITS
+from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.measure.fills import FILLS
+from cxr_ray.measure.rankings import GRIDS
+from cxr_ray.measure.regions import REGIONS
+from cxr_ray.mistakes import part, sentence
+from cxr_ray.models.networks import NETWORKS
+from cxr_ray.models.training import AUGMENTATIONS, LOSSES, SAMPLERS
+from cxr_ray.registry import did_you_mean
+from cxr_ray.schemas import NAME_PATTERN
+from cxr_ray.yamlfile import parse_yaml
+
+# Dotted path (* is any key) to the names that may stand there: as the value, in the list, or as keys of the mapping.
+NAMES: dict[str, Collection[str]] = {
+    "data.source": SOURCES,
+    "model.arch": NETWORKS,
+    "model.preprocess": PREPROCESS,
+    "train.loss": LOSSES,
+    "train.sampler": SAMPLERS,
+    "train.augment": AUGMENTATIONS,
+    "checkpoints.*.arch": NETWORKS,
+    "checkpoints.*.preprocess": PREPROCESS,
+    "explain.explainers": EXPLAINERS,
+    "perturb.grids": GRIDS,
+    "perturb.fills": FILLS,
+    "controls": CONTROLS,
+    "regions.names": REGIONS,
+    "regions.edits": EDITS,
+}
+LISTS = (  # in which every value may stand once
+    *("explain.explainers", "explain.targets"),
+    *("perturb.grids", "perturb.fills", "perturb.levels", "perturb.orders"),
+    *("regions.names", "regions.edits"),
+)
+
+
+def load_sweep(path: str | Path, overrides: Iterable[str] = (), changes: Mapping[str, Any] | None = None) -> Sweep:
+    """The sweep file at ``path`` merged with the defaults, ``a.b=value`` overrides and dotted ``changes``.
+
+    Args:
+        path: a YAML file.
+        overrides: ``--set`` texts; values are YAML.
+        changes: dotted key to value, applied last (``--data``).
+
+    Raises:
+        SweepError: with every mistake in it, one a line.
+    """
+    path = Path(path)
+    raw = _read(path)
+    raw.setdefault("name", re.sub(r"[^a-z0-9_-]", "_", path.stem.lower()).lstrip("0123456789_-") or "sweep")
+    mistakes = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            mistakes.append(f"--set: got {override}; expected section.key=value.")
+            continue
+        try:
+            mistakes += _assign(raw, key.strip(), parse_yaml(value, f"--set {override}"))
+        except SweepError as e:
+            mistakes.append(str(e))
+    for key, value in (changes or {}).items():
+        mistakes += _assign(raw, key, value)
+    return resolve(raw, mistakes)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds."""
+    if not path.is_file():
+        files = [p.name for p in path.parent.glob("*.y*ml") if p.is_file()]
+        near = difflib.get_close_matches(path.name, files, n=1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of one."
+        raise SweepError(f"got {path}, which is no file; expected a YAML file; {hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise SweepError(f"got {path}, which cannot be read as text ({e}); expected a YAML file.") from None
+    raw = parse_yaml(text, str(path))
+    raw = {} if raw is None else raw
+    if not isinstance(raw, dict):
+        raise SweepError(f"got {path} with a {type(raw).__name__}; expected a mapping such as 'name: mine'.")
+    return raw
+
+
+def _assign(raw: dict[str, Any], dotted: str, value: Any) -> list[str]:
+    """Set a value in place; returns the mistake, if it is one."""
+    *parents, last = dotted.split(".")
+    section = raw
+    for i, parent in enumerate(parents):
+        if section.get(parent) is None:
+            section[parent] = {}
+        if not isinstance(section[parent], dict):
+            return [f"--set {dotted}: got a value for {'.'.join(parents[: i + 1])}; expected a section there."]
+        section[parent] = dict(section[parent])  # a YAML alias may stand for the same mapping elsewhere
+        section = section[parent]
+    section[last] = value
+    return []
+
+
+def resolve(raw: Mapping[Any, Any], mistakes: Iterable[str] = ()) -> Sweep:
+    """Plain data to a resolved sweep.
+
+    Raises:
+        SweepError: with all ``mistakes`` and those found here, one a line.
+    """
+    found = list(mistakes)
+    plain = _with_spaces_checked(raw, found)
+    found += _unknown_names(plain)
+    try:
+        sweep = Sweep.model_validate(plain)
+    except ValidationError as e:
+        found += [sentence(error) for error in e.errors()]
+    else:
+        found += [*_repetitions(sweep), *_contradictions(sweep)]
+        if not found:
+            return sweep
+    raise SweepError("\n".join(dict.fromkeys(found)))
+
+
+def _with_spaces_checked(raw: Mapping[Any, Any], found: list[str]) -> dict[Any, Any]:
+    """``raw`` with ``model`` and ``train`` checked and filled with defaults, and a variant if there is no model."""
+    plain = {k: {} if v is None and k in ("controls", "checkpoints", "variants") else v for k, v in raw.items()}
+    plain = {k: v for k, v in plain.items() if v is not None or k in NULLABLE}
+    for section, model in WITH_SPACES.items():
+        checked = _checked(section, plain.get(section, {}), found, section)
+        plain[section] = {**model().model_dump(mode="json"), **checked}
+    if not plain.get("variants") and not plain.get("checkpoints"):
+        plain["variants"] = {"plain": {}}
+    if isinstance(plain.get("variants"), dict):
+        plain["variants"] = {
+            variant: _checked_variant(f"variants.{part(variant)}", {} if changes is None else changes, found)
+            for variant, changes in plain["variants"].items()
+        }
+    return plain
+
+
+def _checked_variant(path: str, changes: Any, found: list[str]) -> Any:
+    """What a variant changes, its sections checked; what is no mapping is left to the model."""
+    if not isinstance(changes, dict):
+        return changes
+    sections = {s: changes[s] for s in WITH_SPACES if isinstance(changes.get(s), dict)}
+    return {**changes, **{s: _checked(s, values, found, f"{path}.{s}") for s, values in sections.items()}}
+
+
+def _checked(section: str, given: Any, found: list[str], where: str) -> dict[str, Any]:
+    """Values, and each option or bound of a search space, validated against the section: 0 becomes 0.0."""
+    if not isinstance(given, dict):
+        found.append(f"{where}: got {shown(given)}; expected a mapping of keys.")
+        return {}
+    checked = {}
+    for key, value in given.items():
+        path = f"{where}.{part(key)}"
+        problem = _space_problem(section, key, value) if isinstance(value, dict) else None
+        if problem:
+            found.append(f"{path}: {problem}")
+            continue
+        kind, options = next(iter(value.items())) if isinstance(value, dict) else ("", [value])
+        values = [v for option in options for v in _validated(section, key, option, found, where)]
+        if kind in ("grid", "choice") and len(set(values)) < len(values):
+            found.append(f"{path}: got a {kind} with a value twice, {shown(options)}; expected each once.")
+        if len(values) == len(options):
+            checked[key] = {kind: values} if kind else values[0]
+    return checked
+
+
+def _validated(section: str, key: Any, option: Any, found: list[str], where: str) -> list[Any]:
+    """One value of a section in a list, or an empty list and a mistake."""
+    try:
+        value = getattr(WITH_SPACES[section].model_validate({key: option}), key)
+    except ValidationError as e:
+        found += [sentence(error, where) for error in e.errors()]
+        return []
+    known = NAMES.get(f"{section}.{key}")
+    if known is not None and value not in known:
+        found.append(f"{where}.{key}: got {value!r}.{did_you_mean(value, known)}")
+        return []
+    return [value]
+
+
+def _space_problem(section: str, key: Any, value: dict[Any, Any]) -> str | None:
+    """What is wrong with a search space, apart from its values."""
+    if len(value) != 1 or next(iter(value)) not in SPACES:
+        return (
+            f"got {shown(value)}; expected one of {{grid: [...]}}, {{choice: [...]}}, {{uniform: [low, high]}}, "
+            "{loguniform: [low, high]}."
+        )
+    kind, options = next(iter(value.items()))
+    if not isinstance(options, list) or not options:
+        return f"got {shown(options)}; expected a list after {kind}."
+    if kind in ("grid", "choice"):
+        return None
+    numbers = [o for o in options if isinstance(o, int | float) and not isinstance(o, bool)]
+    if len(options) != 2 or len(numbers) != 2 or not options[0] < options[1]:
+        return f"got {shown(options)}; expected [low, high] with low < high after {kind}."
+    if kind == "loguniform" and options[0] <= 0:
+        return f"got {shown(options)}; expected low > 0 after loguniform."
+    field = WITH_SPACES[section].model_fields.get(str(key))
+    if field is not None and field.annotation is not float:
+        return f"got {kind}, which is for real numbers; expected grid or choice."
+    return None
+
+
+def _unknown_names(plain: Mapping[Any, Any]) -> Iterator[str]:
+    """Names that no registry has. Those of ``model`` and ``train`` are checked with their search spaces."""
+    for dotted, known in NAMES.items():
+        if dotted.split(".")[0] in WITH_SPACES:
+            continue
+        for path, value in _values(plain, dotted.split("."), ""):
+            for place, name in _names_in(path, value, known):
+                if name not in known:
+                    yield f"{place}: got {name!r}.{did_you_mean(name, known)}"
+
+
+def _values(value: Any, keys: list[str], path: str) -> Iterator[tuple[str, Any]]:
+    """The values at a dotted path, with their own paths."""
+    if not keys:
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key in value if keys[0] == "*" else [k for k in keys[:1] if k in value]:
+            yield from _values(value[key], keys[1:], f"{path}.{part(key)}" if path else part(key))
+
+
+def _names_in(path: str, value: Any, known: Collection[str]) -> list[tuple[str, str]]:
+    """Names with their paths; what is no name is left to the model. A grid of cells may be written as a number."""
+    if isinstance(value, Mapping):
+        items = [(path, key) for key in value]
+    elif isinstance(value, list):
+        items = [(f"{path}.{i}", str(v) if known is GRIDS and type(v) is int else v) for i, v in enumerate(value)]
+    else:
+        items = [(path, value)]
+    texts = [(place, name) for place, name in items if isinstance(name, str)]
+    return [(place, name) for place, name in texts if known is GRIDS or re.fullmatch(NAME_PATTERN, name)]
+
+
+def _repetitions(sweep: Sweep) -> Iterator[str]:
+    """Values that stand in a list twice, and names that stand for two models."""
+    plain = sweep.model_dump()
+    for dotted in LISTS:
+        for path, values in _values(plain, dotted.split("."), ""):
+            twice = sorted({str(v) for v in values if values.count(v) > 1})
+            if twice:
+                yield f"{path}: got {', '.join(twice)} twice; expected each once."
+    both = sorted(set(sweep.variants) & set(sweep.checkpoints))
+    if both:
+        yield f"checkpoints: got {', '.join(both)}, also a variant; expected another name."
+
+
+def _contradictions(sweep: Sweep) -> Iterator[str]:
+    """What one section asks of another that it does not have."""
+    for name, draws in sweep.controls.items():
+        most = CONTROLS[name].most_draws if name in CONTROLS else None
+        if most is not None and draws > most:
+            yield f"controls.{name}: got {draws}; expected at most {most}, since no more of its draws differ."
+    if sweep.regions is None or sweep.data.source not in SOURCES:
+        return
+    have = {*SOURCES[sweep.data.source].masks, *(["lungs"] if sweep.regions.lungs else [])}
+    for name in sweep.regions.names:
+        needs = REGIONS[name].needs if name in REGIONS else None
+        if needs is not None and needs not in have:
+            yield _mask_missing(sweep, name, needs)
+
+
+def _mask_missing(sweep: Sweep, region: str, needs: str) -> str:
+    if needs == "lungs":
+        return (
+            f"regions.names: got {region} without lung masks; expected regions.lungs to name a folder of them or "
+            f"{SEGMENTER} (a segmenter); set it, or leave {region} out."
+        )
+    know = " or ".join(name for name, kind in SOURCES.items() if needs in kind.masks)
+    return (
+        f"regions.names: got {region}, but {sweep.data.source} images do not say where it is; expected data.source: "
+        f"{know}; leave it out."
+    )

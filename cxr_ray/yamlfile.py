@@ -1,0 +1,55 @@
+"""YAML to plain data, in which 1e-4 is a number and a key given twice is an error."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from cxr_ray.errors import SweepError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number and a key given twice is an error."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str | int | float | bool | None):
+            raise SweepError(f"line {key_node.start_mark.line + 1}: got a key that is no plain name; expected one.")
+        if key in seen:
+            raise SweepError(f"line {key_node.start_mark.line + 1}: got the key {key!r} twice; keep one.")
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """YAML to plain data. ``origin``: what it comes from, for messages.
+
+    Raises:
+        SweepError: it does not parse, or a key stands twice.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except SweepError as e:
+        raise SweepError(f"{origin}, {e}") from None
+    except Exception as e:  # PyYAML also raises IndexError, KeyError and others on ill-formed scalars
+        mark, what = getattr(e, "problem_mark", None), getattr(e, "problem", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        what = " ".join(str(what or e).split()) or type(e).__name__
+        raise SweepError(f"{origin}{where}: not valid YAML: {what}.") from None
