@@ -95,7 +95,7 @@ class Run:
             return connection.sql(query).df()
 
     def json(self, name: str) -> dict[str, Any]:
-        """``provenance.json`` or ``test_metrics.json``."""
+        """``provenance.json``, ``primary.json`` or ``test_metrics.json``."""
         if not self.fs.get_file_info(f"{self.root}/{name}").is_file:
             raise RunError(f"{self.path} has no {name} yet: finish the run with --resume.")
         with self.fs.open_input_stream(f"{self.root}/{name}") as f:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxr_ray.config import Sweep
+from cxr_ray.errors import RunError
+from cxr_ray.measure import metrics
+from cxr_ray.results import Run
 
 ORIGINAL_LEVEL = 0.25  # share of pixels that the original Grad-CAM findings study deleted
-METRIC_OF = {  # directions that are measured: the metric that needs them all
-    frozenset({"morf", "lerf"}): "abpc",
-    frozenset({"morf"}): "deletion_auc",
-    frozenset({"lerf"}): "insertion_auc",
-}
+FILE = "primary.json"  # in the run
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class PrimarySettings:
     level: float
 
     def to_json(self) -> str:
-        """JSON that ``from_json`` reads."""
+        """JSON that ``from_json`` reads; a run holds it as FILE."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
@@ -65,7 +64,7 @@ def resolve(sweep: Sweep | Mapping[str, Any]) -> PrimarySettings:
     directions = tuple(perturb["directions"] if "directions" in perturb else perturb["orders"])
     grids = [str(grid) for grid in perturb["grids"]]
     return PrimarySettings(
-        metric=METRIC_OF[frozenset(directions)],
+        metric=metrics.primary(directions),
         scale="logodds",
         directions=directions,
         grid="pixel" if "pixel" in grids else grids[0],
@@ -75,6 +74,15 @@ def resolve(sweep: Sweep | Mapping[str, Any]) -> PrimarySettings:
         explainer="gradcam" if "gradcam" in explainers else explainers[0],
         level=nearest_level(perturb["levels"]),
     )
+
+
+def of_run(run: Run) -> PrimarySettings:
+    """The settings that a run stores; those of a run that stores none follow from its sweep."""
+    try:
+        stored = run.json(FILE)
+    except RunError:
+        return resolve(run.sweep)
+    return PrimarySettings.from_json(json.dumps(stored))
 
 
 def nearest_level(levels: Sequence[float]) -> float:

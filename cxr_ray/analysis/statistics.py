@@ -42,7 +42,7 @@ class Measured:
     @cached_property
     def primary(self) -> primary.PrimarySettings:
         """What the primary numbers are measured with."""
-        return primary.resolve(self.sweep)
+        return primary.of_run(self.run)
 
     @property
     def seed(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 import pandas as pd
 
 from cxr_ray import results
-from cxr_ray.analysis import summary
+from cxr_ray.analysis import buckets, primary, summary
 from cxr_ray.schemas import TABLES
 
 PROGRESS_SECONDS = 5.0  # between two lines
@@ -80,25 +80,21 @@ def print_summary(out: str, write: Callable[[str], None] | None = None) -> None:
 
 
 def _print_gaps(run_: results.Run, frame: pd.DataFrame, write: Callable[[str], None]) -> None:
-    first = frame.iloc[0]
-    metric = "abpc" if "abpc" in set(frame["metric"]) else first["metric"]
-    grid = "pixel" if "pixel" in set(frame["grid"]) else first["grid"]
-    rows = frame[
-        (frame["metric"] == metric) & (frame["scale"] == "logodds") & (frame["grid"] == grid)
-        & (frame["fill"] == first["fill"]) & (frame["target_rule"] == first["target_rule"])
-        & (frame["control"] != "none") & ~frame["contrast"] & frame["bucket"].isin(["all", "TP", "FP", "TN", "FN"])
-    ]  # fmt: skip
-    if metric == "drop":
-        rows = rows[rows["level"] == rows["level"].min()]
+    settings = primary.of_run(run_)
+    metric, grid, fill, rule = settings.metric, settings.grid, settings.fill, settings.target_rule
+    chosen = (frame["metric"] == metric) & (frame["scale"] == settings.scale) & (frame["grid"] == grid)
+    chosen &= (frame["fill"] == fill) & (frame["target_rule"] == rule) & (frame["control"] != "none")
+    rows = frame[chosen & ~frame["contrast"] & frame["bucket"].isin(buckets.BUCKETS)]
     write(
         f"\nGap in {metric} to each control, in log-odds (above 0: the map is more faithful than the control); "
-        f"grid {grid}, fill {first['fill']}, target {first['target_rule']}:"
+        f"grid {grid}, fill {fill}, target {rule}:"
     )
     controls = list(dict.fromkeys(rows["control"]))
     write(f"  {'model':<26}{'explainer':<22}{'bucket':<8}{'n':>5}  " + "".join(f"{c:<26}" for c in controls))
     for (trial_id, explainer, bucket), part in rows.groupby(["trial_id", "explainer", "bucket"], sort=False):
         cells = {
-            r.control: _interval(r.mean, r.lower, r.upper) + ("*" if r.p_holm < 0.05 else "") for r in part.itertuples()
+            row["control"]: _interval(row["mean"], row["lower"], row["upper"]) + ("*" if row["p_holm"] < 0.05 else "")
+            for row in part.to_dict("records")
         }
         one = part.iloc[0]
         write(f"  {trial_id:<26}{explainer:<22}{bucket:<8}{one['n']:>5}  "
@@ -107,12 +103,12 @@ def _print_gaps(run_: results.Run, frame: pd.DataFrame, write: Callable[[str], N
     if metric not in ("abpc", "insertion_auc"):
         return
     maps = run_.valid_baselines(metric)
-    maps = maps[(maps["grid"] == grid) & (maps["fill"] == first["fill"])]
+    maps = maps[(maps["grid"] == grid) & (maps["fill"] == fill)]
     once = maps.drop_duplicates(["trial_id", "image_id", "target"])  # the same for any map
     valid = once.groupby("trial_id")["baseline_valid"].agg(["sum", "count", "mean"])
     if len(few := valid[valid["mean"] < summary.VALID_SHARE]):
         told = ", ".join(f"{r.sum} of {r.count} (image, target) of {r.Index}" for r in few.itertuples())
-        write(f"  Filled with {first['fill']}, the image scores 1 log-odds or more below the untouched one for {told}: "
+        write(f"  Filled with {fill}, the image scores 1 log-odds or more below the untouched one for {told}: "
               "elsewhere\n  insertion also rewards keeping what the model sees in a blank image. Read it apart from "
               "deletion.")  # fmt: skip
 
