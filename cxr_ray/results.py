@@ -69,19 +69,6 @@ class Run:
         """A table as a pandas frame."""
         return self.arrow(name, columns, filter).to_pandas()
 
-    def valid_baselines(self, metric: str, trial_id: str | None = None) -> pd.DataFrame:
-        """Whether the filled image is a baseline, for each map with a value in ``metric`` (log-odds).
-
-        trial_id, image_id, target, explainer, grid, fill, value, baseline_valid; of one model, or of all.
-        """
-        chosen = (pads.field("control") == "none") & (pads.field("metric") == metric)
-        chosen &= pads.field("scale") == "logodds"
-        if trial_id is not None:
-            chosen &= pads.field("trial_id") == trial_id
-        columns = ["trial_id", "image_id", "target", "explainer", "grid", "fill", "value", "baseline_valid"]
-        frame = self.pandas("faithfulness", columns, chosen)
-        return frame[frame["value"].notna()]
-
     def sql(self, query: str) -> pd.DataFrame:
         """DuckDB SQL over the tables by name (extra ``analysis``)."""
         try:

@@ -4,7 +4,7 @@ import pytest
 
 from cxr_ray.analysis.hypotheses.registry import TESTED, Hypothesis
 from cxr_ray.analysis.hypotheses.rows import row
-from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows, lines
+from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows
 from cxr_ray.errors import UnknownNameError
 from cxr_ray.schemas import HYPOTHESES
 from tests.builders.hypotheses import inputs
@@ -16,8 +16,8 @@ def toy_hypothesis(monkeypatch):
 
     def rows(given, test, subject, n_boot):
         known = {"n_trials": 1, "n": 30, "n_patients": 30, "effect": 2.0, "lower": 1.5, "upper": 2.5, "p": 0.001}
-        yield row("H9", subject, "toy", "teeth", role="verdict", margin=1.0, **known)
-        yield row("H9", subject, "toy beside", "teeth", **known)
+        yield row("H9", subject, "toy", "teeth", **known)
+        yield row("H9", subject, "secondary toy", "teeth", **known)
 
     entry = Hypothesis("Toy: is it there?", rows, per="variant", unit="teeth", margin=1.0, line=1.0)
     monkeypatch.setitem(TESTED, "H9", entry)
@@ -31,7 +31,7 @@ def test_a_hypothesis_is_judged_and_corrected_for_in_the_table(toy_hypothesis):
     assert judged["p_holm"] == pytest.approx(0.004)
     assert "1 teeth (the margin)" in judged["reason"]
     assert secondary["role"] == "secondary"
-    assert lines(table[table["hypothesis"] == "H9"])["line"].tolist() == [1.0, 1.0]
+    assert judged["margin"] == 1.0
 
 
 def test_a_hypothesis_that_is_not_registered_is_an_error():

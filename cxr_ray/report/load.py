@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pandas as pd
@@ -35,7 +34,7 @@ def load(run: Run) -> RunData:
         raise RunError(
             f"{run.path}/sweep.yaml is not that of a run ({', '.join(sorted(lacking))} missing). Run it again."
         )
-    settings = settings_of(run)
+    settings = primary.of_run(run)
     trials = run.pandas("trials").sort_values("val_auroc", ascending=False, kind="stable", na_position="last")
     predictions = run.pandas("predictions")
     explained = set(predictions["trial_id"])
@@ -54,14 +53,6 @@ def load(run: Run) -> RunData:
         predictions=predictions[predictions["split"] == "test"],
         tables=tables,
     )
-
-
-def settings_of(run: Run) -> primary.PrimarySettings:
-    """As the run stores them; those of an older run follow from its sweep."""
-    try:
-        return primary.PrimarySettings.from_json(json.dumps(run.json("primary.json")))
-    except RunError:
-        return primary.resolve(run.sweep)
 
 
 def summary(run: Run, settings: primary.PrimarySettings, models: list[str]) -> pd.DataFrame:

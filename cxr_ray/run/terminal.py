@@ -72,19 +72,18 @@ def print_summary(out: str, write: Callable[[str], None] | None = None) -> None:
         write(f"  {r['trial_id']:<26}{variant:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}")
     frame = run_.pandas("summary")
     if (frame["control"] != "none").any():
-        _print_gaps(run_, frame, write)
+        _print_gaps(primary.of_run(run_), frame, write)
     errors = run_.pandas("errors")
     write(f"\nErrors: {len(errors)}" + (" (table errors)" if len(errors) else ""))
     write(f"Tables: {out}/tables ({', '.join(TABLES)})")
     write(f"Report: {out}/report.html")
 
 
-def _print_gaps(run_: results.Run, frame: pd.DataFrame, write: Callable[[str], None]) -> None:
-    settings = primary.of_run(run_)
+def _print_gaps(settings: primary.PrimarySettings, frame: pd.DataFrame, write: Callable[[str], None]) -> None:
     metric, grid, fill, rule = settings.metric, settings.grid, settings.fill, settings.target_rule
-    chosen = (frame["metric"] == metric) & (frame["scale"] == settings.scale) & (frame["grid"] == grid)
-    chosen &= (frame["fill"] == fill) & (frame["target_rule"] == rule) & (frame["control"] != "none")
-    rows = frame[chosen & ~frame["contrast"] & frame["bucket"].isin(buckets.BUCKETS)]
+    of_metric = (frame["metric"] == metric) & (frame["scale"] == settings.scale) & (frame["grid"] == grid)
+    of_metric &= (frame["fill"] == fill) & (frame["target_rule"] == rule)
+    rows = frame[of_metric & (frame["control"] != "none") & frame["bucket"].isin(buckets.BUCKETS)]
     write(
         f"\nGap in {metric} to each control, in log-odds (above 0: the map is more faithful than the control); "
         f"grid {grid}, fill {fill}, target {rule}:"
@@ -102,15 +101,18 @@ def _print_gaps(run_: results.Run, frame: pd.DataFrame, write: Callable[[str], N
     write("  * p < 0.05 after Holm's correction (sign-flip over patients). No interval under 20 patients.")
     if metric not in ("abpc", "insertion_auc"):
         return
-    maps = run_.valid_baselines(metric)
-    maps = maps[(maps["grid"] == grid) & (maps["fill"] == fill)]
-    once = maps.drop_duplicates(["trial_id", "image_id", "target"])  # the same for any map
-    valid = once.groupby("trial_id")["baseline_valid"].agg(["sum", "count", "mean"])
-    if len(few := valid[valid["mean"] < summary.VALID_SHARE]):
-        told = ", ".join(f"{r.sum} of {r.count} (image, target) of {r.Index}" for r in few.itertuples())
-        write(f"  Filled with {fill}, the image scores 1 log-odds or more below the untouched one for {told}: "
-              "elsewhere\n  insertion also rewards keeping what the model sees in a blank image. Read it apart from "
-              "deletion.")  # fmt: skip
+    whole = frame[of_metric & (frame["control"] == "none") & (frame["bucket"] == "all")]
+    counts = whole[whole["explainer"] == settings.explainer].dropna(subset="n_valid_baseline")
+    few = counts[counts["n_valid_baseline"] < summary.VALID_SHARE * counts["n"]]
+    if len(few):
+        valid = ", ".join(
+            f"{row['n_valid_baseline']:.0f} of {row['n']} images of {row['trial_id']}" for row in few.to_dict("records")
+        )
+        write(
+            f"  Filled with {fill}, the image scores 1 log-odds or more below the untouched one for {valid}: "
+            "elsewhere\n  insertion also rewards keeping what the model sees in a blank image. Read it apart from "
+            "deletion."
+        )
 
 
 def _interval(mean: float, lower: float, upper: float) -> str:

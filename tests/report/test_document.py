@@ -172,7 +172,7 @@ def test_missing_images_are_one_sentence_and_invalid_baselines_are_named(tmp_pat
     assert "Filled with mean, 0 of 6 images score at least 1 log-odds below the untouched one." in text
     lines: list[str] = []
     print_summary(out, lines.append)
-    assert any("below the untouched one for 0 of 6 (image, target) of plain" in line for line in lines)
+    assert any("below the untouched one for 0 of 6 images of plain" in line for line in lines)
     assert "−7.020 [−7.520, −6.770]" in text  # advantages share the baseline, and need no image
 
 

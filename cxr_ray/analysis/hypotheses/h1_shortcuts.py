@@ -28,8 +28,6 @@ def shortcuts(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) -> 
     """
     sweep, fill, seed = inputs.sweep, PATCH_SWAP, inputs.sweep.seed
     judged: Row = {
-        "role": "verdict",
-        "margin": MARGIN,
         "test": "sign-flip of the patients' sums of win rate - 1/2",
         "alternative": "greater: border and corners weigh more than the same shapes elsewhere",
     }

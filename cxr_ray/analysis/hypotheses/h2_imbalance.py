@@ -31,8 +31,6 @@ SEED_METHOD = "t with (seeds - 1) degrees of freedom, standard error by bootstra
 def imbalance(inputs: Inputs, test: pd.DataFrame, subject: str, n_boot: int) -> Iterator[Row]:
     """False positive rate of plain minus balanced, paired by seed; then other thresholds, calibration, faithfulness."""
     judged: Row = {
-        "role": "verdict",
-        "margin": MARGIN,
         "test": "t of the interval, against 0",
         "alternative": "greater: plain makes more false positives",
     }

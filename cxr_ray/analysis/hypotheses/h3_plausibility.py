@@ -36,8 +36,6 @@ def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) 
     sweep, setting = inputs.sweep, f"{inputs.primary.explainer}, {inputs.setting}"
     what = f"share that beats `shifted` at p <= {ALPHA:g} in abpc, {{}} of true and false positives ({setting})"
     judged: Row = {
-        "role": "verdict",
-        "margin": MARGIN,
         "test": f"binomial tail of the interval, against {CHANCE:g} and the margin",
         "alternative": "less: plausible maps beat the shifted map hardly more often than chance",
     }

@@ -53,19 +53,13 @@ def verdict(lower: float, upper: float, p_holm: float, threshold: float) -> str:
     return "not supported" if upper < threshold else "undecided"
 
 
-def lines(judged: pd.DataFrame) -> pd.DataFrame:
-    """Verdict rows of `hypotheses` with line, what the interval is judged against, and side, 1 where above supports."""
-    found = [TESTED[name] for name in judged["hypothesis"]]
-    return judged.assign(line=[h.line for h in found], side=[h.side for h in found])
-
-
 def _judged(per: str, inputs: Inputs, test: pd.DataFrame, subject: str, n_boot: int, secondary: list[Row]) -> list[Row]:
     """The rows to judge of one subject; the others are added to ``secondary``."""
     judged = []
     for hypothesis in TESTED.values():
         if hypothesis.per == per:
             first, *others = hypothesis.rows(inputs, test, subject, n_boot)
-            judged.append(first)
+            judged.append({**first, "role": "verdict", "margin": hypothesis.margin, "unit": hypothesis.unit})
             secondary += others
     return judged
 

@@ -1,10 +1,10 @@
 """The rule of verdicts, Holm's families, and the line that each hypothesis is judged against."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows, lines, verdict
+from cxr_ray.analysis.hypotheses.registry import TESTED
+from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows, verdict
 from tests.builders.hypotheses import inputs, judged, map_rows, names, pair_tables
 
 
@@ -55,5 +55,5 @@ def test_families_are_variants_and_h2_counts_once():
 
 
 def test_the_third_hypothesis_is_supported_from_below():
-    judged = pd.DataFrame({"hypothesis": ["H1", "H3"], "margin": [0.5, 0.1]})
-    assert lines(judged)[["line", "side"]].to_numpy().tolist() == [[0.5, 1], [pytest.approx(0.15), -1]]
+    assert (TESTED["H1"].line, TESTED["H1"].side) == (0.5, 1)
+    assert (TESTED["H3"].line, TESTED["H3"].side) == (pytest.approx(0.15), -1)
