@@ -71,7 +71,7 @@ sweep, its trials and its forward passes. All mistakes are reported at once.
 Any value under `model` and `train` may be a search space: `{{grid: [...]}}` (each value is searched on its own),
 `{{choice: [...]}}`, `{{uniform: [low, high]}}` or `{{loguniform: [low, high]}}`. With neither `variants` nor
 `checkpoints`, one variant `plain` is trained; with `checkpoints` alone, nothing is. A variant holds the sections
-`model` and `train`, as far as they differ.
+`model` and `train`, as far as they differ. [Names](names.md) says what stands under each name.
 
 `sweeps/schema.json` tells an editor the same: `# yaml-language-server: $schema=schema.json`.
 

@@ -33,6 +33,12 @@ def generate() -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize("page", ["tables.md", "sweep.md", "names.md"])
+def test_generated_pages_are_those_that_are_committed(generate, page):
+    written = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert written == generate.PAGES[page](), "run: python docs/generate.py"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_relative_links_lead_to_files(page):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
