@@ -348,8 +348,8 @@ def worker_scores(
         "perturb": {"grids": ["pixel"], "fills": [fill], "levels": levels, "orders": list(ORDERS)},
     })  # fmt: skip
     worker = Worker(sweep, {"given": ModelRef("given", "none", None, size)}, device=str(maps.device))
-    worker.model = lambda trial_id: model  # type: ignore[assignment]
-    worker.forward = lambda trial_id: forward or model.log_odds  # type: ignore[assignment]
+    worker.model = lambda trial_id: model
+    worker.forward = lambda trial_id: forward or model.log_odds
     ids = [f"{i:016x}" for i in range(n)]
     block = Shard("given", "test", ids, ids, [0] * n, pixels)
     with mock.patch.dict(EXPLAINERS, {"gradcam": Explainer(lambda m, inputs: maps, lambda s: (0, 0), "a given map")}):

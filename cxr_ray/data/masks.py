@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -107,7 +107,7 @@ class Parts(NamedTuple):
 def load_parts(
     source: Source,
     lungs: MaskFolder | None,
-    rows: Sequence[Row],
+    rows: Sequence[Mapping[Any, Any]],
     size: int,
     fit: images.Fit = "squash",
     preprocess: str = "none",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -55,8 +55,9 @@ class Worker:
         self.device = torch.device(device)
         backends.full_float32()
         self.backend = InferenceBackend("eager", {})
-        self.model = lru_cache(maxsize=2)(self._load)  # shards come model by model; where one follows another, two
-        self.forward = lru_cache(maxsize=2)(self._forward)
+        # Shards come model by model; where one follows another, two are kept.
+        self.model: Callable[[str], Classifier] = lru_cache(maxsize=2)(self._load)
+        self.forward: Callable[[str], backends.Forward] = lru_cache(maxsize=2)(self._forward)
         self.segmenter = lungs.segmenter(self.device) if lungs.wants_segmenter(sweep) else None
 
     def _load(self, trial_id: str) -> Classifier:

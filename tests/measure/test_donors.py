@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,9 +112,9 @@ def both_executions(
     store = Store(str(folder), {})
     w, whole = worker(config, model, store, batch_size), shard(n)
     blocks = {}
-    for u, at in enumerate(np.array_split(np.arange(n), units)):
-        parts = {k: [getattr(whole, k)[i] for i in at] for k in ("image_ids", "paths", "labels")}
-        blocks[f"m.test.{u}"] = dataclasses.replace(whole, **parts, pixels=whole.pixels[at], name=f"m.test.{u}")
+    for u, chosen in enumerate(np.array_split(np.arange(n), units)):
+        part = whole.only(np.isin(np.arange(n), chosen))
+        blocks[f"m.test.{u}"] = dataclasses.replace(part, name=f"m.test.{u}")
     for name, part in blocks.items():
         store.write_shard(name, w.map_pass(part), donors.MAPS)
     maps = [(e, t) for e in config.explain.explainers for t in (0, 1)]
@@ -202,6 +203,7 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
 
     def ranked(image_id):
         made = others.mean("m", image_id, ("e", 1), size)
+        assert made is not None
         return rankings.rank_on(made[None], rankings.tie_fields([image_id], config.seed, size), size)[0]
 
     assert torch.equal(ranked("b"), rank[0])  # c is b's own patient, and d's map is not finite
@@ -252,7 +254,7 @@ def network() -> Classifier:
     return Classifier(layers, ModelSpec("resnet18", SIZE)).eval().requires_grad_(False)
 
 
-FULL = {
+FULL: dict[str, Any] = {
     "explain": {"explainers": ["gradcam", "saliency"], "targets": ["pneumonia", "predicted"]},
     "perturb": {"grids": ["pixel", "7"], "fills": ["mean", "black"], "levels": [0.1, 0.5]},
     "controls": {"pixel_random": 2, "cell_random": 2, "shifted": 2, "random_cam": 3, "other_image": 2, "mean_map": 1},

@@ -233,13 +233,13 @@ def test_region_effects_agree_with_the_truth_on_a_trained_network():
     """In sign and in rank over (image, region), where the fill leaves a plausible image; noise does not."""
     source, shard = phantom_block(48, 0.9, train=240)
     manifest = load_manifest(source, val_share=0.15)
-    splits = [
+    train, val = (
         Split(load_pixels(source, rows, SIZE).images_NCHW, rows["label"].to_numpy("int64"))
         for rows in (manifest.rows("train"), manifest.rows("val"))
-    ]
+    )
     torch.manual_seed(0)
     model = networks.build("resnet18", ModelSpec("resnet18", SIZE))
-    fit(model, *splits, Train(epochs=5, batch_size=16, lr=2e-3, augment="none"), lambda epoch: None)
+    fit(model, train, val, Train(epochs=5, batch_size=16, lr=2e-3, augment="none"), lambda epoch: None)
     sweep = config(
         explain={"explainers": ["input_x_gradient"], "targets": ["pneumonia"]},
         perturb={"grids": ["7"], "fills": FILLS, "levels": [0.5], "orders": ["morf"]},
