@@ -9,7 +9,7 @@ import torch
 
 from cxr_ray.config import Sweep
 from cxr_ray.errors import UnknownNameError
-from cxr_ray.measure.controls import CONTROLS, Control, strongest_first
+from cxr_ray.measure.controls import CONTROLS, Control, Family, strongest_first
 from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.edits import EDITS, Edit
 from cxr_ray.measure.explainers import EXPLAINERS, Explainer
@@ -79,7 +79,7 @@ def test_a_fill_replaces_pixels_and_costs_its_images(monkeypatch):
     assert passes(config) == before + 1 + 2
 
 
-def toy_control(family: str, draw, **more) -> Control:
+def toy_control(family: Family, draw, **more) -> Control:
     return Control(family, draw, strength=9, caption="A toy.", **more)
 
 
