@@ -12,9 +12,9 @@ from cxr_ray.errors import CxrRayError
 from cxr_ray.report.document import write_report
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.report") -> int:
     """Draw a run again; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cxr_ray.report", description="Draws the report of a run again.")
+    parser = argparse.ArgumentParser(prog=prog, description="Draws the report of a run again.")
     parser.add_argument("out", help="the run's folder or URI, as --out named it")
     parser.add_argument("--data", help="where the images lie, if elsewhere now (galleries only)")
     args = parser.parse_args(argv)

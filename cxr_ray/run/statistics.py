@@ -6,15 +6,14 @@ import pandas as pd
 import pyarrow.dataset as pads
 
 from cxr_ray import results
-from cxr_ray.analysis import primary, statistics
+from cxr_ray.analysis import statistics
 from cxr_ray.config import Sweep
 from cxr_ray.measure import sanity
 from cxr_ray.storage import Store
 
 
 def write_statistics(sweep: Sweep, store: Store) -> None:
-    """Write primary.json, the statistics tables, rows of sanity that compare stored maps, and test_metrics.json."""
-    store.write(primary.resolve(sweep).to_json().encode(), primary.FILE)
+    """Write the statistics tables, rows of sanity that compare stored maps, and test_metrics.json."""
     run = results.open_run(store.out)
     measured = statistics.Measured(run)
     if sweep.sanity is not None and sweep.explain.keep_maps:

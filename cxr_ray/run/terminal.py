@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import pandas as pd
 
 from cxr_ray import results
-from cxr_ray.analysis import buckets, primary, summary
+from cxr_ray.analysis import primary
+from cxr_ray.analysis.primary import PrimarySettings
+from cxr_ray.analysis.summary import VALID_SHARE
+from cxr_ray.measure.metrics import METRICS
 from cxr_ray.schemas import TABLES
 
+BUCKETS = ("all", "TP", "FP", "TN", "FN")
 PROGRESS_SECONDS = 5.0  # between two lines
 
 
@@ -57,62 +62,70 @@ def watch(computed: Generator[tuple[int, str], None, None], n_shards: int) -> No
                 say(f"  {n} of {n_shards} shards, {done / (now - first):.1f} images/s, {duration(left)} left")
 
 
-def print_summary(out: str, write: Callable[[str], None] | None = None) -> None:
-    """The short table that ends a run: models, then gaps to each control. ``write``: takes a line; else it is said."""
-    write = write or say
-    run_ = results.open_run(out)
-    classes = run_.pandas("classification")
-    trials = run_.pandas("trials").set_index("trial_id")
-    write("Test split, threshold 0.5, with 95% intervals over patients:")
-    write(f"  {'model':<26}{'variant':<14}{'accuracy':<24}{'AUROC':<24}{'images':>6}")
+def print_summary(out: str) -> None:
+    """The short table that ends a run."""
+    for line in summary_lines(out):
+        say(line)
+
+
+def summary_lines(out: str) -> Iterator[str]:
+    """Models, then each map's advantage over each control. Every number stands in a table of the run."""
+    run = results.open_run(out)
+    yield from _model_lines(run)
+    summary = run.pandas("summary")
+    if (summary["control"] != "none").any():
+        yield from _advantage_lines(summary, primary.of_run(run))
+    errors = run.arrow("errors").num_rows
+    yield f"\nErrors: {errors}" + (" (table errors)" if errors else "")
+    yield f"Tables: {out}/tables ({', '.join(TABLES)})"
+    yield f"Report: {out}/report.html"
+
+
+def _model_lines(run: results.Run) -> Iterator[str]:
+    classes, variant_of = run.pandas("classification"), run.pandas("trials").set_index("trial_id")["variant"]
+    yield "Test split, threshold 0.5, with 95% intervals over patients:"
+    yield f"  {'model':<26}{'variant':<14}{'accuracy':<24}{'AUROC':<24}{'images':>6}"
     at_half = classes[(classes["split"] == "test") & (classes["threshold_rule"] == "half")]
     for r in at_half.to_dict("records"):
         accuracy, auroc = (_interval(r[m], r[f"{m}_lower"], r[f"{m}_upper"]) for m in ("accuracy", "auroc"))
-        variant = trials["variant"][r["trial_id"]]
-        write(f"  {r['trial_id']:<26}{variant:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}")
-    frame = run_.pandas("summary")
-    if (frame["control"] != "none").any():
-        _print_gaps(primary.of_run(run_), frame, write)
-    errors = run_.pandas("errors")
-    write(f"\nErrors: {len(errors)}" + (" (table errors)" if len(errors) else ""))
-    write(f"Tables: {out}/tables ({', '.join(TABLES)})")
-    write(f"Report: {out}/report.html")
+        yield f"  {r['trial_id']:<26}{variant_of[r['trial_id']]:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}"
 
 
-def _print_gaps(settings: primary.PrimarySettings, frame: pd.DataFrame, write: Callable[[str], None]) -> None:
-    metric, grid, fill, rule = settings.metric, settings.grid, settings.fill, settings.target_rule
-    of_metric = (frame["metric"] == metric) & (frame["scale"] == settings.scale) & (frame["grid"] == grid)
-    of_metric &= (frame["fill"] == fill) & (frame["target_rule"] == rule)
-    rows = frame[of_metric & (frame["control"] != "none") & frame["bucket"].isin(buckets.BUCKETS)]
-    write(
-        f"\nGap in {metric} to each control, in log-odds (above 0: the map is more faithful than the control); "
-        f"grid {grid}, fill {fill}, target {rule}:"
+def _advantage_lines(summary: pd.DataFrame, settings: PrimarySettings) -> Iterator[str]:
+    primary_values = {key: getattr(settings, key) for key in ("metric", "scale", "grid", "fill", "target_rule")}
+    chosen = ~summary["contrast"] & summary["bucket"].isin(BUCKETS)
+    for key, value in primary_values.items():
+        chosen &= summary[key] == value
+    rows = summary[chosen & (summary["control"] != "none")]
+    yield (
+        f"\nAdvantage in {METRICS[settings.metric].label} over each control, in log-odds (above 0: the map is more "
+        f"faithful than the control); grid {settings.grid}, fill {settings.fill}, target {settings.target_rule}:"
     )
     controls = list(dict.fromkeys(rows["control"]))
-    write(f"  {'model':<26}{'explainer':<22}{'bucket':<8}{'n':>5}  " + "".join(f"{c:<26}" for c in controls))
-    for (trial_id, explainer, bucket), part in rows.groupby(["trial_id", "explainer", "bucket"], sort=False):
-        cells = {
-            row["control"]: _interval(row["mean"], row["lower"], row["upper"]) + ("*" if row["p_holm"] < 0.05 else "")
-            for row in part.to_dict("records")
-        }
-        one = part.iloc[0]
-        write(f"  {trial_id:<26}{explainer:<22}{bucket:<8}{one['n']:>5}  "
-              + "".join(f"{cells.get(c, ''):<26}" for c in controls))  # fmt: skip
-    write("  * p < 0.05 after Holm's correction (sign-flip over patients). No interval under 20 patients.")
-    if metric not in ("abpc", "insertion_auc"):
-        return
-    whole = frame[of_metric & (frame["control"] == "none") & (frame["bucket"] == "all")]
-    counts = whole[whole["explainer"] == settings.explainer].dropna(subset="n_valid_baseline")
-    few = counts[counts["n_valid_baseline"] < summary.VALID_SHARE * counts["n"]]
-    if len(few):
-        valid = ", ".join(
-            f"{row['n_valid_baseline']:.0f} of {row['n']} images of {row['trial_id']}" for row in few.to_dict("records")
-        )
-        write(
-            f"  Filled with {fill}, the image scores 1 log-odds or more below the untouched one for {valid}: "
+    yield f"  {'model':<26}{'explainer':<22}{'bucket':<8}{'n':>5}  " + "".join(f"{c:<26}" for c in controls)
+    for (trial_id, explainer, bucket), group in rows.groupby(["trial_id", "explainer", "bucket"], sort=False):
+        by_control = {r.control: _advantage(r) for r in group.itertuples()}
+        cells = "".join(f"{by_control.get(c, ''):<26}" for c in controls)
+        yield f"  {trial_id:<26}{explainer:<22}{bucket:<8}{group['n'].iloc[0]:>5}  {cells}"
+    yield "  * p < 0.05 after Holm's correction (sign-flip over patients). No interval under 20 patients."
+    yield from _baseline_lines(summary[chosen & (summary["control"] == "none")], settings)
+
+
+def _baseline_lines(maps: pd.DataFrame, settings: PrimarySettings) -> Iterator[str]:
+    """Models for which the fully filled image is not a neutral baseline, where that matters: for insertion."""
+    once = maps[maps["bucket"] == "all"].drop_duplicates("trial_id")  # about the same for any map
+    few = once[once["n_valid_baseline"] < VALID_SHARE * once["n"]]
+    if "lerf" in settings.directions and len(few):
+        counts = ", ".join(f"{r.n_valid_baseline:.0f} of {r.n} images of {r.trial_id}" for r in few.itertuples())
+        yield (
+            f"  Filled with {settings.fill}, the image scores 1 log-odds or more below the untouched one for {counts}: "
             "elsewhere\n  insertion also rewards keeping what the model sees in a blank image. Read it apart from "
             "deletion."
         )
+
+
+def _advantage(row: Any) -> str:
+    return _interval(row.mean, row.lower, row.upper) + ("*" if row.p_holm < 0.05 else "")
 
 
 def _interval(mean: float, lower: float, upper: float) -> str:

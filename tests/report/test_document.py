@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cxr_ray.report.__main__ import main
-from cxr_ray.run.terminal import print_summary
+from cxr_ray.run.terminal import summary_lines
 from tests.builders.pages import page_of, text_of
 from tests.builders.runs import TRIAL, make_run
 
@@ -170,9 +170,7 @@ def test_missing_images_are_one_sentence_and_invalid_baselines_are_named(tmp_pat
     assert f"python -m cxr_ray.report {out} --data PATH." in text
     assert "gradcam all 6 (5) 0 of 6 not shown: valid baseline for 0 of 6" in text
     assert "Filled with mean, 0 of 6 images score at least 1 log-odds below the untouched one." in text
-    lines: list[str] = []
-    print_summary(out, lines.append)
-    assert any("below the untouched one for 0 of 6 images of plain" in line for line in lines)
+    assert any("below the untouched one for 0 of 6 images of plain" in line for line in summary_lines(out))
     assert "−7.020 [−7.520, −6.770]" in text  # advantages share the baseline, and need no image
 
 

@@ -1,0 +1,49 @@
+"""The console script: its commands, its version, and that nothing is imported before it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+import cxr_ray
+from cxr_ray import cli, sweep
+
+
+def printed(capsys, main, *argv: str) -> tuple[object, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(argv))
+    captured = capsys.readouterr()
+    return stopped.value.code, captured.out + captured.err
+
+
+@pytest.mark.parametrize(("main", "argv"), [(cli.main, ()), (cli.main, ("run",)), (sweep.main, ())])
+def test_version_is_that_of_the_package(capsys, main, argv):
+    assert printed(capsys, main, *argv, "--version") == (0, f"cxr-ray {cxr_ray.__version__}\n")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_of_a_command_is_its_own(capsys, command):
+    code, text = printed(capsys, cli.main, command, "--help")
+    assert code == 0
+    assert text.startswith(f"usage: cxr-ray {command} ")
+
+
+def test_an_unknown_command_lists_those_that_exist(capsys):
+    code, text = printed(capsys, cli.main, "rnu")
+    assert code == 2
+    assert "invalid choice: 'rnu' (choose from" in text
+    assert all(command in text for command in cli.COMMANDS)
+    assert printed(capsys, cli.main)[0] == 2
+
+
+def test_a_command_gets_its_arguments_and_gives_its_exit_code(capsys, tmp_path):
+    assert cli.main(["run", str(tmp_path / "nowhere.yaml")]) == 2
+    assert "nowhere.yaml, which is no file" in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "is not a run" in capsys.readouterr().err
+
+
+def test_help_imports_no_network_library():
+    script = "import sys; from cxr_ray import cli; cli.parser(); print({'torch', 'ray', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
