@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,7 +57,7 @@ def test_a_hypothesis_that_is_not_registered_is_an_error():
 @pytest.fixture
 def toys(monkeypatch):
     """A toy of each kind of measure: its name and its caption, by kind."""
-    originals = {
+    originals: dict[str, tuple[Any, str]] = {
         "explainer": (EXPLAINERS, "random"),
         "fill": (FILLS, "mean"),
         "control": (CONTROLS, "shifted"),
