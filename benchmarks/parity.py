@@ -339,7 +339,7 @@ def worker_scores(
 ) -> NDArray:
     """Log-odds of PNEUMONIA of given maps as a run computes them, through the worker, float64 [B, O, L].
 
-    ``forward``: the form of the model that scores; None: the eager one.
+    ``forward``: the function that scores; None: the eager one.
     """
     size, n = pixels.shape[-1], len(pixels)
     sweep = resolve({

@@ -6,11 +6,11 @@
 Ours ranks the maps, scores every masked image and takes the areas, with the level 0 that Quantus leaves out. Quantus
 flips 12 equal steps of all channel-pixels (``--steps``), in order morf. ROADCombined imputes at 9 percentiles in both
 orders; ours uses the fill ``linear``. A peer that is missing is named and left out. Maps lie ready for all, and so does
-the form of the network that a run would choose. It is a ResNet-18 with random weights, or that of CXR_RAY_MODEL, on
+the inference backend that a run would choose. It is a ResNet-18 with random weights, or that of CXR_RAY_MODEL, on
 both sides in float32 without TF32.
 
 Both sides of the first ratio run the same forward passes, and on a CPU these are nearly all of Quantus's time too (last
-ratio): there the first is little more than that of the chosen form to the eager one.
+ratio): there the first is little more than that of the chosen backend to the eager one.
 ROADCombined spends its time on sparse systems, and scores the untouched image 18 times.
 """
 
@@ -79,8 +79,8 @@ def main() -> int:
     theirs = classifier(SIZE).to(device)  # as a user would hand it over
     model = model.to(device).to(memory_format=torch.channels_last)
     pixels, maps = chests(SIZE, args.images), untied_maps(args.images, SIZE)
-    form, forward = backends.choose(model, SIZE, args.batch, 10**7)
-    notes = {"form": str(form)}
+    backend, forward = backends.choose(model, SIZE, args.batch, 10**7)
+    notes = {"backend": str(backend)}
     on_device, images = maps.to(device), model_space(classifier(SIZE), pixels)
     ways: dict[str, Callable[[], int]] = {}
     targets: dict[str, float] = {}

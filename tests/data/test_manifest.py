@@ -158,8 +158,11 @@ def test_the_published_data_have_the_counts_of_their_paper():
     assert manifest.errors == []
     folder = table["split"].replace("val", "train")
     assert table.groupby([folder, "label"]).size().to_dict() == {
-        ("test", 0): 234, ("test", 1): 390, ("train", 0): 1341, ("train", 1): 3875,
-    }  # fmt: skip
+        ("test", 0): 234,
+        ("test", 1): 390,
+        ("train", 0): 1341,
+        ("train", 1): 3875,
+    }
     assert any("30 groups, 24 inside train, 6 inside test, 0 in both" in note for note in manifest.notes)
     assert "Patients in both test and train: 0 by kind and number; 170 by the number alone." in manifest.notes
     assert not (table["kind"] == "unknown").any()

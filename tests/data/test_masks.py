@@ -37,15 +37,26 @@ def test_lung_masks_are_found_by_name_and_lie_where_the_images_do(tmp_path):
     half = np.zeros((50, 80), np.uint8)
     half[:, 40:] = 255
     files = {
-        "a.png": mask_bytes(half), "deeper/b.jpeg": mask_bytes(half, "JPEG"), "broken.png": b"\x89PNG\r\n\x1a\n",
-        "test/NORMAL/twice.png": mask_bytes(half), "test/PNEUMONIA/twice.png": mask_bytes(255 - half),
-        "notes.txt": b"no mask", "c.png": mask_bytes(np.full((9, 9), 127, np.uint8)),
-    }  # fmt: skip
+        "a.png": mask_bytes(half),
+        "deeper/b.jpeg": mask_bytes(half, "JPEG"),
+        "broken.png": b"\x89PNG\r\n\x1a\n",
+        "test/NORMAL/twice.png": mask_bytes(half),
+        "test/PNEUMONIA/twice.png": mask_bytes(255 - half),
+        "notes.txt": b"no mask",
+        "c.png": mask_bytes(np.full((9, 9), 127, np.uint8)),
+    }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    paths = ["test/NORMAL/a.jpeg", "test/NORMAL/b.jpeg", "test/NORMAL/missing.jpeg", "test/NORMAL/broken.jpeg",
-             "test/NORMAL/twice.jpeg", "test/PNEUMONIA/twice.jpeg", "test/NORMAL/c.jpeg"]  # fmt: skip
+    paths = [
+        "test/NORMAL/a.jpeg",
+        "test/NORMAL/b.jpeg",
+        "test/NORMAL/missing.jpeg",
+        "test/NORMAL/broken.jpeg",
+        "test/NORMAL/twice.jpeg",
+        "test/PNEUMONIA/twice.jpeg",
+        "test/NORMAL/c.jpeg",
+    ]
     rows = [{"path": path, "image_id": path[-9:]} for path in paths]
     parts = load_parts(FolderSource(str(tmp_path)), MaskFolder(str(tmp_path)), rows, 32)
     right = np.zeros((32, 32), bool)

@@ -14,8 +14,11 @@ def test_phantoms_have_exact_counts_and_each_its_patient():
     table = manifest.images
     folder = table["split"].replace("val", "train")
     assert table.groupby([folder, "label"]).size().to_dict() == {
-        ("test", 0): 6, ("test", 1): 2, ("train", 0): 9, ("train", 1): 3,
-    }  # fmt: skip
+        ("test", 0): 6,
+        ("test", 1): 2,
+        ("train", 0): 9,
+        ("train", 1): 3,
+    }
     assert table["patient_id"].is_unique
     assert table["content_hash"].is_unique
     assert set(table["kind"]) == {"unknown"}

@@ -27,8 +27,13 @@ def test_an_unsplit_folder_gives_a_fifth_of_the_patients_to_test(tmp_path):
     manifest = load_manifest(source)
     table = manifest.images
     assert table.groupby(["split", "label"])["patient_id"].nunique().to_dict() == {
-        ("test", 0): 2, ("test", 1): 2, ("train", 0): 7, ("train", 1): 7, ("val", 0): 1, ("val", 1): 1,
-    }  # fmt: skip
+        ("test", 0): 2,
+        ("test", 1): 2,
+        ("train", 0): 7,
+        ("train", 1): 7,
+        ("val", 0): 1,
+        ("val", 1): 1,
+    }
     assert (table.groupby("patient_id")["split"].nunique() == 1).all()
     assert any("20% of the patients" in note for note in manifest.notes)
     other = load_manifest(source, seed=1)

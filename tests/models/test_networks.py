@@ -65,8 +65,14 @@ def test_the_head_is_one_linear_layer_called_fc_after_average_pooling(arch):
     """What freezing, cascading randomisation and the class activation maps rely on."""
     made, kept = varied(arch, SIZE), []
     assert {n.split(".")[0] for n in made.network.state_dict()} == {
-        "conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc",
-    }  # fmt: skip
+        "conv1",
+        "bn1",
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+        "fc",
+    }
     handle = made.cam_layer.register_forward_hook(lambda module, args, output: kept.append(output))
     with torch.no_grad():
         z = made(IMAGES)
