@@ -17,6 +17,7 @@ from pyarrow import fs as pafs
 
 from cxr_ray import schemas
 from cxr_ray.errors import RunError
+from cxr_ray.registry import did_you_mean
 from cxr_ray.upgrades import upgraded
 
 
@@ -42,7 +43,7 @@ class Run:
     def dataset(self, name: str) -> pads.Dataset:
         """A table as a pyarrow dataset, for what is larger than memory."""
         if name not in schemas.TABLES:
-            raise RunError(f"no table is called {name!r}; a run has {', '.join(schemas.TABLES)}.")
+            raise RunError(f"got the table {name!r}.{did_you_mean(name, schemas.TABLES)}")
         table = schemas.TABLES[name]
         folder = f"{self.root}/tables/{name}"
         if self.fs.get_file_info(folder).type != pafs.FileType.Directory:

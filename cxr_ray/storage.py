@@ -1,7 +1,7 @@
-"""Writes a run: finished units of work, and from them, once all are there, the tables.
+"""Writes a run: finished shards, and from them, once all are there, the tables.
 
-A unit is one file, put in place whole, named after its work: a retry overwrites itself, and a resumed run leaves out
-what exists. The tables are merged from the units in a fixed order, so they are the same whatever computed them.
+A shard is one file, put in place whole, named after its work: a retry overwrites itself, and a resumed run leaves out
+what exists. The tables are merged from the shards in a fixed order, so they are the same whatever computed them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Tables = Mapping[tuple[str, str], pa.Table]
 
 
 def pack(tables: Tables) -> bytes:
-    """Tables of one unit as one Arrow stream of (table, explainer, Arrow stream)."""
+    """Tables of one shard as one Arrow stream of (table, explainer, Arrow stream)."""
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     rows = []
     for (name, explainer), table in tables.items():
@@ -36,8 +36,9 @@ def pack(tables: Tables) -> bytes:
             writer.write_table(table)
         rows.append((name, explainer, sink.getvalue().to_pybytes()))
     columns = list(zip(*rows, strict=True)) if rows else [(), (), ()]
-    outer = pa.table({"table": pa.array(columns[0], pa.string()), "explainer": pa.array(columns[1], pa.string()),
-                      "data": pa.array(columns[2], pa.binary())})  # fmt: skip
+    kinds = {"table": pa.string(), "explainer": pa.string(), "data": pa.binary()}
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)]
+    outer = pa.table(dict(zip(kinds, arrays, strict=True)))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, outer.schema) as writer:
         writer.write_table(outer)
@@ -114,19 +115,19 @@ class Store:
             self.fs.delete_file(self.path("tables", name, "part-0.parquet"))
 
     def finished_shards(self, folder: str = SHARDS) -> set[str]:
-        """Names of the units that are there."""
+        """Names of the shards that are there."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
         names = (info.base_name for info in self.fs.get_file_info(selector))
         return {name.removesuffix(".arrow") for name in names if name.endswith(".arrow") and not name.startswith(".")}
 
-    def write_shard(self, unit: str, data: bytes, folder: str = SHARDS) -> None:
-        """A packed unit."""
-        self.write(data, folder, f"{unit}.arrow")
+    def write_shard(self, name: str, data: bytes, folder: str = SHARDS) -> None:
+        """A packed shard."""
+        self.write(data, folder, f"{name}.arrow")
 
-    def merge(self, units_by_trial: Mapping[str, list[str]], errors: list[dict[str, Any]]) -> None:
-        """Units to tables, one file a partition; memory does not grow with the number of units.
+    def merge(self, shards_by_trial: Mapping[str, list[str]], errors: list[dict[str, Any]]) -> None:
+        """Shards to tables, one file a partition; memory does not grow with the number of shards.
 
-        ``errors`` are added to those of the units; an error met by several models stands once.
+        ``errors`` are added to those of the shards; an error met by several models stands once.
         """
         fs = self.fs
         written = set()
@@ -134,10 +135,10 @@ class Store:
             if self.exists("tables", name):
                 fs.delete_dir(self.path("tables", name))
         found = list(errors)
-        for trial_id, units in units_by_trial.items():
+        for trial_id, shards in shards_by_trial.items():
             with _Writers(self, trial_id) as writers:
-                for unit in units:
-                    for (name, explainer), table in self._unit(unit).items():
+                for shard in shards:
+                    for (name, explainer), table in self._read_shard(shard).items():
                         if name == "errors":
                             found += table.to_pylist()
                         else:
@@ -149,17 +150,17 @@ class Store:
         unique = {tuple(row[k] for k in ERRORS.key): row for row in found}
         self.write_table("errors", sorted(unique.values(), key=lambda r: (str(r["path"]), str(r["stage"]))))
 
-    def _unit(self, unit: str) -> dict[tuple[str, str], pa.Table]:
-        data = self.read(SHARDS, f"{unit}.arrow")  # a store that does not answer is no damage
+    def _read_shard(self, name: str) -> dict[tuple[str, str], pa.Table]:
+        data = self.read(SHARDS, f"{name}.arrow")  # a store that does not answer is no damage
         try:
             return unpack(data)
         except (pa.ArrowInvalid, OSError):
             raise DamagedRunError(
-                f"{self.out}/{SHARDS}/{unit}.arrow is damaged; delete it, and --resume computes it again."
+                f"got {self.out}/{SHARDS}/{name}.arrow, which is damaged; delete it, and --resume computes it again."
             ) from None
 
     def clean(self) -> None:
-        """Removes the units, once the tables stand."""
+        """Remove the shards, once the tables stand."""
         if self.exists(".work"):
             self.fs.delete_dir(self.path(".work"))
 

@@ -142,7 +142,7 @@ def test_what_is_not_there_is_one_sentence(tmp_path, made_run):
     run = open_run(made_run)
     with pytest.raises(RunError) as caught:
         run.pandas("curve")
-    assert str(caught.value) == f"no table is called 'curve'; a run has {', '.join(TABLES)}."
+    assert str(caught.value) == (f"got the table 'curve'. Did you mean 'curves'? Expected one of: {', '.join(TABLES)}.")
     with pytest.raises(RunError) as caught:
         run.json("test_metrics.json")
     assert str(caught.value) == f"{made_run} has no test_metrics.json yet: finish the run with --resume."

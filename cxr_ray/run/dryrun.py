@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -105,8 +106,9 @@ def planned_costs(context: RunContext) -> list[Cost]:
     explained = {(t.trial_id if sweep.evaluate == "all" else t.rivals): t for t in context.trials}
     sizes = [sweep.images_of(t.model)[0] for t in explained.values()] + [ref.size for ref in context.given.values()]
     trained = [sweep.images_of(t.model)[0] for t in context.trials]
-    epochs = {size: sum(t.train.epochs for t, s in zip(context.trials, trained, strict=True) if s == size)
-              for size in trained}  # fmt: skip
+    epochs: Counter[int] = Counter()
+    for trial, size in zip(context.trials, trained, strict=True):
+        epochs[size] += trial.train.epochs
     n_train, n_checked = len(manifest.training_rows()), len(context.sanity_images())
     return [
         Cost(
@@ -115,7 +117,7 @@ def planned_costs(context: RunContext) -> list[Cost]:
             images=len(manifest.rows("test")),
             validation=len(manifest.rows("val")),
             checked=n_checked,
-            trained_images=epochs.get(size, 0) * n_train,
+            trained_images=epochs[size] * n_train,
             each=passes_per_image(sweep, size),
             sanity=passes_of_sanity(sweep, size),
         )
