@@ -1,7 +1,6 @@
 """Every mistake of a user is one sentence on stderr and exit code 2: no traceback, no Ray, nothing half written."""
 
 import errno
-import json
 import pickle
 import re
 import sys
@@ -9,72 +8,17 @@ import urllib.error
 from pathlib import Path
 
 import pytest
-import ray
 import safetensors.torch
 import torch
 import torchvision
-import yaml
 
 from cxr_ray import sweep
-from cxr_ray.errors import ClusterError
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import checkpoints
-from cxr_ray.run import cluster, context, resume, tuning
-from cxr_ray.schemas import SCHEMA_VERSION
+from cxr_ray.run import context, tuning
 
-SWEEP = """
-name: tiny
-data: {size: 32, val_share: 0.2}
-model: {weights: none}
-train: {epochs: 1, batch_size: 4}
-explain: {explainers: [gradcam]}
-perturb: {grids: [pixel], fills: [mean], levels: [0.5]}
-controls: {shifted: 2}
-"""
-
-
-@pytest.fixture(autouse=True)
-def folder_with_a_sweep(tmp_path, monkeypatch):
-    """An empty current folder with one sweep file. Ray may not start."""
-
-    def started():
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(cluster, "start_ray", started)
-    monkeypatch.chdir(tmp_path)
-    Path("tiny.yaml").write_text(SWEEP)
-
-
-@pytest.fixture
-def told(capsys, tiny_folder):
-    """Runs the command line on the tiny folder, checks that it says no, and returns what it says, line by line."""
-
-    def run(*argv: str, given_data: str | None = None) -> list[str]:
-        code = sweep.main([*argv, "--data", str(tiny_folder) if given_data is None else given_data])
-        lines = capsys.readouterr().err.splitlines()
-        assert code == 2
-        assert not ray.is_initialized()
-        assert all(line.startswith("cxr_ray: ") and line.endswith((".", "?")) for line in lines), lines
-        return [line.removeprefix("cxr_ray: ") for line in lines]
-
-    return run
-
-
-@pytest.fixture
-def reaches_ray(capsys, monkeypatch, tiny_folder):
-    """Whether a command gets past every check, up to the start of Ray."""
-
-    def stop():
-        raise ClusterError("here Ray would start.")
-
-    monkeypatch.setattr(cluster, "start_ray", stop)
-
-    def run(*argv: str) -> bool:
-        code = sweep.main([*argv, "--data", str(tiny_folder)])
-        return (code, capsys.readouterr().err) == (2, "cxr_ray: here Ray would start.\n")
-
-    return run
+pytestmark = pytest.mark.usefixtures("folder_with_a_sweep")
 
 
 def test_a_command_without_mistakes_starts_ray(reaches_ray):
@@ -398,7 +342,7 @@ def test_a_checkpoint_at_a_uri_that_nothing_opens(told):
     assert line.startswith("nosuch://bucket/model.pt cannot be read: ")
 
 
-# --out and --resume
+# --out
 
 
 def test_an_out_that_cannot_be_one(told):
@@ -433,101 +377,6 @@ def test_a_relative_out_in_a_ray_job(told, monkeypatch):
     )
 
 
-@pytest.fixture
-def begun(tiny_folder):
-    """A run of tiny.yaml that stopped before its first table."""
-    asked = sweep.load(sweep.parser().parse_args(["tiny.yaml", "--data", str(tiny_folder)]))
-    resume.begin(context.prepare(asked, "results/tiny"))
-    return asked
-
-
-def test_resume_of_the_same_sweep_goes_on_and_without_it_is_refused(begun, told, reaches_ray):
-    assert reaches_ray("tiny.yaml", "--resume")
-    assert reaches_ray("tiny.yaml", "--resume", "--set", "resources.workers=3"), "resources are no part of it"
-    assert told("tiny.yaml") == [
-        "--out: got results/tiny, which is not empty; expected an empty folder; go on with the run in it (--resume), "
-        "or give another folder (--out PATH)."
-    ]
-
-
-def test_resume_of_nothing_starts(reaches_ray):
-    assert reaches_ray("tiny.yaml", "--resume")
-
-
-def test_resume_of_another_sweep(begun, told):
-    (line,) = told("tiny.yaml", "--resume", "--set", "train.epochs=2")
-    assert re.fullmatch(
-        rf"--out: got results/tiny, the run of another sweep \(tiny, hash {begun.hash}\); expected tiny, hash "
-        r"[0-9a-f]{16}; give another folder \(--out PATH\), or the sweep as in results/tiny/sweep\.yaml\.",
-        line,
-    )
-
-
-def test_resume_with_other_images(begun, told, tiny_folder, tmp_path):
-    for folder in ("train/NORMAL", "train/PNEUMONIA", "test/NORMAL", "test/PNEUMONIA"):
-        (tmp_path / "less" / folder).mkdir(parents=True)
-        for image in sorted((tiny_folder / folder).iterdir())[:5]:
-            (tmp_path / "less" / folder / image.name).write_bytes(image.read_bytes())
-    (line,) = told("tiny.yaml", "--resume", given_data="less")
-    assert line == (
-        "--out: got results/tiny, a run of other images (24 then, 20 now, or others); expected the same; give the data "
-        "that it was begun with, or another folder (--out PATH)."
-    )
-
-
-def test_resume_without_provenance_is_refused_where_work_was_done(begun, told, reaches_ray):
-    Path("results/tiny/provenance.json").unlink()
-    assert reaches_ray("tiny.yaml", "--resume")
-    Path("results/tiny/.work/shards").mkdir(parents=True)
-    Path("results/tiny/provenance.json").unlink(missing_ok=True)
-    (line,) = told("tiny.yaml", "--resume")
-    assert line == (
-        "--out: got results/tiny, a run without provenance.json, which says of which sweep it is; expected a whole "
-        "run; give another folder (--out PATH)."
-    )
-
-
-@pytest.mark.parametrize("text", [b"\xff", b"a: [", b"hello"])
-def test_resume_with_a_damaged_sweep_file_writes_it_again(begun, reaches_ray, text):
-    Path("results/tiny/sweep.yaml").write_bytes(text)
-    assert reaches_ray("tiny.yaml", "--resume")
-    assert Path("results/tiny/sweep.yaml").read_text() == begun.to_yaml()
-
-
-def test_resume_with_another_file_as_checkpoint(begun, told, reaches_ray, tiny_folder):
-    torch.save(state(), "model.pt")
-    given = ["--set", "checkpoints={study: {path: model.pt, size: 32}}", "--set", "sanity=null", "--out", "results/g"]
-    asked = sweep.load(sweep.parser().parse_args(["tiny.yaml", "--data", str(tiny_folder), *given]))
-    resume.begin(context.prepare(asked, "results/g"))
-    assert reaches_ray("tiny.yaml", "--resume", *given)
-    torch.save(state(**{"fc.bias": torch.ones(2)}), "model.pt")
-    (line,) = told("tiny.yaml", "--resume", *given)
-    assert line == (
-        "checkpoints.study.path: got another file than results/g was begun with; expected the same; give it, or "
-        "another folder (--out PATH)."
-    )
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"sweep_hash": 1}'])
-def test_resume_of_a_damaged_run(begun, told, text):
-    Path("results/tiny/provenance.json").write_text(text)
-    (line,) = told("tiny.yaml", "--resume")
-    assert line == (
-        "--out: got results/tiny, whose provenance.json is damaged; expected a whole run; give another folder (--out "
-        "PATH)."
-    )
-
-
-def test_resume_of_a_run_of_another_version(begun, told):
-    path = Path("results/tiny/provenance.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 1}))
-    (line,) = told("tiny.yaml", "--resume")
-    assert line == (
-        f"--out: got results/tiny, with tables of schema version 1; expected version {SCHEMA_VERSION}, which this "
-        "cxr_ray writes; finish it with the cxr_ray that began it, or give another folder (--out PATH)."
-    )
-
-
 # What is no mistake
 
 
@@ -555,76 +404,6 @@ def test_a_full_disk_is_told_and_other_errors_are_not_hidden(monkeypatch, capsys
     failure = OSError(errno.EIO, "Input/output error")
     with pytest.raises(OSError, match="Input/output error"):
         sweep.main(["tiny.yaml", "--resume", "--data", str(tiny_folder)])
-
-
-def test_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, tiny_folder):
-    def fetched(weights):
-        raise AssertionError("weights were fetched")
-
-    monkeypatch.setattr(checkpoints, "pretrained_state", fetched)
-    before = sorted(Path().rglob("*"))
-    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "model.weights=imagenet"]
-    argv += ["--set", "regions=null", "--set", "sanity=null"]
-    argv += ["--set", "train.lr={grid: [1e-3, 1e-4]}", "--set", "controls={pixel_random: 3, shifted: 2}"]
-    argv += ["--set", "perturb.levels=[0.25, 0.75]", "--set", "explain.explainers=[gradcam, saliency]"]
-    assert sweep.main([*argv, "--set", "evaluate=all"]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert sorted(Path().rglob("*")) == before
-    assert not ray.is_initialized()
-    assert yaml.safe_load(out[: out.index("Images of")])["train"]["lr"] == {"grid": [1e-3, 1e-4]}
-    assert "Trials to train: 2\n" in out
-    assert len(re.findall(r"^  plain-[0-9a-f]{8}: epochs 1, batch_size 4, lr 0\.000?1", out, re.MULTILINE)) == 2
-    # 1 untouched, 1 filled, 1 fill x 2 orders x 2 levels of (3 draws of random pixels, and of each of the 2 explainers'
-    # maps and of 2 shifts of each), Grad-CAM 1, saliency 1 forward and 1 backward
-    per_image = 1 + 1 + 4 * (3 + 2 * (1 + 2)) + 1 + 3
-    total, formula = re.search(r"^Forward passes a test image and target: (\d+) = (.*)$", out, re.MULTILINE).groups()
-    assert int(total) == per_image
-    assert evaluated(formula) == per_image
-    # 6 train patients of each class: 2 of each validate
-    assert f"Forward passes to explain, one target an image: {2 * (12 * per_image + 4):,} = 2 x (12 x 42 + 4)" in out
-    assert f"To train: at most {2 * 3 * 1 * 8} (images x epochs x trials, a backward pass counted as two)" in out
-    assert re.search(
-        r"about [\d,]+ forward passes a second at 32 x 32 \(\wPU\): about .*\. Nothing was started\.$", out
-    )
-
-
-def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder):
-    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "explain.explainers=[occlusion]"]
-    argv += ["--set", "sanity=null"]
-    assert sweep.main([*argv, "--set", "variants={a: {model: {size: {grid: [32, 40]}}}, b: {model: {size: 40}}}"]) == 0
-    out = capsys.readouterr().out
-    pattern = r"^Forward passes a test image and target at (\d+) x \d+: ([\d,]+) ="
-    at = {int(size): int(passes.replace(",", "")) for size, passes in re.findall(pattern, out, re.MULTILINE)}
-    assert at.keys() == {32, 40}
-    assert at[40] != at[32], "occlusion's windows are counted at each size"
-    assert "has nothing to rank on these grids" not in out
-    assert f"at 32 x 32, one target an image: {12 * at[32] + 4:,} = 1 x (12 x {at[32]:,} + 4)" in out
-    assert f"at 40 x 40, one target an image: {2 * (12 * at[40] + 4):,} = 2 x (12 x {at[40]:,} + 4)" in out
-    assert "To train at 40 x 40: at most 48 (" in out
-    assert f"All together: {12 * at[32] + 4 + 2 * (12 * at[40] + 4) + 3 * 24:,}" in out
-
-
-def test_a_control_without_a_grid_to_rank_on_is_told(capsys, tiny_folder):
-    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "perturb.grids=['7','14']"]
-    assert sweep.main([*argv, "--set", "controls={pixel_random: 2, cell_random: 1}"]) == 0
-    assert (
-        "\nControl pixel_random has nothing to rank on these grids (7, 14) and is left out.\n"
-        in capsys.readouterr().out
-    )
-
-
-def evaluated(formula: str) -> int:
-    """The number that a printed formula gives, its words left out."""
-    text = formula.replace("(fills x orders x levels)", "").replace("(a backward pass counts as two)", "")
-    text = re.sub(r"[a-wyz]\w*|x\w+", "", text).replace("x", "*")
-    assert re.fullmatch(r"[\d+*() ]+", text), text
-    return eval(text)
-
-
-def test_dry_run_tells_mistakes_too(told):
-    assert len(told("tiny.yaml", "--dry-run", "--set", "checkpoints={study: {path: nowhere.pt}}")) == 1
-    assert not Path("results").exists()
 
 
 def test_lungs_that_cannot_be_had_are_told_before_training(told, monkeypatch):

@@ -1,0 +1,83 @@
+"""What ``--dry-run`` says: the resolved sweep, its trials, and exact numbers of forward passes."""
+
+import re
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+
+from cxr_ray import sweep
+from cxr_ray.models import checkpoints
+
+pytestmark = pytest.mark.usefixtures("folder_with_a_sweep")
+
+
+def test_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, tiny_folder):
+    def fetched(weights):
+        raise AssertionError("weights were fetched")
+
+    monkeypatch.setattr(checkpoints, "pretrained_state", fetched)
+    before = sorted(Path().rglob("*"))
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "model.weights=imagenet"]
+    argv += ["--set", "regions=null", "--set", "sanity=null"]
+    argv += ["--set", "train.lr={grid: [1e-3, 1e-4]}", "--set", "controls={pixel_random: 3, shifted: 2}"]
+    argv += ["--set", "perturb.levels=[0.25, 0.75]", "--set", "explain.explainers=[gradcam, saliency]"]
+    assert sweep.main([*argv, "--set", "evaluate=all"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert sorted(Path().rglob("*")) == before
+    assert not ray.is_initialized()
+    assert yaml.safe_load(out[: out.index("Images of")])["train"]["lr"] == {"grid": [1e-3, 1e-4]}
+    assert "Trials to train: 2\n" in out
+    assert len(re.findall(r"^  plain-[0-9a-f]{8}: epochs 1, batch_size 4, lr 0\.000?1", out, re.MULTILINE)) == 2
+    # 1 untouched, 1 filled, 1 fill x 2 orders x 2 levels of (3 draws of random pixels, and of each of the 2 explainers'
+    # maps and of 2 shifts of each), Grad-CAM 1, saliency 1 forward and 1 backward
+    per_image = 1 + 1 + 4 * (3 + 2 * (1 + 2)) + 1 + 3
+    total, formula = re.search(r"^Forward passes a test image and target: (\d+) = (.*)$", out, re.MULTILINE).groups()
+    assert int(total) == per_image
+    assert evaluated(formula) == per_image
+    # 6 train patients of each class: 2 of each validate
+    assert f"Forward passes to explain, one target an image: {2 * (12 * per_image + 4):,} = 2 x (12 x 42 + 4)" in out
+    assert f"To train: at most {2 * 3 * 1 * 8} (images x epochs x trials, a backward pass counted as two)" in out
+    assert re.search(
+        r"about [\d,]+ forward passes a second at 32 x 32 \(\wPU\): about .*\. Nothing was started\.$", out
+    )
+
+
+def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder):
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "explain.explainers=[occlusion]"]
+    argv += ["--set", "sanity=null"]
+    assert sweep.main([*argv, "--set", "variants={a: {model: {size: {grid: [32, 40]}}}, b: {model: {size: 40}}}"]) == 0
+    out = capsys.readouterr().out
+    pattern = r"^Forward passes a test image and target at (\d+) x \d+: ([\d,]+) ="
+    at = {int(size): int(passes.replace(",", "")) for size, passes in re.findall(pattern, out, re.MULTILINE)}
+    assert at.keys() == {32, 40}
+    assert at[40] != at[32], "occlusion's windows are counted at each size"
+    assert "has nothing to rank on these grids" not in out
+    assert f"at 32 x 32, one target an image: {12 * at[32] + 4:,} = 1 x (12 x {at[32]:,} + 4)" in out
+    assert f"at 40 x 40, one target an image: {2 * (12 * at[40] + 4):,} = 2 x (12 x {at[40]:,} + 4)" in out
+    assert "To train at 40 x 40: at most 48 (" in out
+    assert f"All together: {12 * at[32] + 4 + 2 * (12 * at[40] + 4) + 3 * 24:,}" in out
+
+
+def test_a_control_without_a_grid_to_rank_on_is_told(capsys, tiny_folder):
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "perturb.grids=['7','14']"]
+    assert sweep.main([*argv, "--set", "controls={pixel_random: 2, cell_random: 1}"]) == 0
+    assert (
+        "\nControl pixel_random has nothing to rank on these grids (7, 14) and is left out.\n"
+        in capsys.readouterr().out
+    )
+
+
+def evaluated(formula: str) -> int:
+    """The number that a printed formula gives, its words left out."""
+    text = formula.replace("(fills x orders x levels)", "").replace("(a backward pass counts as two)", "")
+    text = re.sub(r"[a-wyz]\w*|x\w+", "", text).replace("x", "*")
+    assert re.fullmatch(r"[\d+*() ]+", text), text
+    return eval(text)
+
+
+def test_dry_run_tells_mistakes_too(told):
+    assert len(told("tiny.yaml", "--dry-run", "--set", "checkpoints={study: {path: nowhere.pt}}")) == 1
+    assert not Path("results").exists()
