@@ -33,7 +33,10 @@ from torch import Tensor, nn
 from benchmarks.common import arguments, machine
 from cxr_ray.data import phantoms
 from cxr_ray.measure import fills, metrics, rankings, scoring
-from cxr_ray.measure.explainers import EXPLAINERS, IG_STEPS, Explainer, Inputs, _with_separate_relus
+from cxr_ray.measure.attribution.gradients import IG_STEPS
+from cxr_ray.measure.attribution.inputs import Explainer, Inputs
+from cxr_ray.measure.attribution.relus import with_separate_relus
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.backends import Forward
@@ -153,7 +156,7 @@ def with_captum() -> Findings:
     targets = torch.tensor([1, 0])
     given = Inputs(images, fill, black, targets, ["a", "b"], 0)
     window, stride = size // 7, size // 14
-    separate = _with_separate_relus(model)
+    separate = with_separate_relus(model)
 
     def theirs(name: str) -> Tensor | None:
         leaf = images.clone().requires_grad_()

@@ -17,9 +17,10 @@ from cxr_ray.analysis.hypotheses.registry import TESTED, Hypothesis
 from cxr_ray.config import Section
 from cxr_ray.data.sources import SOURCES, SourceKind
 from cxr_ray.editor import json_schema
+from cxr_ray.measure.attribution.inputs import Explainer
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.edits import EDITS
-from cxr_ray.measure.explainers import EXPLAINERS, Explainer
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.metrics import METRICS
 from cxr_ray.measure.regions import REGIONS

@@ -8,12 +8,13 @@ from __future__ import annotations
 import pyarrow as pa
 import torch
 
+from cxr_ray.measure.attribution.inputs import Inputs, combine
 from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.concentration import saliency_rows
 from cxr_ray.measure.controls import CONTROLS, Draws, draws_at_most, of_family
 from cxr_ray.measure.curves import Axes
 from cxr_ray.measure.donors import DonorMaps, Maps
-from cxr_ray.measure.explainers import EXPLAINERS, Inputs, combine
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.faithfulness import faithfulness_rows
 from cxr_ray.measure.map_rankings import MapRankings
 from cxr_ray.measure.sequential import sequential_test, tested_sequentially

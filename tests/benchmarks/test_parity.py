@@ -18,7 +18,8 @@ from sklearn.metrics import auc
 from torch import Tensor, nn
 
 from cxr_ray.measure import fills, metrics, rankings, scoring
-from cxr_ray.measure.explainers import EXPLAINERS, Inputs
+from cxr_ray.measure.attribution.inputs import Inputs
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 

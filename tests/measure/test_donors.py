@@ -14,9 +14,10 @@ from torch import nn
 
 from cxr_ray.config import Sweep
 from cxr_ray.measure import donors, rankings
+from cxr_ray.measure.attribution.inputs import Explainer
 from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.donors import DonorIndex, DonorMaps, MapFile, Maps, build_donor_index, pack_maps
-from cxr_ray.measure.explainers import EXPLAINERS, Explainer
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef, Worker
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.schemas import TABLES

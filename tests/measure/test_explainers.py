@@ -10,8 +10,12 @@ from scipy import ndimage
 from skimage.transform import resize
 from torch import Tensor, nn
 
-from cxr_ray.measure import explainers, fills, rankings
-from cxr_ray.measure.explainers import EXPLAINERS, Inputs, _head_weights, _MaxPool, _with_separate_relus, combine
+from cxr_ray.measure import fills, rankings
+from cxr_ray.measure.attribution import cam, gradients, perturbation
+from cxr_ray.measure.attribution.cam import head_weights
+from cxr_ray.measure.attribution.inputs import PASS, Inputs, combine
+from cxr_ray.measure.attribution.relus import ReluMaxPool, with_separate_relus
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from tests.builders.networks import CHANNELS, small
@@ -25,8 +29,8 @@ SAMPLED = ["smoothgrad", "gradient_shap", "rise", "kernel_shap", "random"]
 @pytest.fixture(autouse=True)
 def few_passes(monkeypatch):
     """The small network has fewer channels than a ResNet-18, and fewer masks do."""
-    monkeypatch.setattr(explainers, "CHANNELS", CHANNELS)
-    monkeypatch.setattr(explainers, "RISE_MASKS", 70)
+    monkeypatch.setattr(cam, "CHANNELS", CHANNELS)
+    monkeypatch.setattr(perturbation, "RISE_MASKS", 70)
 
 
 def linear(outputs: int = 2, size: int = 14) -> Classifier:
@@ -83,7 +87,7 @@ def test_gradcam_equals_captum_and_needs_no_backward_pass(arch, outputs):
     spec = ModelSpec(arch, 64, outputs)
     model = small(outputs) if arch == "small" else networks.build(arch, spec).requires_grad_(False)
     given = inputs(64, 2)
-    assert _head_weights(model, given.targets) is not None
+    assert head_weights(model, given.targets) is not None
     expected = captums_gradcam(model, given)
     with torch.inference_mode():
         assert close(explain("gradcam", model, given), expected)
@@ -93,7 +97,7 @@ def test_gradcam_falls_back_to_autograd_where_the_closed_form_does_not_hold():
     model, given = small(), inputs()
     expected = {name: explain(name, model, given) for name in CAMS}
     model.network.fc = nn.Sequential(model.network.fc)
-    assert _head_weights(model, given.targets) is None
+    assert head_weights(model, given.targets) is None
     for name in CAMS:
         with torch.no_grad():
             assert close(explain(name, model, given), expected[name]), name
@@ -109,7 +113,7 @@ def pooled_by_quarters() -> Classifier:
 
 def test_the_head_of_a_network_that_pools_to_more_than_one_place_is_not_taken_for_a_closed_form():
     model, given = pooled_by_quarters(), inputs()
-    assert _head_weights(model, given.targets) is None
+    assert head_weights(model, given.targets) is None
     assert close(explain("gradcam", model, given), captums_gradcam(model, given))
 
 
@@ -208,7 +212,7 @@ class Guided(nn.Module):
 def test_guided_gradcam_equals_captum_and_a_relu_of_its_own():
     model, given = small(), inputs()
     made = explain("guided_gradcam", model, given)
-    copied = _with_separate_relus(model)
+    copied = with_separate_relus(model)
     layer = attr.GuidedGradCam(copied, copied.cam_layer)
     leaf = given.images.clone().requires_grad_()
     with pytest.warns(UserWarning, match="backward hooks"):
@@ -231,7 +235,7 @@ def test_gradient_explainers_on_a_linear_network_are_its_weights(outputs):
     rows = weight[given.targets] if outputs == 2 else weight[0] * (2 * given.targets[:, None] - 1)
     weight = rows.view(3, 3, size, size)
     difference = given.images - given.black
-    levels, _ = explainers._grey_levels(given)
+    levels, _ = gradients.grey_levels(given)
     baseline = model.normalize(levels.mean(1)[:, None, None, None])
     for name, expected in {
         "saliency": weight.abs().sum(1),
@@ -267,7 +271,7 @@ def test_integrated_gradients_are_complete():
 
 def test_smoothgrad_without_noise_is_the_gradient(monkeypatch):
     model, given = small(), inputs()
-    monkeypatch.setattr(explainers, "SMOOTHGRAD_NOISE", 0.0)
+    monkeypatch.setattr(gradients, "SMOOTHGRAD_NOISE", 0.0)
     assert close(explain("smoothgrad", model, given), explain("saliency", model, given))
 
 
@@ -290,7 +294,7 @@ def test_smoothgrad_adds_gaussian_noise_of_15_percent_of_the_range_equal_in_all_
 
 def test_gradient_shap_is_the_mean_over_baselines_of_difference_times_gradient():
     model, given = small(), inputs()
-    levels, ways = explainers._grey_levels(given)
+    levels, ways = gradients.grey_levels(given)
     assert levels.shape == ways.shape == (3, 16)
     assert len(torch.cat([levels, ways]).unique()) == 3 * 16 * 2
     for i, image in enumerate(given.images):
@@ -347,14 +351,14 @@ def test_deeplift_of_one_hidden_layer_is_its_closed_form():
 def test_max_pooling_out_of_relus_is_max_pooling(arguments, size):
     pool = nn.MaxPool2d(*arguments)
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(_MaxPool(pool)(x), pool(x), atol=1e-6)
+    assert torch.allclose(ReluMaxPool(pool)(x), pool(x), atol=1e-6)
 
 
 def test_the_copy_with_separate_relus_scores_alike_shares_the_weights_and_leaves_the_model_alone():
     model, given = small(), inputs()
     before = {name: type(m) for name, m in model.named_modules()}
     expected = model(given.images)
-    copied = _with_separate_relus(model)
+    copied = with_separate_relus(model)
     assert torch.equal(copied(given.images), expected)
     assert copied.network.fc.weight is model.network.fc.weight
     calls = []
@@ -396,13 +400,13 @@ def test_rise_masks_are_the_papers(size, monkeypatch):
 
     But for the rim: there RISE's mode, reflect, blends the two outermost cells; ours keeps the outermost.
     """
-    monkeypatch.setattr(explainers, "RISE_MASKS", 50)
-    cells, offsets = explainers._rise_masks(inputs(size))
+    monkeypatch.setattr(perturbation, "RISE_MASKS", 50)
+    cells, offsets = perturbation.rise_masks(inputs(size))
     assert cells.shape == (3, 50, 7, 7)
     assert cells.float().mean() == pytest.approx(0.5, abs=4 * 0.5 / (3 * 50 * 49) ** 0.5)
     step = -(-size // 7)
     assert set(offsets.flatten().tolist()) == set(range(step))
-    made = explainers._cut_out(cells[0].float(), offsets[0], size)
+    made = perturbation.cut_out(cells[0].float(), offsets[0], size)
     for mask, cell, (y, x) in zip(made, cells[0], offsets[0], strict=True):
         large = resize(cell.double().numpy(), (8 * step, 8 * step), order=1, mode="edge", anti_aliasing=False)
         assert np.abs(mask.numpy() - large[y : y + size, x : x + size]).max() < 1e-5
@@ -411,9 +415,9 @@ def test_rise_masks_are_the_papers(size, monkeypatch):
 def test_rise_equals_a_loop_over_its_masks_in_float64():
     model, given = small(), inputs()
     made = explain("rise", model, given)
-    cells, offsets = explainers._rise_masks(given)
+    cells, offsets = perturbation.rise_masks(given)
     for i, image in enumerate(given.images):
-        masks = explainers._cut_out(cells[i].float(), offsets[i], SIZE)
+        masks = perturbation.cut_out(cells[i].float(), offsets[i], SIZE)
         z = [float(model((image * m)[None])[0, given.targets[i]]) for m in masks]
         expected = np.zeros((SIZE, SIZE))
         for score_, mask in zip(z, masks.double().numpy(), strict=True):
@@ -432,7 +436,7 @@ def test_a_constant_added_to_the_score_adds_itself_to_rise_alone():
 
 def test_rise_tends_to_its_expectation_on_a_linear_network(monkeypatch):
     """z reads one pixel p: the map is x_p E[M_p M] / E[M], highest at p, half of that where nothing is shared."""
-    monkeypatch.setattr(explainers, "RISE_MASKS", 3000)
+    monkeypatch.setattr(perturbation, "RISE_MASKS", 3000)
     model = linear(size=SIZE)
     model.network[1].weight.zero_()
     model.network[1].bias.zero_()
@@ -444,8 +448,8 @@ def test_rise_tends_to_its_expectation_on_a_linear_network(monkeypatch):
     away = torch.ones(SIZE, SIZE, dtype=torch.bool)
     away[40 - 20 : 40 + 20, : 12 + 20] = False
     assert (made[away] - 0.5).abs().max() < noise
-    cells, offsets = explainers._rise_masks(dataclasses.replace(given, ids=["another"]))
-    masks = explainers._cut_out(cells[0].float(), offsets[0], SIZE)
+    cells, offsets = perturbation.rise_masks(dataclasses.replace(given, ids=["another"]))
+    masks = perturbation.cut_out(cells[0].float(), offsets[0], SIZE)
     expected = (masks * masks[:, 40:41, 12:13]).mean(0) / masks.mean(0)
     assert expected.max() > 0.7
     assert (made - expected).abs().max() < 2 * noise
@@ -491,7 +495,7 @@ def test_kernel_shap_halves_what_two_cells_do_together_and_adds_up_exactly():
 def test_kernel_shap_draws_sizes_by_the_shapley_kernel_and_complements():
     ids = [f"{i:016x}" for i in range(60)]
     given = Inputs(torch.zeros(60, 3, 7, 7), torch.zeros(60), torch.zeros(3, 1, 1), torch.zeros(60).long(), ids, 0)
-    present = explainers._coalitions(given)
+    present = perturbation.coalitions(given)
     assert present.shape == (60, 258, 49)
     assert not present[:, -2].any()
     assert present[:, -1].all()
@@ -571,7 +575,7 @@ def test_explainers_cost_what_they_declare_and_leave_nothing_on_the_model(name):
     assert torch.isfinite(made).all()
     # captum's occlusion evaluates the untouched batch once more
     assert (sum(forward) / 3, sum(backward) / 3) == EXPLAINERS[name].passes(SIZE)
-    assert max([*forward, *backward, 0]) <= 2 * explainers.PASS
+    assert max([*forward, *backward, 0]) <= 2 * PASS
     assert not any(m._forward_hooks or m._backward_hooks or m._forward_pre_hooks for m in model.modules())
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
     assert given.images.grad is None
@@ -589,7 +593,7 @@ def test_the_declared_costs_at_224_pixels(monkeypatch):
         "rise": (1000, 0), "kernel_shap": (258, 0), "random": (0, 0), "centre": (0, 0), "edges": (0, 0),
         "intensity": (0, 0),
     }  # fmt: skip
-    assert networks.build("resnet18", ModelSpec("resnet18", 224)).network.fc.in_features == explainers.CHANNELS
+    assert networks.build("resnet18", ModelSpec("resnet18", 224)).network.fc.in_features == cam.CHANNELS
 
 
 def test_maps_do_not_depend_on_the_other_images_of_the_batch():

@@ -10,7 +10,8 @@ from torch import nn
 
 from cxr_ray.config import Sweep
 from cxr_ray.data.splits import choose
-from cxr_ray.measure import explainers, sanity
+from cxr_ray.measure import sanity
+from cxr_ray.measure.attribution.inputs import Explainer, Inputs
 from cxr_ray.measure.cost import passes_of_sanity
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
@@ -124,7 +125,7 @@ def test_gradcam_of_a_random_head_is_the_same_activations_with_other_weights(mod
     with model.cam_layer.register_forward_hook(lambda m, a, output: kept.append(output)):
         model(images)
     _, other = next(sanity.cascade(model, ["fc"], 0, "m"))
-    inputs = explainers.Inputs(images, images, torch.zeros(3, 1, 1), torch.tensor([1, 0]), ["a", "b"], 0)
+    inputs = Inputs(images, images, torch.zeros(3, 1, 1), torch.tensor([1, 0]), ["a", "b"], 0)
     maps = EXPLAINERS["gradcam"].explain(other, inputs)
     weights = other.network.fc.weight[torch.tensor([1, 0])]
     assert torch.allclose(maps, (weights[:, :, None, None] * kept[0] / 9).sum(1).relu(), atol=1e-6)
@@ -208,7 +209,7 @@ def test_the_gap_is_that_of_a_test_split_whose_maps_the_randomised_model_makes(m
         monkeypatch.setitem(
             EXPLAINERS,
             name,
-            explainers.Explainer(lambda m, inputs, e=entry: e.explain(other, inputs), entry.passes, entry.caption),
+            Explainer(lambda m, inputs, e=entry: e.explain(other, inputs), entry.passes, entry.caption),
         )
     tables = worker(config, model)(Shard("m", "test", given.image_ids, given.paths, given.labels, given.pixels))
     for name in ("gradcam", "saliency"):
@@ -261,7 +262,7 @@ def test_a_map_that_fails_is_an_error_and_the_rest_stands(model, monkeypatch):
     def broken(model, inputs):
         raise RuntimeError("out of ideas")
 
-    monkeypatch.setitem(EXPLAINERS, "saliency", explainers.Explainer(broken, lambda size: (1, 1), "broken"))
+    monkeypatch.setitem(EXPLAINERS, "saliency", Explainer(broken, lambda size: (1, 1), "broken"))
     tables = worker(sweep(), model)(shard())
     assert set(tables["sanity", ""].to_pandas().explainer) == {"gradcam"}
     errors = tables["errors", ""].to_pandas()

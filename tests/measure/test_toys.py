@@ -9,10 +9,11 @@ import torch
 
 from cxr_ray.config import Sweep
 from cxr_ray.errors import UnknownNameError
+from cxr_ray.measure.attribution.inputs import Explainer
 from cxr_ray.measure.controls import CONTROLS, Control, Family, strongest_first
 from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.edits import EDITS, Edit
-from cxr_ray.measure.explainers import EXPLAINERS, Explainer
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.fills import FILLS, Fill
 from cxr_ray.measure.metrics import METRICS, Metric, areas
 from cxr_ray.measure.regions import REGIONS, Region, elsewhere

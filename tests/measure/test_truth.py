@@ -18,7 +18,8 @@ from cxr_ray.data.manifest import load_manifest
 from cxr_ray.data.masks import load_parts
 from cxr_ray.data.phantom_source import PhantomSource
 from cxr_ray.measure import patch_swap
-from cxr_ray.measure.explainers import EXPLAINERS, Explainer
+from cxr_ray.measure.attribution.inputs import Explainer
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from cxr_ray.measure import explainers, rankings
+from cxr_ray.measure import rankings
+from cxr_ray.measure.attribution import cam, perturbation
+from cxr_ray.measure.attribution.inputs import Explainer, Inputs
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import passes_per_image
-from cxr_ray.measure.explainers import EXPLAINERS, Explainer
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import backends
 from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import TABLES
@@ -50,7 +52,7 @@ def test_a_linear_networks_curve_is_known_exactly(linear_frames):
                  & (curves.fill == "black") & (curves.target == 1)]  # fmt: skip
     full = model.log_odds(model.normalize(pixels))
     maps = EXPLAINERS["input_x_gradient"].explain(
-        model, explainers.Inputs(model.normalize(pixels), pixels, torch.zeros(3, 1, 1), torch.ones(5).long(),
+        model, Inputs(model.normalize(pixels), pixels, torch.zeros(3, 1, 1), torch.ones(5).long(),
                                  given.image_ids, 0))  # fmt: skip
     for i, image_id in enumerate(given.image_ids):
         effect = (weight * pixels[i]).sum(0).flatten()[maps[i].flatten().argsort(descending=True)]
@@ -161,8 +163,8 @@ def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
     )  # fmt: skip
     size = config.data.size
     model = networks.small(size=size)
-    monkeypatch.setattr(explainers, "CHANNELS", networks.CHANNELS)
-    monkeypatch.setattr(explainers, "RISE_MASKS", 70)
+    monkeypatch.setattr(cam, "CHANNELS", networks.CHANNELS)
+    monkeypatch.setattr(perturbation, "RISE_MASKS", 70)
     forward, backward = [], []
     model.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))
     model.network.conv1.register_full_backward_hook(lambda m, i, o: backward.append(len(o[0])))

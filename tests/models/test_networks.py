@@ -7,7 +7,8 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from cxr_ray.errors import MissingPackageError
-from cxr_ray.measure.explainers import EXPLAINERS, Inputs
+from cxr_ray.measure.attribution.inputs import Inputs
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import networks
 from cxr_ray.models.networks import ModelSpec
 from tests.builders.networks import varied, varied_resnet18
