@@ -14,7 +14,6 @@ from PIL import Image
 from cxr_ray.results import open_run
 
 IMAGES = Path(__file__).parent / "images"
-COLOURS = 255  # of a picture, so that it stays under 300 KB
 
 
 def first_model(run: Path) -> str:
@@ -36,9 +35,9 @@ def first(folder: Path, pattern: str) -> Path:
 
 
 def save(source: Path, name: str) -> None:
-    """Write the picture under docs/images, with few colours."""
+    """Write the picture under docs/images, as small as PNG makes it."""
     IMAGES.mkdir(exist_ok=True)
-    Image.open(source).convert("RGB").quantize(COLOURS).save(IMAGES / name, optimize=True)
+    Image.open(source).convert("RGB").save(IMAGES / name, optimize=True)
 
 
 def main() -> None:

@@ -119,7 +119,7 @@ def _baseline_lines(maps: pd.DataFrame, settings: PrimarySettings) -> Iterator[s
         counts = ", ".join(f"{r.n_valid_baseline:.0f} of {r.n} images of {r.trial_id}" for r in few.itertuples())
         yield (
             f"  Filled with {settings.fill}, the image scores 1 log-odds or more below the untouched one for {counts}: "
-            "elsewhere\n  insertion also rewards keeping what the model sees in a blank image. Read it apart from "
+            "elsewhere\n  insertion also rewards keeping what the model sees in the filled image. Read it apart from "
             "deletion."
         )
 

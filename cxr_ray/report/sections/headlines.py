@@ -90,6 +90,6 @@ def _baseline(data: RunData, rows: pd.DataFrame) -> Iterator[str]:
             yield (
                 f"Caution: the fully filled image is not a neutral baseline. Filled with {data.first.fill}, "
                 f"{page.count(r.n_valid_baseline)} of {page.count(r.n)} images score at least 1 log-odds below the "
-                "untouched one. For the others insertion also rewards keeping what the model sees in a blank image: "
+                "untouched one. For the others insertion also rewards keeping what the model sees in the filled image: "
                 "read it apart from deletion."
             )
