@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cxr_ray.analysis import buckets
+from cxr_ray.analysis.shares import SHARE_METHOD, patient_share
 from cxr_ray.measure.concentration import CONCENTRATIONS
 from cxr_ray.measure.regions import BORDER, CENTRE, CORNER
 
@@ -54,16 +56,27 @@ def _quantities(part: pd.DataFrame, patients: pd.Series, seed: int, n_boot: int)
         "not_finite": part["concentration"].isna(),
         "constant": part["degenerate"].astype("boolean").fillna(False),
     }
-    values_NK = np.stack(
-        [*(kinds[k].to_numpy(float) for k in KINDS), *(part[m].to_numpy(float) for m in MEANS)], axis=1
-    )
     whose = part["image_id"].map(patients)
-    rows = []
-    for quantity, row in zip((*KINDS, *MEANS), buckets.means(values_NK, whose, seed, n_boot), strict=True):
-        count = int(kinds[quantity].sum()) if quantity in kinds else None
-        value = row.pop("mean")
-        rows.append({"quantity": quantity, "count": count, "value": value, **row})
+    rows = [{"quantity": kind, **_share(kinds[kind].to_numpy(bool), whose)} for kind in KINDS]
+    values_NK = np.stack([part[m].to_numpy(float) for m in MEANS], axis=1)
+    for quantity, row in zip(MEANS, buckets.means(values_NK, whose, seed, n_boot), strict=True):
+        rows.append({"quantity": quantity, "count": None, "value": row.pop("mean"), **row})
     tied = part["tied"].notna()
     without = dict.fromkeys(("count", "lower", "upper", "ci_method", "n_boot"))
     counts = {"n": int(tied.sum()), "n_patients": whose[tied].nunique(), "value": float(part["tied"].median())}
     return [*rows, {"quantity": "tied", **without, **counts}]
+
+
+def _share(hits_N: NDArray[np.bool_], patients: pd.Series) -> dict[str, Any]:
+    """Columns of the share of maps that are of a kind."""
+    share = patient_share(hits_N, patients)
+    return {
+        "count": int(hits_N.sum()),
+        "n": len(hits_N),
+        "n_patients": patients.nunique(),
+        "value": share.value,
+        "lower": share.lower,
+        "upper": share.upper,
+        "ci_method": SHARE_METHOD,
+        "n_boot": None,
+    }

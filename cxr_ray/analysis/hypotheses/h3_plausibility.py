@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
 from cxr_ray.analysis.hypotheses.inputs import Inputs
 from cxr_ray.analysis.hypotheses.rows import Row, counts, row
@@ -20,6 +19,7 @@ from cxr_ray.analysis.resampling import (
     patient_sums,
     percentile_interval,
 )
+from cxr_ray.analysis.shares import SHARE_METHOD, patient_share
 
 MARGIN = 0.10  # share
 ALPHA = 0.05
@@ -28,7 +28,6 @@ LINE = CHANCE + MARGIN  # a share below it supports the hypothesis
 MIN_DRAWS = 39
 IN_LUNGS = 0.5  # share of a plausible map's positive mass
 FOCUSED_AREA = 0.15  # share of the image that holds half of a plausible map's positive mass, at most
-SHARE_METHOD = "Korn-Graubard: exact binomial with the effective number of images, by patients"
 
 
 def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) -> Iterator[Row]:
@@ -82,31 +81,16 @@ def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) 
 
 
 def _share(maps: pd.DataFrame, threshold: float) -> Row:
-    """Share of p-values at most 0.05, an exact interval, and p that the share is at or above the threshold.
-
-    Korn & Graubard (1998): Clopper-Pearson, the number of images divided by the design effect of patients (and where
-    no map differs, the number of patients). A bootstrap knows no doubt about a share of 0.
-    """
+    """Share of p-values at most 0.05 with its interval, and p that the share is at or above the threshold."""
     maps = maps[maps["p_value"].notna()]
     known = counts(maps)
     if maps.empty:
         return known
-    beats_N = (maps["p_value"] <= ALPHA + 1e-6).to_numpy(float)[:, None]  # float32 of 0.05
-    share, n, patients = float(beats_N.mean()), len(maps), known["n_patients"]
-    sums_PK, counts_PK = patient_sums(beats_N, *patient_codes(maps["patient_id"]))
-    variance = float(((sums_PK - share * counts_PK) ** 2).sum()) / n**2 * patients / max(patients - 1, 1)
-    effective = share * (1 - share) / variance if variance > 0 else patients
-    if patients > 1:
-        effective *= (scipy.stats.t.ppf(0.975, n - 1) / scipy.stats.t.ppf(0.975, patients - 1)) ** 2
-    effective = min(effective, n)
-    hits = share * effective
-    beta = scipy.stats.beta
-    lower = beta.ppf(0.025, hits, effective - hits + 1) if hits > 0 else 0.0
-    upper = beta.ppf(0.975, hits + 1, effective - hits) if hits < effective else 1.0
-    p = float(beta.sf(threshold, hits + 1, effective - hits)) if hits < effective else 1.0
-    if patients < MIN_PATIENTS:
-        lower = upper = p = np.nan
-    return known | {"effect": share, "lower": float(lower), "upper": float(upper), "p": p, "ci_method": SHARE_METHOD}
+    beats_N = (maps["p_value"] <= ALPHA + 1e-6).to_numpy(bool)  # float32 of 0.05
+    share = patient_share(beats_N, maps["patient_id"])
+    p = share.tail(threshold) if known["n_patients"] >= MIN_PATIENTS else np.nan
+    interval = {"lower": share.lower, "upper": share.upper, "ci_method": SHARE_METHOD}
+    return known | {"effect": share.value, "p": p, **interval}
 
 
 def _rank_correlation(maps: pd.DataFrame, seed: int, n_boot: int) -> Row:
