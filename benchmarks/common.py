@@ -101,5 +101,17 @@ def show(
         print(f"  {what}: {value}")
     if as_json:
         medians = {form: statistics.median(values) for form, values in measured.items()}
-        print(json.dumps({"name": name, "ratios": dict(ratios), "targets": dict(targets), "machine": machine(),
-                          "unit": unit, "rates": medians, **more}, default=str))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "name": name,
+                    "ratios": dict(ratios),
+                    "targets": dict(targets),
+                    "machine": machine(),
+                    "unit": unit,
+                    "rates": medians,
+                    **more,
+                },
+                default=str,
+            )
+        )

@@ -19,8 +19,12 @@ from cxr_ray.models.networks import ModelSpec
 
 def main() -> None:
     """The command."""
-    args = arguments(__doc__, size=(int, 224, "side of the images"), rounds=(int, 12, "rounds"),
-                     seconds=(float, 2.5, "seconds a form and round"))  # fmt: skip
+    args = arguments(
+        __doc__,
+        size=(int, 224, "side of the images"),
+        rounds=(int, 12, "rounds"),
+        seconds=(float, 2.5, "seconds a form and round"),
+    )
     backends.full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -67,8 +71,15 @@ def main() -> None:
         measured = rates(kinds, args.rounds, args.seconds)
     target = 0.90 if device.type == "cuda" else 0.95
     what = f"masked / {form.name}, the fastest form"
-    show("engine", measured, {what: ratio(measured, "masked", form.name)}, {what: target}, unit="passes/s",
-         as_json=args.json, chosen=str(form))  # fmt: skip
+    show(
+        "engine",
+        measured,
+        {what: ratio(measured, "masked", form.name)},
+        {what: target},
+        unit="passes/s",
+        as_json=args.json,
+        chosen=str(form),
+    )
 
 
 if __name__ == "__main__":

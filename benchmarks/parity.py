@@ -345,11 +345,14 @@ def worker_scores(
     ``forward``: the function that scores; None: the eager one.
     """
     size, n = pixels.shape[-1], len(pixels)
-    sweep = resolve({
-        "data": {"size": size}, "controls": {},
-        "explain": {"explainers": ["gradcam"], "targets": ["pneumonia"]},
-        "perturb": {"grids": ["pixel"], "fills": [fill], "levels": levels, "orders": list(ORDERS)},
-    })  # fmt: skip
+    sweep = resolve(
+        {
+            "data": {"size": size},
+            "controls": {},
+            "explain": {"explainers": ["gradcam"], "targets": ["pneumonia"]},
+            "perturb": {"grids": ["pixel"], "fills": [fill], "levels": levels, "orders": list(ORDERS)},
+        }
+    )
     worker = Worker(sweep, {"given": ModelRef("given", "none", None, size)}, device=str(maps.device))
     worker.model = lambda trial_id: model
     worker.forward = lambda trial_id: forward or model.log_odds
@@ -392,8 +395,14 @@ def with_quantus() -> Findings:
     with torch.no_grad():
         top = network(images).argmax(1).numpy()
     options = {"normalise": False, "disable_warnings": True, "perturb_baseline": 0.0}
-    given = {"model": network, "x_batch": images.numpy(), "y_batch": top, "a_batch": maps[:, None].numpy(),
-             "softmax": True, "device": "cpu"}  # fmt: skip
+    given = {
+        "model": network,
+        "x_batch": images.numpy(),
+        "y_batch": top,
+        "a_batch": maps[:, None].numpy(),
+        "softmax": True,
+        "device": "cpu",
+    }
     flipping = quantus.PixelFlipping(features_in_step=units // steps, **options)
     theirs = np.asarray(flipping(**given))
     with mock.patch.object(np, "trapz", np.trapezoid, create=True):  # gone in numpy 2.4; Quantus 0.6.0 calls it
@@ -515,13 +524,17 @@ def main() -> int:
     for sentence in skipped:
         print(f"  not compared: {sentence}.")
     if args.json:
-        print(json.dumps({
-            "name": "parity",
-            "rows": [dataclasses.asdict(row) | {"agrees": row.agrees} for row in rows],
-            "faults": [dataclasses.asdict(fault) for fault in faults],
-            "skipped": skipped,
-            "machine": machine(),
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "name": "parity",
+                    "rows": [dataclasses.asdict(row) | {"agrees": row.agrees} for row in rows],
+                    "faults": [dataclasses.asdict(fault) for fault in faults],
+                    "skipped": skipped,
+                    "machine": machine(),
+                }
+            )
+        )
     return 0 if all(row.agrees for row in rows) else 1
 
 

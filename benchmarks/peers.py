@@ -67,9 +67,14 @@ def areas(
 
 def main() -> int:
     """Times the peers that are installed beside ours and prints rates, ratios and targets."""
-    args = arguments(__doc__, images=(int, 2, "images"), steps=(int, 12, "steps of Quantus, a multiple of 3"),
-                     batch=(int, 32, "masked images in a pass"), rounds=(int, 3, "rounds"),
-                     seconds=(float, 4.0, "seconds a form and round, at least"))  # fmt: skip
+    args = arguments(
+        __doc__,
+        images=(int, 2, "images"),
+        steps=(int, 12, "steps of Quantus, a multiple of 3"),
+        batch=(int, 32, "masked images in a pass"),
+        rounds=(int, 3, "rounds"),
+        seconds=(float, 4.0, "seconds a form and round, at least"),
+    )
     if args.steps % 3 or SIZE**2 % (args.steps // 3):
         print(f"peers: --steps is {args.steps}; Quantus needs 3 k, with k a divisor of {SIZE**2}", file=sys.stderr)
         return 2

@@ -34,16 +34,24 @@ from cxr_ray.sweepfile import resolve
 
 def main() -> None:
     """The command."""
-    args = arguments(__doc__, size=(int, 112, "side of the images"), images=(int, 160, "test images a run"),
-                     rounds=(int, 2, "rounds"))  # fmt: skip
+    args = arguments(
+        __doc__,
+        size=(int, 112, "side of the images"),
+        images=(int, 160, "test images a run"),
+        rounds=(int, 2, "rounds"),
+    )
     torch.set_num_threads(1)
-    sweep = resolve({
-        "data": {"source": "phantom", "size": args.size, "phantom": {"train": 8, "test": args.images}},
-        "checkpoints": {"m": {"path": "none"}}, "explain": {"explainers": ["gradcam"]},
-        "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": [0.25, 0.5]},
-        "controls": {"pixel_random": 1, "shifted": 1}, "regions": None,
-        "resources": {"gpu_per_worker": 0, "gpu_per_trial": 0},
-    })  # fmt: skip
+    sweep = resolve(
+        {
+            "data": {"source": "phantom", "size": args.size, "phantom": {"train": 8, "test": args.images}},
+            "checkpoints": {"m": {"path": "none"}},
+            "explain": {"explainers": ["gradcam"]},
+            "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": [0.25, 0.5]},
+            "controls": {"pixel_random": 1, "shifted": 1},
+            "regions": None,
+            "resources": {"gpu_per_worker": 0, "gpu_per_trial": 0},
+        }
+    )
     passes, _ = passes_per_image(sweep, args.size)
     source = source_of(sweep.data, sweep.seed)
     manifest = load_manifest(source, training=False)
@@ -72,8 +80,15 @@ def main() -> None:
         "1 Ray worker / bare engine": max(measured["1 Ray worker"]) / max(measured["bare engine"]),
         "2 Ray workers / 1": max(measured["2 Ray workers"]) / max(measured["1 Ray worker"]),
     }
-    show("pipeline", measured, ratios, {"1 Ray worker / bare engine": 0.95, "2 Ray workers / 1": 1.8},
-         unit="images/s", as_json=args.json, passes_per_image=passes)  # fmt: skip
+    show(
+        "pipeline",
+        measured,
+        ratios,
+        {"1 Ray worker / bare engine": 0.95, "2 Ray workers / 1": 1.8},
+        unit="images/s",
+        as_json=args.json,
+        passes_per_image=passes,
+    )
 
 
 def planned_shards(manifest: Manifest, model_refs: Any, passes: int) -> list[ShardPlan]:

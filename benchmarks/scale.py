@@ -47,8 +47,16 @@ def main() -> None:
         "memory, most images / fewest": memory[last] / memory[first],
         "memory, most models / one": memory[most] / memory[first],
     }
-    show("scale", seconds, ratios, {"memory, most images / fewest": 1.1, "memory, most models / one": 1.1},
-         unit="s", as_json=args.json, peak_mib={k: round(v) for k, v in memory.items()}, forms=forms)  # fmt: skip
+    show(
+        "scale",
+        seconds,
+        ratios,
+        {"memory, most images / fewest": 1.1, "memory, most models / one": 1.1},
+        unit="s",
+        as_json=args.json,
+        peak_mib={k: round(v) for k, v in memory.items()},
+        forms=forms,
+    )
 
 
 def _slope(seconds: dict[str, list[float]], images: list[int], m: int) -> float:

@@ -18,8 +18,13 @@ from cxr_ray.models.networks import ModelSpec
 
 def main() -> None:
     """The command."""
-    args = arguments(__doc__, size=(int, 224, "side of the images"), batch=(int, 32, "images in a batch"),
-                     batches=(int, 4, "batches an epoch"), rounds=(int, 5, "rounds"))  # fmt: skip
+    args = arguments(
+        __doc__,
+        size=(int, 224, "side of the images"),
+        batch=(int, 32, "images in a batch"),
+        batches=(int, 4, "batches an epoch"),
+        rounds=(int, 5, "rounds"),
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     n = args.batch * args.batches
     rng = np.random.default_rng(0)
@@ -48,8 +53,14 @@ def main() -> None:
         return n
 
     measured = rates({"bare": bare, "fit": fit}, args.rounds, seconds=1.0)
-    show("training", measured, {"fit / bare": ratio(measured, "fit", "bare")}, {"fit / bare": 0.9}, unit="images/s",
-         as_json=args.json)  # fmt: skip
+    show(
+        "training",
+        measured,
+        {"fit / bare": ratio(measured, "fit", "bare")},
+        {"fit / bare": 0.9},
+        unit="images/s",
+        as_json=args.json,
+    )
 
 
 if __name__ == "__main__":

@@ -88,12 +88,27 @@ def test_the_hash_ignores_resources_and_the_path_of_the_data_and_nothing_else():
     ):
         assert swept(same).hash == base.hash, same
     different = (
-        "name: other", "data: {source: phantom}", "data: {size: 112}", "data: {fit: pad}", "data: {limit: 10}",
-        "data: {val_share: 0.2}", "data: {phantom: {train: 10}}", "variants: {b: {}}", "model: {freeze: backbone}",
-        "train: {lr: 2e-3}", "search: {num_samples: 5}", "evaluate: all", "checkpoints: {a: {path: m.pt}}",
-        "explain: {keep_maps: false}", "perturb: {fills: [mean]}", "controls: {shifted: 6}", "seed: 1",
-            "sequential: {max_draws: 99}", "regions: null", "sanity: {images: 8}",
-    )  # fmt: skip
+        "name: other",
+        "data: {source: phantom}",
+        "data: {size: 112}",
+        "data: {fit: pad}",
+        "data: {limit: 10}",
+        "data: {val_share: 0.2}",
+        "data: {phantom: {train: 10}}",
+        "variants: {b: {}}",
+        "model: {freeze: backbone}",
+        "train: {lr: 2e-3}",
+        "search: {num_samples: 5}",
+        "evaluate: all",
+        "checkpoints: {a: {path: m.pt}}",
+        "explain: {keep_maps: false}",
+        "perturb: {fills: [mean]}",
+        "controls: {shifted: 6}",
+        "seed: 1",
+        "sequential: {max_draws: 99}",
+        "regions: null",
+        "sanity: {images: 8}",
+    )
     assert set(Sweep.model_fields) == {yaml_key.split(":")[0] for yaml_key in different} | {"resources"}
     hashes = [base.hash, *(swept(text).hash for text in different)]
     assert len(set(hashes)) == len(hashes)

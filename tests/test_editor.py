@@ -28,8 +28,17 @@ def test_the_schema_accepts_what_a_sweep_may_hold_and_finds_what_it_may_not():
     assert validator.is_valid(parse_yaml(EVERYTHING, "test"))
     assert validator.is_valid(json.loads(swept(EVERYTHING).model_dump_json()))
     for text in (
-        "trian: {epochs: 3}", "train: {epoch: 3}", "train: {epochs: many}", "train: {lr: {grd: [1]}}", "train: {lr: 7}",
-        "train: {epochs: {uniform: [1, 2]}}", "model: {arch: resnet50}", "model: {size: 8}", "perturb: {grids: [15]}",
-        "variants: {a: {trian: {}}}", "variants: {a: {train: {los: ce}}}", "regions: {names: [edge]}",
-    ):  # fmt: skip
+        "trian: {epochs: 3}",
+        "train: {epoch: 3}",
+        "train: {epochs: many}",
+        "train: {lr: {grd: [1]}}",
+        "train: {lr: 7}",
+        "train: {epochs: {uniform: [1, 2]}}",
+        "model: {arch: resnet50}",
+        "model: {size: 8}",
+        "perturb: {grids: [15]}",
+        "variants: {a: {trian: {}}}",
+        "variants: {a: {train: {los: ce}}}",
+        "regions: {names: [edge]}",
+    ):
         assert not validator.is_valid(parse_yaml(text, "test")), text

@@ -56,9 +56,20 @@ def test_a_given_model_on_the_real_test_split(shared_data, shared_model, tmp_pat
 @pytest.mark.slow
 def test_training_on_large_native_images(shared_data, tmp_path):
     out = str(tmp_path / "out")
-    small = ["model.weights=none", "data.size=64", "train.epochs=1", "train.seed=0", "train.lr=1e-3",
-             "train.batch_size=4", "search.num_samples=1", "explain.explainers=[gradcam]", "perturb.grids=[7]",
-             "perturb.fills=[mean]", "perturb.levels=[0.25]", "sanity.images=2"]  # fmt: skip
+    small = [
+        "model.weights=none",
+        "data.size=64",
+        "train.epochs=1",
+        "train.seed=0",
+        "train.lr=1e-3",
+        "train.batch_size=4",
+        "search.num_samples=1",
+        "explain.explainers=[gradcam]",
+        "perturb.grids=[7]",
+        "perturb.fills=[mean]",
+        "perturb.levels=[0.25]",
+        "sanity.images=2",
+    ]
     arguments = [a for s in small for a in ("--set", s)]
     data = str(shared_data / "chest_xray_native_sample")
     assert sweep.main(["sweeps/findings.yaml", "--data", data, "--out", out, *arguments]) == 0

@@ -183,9 +183,10 @@ def test_units_become_one_file_a_partition(store):
         assert schema.names == list(TABLES[name].columns), "partitions stand in the path only"
         assert schema.equals(TABLES[name].schema, check_metadata=False)
         assert {k: schema.metadata[k] for k in schema.metadata if k.startswith(b"cxr_ray.")} == {
-            b"cxr_ray.run_id": b"0123abcd", b"cxr_ray.sweep_hash": b"4567cdef",
+            b"cxr_ray.run_id": b"0123abcd",
+            b"cxr_ray.sweep_hash": b"4567cdef",
             b"cxr_ray.schema_version": str(schemas.SCHEMA_VERSION).encode(),
-        }  # fmt: skip
+        }
 
 
 def test_rows_stand_in_the_order_of_the_units_given_not_in_that_of_writing(store):
@@ -233,9 +234,12 @@ def test_an_error_that_several_models_meet_stands_once(store):
     store.merge(SHARDS, [*mine, dict(mine[0])])
     rows = pq.read_table(Path(store.out, "tables/errors/part-0.parquet")).to_pylist()
     assert [(r["path"], r["stage"]) for r in rows] == [
-        ("a.jpg", "decode"), ("a.jpg", "explain:study:gradcam"), ("a.jpg", "read"), ("same.jpg", "decode"),
+        ("a.jpg", "decode"),
+        ("a.jpg", "explain:study:gradcam"),
+        ("a.jpg", "read"),
+        ("same.jpg", "decode"),
         ("z.jpg", "decode"),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_merge_that_fails_shows_no_half_table(store, monkeypatch):

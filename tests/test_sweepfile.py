@@ -39,9 +39,16 @@ def test_the_sweep_files_that_ship_load_and_name_no_file_that_the_user_lacks(pat
 
 def test_there_is_a_sweep_file_for_each_question():
     assert {p.stem for p in SWEEPS} >= {
-        "quickstart", "findings", "imbalance", "shortcuts", "resolution", "seeds", "explainers", "pretraining",
+        "quickstart",
+        "findings",
+        "imbalance",
+        "shortcuts",
+        "resolution",
+        "seeds",
+        "explainers",
+        "pretraining",
         "architectures",
-    }  # fmt: skip
+    }
 
 
 def test_sweeps_that_settle_the_imbalance_are_paired_by_seed_and_stop_nothing_early():
@@ -146,56 +153,77 @@ SENTENCES = [
     ("data: [1]", "data: got [1]; expected a mapping of keys."),
     ("variants: {plain: {train: 5}}", "variants.plain.train: got 5; expected a mapping of keys."),
     ("variants: {plain: 5}", "variants.plain: got 5; expected a mapping of keys."),
-    ("variants: {interesting: {train: {epochs: 0}}}",
-     "variants.interesting.train.epochs: got 0; expected a value greater than or equal to 1."),
-    ("variants: {plain: {modle: {}}}",
-     "variants.plain.modle: unknown key. Did you mean 'model'? Expected one of: model, train."),
-    ("checkpoints: {int8: {path: m.pt, sise: 224}}",
-     "checkpoints.int8.sise: unknown key. Did you mean 'size'? Expected one of: path, arch, size, preprocess, "
-     "mean, std."),
+    (
+        "variants: {interesting: {train: {epochs: 0}}}",
+        "variants.interesting.train.epochs: got 0; expected a value greater than or equal to 1.",
+    ),
+    (
+        "variants: {plain: {modle: {}}}",
+        "variants.plain.modle: unknown key. Did you mean 'model'? Expected one of: model, train.",
+    ),
+    (
+        "checkpoints: {int8: {path: m.pt, sise: 224}}",
+        "checkpoints.int8.sise: unknown key. Did you mean 'size'? Expected one of: path, arch, size, preprocess, "
+        "mean, std.",
+    ),
     ("checkpoints: {study: {}}", "checkpoints.study.path: got nothing; expected a value."),
-    ("checkpoints: {study: {path: m.pt, std: [1, 1, 0]}}",
-     "checkpoints.study.std.2: got 0; expected a value greater than 0."),
-    ("checkpoints: {plain: {path: m.pt}}\nvariants: {plain: {}}",
-     "checkpoints: got plain, also a variant; expected another name."),
+    (
+        "checkpoints: {study: {path: m.pt, std: [1, 1, 0]}}",
+        "checkpoints.study.std.2: got 0; expected a value greater than 0.",
+    ),
+    (
+        "checkpoints: {plain: {path: m.pt}}\nvariants: {plain: {}}",
+        "checkpoints: got plain, also a variant; expected another name.",
+    ),
     ("resources: {workers: lots}", "resources.workers: got 'lots'; expected auto, or a whole number from 1."),
     ("resources: {batch_size: 0}", "resources.batch_size: got 0; expected auto, or a whole number from 1."),
     ("resources: {workers: true}", "resources.workers: got True; expected auto, or a whole number from 1."),
-    ("resources: {gpu_per_worker: .inf}",
-     "resources.gpu_per_worker: got inf; expected auto, 0 to 1, or a whole number."),
-    ("resources: {gpu_per_trial: 1.5}",
-     "resources.gpu_per_trial: got 1.5; expected auto, 0 to 1, or a whole number."),
+    (
+        "resources: {gpu_per_worker: .inf}",
+        "resources.gpu_per_worker: got inf; expected auto, 0 to 1, or a whole number.",
+    ),
+    ("resources: {gpu_per_trial: 1.5}", "resources.gpu_per_trial: got 1.5; expected auto, 0 to 1, or a whole number."),
     ("resources: {gpu_per_trial: -1}", "resources.gpu_per_trial: got -1; expected auto, 0 to 1, or a whole number."),
     ("controls: {Shifted: 2}", "controls.Shifted: got 'Shifted'; expected a name that matches [a-z][a-z0-9_-]*."),
     ("controls: {1: 2}", "controls.1: got 1; expected a name that matches [a-z][a-z0-9_-]*."),
-    ("controls: {shiftet: 2}",
-     f"controls: got 'shiftet'. Did you mean 'shifted'? Expected one of: {', '.join(CONTROLS)}."),
-    ("controls: {shifted: 392}",
-     "controls.shifted: got 392; expected at most 391, since no more of its draws differ."),
+    (
+        "controls: {shiftet: 2}",
+        f"controls: got 'shiftet'. Did you mean 'shifted'? Expected one of: {', '.join(CONTROLS)}.",
+    ),
+    ("controls: {shifted: 392}", "controls.shifted: got 392; expected at most 391, since no more of its draws differ."),
     ("controls: {mean_map: 5}", "controls.mean_map: got 5; expected at most 1, since no more of its draws differ."),
     ("controls: {shifted: 0}", "controls.shifted: got 0; expected a value greater than or equal to 1."),
     ("explain: {explainers: [saliency, saliency]}", "explain.explainers: got saliency twice; expected each once."),
-    ("explain: {explainers: []}",
-     "explain.explainers: got []; expected at least 1 item."),
+    ("explain: {explainers: []}", "explain.explainers: got []; expected at least 1 item."),
     ("perturb: {grids: [15]}", "perturb.grids.0: got '15'. Did you mean '14'? Expected one of: pixel, 7, 14, 28."),
-    ("perturb: {fills: [meen]}",
-     f"perturb.fills.0: got 'meen'. Did you mean 'mean'? Expected one of: {', '.join(FILLS)}."),
+    (
+        "perturb: {fills: [meen]}",
+        f"perturb.fills.0: got 'meen'. Did you mean 'mean'? Expected one of: {', '.join(FILLS)}.",
+    ),
     ("perturb: {levels: [0.5, 1]}", "perturb.levels.1: got 1; expected a value less than 1."),
-    ("train: {lr: {grd: [1]}}",
-     "train.lr: got {'grd': [1]}; expected one of {grid: [...]}, {choice: [...]}, {uniform: [low, high]}, "
-     "{loguniform: [low, high]}."),
+    (
+        "train: {lr: {grd: [1]}}",
+        "train.lr: got {'grd': [1]}; expected one of {grid: [...]}, {choice: [...]}, {uniform: [low, high]}, "
+        "{loguniform: [low, high]}.",
+    ),
     ("train: {lr: {grid: 0.1}}", "train.lr: got 0.1; expected a list after grid."),
-    ("train: {lr: {uniform: [0.5, 0.1]}}",
-     "train.lr: got [0.5, 0.1]; expected [low, high] with low < high after uniform."),
+    (
+        "train: {lr: {uniform: [0.5, 0.1]}}",
+        "train.lr: got [0.5, 0.1]; expected [low, high] with low < high after uniform.",
+    ),
     ("train: {lr: {loguniform: [0, 0.1]}}", "train.lr: got [0, 0.1]; expected low > 0 after loguniform."),
     ("train: {lr: {uniform: [0.1, 2]}}", "train.lr: got 2; expected a value less than 1."),
-    ("train: {epochs: {uniform: [1, 5]}}",
-     "train.epochs: got uniform, which is for real numbers; expected grid or choice."),
+    (
+        "train: {epochs: {uniform: [1, 5]}}",
+        "train.epochs: got uniform, which is for real numbers; expected grid or choice.",
+    ),
     ("train: {seed: {grid: [0, 1, 1]}}", "train.seed: got a grid with a value twice, [0, 1, 1]; expected each once."),
-    ("variants: {b: {train: {loss: {choice: [ce, hinge]}}}}",
-     "variants.b.train.loss: got 'hinge'. Expected one of: ce, weighted, focal."),
+    (
+        "variants: {b: {train: {loss: {choice: [ce, hinge]}}}}",
+        "variants.b.train.loss: got 'hinge'. Expected one of: ce, weighted, focal.",
+    ),
     ("1: 2", "1: got 1; expected strings."),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "sentence"), SENTENCES, ids=[t.splitlines()[0] for t, _ in SENTENCES])
@@ -224,9 +252,15 @@ KEYS = sorted(
     | {*Sweep.model_fields, "grid", "choice", "uniform", "loguniform", "plain", "epochs", "lr", "loss", "weights"}
 )
 SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.dates() | st.binary(max_size=3) | st.text(max_size=5)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.dates()
+    | st.binary(max_size=3)
+    | st.text(max_size=5)
     | st.sampled_from(["auto", "gradcam", "pixel", 14, 0.5, "none", "10" * 3000])
-)  # fmt: skip
+)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: (
@@ -263,13 +297,46 @@ def test_any_value_of_a_section_is_a_sweep_or_a_mistake(section, value):
 
 YAML_TEXT = st.lists(
     st.sampled_from(
-        ["train:", "lr", ": ", "\n", "  ", "- ", "{", "}", "[", "]", ",", "&a ", "*a", "!!int ", "!!float ", "!!bool ",
-         "!!timestamp ", "!!set ", "!!python/name:os.system ", "<<: ", "? ", "''", "1e-3", "0x", "|", ">", "#", "%YAML",
-         "---", "2020-99-99", "=", "\t", "\x00", "name"]
+        [
+            "train:",
+            "lr",
+            ": ",
+            "\n",
+            "  ",
+            "- ",
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            "&a ",
+            "*a",
+            "!!int ",
+            "!!float ",
+            "!!bool ",
+            "!!timestamp ",
+            "!!set ",
+            "!!python/name:os.system ",
+            "<<: ",
+            "? ",
+            "''",
+            "1e-3",
+            "0x",
+            "|",
+            ">",
+            "#",
+            "%YAML",
+            "---",
+            "2020-99-99",
+            "=",
+            "\t",
+            "\x00",
+            "name",
+        ]
     )
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
     max_size=12,
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 @given(text=YAML_TEXT)
@@ -284,11 +351,22 @@ def test_any_text_is_a_sweep_or_a_mistake(text, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "text",
-    ["!!int ''", "!!float ''", "!!bool x", "!!timestamp x", "a: &a [*a]", "a: &a {b: *a}",
-     "train: {lr: {grid: [&a [*a], &b [*b]]}}",
-     "? [a]\n: b", "[" * 3000, "a: 0x_", "\x00", "<<: 5"],
+    [
+        "!!int ''",
+        "!!float ''",
+        "!!bool x",
+        "!!timestamp x",
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "train: {lr: {grid: [&a [*a], &b [*b]]}}",
+        "? [a]\n: b",
+        "[" * 3000,
+        "a: 0x_",
+        "\x00",
+        "<<: 5",
+    ],
     ids=lambda text: text[:20],
-)  # fmt: skip
+)
 def test_ill_formed_yaml_is_a_mistake(text, tmp_path):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(SweepError):

@@ -44,8 +44,11 @@ def linear(planes_NSS: Tensor, missing_NSS: Tensor) -> Tensor:
 def _solve(planes_NSS: Tensor, missing_NSS: Tensor) -> Tensor:
     known = (~missing_NSS).float()
     count = known.sum((1, 2), keepdim=True)
-    means = torch.where(count > 0, (planes_NSS * known).sum((1, 2), keepdim=True) / count.clamp(min=1),
-                        planes_NSS.mean((1, 2), keepdim=True))  # fmt: skip
+    means = torch.where(
+        count > 0,
+        (planes_NSS * known).sum((1, 2), keepdim=True) / count.clamp(min=1),
+        planes_NSS.mean((1, 2), keepdim=True),
+    )
     grid = _Multigrid(_as_channels(missing_NSS.float()))
     x = _as_channels((planes_NSS - means) * known)  # about its mean, where float32 is finest
     r = grid.residual(0, x).mul_(grid.missing)
@@ -118,8 +121,9 @@ class _Multigrid:
         return F.conv2d(x, self.bilinear, stride=2, padding=1, groups=self.planes)
 
     def finer(self, x: Tensor, size: int) -> Tensor:
-        return F.conv_transpose2d(x, self.bilinear, stride=2, padding=1, output_padding=1 - size % 2,
-                                  groups=self.planes)  # fmt: skip
+        return F.conv_transpose2d(
+            x, self.bilinear, stride=2, padding=1, output_padding=1 - size % 2, groups=self.planes
+        )
 
     def residual(self, level: int, x: Tensor, b: Tensor | None = None) -> Tensor:
         """b - A x on every pixel, also on known ones."""

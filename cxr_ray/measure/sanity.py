@@ -103,13 +103,15 @@ def narrowed(sweep: Sweep) -> Sweep:
     drawn = [c for c in sweep.controls if CONTROLS[c].grids([grid])]
     chosen = [*of_family("ranking", drawn), *of_family("nothing", drawn)][:1]
     explainers = [e for e in sweep.explain.explainers if not EXPLAINERS[e].model_free]
-    return sweep.model_copy(update={
-        "explain": sweep.explain.model_copy(update={"explainers": explainers}),
-        "perturb": perturbation.model_copy(update={"grids": [grid], "fills": perturbation.fills[:1]}),
-        "controls": {c: sweep.controls[c] for c in chosen},
-        "sequential": None,
-        "regions": None,
-    })  # fmt: skip
+    return sweep.model_copy(
+        update={
+            "explain": sweep.explain.model_copy(update={"explainers": explainers}),
+            "perturb": perturbation.model_copy(update={"grids": [grid], "fills": perturbation.fills[:1]}),
+            "controls": {c: sweep.controls[c] for c in chosen},
+            "sequential": None,
+            "regions": None,
+        }
+    )
 
 
 def sanity_rows(
@@ -202,9 +204,13 @@ def label_rows(
                 rows = compare_stored(own, read(other, explainer))
                 same = {"explainer": explainer, "mode": "labels", "layer": other, "seed": seed}
                 same |= dict.fromkeys(("grid", "fill", "metric", "scale", "control", "n_draws", "gap"))
-                tables.append(SANITY.build({
-                    **{name: rows[name].to_numpy() for name in rows.columns},
-                    **{name: [value] * len(rows) for name, value in same.items()},
-                }))  # fmt: skip
+                tables.append(
+                    SANITY.build(
+                        {
+                            **{name: rows[name].to_numpy() for name in rows.columns},
+                            **{name: [value] * len(rows) for name, value in same.items()},
+                        }
+                    )
+                )
         if sum(t.num_rows for t in tables):
             yield trial_id, pa.concat_tables(tables)

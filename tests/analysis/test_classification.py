@@ -182,10 +182,16 @@ def test_a_share_of_one_has_an_exact_interval_and_what_is_no_share_has_none():
     """Twenty patients of each class with two images each, all separated: 0.025 ** (1 / 20) by Clopper and Pearson."""
     label = np.repeat([0, 1], 40)
     logit = np.where(label == 1, 3.0, -3.0) + np.linspace(0, 1, 80)
-    frame = pd.DataFrame({
-        "image_id": [f"{i:03d}" for i in range(80)], "patient_id": [f"p{i // 2}" for i in range(80)], "split": "test",
-        "label": label, "logit_pneumonia": logit, "prob_pneumonia": 1 / (1 + np.exp(-logit)),
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"{i:03d}" for i in range(80)],
+            "patient_id": [f"p{i // 2}" for i in range(80)],
+            "split": "test",
+            "label": label,
+            "logit_pneumonia": logit,
+            "prob_pneumonia": 1 / (1 + np.exp(-logit)),
+        }
+    )
     (row,) = classification_rows(frame, "m", seed=0)
     for name, n in (("sensitivity", 20), ("specificity", 20), ("accuracy", 40)):
         assert row[f"{name}_lower"] == pytest.approx(0.025 ** (1 / n))

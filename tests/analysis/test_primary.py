@@ -7,12 +7,14 @@ from cxr_ray.sweepfile import resolve as resolve_sweep
 
 
 def sweep(**perturb):
-    return resolve_sweep({
-        "data": {"source": "phantom", "size": 64},
-        "explain": {"explainers": ["saliency", "gradcam"], "targets": ["predicted", "pneumonia"]},
-        "perturb": {"grids": ["7", "pixel"], "fills": ["blur", "mean"], "levels": [0.1, 0.5], **perturb},
-        "controls": {"shifted": 2},
-    })  # fmt: skip
+    return resolve_sweep(
+        {
+            "data": {"source": "phantom", "size": 64},
+            "explain": {"explainers": ["saliency", "gradcam"], "targets": ["predicted", "pneumonia"]},
+            "perturb": {"grids": ["7", "pixel"], "fills": ["blur", "mean"], "levels": [0.1, 0.5], **perturb},
+            "controls": {"shifted": 2},
+        }
+    )
 
 
 def test_settings_are_the_first_but_for_pixel_and_gradcam():

@@ -47,12 +47,25 @@ def test_a_draw_is_compared_with_the_others_as_a_map_is():
 
 def test_draws_are_read_from_curves():
     rows = [
-        {"image_id": image, "target": 1, "control": control, "draw": draw, "grid": "pixel", "fill": "mean",
-         "direction": order, "level": level, "level_done": level, "logit_target": value * level}
-        for image in ("b", "a") for control, n in (("none", 1), ("shifted", 2), ("pixel_random", 1))
-        for draw in range(n) for order in ("morf", "lerf") for level in (0.0, 0.5, 1.0)
+        {
+            "image_id": image,
+            "target": 1,
+            "control": control,
+            "draw": draw,
+            "grid": "pixel",
+            "fill": "mean",
+            "direction": order,
+            "level": level,
+            "level_done": level,
+            "logit_target": value * level,
+        }
+        for image in ("b", "a")
+        for control, n in (("none", 1), ("shifted", 2), ("pixel_random", 1))
+        for draw in range(n)
+        for order in ("morf", "lerf")
+        for level in (0.0, 0.5, 1.0)
         for value in [(1 if image == "a" else 2) * (3 if draw else 1) * (1 if order == "morf" else 2)]
-    ]  # fmt: skip
+    ]
     controls, image_ids = null.of_curves(pd.DataFrame(rows).sample(frac=1, random_state=0))
     assert image_ids == ["a", "b"]
     assert list(controls) == ["shifted"]  # the map is no draw, and one draw has no control

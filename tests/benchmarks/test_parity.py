@@ -67,9 +67,14 @@ def curves(
     orders = ("morf", "lerf")
     with torch.no_grad():
         inner = scoring.masked_scores(
-            model.log_odds, scoring.Canvas.of(images, fill[:, None]), places_BU, torch.arange(len(images)), ns,
-            orders, 16,
-        )[:, 0]  # fmt: skip
+            model.log_odds,
+            scoring.Canvas.of(images, fill[:, None]),
+            places_BU,
+            torch.arange(len(images)),
+            ns,
+            orders,
+            16,
+        )[:, 0]
         untouched, filled = (model.log_odds(x)[:, None, None].expand(-1, 2, 1) for x in (images, fill))
     top = (untouched[:, 0, 0] >= 0).numpy()
     logit = torch.cat([untouched, inner, filled], -1).double().numpy() * np.where(top, 1, -1)[:, None, None]

@@ -9,9 +9,12 @@ from cxr_ray.schemas import SUMMARY
 
 EXPLAINERS = ("gradcam", "occlusion", "saliency", "random")
 CHOICES = {
-    "target_rule": ("pneumonia", "predicted"), "grid": ("pixel", "7"), "fill": ("mean", "blur", "noise"),
-    "scale": ("prob", "logodds"), "control": ("none", "pixel_random", "shifted"),
-}  # fmt: skip
+    "target_rule": ("pneumonia", "predicted"),
+    "grid": ("pixel", "7"),
+    "fill": ("mean", "blur", "noise"),
+    "scale": ("prob", "logodds"),
+    "control": ("none", "pixel_random", "shifted"),
+}
 
 
 def summary(gap, trial_id="m", measures=(("abpc", np.nan), ("drop", 0.1), ("drop", 0.25), ("drop", 0.5))):

@@ -587,12 +587,25 @@ def test_explainers_cost_what_they_declare_and_leave_nothing_on_the_model(name):
 def test_the_declared_costs_at_224_pixels(monkeypatch):
     monkeypatch.undo()
     assert {name: entry.passes(224) for name, entry in EXPLAINERS.items()} == {
-        "gradcam": (1, 0), "gradcam_plus_plus": (1, 0), "guided_gradcam": (2, 1), "layercam": (1, 0),
-        "scorecam": (513, 0), "saliency": (1, 1), "input_x_gradient": (1, 1), "smoothgrad": (16, 16),
-        "integrated_gradients": (32, 32), "gradient_shap": (16, 16), "deeplift": (2, 2), "occlusion": (170, 0),
-        "rise": (1000, 0), "kernel_shap": (258, 0), "random": (0, 0), "centre": (0, 0), "edges": (0, 0),
+        "gradcam": (1, 0),
+        "gradcam_plus_plus": (1, 0),
+        "guided_gradcam": (2, 1),
+        "layercam": (1, 0),
+        "scorecam": (513, 0),
+        "saliency": (1, 1),
+        "input_x_gradient": (1, 1),
+        "smoothgrad": (16, 16),
+        "integrated_gradients": (32, 32),
+        "gradient_shap": (16, 16),
+        "deeplift": (2, 2),
+        "occlusion": (170, 0),
+        "rise": (1000, 0),
+        "kernel_shap": (258, 0),
+        "random": (0, 0),
+        "centre": (0, 0),
+        "edges": (0, 0),
         "intensity": (0, 0),
-    }  # fmt: skip
+    }
     assert networks.build("resnet18", ModelSpec("resnet18", 224)).network.fc.in_features == cam.CHANNELS
 
 

@@ -35,9 +35,9 @@ def test_cells_follow_the_stated_formula():
         cell = rankings.cell_of(size, g)
         assert cell.tolist() == [int(np.floor(y * g / size)) for y in range(size)]
         values = torch.rand(1, size, size)
-        expected = torch.stack([
-            torch.stack([values[0][cell == a][:, cell == b].mean() for b in range(g)]) for a in range(g)
-        ])  # fmt: skip
+        expected = torch.stack(
+            [torch.stack([values[0][cell == a][:, cell == b].mean() for b in range(g)]) for a in range(g)]
+        )
         assert torch.allclose(rankings.cell_means(values, g)[0], expected, atol=1e-6)
 
 

@@ -259,10 +259,14 @@ def test_patches_are_swapped_with_those_of_the_donor_image_at_the_images_own_exp
 
 
 def test_donor_images_are_normal_images_of_other_patients():
-    rows = pd.DataFrame({
-        "image_id": [f"{i:016x}" for i in range(6)], "path": list("abcdef"), "label": [0, 0, 0, 1, 1, 1],
-        "patient_id": ["p", "p", "q", "q", "r", "p"],
-    })  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "image_id": [f"{i:016x}" for i in range(6)],
+            "path": list("abcdef"),
+            "label": [0, 0, 0, 1, 1, 1],
+            "patient_id": ["p", "p", "q", "q", "r", "p"],
+        }
+    )
     allowed = {"a": "c", "b": "c", "c": "ab", "d": "ab", "e": "abc", "f": "c"}
     seen: dict[str, set[str]] = {path: set() for path in allowed}
     for seed in range(40):
@@ -289,8 +293,11 @@ def test_a_black_frame_stays_black_when_it_is_exchanged():
 
 
 def test_targets_mirror_each_other_and_probabilities_follow(rows):
-    wide = rows.pivot_table(index=["image_id", "region", "fill", "control", "draw"], columns="target",
-                            values=["logit_target", "prob_target", "logit_full_image"]).dropna()  # fmt: skip
+    wide = rows.pivot_table(
+        index=["image_id", "region", "fill", "control", "draw"],
+        columns="target",
+        values=["logit_target", "prob_target", "logit_full_image"],
+    ).dropna()
     assert len(wide)
     assert np.allclose(wide["logit_target"][0], -wide["logit_target"][1])
     assert np.allclose(wide["logit_full_image"][0], -wide["logit_full_image"][1])
@@ -390,8 +397,10 @@ def test_the_segmenters_lungs_are_the_union_of_left_and_right(monkeypatch):
     pixels[1:, :, 8:24, 4:12] = pixels[1:, :, 8:24, 20:28] = 255
     given = shard()
     given = Shard("m", "test", given.image_ids, given.paths, given.labels, pixels)
-    sweep = config(data={"source": "folder", "size": SIZE},
-                   regions={"names": ["outside_lungs"], "draws": 1, "lungs": "torchxrayvision"})  # fmt: skip
+    sweep = config(
+        data={"source": "folder", "size": SIZE},
+        regions={"names": ["outside_lungs"], "draws": 1, "lungs": "torchxrayvision"},
+    )
     found = worked(sweep, linear_model(), given)["regions", ""].to_pandas()
     assert set(found.image_id) == set(given.image_ids[1:])  # no lungs, no rows
     assert np.allclose(found.share_of_area, 1 - 2 * 16 * 8 / SIZE**2)

@@ -192,8 +192,16 @@ def test_rows_stand_for_every_layer_image_and_explainer_that_reads_the_model(mod
     pairs = len(frame[["image_id", "target"]].drop_duplicates())
     assert len(frame) == 2 * 2 * pairs
     assert set(frame.explainer) == {"gradcam", "saliency"}
-    for column, value in {"mode": "cascade", "seed": 0, "grid": "7", "fill": "mean", "metric": "abpc",
-                          "scale": "logodds", "control": "shifted", "n_draws": 2}.items():  # fmt: skip
+    for column, value in {
+        "mode": "cascade",
+        "seed": 0,
+        "grid": "7",
+        "fill": "mean",
+        "metric": "abpc",
+        "scale": "logodds",
+        "control": "shifted",
+        "n_draws": 2,
+    }.items():
         assert (frame[column] == value).all(), column
     assert frame[["spearman", "gap"]].notna().all(axis=None)
 
@@ -223,13 +231,22 @@ def test_the_gap_is_that_of_a_test_split_whose_maps_the_randomised_model_makes(m
     ("changes", "metric", "control"),
     [
         ({"controls": {"pixel_random": 1, "cell_random": 2}}, "abpc", "cell_random"),  # pixels are not ranked here
-        ({"perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["lerf"]}}, "insertion_auc",
-         "shifted"),
-        ({"perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["morf"]},
-          "controls": {"smooth_random": 1}}, "deletion_auc", "smooth_random"),
+        (
+            {"perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["lerf"]}},
+            "insertion_auc",
+            "shifted",
+        ),
+        (
+            {
+                "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["morf"]},
+                "controls": {"smooth_random": 1},
+            },
+            "deletion_auc",
+            "smooth_random",
+        ),
         ({"controls": {}}, "abpc", None),
     ],
-)  # fmt: skip
+)
 def test_the_test_is_the_strongest_that_the_sweep_measures_and_its_passes_are_counted(changes, metric, control):
     config, model = sweep(**changes), trained()
     forward, backward = [], []
@@ -251,9 +268,16 @@ def test_rows_do_not_depend_on_blocks_or_batches(model):
     config, whole = sweep(explain={"explainers": ["saliency", "input_x_gradient"], "targets": ["pneumonia"]}), shard()
     first = rows(config, model).set_index(list(SANITY.key[1:])).sort_index()
     parts = [
-        Shard("m", "sanity", whole.image_ids[i : i + 1], whole.paths[i : i + 1], whole.labels[i : i + 1],
-              whole.pixels[i : i + 1]) for i in range(2)
-    ]  # fmt: skip
+        Shard(
+            "m",
+            "sanity",
+            whole.image_ids[i : i + 1],
+            whole.paths[i : i + 1],
+            whole.labels[i : i + 1],
+            whole.pixels[i : i + 1],
+        )
+        for i in range(2)
+    ]
     second = pd.concat([rows(config, model, part, 5) for part in parts]).set_index(list(SANITY.key[1:])).sort_index()
     pd.testing.assert_frame_equal(first, second, rtol=0, atol=1e-4)
 
@@ -275,17 +299,21 @@ def test_a_map_that_fails_is_an_error_and_the_rest_stands(model, monkeypatch):
 
 def trials(**models_) -> pd.DataFrame:
     """trial_id=(labels or None for a given model, seed)."""
-    return pd.DataFrame([
-        {"trial_id": t, "seed": seed, "config": "{}" if labels is None else f'{{"train": {{"labels": "{labels}"}}}}'}
-        for t, (labels, seed) in models_.items()
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "trial_id": t,
+                "seed": seed,
+                "config": "{}" if labels is None else f'{{"train": {{"labels": "{labels}"}}}}',
+            }
+            for t, (labels, seed) in models_.items()
+        ]
+    )
 
 
 def test_a_model_meets_the_shuffled_one_of_its_seed_else_each():
     both = trials(a=("given", 0), b=("given", 2), c=(None, None), x=("shuffled", 0), y=("shuffled", 1))
-    assert sanity.shuffled_models(both) == [
-        ("a", "x", 0), ("b", "x", 0), ("b", "y", 1), ("c", "x", 0), ("c", "y", 1)
-    ]  # fmt: skip
+    assert sanity.shuffled_models(both) == [("a", "x", 0), ("b", "x", 0), ("b", "y", 1), ("c", "x", 0), ("c", "y", 1)]
     assert sanity.shuffled_models(trials(a=("given", 0), c=(None, None))) == []
 
 
@@ -300,8 +328,7 @@ def test_stored_maps_are_compared_where_both_models_have_them():
     a, b, c = rng.normal(size=(3, 7, 7))
     own = kept([a, b, c, rng.normal(size=(8, 8))], ["1", "2", "3", "4"])
     other = kept([a, -b, c, None], ["1", "2", "5", "3"])
-    frames = {("m", "gradcam"): own, ("x", "gradcam"): other, ("m", "saliency"): own.iloc[:0],
-              ("x", "saliency"): other}  # fmt: skip
+    frames = {("m", "gradcam"): own, ("x", "gradcam"): other, ("m", "saliency"): own.iloc[:0], ("x", "saliency"): other}
     read = []
 
     def stored(trial_id, explainer):

@@ -23,8 +23,15 @@ def test_no_rankings_are_no_pass():
     def forward(images):
         raise AssertionError("an empty batch came")
 
-    made = scoring.masked_scores(forward, zero_one_canvas(1, 4), torch.empty(0, 16, dtype=torch.int32),
-                                 torch.empty(0, dtype=torch.long), [3, 4, 5], ["morf"], 2)  # fmt: skip
+    made = scoring.masked_scores(
+        forward,
+        zero_one_canvas(1, 4),
+        torch.empty(0, 16, dtype=torch.int32),
+        torch.empty(0, dtype=torch.long),
+        [3, 4, 5],
+        ["morf"],
+        2,
+    )
     assert made.shape == (0, 1, 1, 3)
 
 
@@ -41,9 +48,14 @@ def test_a_level_perturbs_exactly_round_f_units_also_when_all_values_tie(grid, l
     ties = rankings.cell_means(rankings.smooth_field(torch.tensor([1, 2]), size), rankings.side(grid, size)).flatten(1)
     places = rankings.rank(maps, ties)
     scores = scoring.masked_scores(
-        share_filled, zero_one_canvas(2, size), places, torch.arange(2), rankings.counts(levels, units),
-        ["morf", "lerf"], batch_size=3,
-    )  # fmt: skip
+        share_filled,
+        zero_one_canvas(2, size),
+        places,
+        torch.arange(2),
+        rankings.counts(levels, units),
+        ["morf", "lerf"],
+        batch_size=3,
+    )
     expected = torch.tensor([round(f * units) for f in levels]) * (size * size // units)
     assert torch.equal(scores, expected.float().expand(2, 1, 2, -1))
 
@@ -59,8 +71,15 @@ def test_masks_are_nested_over_levels_and_lerf_is_the_reverse_of_morf(grid):
     units = rankings.side(grid, size) ** 2
     levels = [0.1, 0.3, 0.7, 0.9]
     places = rankings.rank(torch.rand(1, units), torch.rand(1, units))
-    scoring.masked_scores(keep, zero_one_canvas(1, size), places, torch.zeros(1, dtype=torch.long),
-                          rankings.counts(levels, units), ["morf", "lerf"], batch_size=5)  # fmt: skip
+    scoring.masked_scores(
+        keep,
+        zero_one_canvas(1, size),
+        places,
+        torch.zeros(1, dtype=torch.long),
+        rankings.counts(levels, units),
+        ["morf", "lerf"],
+        batch_size=5,
+    )
     morf, lerf = torch.cat(seen).view(2, len(levels), size, size)
     for smaller, larger in itertools.pairwise(morf):
         assert (larger | ~smaller).all()
@@ -78,8 +97,9 @@ def test_a_linear_models_curve_is_the_sorted_sum_of_its_exact_attribution():
     places = rankings.rank(attribution[None], torch.rand(1, size * size))
     ns = [0, 1, 5, 32, 63, 64]
     canvas = scoring.Canvas.of(image[None], fill[None, None])
-    scores = scoring.masked_scores(lambda x: (x * weight).sum((1, 2, 3)), canvas, places,
-                                   torch.zeros(1, dtype=torch.long), ns, ["morf", "lerf"], 4)[0, 0]  # fmt: skip
+    scores = scoring.masked_scores(
+        lambda x: (x * weight).sum((1, 2, 3)), canvas, places, torch.zeros(1, dtype=torch.long), ns, ["morf", "lerf"], 4
+    )[0, 0]
     full, ordered = (weight * image).sum(), attribution.sort(descending=True).values
     for i, n in enumerate(ns):
         assert torch.isclose(scores[0, i], full - ordered[:n].sum())

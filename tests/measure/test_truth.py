@@ -40,8 +40,17 @@ def phantom_block(n: int, correlation: float, size: int = SIZE, train: int = 0) 
     parts = load_parts(source, None, rows.to_dict("records"), size, changes=VERSIONS)
     by_path = dict(zip(rows["path"], pixels, strict=True))
     donors = {i: by_path[path] for i, path in patch_swap.donor_images(rows, rows.iloc[:0], seed=0).items()}
-    shard = Shard("m", "test", list(rows["image_id"]), list(rows["path"]), list(rows["label"]), pixels,
-                  masks=parts.masks, counterfactuals=parts.counterfactuals, donor_images=donors)  # fmt: skip
+    shard = Shard(
+        "m",
+        "test",
+        list(rows["image_id"]),
+        list(rows["path"]),
+        list(rows["label"]),
+        pixels,
+        masks=parts.masks,
+        counterfactuals=parts.counterfactuals,
+        donor_images=donors,
+    )
     return source, shard
 
 
@@ -88,8 +97,13 @@ class ReadsMarker(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         w, grey = self.window, images[:, :1]
-        corners = torch.cat([grey[..., rows, columns] for rows in (slice(w), slice(-w, None))
-                             for columns in (slice(w), slice(-w, None))])  # fmt: skip
+        corners = torch.cat(
+            [
+                grey[..., rows, columns]
+                for rows in (slice(w), slice(-w, None))
+                for columns in (slice(w), slice(-w, None))
+            ]
+        )
         best = []
         for filters in self.filters:
             at = torch.stack([F.conv2d(corners, f).flatten(1).amax(1) for f in filters]).amax(0)

@@ -48,12 +48,17 @@ def test_a_linear_networks_curve_is_known_exactly(linear_frames):
     weight = (model.network[1].weight[1] - model.network[1].weight[0]).view(3, SIZE, SIZE) / model.std
     pixels = torch.from_numpy(given.pixels).float() / 255
     curves = linear_frames["curves"]
-    own = curves[(curves.explainer == "input_x_gradient") & (curves.control == "none") & (curves.grid == "pixel")
-                 & (curves.fill == "black") & (curves.target == 1)]  # fmt: skip
+    own = curves[
+        (curves.explainer == "input_x_gradient")
+        & (curves.control == "none")
+        & (curves.grid == "pixel")
+        & (curves.fill == "black")
+        & (curves.target == 1)
+    ]
     full = model.log_odds(model.normalize(pixels))
     maps = EXPLAINERS["input_x_gradient"].explain(
-        model, Inputs(model.normalize(pixels), pixels, torch.zeros(3, 1, 1), torch.ones(5).long(),
-                                 given.image_ids, 0))  # fmt: skip
+        model, Inputs(model.normalize(pixels), pixels, torch.zeros(3, 1, 1), torch.ones(5).long(), given.image_ids, 0)
+    )
     for i, image_id in enumerate(given.image_ids):
         effect = (weight * pixels[i]).sum(0).flatten()[maps[i].flatten().argsort(descending=True)]
         for (order, level), row in own[own.image_id == image_id].set_index(["direction", "level"]).iterrows():
@@ -88,16 +93,21 @@ def test_endpoints_are_shared_by_everything_that_shares_image_and_fill(linear_fr
 
 def test_targets_mirror_each_other(linear_frames):
     shared = linear_frames["curves"].query("explainer == 'shared'")
-    wide = shared.pivot_table(index=["image_id", "control", "draw", "grid", "fill", "direction", "level"],
-                              columns="target", values="logit_target").dropna()  # fmt: skip
+    wide = shared.pivot_table(
+        index=["image_id", "control", "draw", "grid", "fill", "direction", "level"],
+        columns="target",
+        values="logit_target",
+    ).dropna()
     assert len(wide)
     assert np.allclose(wide[0], -wide[1])
 
 
 def test_faithfulness_can_be_recomputed_from_curves(linear_frames):
     curves, rows = linear_frames["curves"], linear_frames["faithfulness"]
-    row = rows.query("explainer == 'saliency' and metric == 'abpc' and scale == 'logodds' and grid == '7' and "
-                     "fill == 'mean' and control == 'shifted' and target == 1").iloc[2]  # fmt: skip
+    row = rows.query(
+        "explainer == 'saliency' and metric == 'abpc' and scale == 'logodds' and grid == '7' and "
+        "fill == 'mean' and control == 'shifted' and target == 1"
+    ).iloc[2]
     mine = curves.query("explainer == 'saliency' and grid == '7' and fill == 'mean' and target == 1")
     mine = mine[mine.image_id == row.image_id]
 
@@ -157,10 +167,11 @@ def test_tables_do_not_depend_on_how_many_images_and_rankings_are_held_at_a_time
 
 def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
     config = sweep(
-        explain={"explainers": list(EXPLAINERS)}, controls={"pixel_random": 2, "cell_random": 1, "shifted": 3},
+        explain={"explainers": list(EXPLAINERS)},
+        controls={"pixel_random": 2, "cell_random": 1, "shifted": 3},
         data={"size": SIZE + 4, "source": "phantom"},
         regions={"names": ["border", "outside_lungs", "marker", "opacity"], "draws": 3, "edits": ["equalize"]},
-    )  # fmt: skip
+    )
     size = config.data.size
     model = networks.small(size=size)
     monkeypatch.setattr(cam, "CHANNELS", networks.CHANNELS)

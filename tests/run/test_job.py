@@ -16,8 +16,20 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 def _submit(work: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
     """A job, once the head takes one: its dashboard and then its agent need seconds to start."""
-    command = [*RAY, "job", "submit", "--address", "http://127.0.0.1:8299", "--working-dir", str(work), "--",
-               sys.executable, "-m", "cxr_ray.sweep", *arguments]  # fmt: skip
+    command = [
+        *RAY,
+        "job",
+        "submit",
+        "--address",
+        "http://127.0.0.1:8299",
+        "--working-dir",
+        str(work),
+        "--",
+        sys.executable,
+        "-m",
+        "cxr_ray.sweep",
+        *arguments,
+    ]
     for _ in range(60):
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200, check=False)
         if "No available agent" not in done.stderr and "Failed to connect" not in done.stderr:
@@ -31,13 +43,27 @@ def test_ray_job_submit_runs_the_quickstart(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     out = tmp_path / "out"
-    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token",
-           "RAY_AUTH_TOKEN": "0" * 32, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}  # fmt: skip
-    head = ["start", "--head", "--block", "--port=6399", "--dashboard-port=8299", "--num-cpus=4",
-            "--include-dashboard=true", "--dashboard-agent-listen-port=52399"]  # fmt: skip
+    env = {
+        **os.environ,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0" * 32,
+        "PYTHONPATH": str(Path(__file__).parent.parent.parent),
+    }
+    head = [
+        "start",
+        "--head",
+        "--block",
+        "--port=6399",
+        "--dashboard-port=8299",
+        "--num-cpus=4",
+        "--include-dashboard=true",
+        "--dashboard-agent-listen-port=52399",
+    ]
     # its own session: "ray stop" would end every Ray on this machine
-    process = subprocess.Popen([*RAY, *head], env=env, start_new_session=True, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [*RAY, *head], env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         done = _submit(work, env, "--out", str(out))
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

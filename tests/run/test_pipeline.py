@@ -45,8 +45,9 @@ def test_an_image_without_a_readable_donor_image_is_kept_with_an_error(source):
     assert [r["image_id"] for r in shard["rows"]] == ["a", "c"]
     assert shard["donor_images"] == ["c"]
     assert [(e["stage"], e["image_id"], e["path"]) for e in shard["errors"]] == [
-        ("decode", "b", "b.png"), ("patch_swap", "a", "b.png"),
-    ]  # fmt: skip
+        ("decode", "b", "b.png"),
+        ("patch_swap", "a", "b.png"),
+    ]
 
 
 def test_donor_images_are_read_for_regions_alone(source):

@@ -238,8 +238,13 @@ def test_maps_of_other_images_are_the_same_after_an_interruption_and_for_two_wor
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "cxr_ray.sweep", *arguments], cwd=cwd, start_new_session=True,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "cxr_ray.sweep", *arguments],
+        cwd=cwd,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> None:
@@ -386,10 +391,16 @@ def test_resuming_after_training_keeps_the_errors_that_training_met(tmp_path, mo
 
     monkeypatch.setattr(explaining, "explain", interrupted)
     content = {
-        **TINY, "data": {"size": 64, "path": str(folder), "val_share": 0.3}, "regions": None, "sanity": None,
-        "variants": {"plain": {}}, "train": {"epochs": 1, "batch_size": 8}, "explain": {"explainers": ["edges"]},
-        "controls": {"cell_random": 1}, "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
-    }  # fmt: skip
+        **TINY,
+        "data": {"size": 64, "path": str(folder), "val_share": 0.3},
+        "regions": None,
+        "sanity": None,
+        "variants": {"plain": {}},
+        "train": {"epochs": 1, "batch_size": 8},
+        "explain": {"explainers": ["edges"]},
+        "controls": {"cell_random": 1},
+        "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
+    }
     file, out = write(tmp_path, content), str(tmp_path / "out")
     assert sweep.main([file, "--out", out]) == 130
     assert sweep.main([file, "--out", out, "--resume"]) == 0
@@ -407,9 +418,13 @@ def test_broken_images_become_rows_of_errors(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(
         checkpoints.to_bytes(networks.build("resnet18", ModelSpec("resnet18", 64)))
     )
-    content = {**TINY, "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3},
-               "regions": {"names": ["border"]}, "sanity": None,
-               "checkpoints": {n: {"path": str(tmp_path / "m.safetensors")} for n in ("one", "two")}}  # fmt: skip
+    content = {
+        **TINY,
+        "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3},
+        "regions": {"names": ["border"]},
+        "sanity": None,
+        "checkpoints": {n: {"path": str(tmp_path / "m.safetensors")} for n in ("one", "two")},
+    }
     content = {k: v for k, v in content.items() if k not in ("variants", "train")}
     out = str(tmp_path / "out")
     assert sweep.main([write(tmp_path, content), "--out", out]) == 0

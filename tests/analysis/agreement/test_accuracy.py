@@ -32,12 +32,24 @@ PRIMARY = PrimarySettings(
 def models_and_gaps(accuracies, gaps):
     """Tables of as many models; the gap of gradcam to shifted in the first setting is the one given."""
     names = [f"m{i}" for i in range(len(gaps))]
-    classification = pd.DataFrame([
-        {"trial_id": n, "split": split, "threshold_rule": rule, "n_patients": 20,
-         **{f"{m}{end}": a + (split == "val") + shift for m in ("accuracy", "auroc")
-            for end, shift in (("", 0), ("_lower", -0.1), ("_upper", 0.1))}}
-        for n, a in zip(names, accuracies, strict=True) for split in ("val", "test") for rule in ("half", "youden")
-    ])  # fmt: skip
+    classification = pd.DataFrame(
+        [
+            {
+                "trial_id": n,
+                "split": split,
+                "threshold_rule": rule,
+                "n_patients": 20,
+                **{
+                    f"{m}{end}": a + (split == "val") + shift
+                    for m in ("accuracy", "auroc")
+                    for end, shift in (("", 0), ("_lower", -0.1), ("_upper", 0.1))
+                },
+            }
+            for n, a in zip(names, accuracies, strict=True)
+            for split in ("val", "test")
+            for rule in ("half", "youden")
+        ]
+    )
     trials = pd.DataFrame({"trial_id": [*names, "failed"], "variant": "plain", "seed": range(len(names) + 1)})
     first = {"target_rule": "pneumonia", "grid": "pixel", "fill": "mean", "scale": "logodds", "control": "shifted"}
 
