@@ -1,5 +1,6 @@
 """The documentation is what the code is: generated pages, links, names and examples."""
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -12,7 +13,8 @@ import pytest
 import yaml
 
 import cxr_ray
-from cxr_ray.measure.fills import FILLS, Fill
+from cxr_ray.analysis.hypotheses.registry import TESTED
+from cxr_ray.data.sources import SOURCES
 from tests.builders.runs import make_run
 
 ROOT = Path(__file__).parent.parent
@@ -71,9 +73,20 @@ def test_every_name_of_a_registry_stands_in_the_glossary(generate):
     assert [n for n in names if not re.search(rf"\b{n}\b", glossary)] == []
 
 
-def test_a_new_entry_of_a_registry_stands_on_the_page_of_names(generate, monkeypatch):
-    monkeypatch.setitem(FILLS, "chequered", Fill(FILLS["black"].make, "A chequered board."))
-    assert "| `chequered` | A chequered board. |" in generate.names_page()
+@pytest.mark.parametrize("title", ["Explainers", "Controls", "Fills", "Metrics", "Regions", "Edits"])
+def test_a_new_entry_of_a_registry_stands_on_the_page_of_names(generate, monkeypatch, title):
+    registry = generate.REGISTRIES[title][1]
+    entry = dataclasses.replace(next(iter(registry.values())), caption="A chequered board.")
+    monkeypatch.setitem(registry, "chequered", entry)
+    assert "| `chequered` | A chequered board." in generate.names_page()
+
+
+def test_a_new_hypothesis_and_a_new_data_source_stand_on_the_page_of_names(generate, monkeypatch):
+    monkeypatch.setitem(TESTED, "H9", dataclasses.replace(TESTED["H1"], question="Toy: is it there?"))
+    monkeypatch.setitem(SOURCES, "toys", dataclasses.replace(SOURCES["phantom"], usage="'toys'"))
+    page = generate.names_page()
+    assert "| `H9` | Toy: is it there? |" in page
+    assert "| `toys` | `--data` takes 'toys'. |" in page
 
 
 def test_one_version_everywhere():

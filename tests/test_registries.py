@@ -1,28 +1,39 @@
 """A toy entry of a registry is found in all that reads the registry."""
 
+import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 import pytest
-import yaml
 
 from cxr_ray.analysis.hypotheses.registry import TESTED, Hypothesis
 from cxr_ray.analysis.hypotheses.rows import row
 from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows
+from cxr_ray.data.sources import SOURCES, changes_of
 from cxr_ray.errors import UnknownNameError
 from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.edits import EDITS
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.metrics import METRICS
+from cxr_ray.measure.patch_swap import donor_images
 from cxr_ray.measure.regions import REGIONS
-from cxr_ray.schemas import HYPOTHESES
+from cxr_ray.models import checkpoints, networks
+from cxr_ray.models.networks import ModelSpec
+from cxr_ray.report.document import write_report
+from cxr_ray.results import open_run
+from cxr_ray.run import dryrun, pipeline, resume
+from cxr_ray.run.context import RunContext, prepare
+from cxr_ray.run.plan import PassCounts, plan_shards
+from cxr_ray.run.statistics import write_statistics
+from cxr_ray.schemas import HYPOTHESES, TABLES
+from cxr_ray.storage import SHARDS
+from cxr_ray.sweepfile import resolve
 from tests.builders.hypotheses import inputs
 from tests.builders.pages import page_of, text_of
-from tests.builders.runs import make_run
 
 
 @pytest.fixture
@@ -55,8 +66,8 @@ def test_a_hypothesis_that_is_not_registered_is_an_error():
 
 
 @pytest.fixture
-def toys(monkeypatch):
-    """A toy of each kind of measure: its name and its caption, by kind."""
+def toys(monkeypatch, toy_hypothesis):
+    """A toy of every other kind: its name and what the page says of it, by kind."""
     originals: dict[str, tuple[Any, str]] = {
         "explainer": (EXPLAINERS, "random"),
         "fill": (FILLS, "mean"),
@@ -64,36 +75,92 @@ def toys(monkeypatch):
         "region": (REGIONS, "border"),
         "edit": (EDITS, "equalize"),
         "metric": (METRICS, "abpc"),
+        "source": (SOURCES, "phantom"),
     }
+    said = {kind: f"Toy {kind} for the page." for kind in originals}
     for kind, (registry, original) in originals.items():
-        changes = {"caption": f"Toy {kind} for the page."} | ({"label": "toy area"} if kind == "metric" else {})
+        changes: dict[str, Any] = {"caption": said[kind]}
+        if kind == "metric":
+            changes["label"] = "toy area"
+        if kind == "source":
+            named = {"usage": "'toys'", "named_by": lambda text: {} if text == "toys" else None}
+            changes = {"description": said[kind].removesuffix("."), **named}
         monkeypatch.setitem(registry, f"toy_{kind}", replace(registry[original], **changes))
-    return {kind: (f"toy_{kind}", f"Toy {kind} for the page.") for kind in originals}
+    return {kind: (f"toy_{kind}", said[kind].removesuffix(".")) for kind in originals}
 
 
-def with_toys(out: str) -> str:
-    """The run, as if it had measured the toys: in its sweep, and control and metric in its summary."""
-    file = Path(out, "sweep.yaml")
-    sweep = yaml.safe_load(file.read_text())
-    sweep["explain"]["explainers"].append("toy_explainer")
-    sweep["perturb"]["fills"].append("toy_fill")
-    sweep["controls"]["toy_control"] = 1
-    sweep["regions"] = {"names": ["toy_region"], "edits": ["toy_edit"]}
-    file.write_text(yaml.safe_dump(sweep))
-    part = Path(out, "tables", "summary", "part-0.parquet")
-    table = pq.ParquetFile(part).read()
-    rows = table.to_pylist()
-    of_control = [{**r, "control": "toy_control"} for r in rows if r["control"] == "shifted"]
-    of_metric = [{**r, "metric": "toy_metric"} for r in rows if r["metric"] == "abpc"]
-    pq.write_table(pa.Table.from_pylist([*rows, *of_control, *of_metric], table.schema), part)
-    return out
+@pytest.fixture
+def toy_context(toys, tmp_path) -> RunContext:
+    """A sweep that names every toy, of an untrained network on eight phantoms."""
+    spec = ModelSpec("resnet18", 64)
+    checkpoint = tmp_path / "untrained.safetensors"
+    checkpoint.write_bytes(checkpoints.to_bytes(networks.build("resnet18", spec)))
+    asked = {
+        "data": {"size": 64, "phantom": {"train": 8, "test": 8}},
+        "checkpoints": {"untrained": {"path": str(checkpoint)}},
+        "explain": {"explainers": ["toy_explainer"], "keep_maps": False},
+        "perturb": {"grids": ["7"], "fills": ["toy_fill"], "levels": [0.25]},
+        "controls": {"toy_control": 1},
+        "regions": {"names": ["toy_region"], "draws": 1, "edits": ["toy_edit"]},
+        "sanity": None,
+    }
+    for dotted, value in changes_of("toys").items():
+        section, key = dotted.split(".")
+        asked[section][key] = value
+    return prepare(resolve(asked), str(tmp_path / "run"))
 
 
-def test_a_toy_of_each_kind_stands_on_the_page(toys, toy_hypothesis, tmp_path):
-    text = text_of(page_of(with_toys(make_run(tmp_path / "run", more=True))))
-    for kind, (name, caption) in toys.items():
-        assert name in text
-        assert caption in text, kind
+def computed(context: RunContext) -> str:
+    """The run's folder, its shards computed without Ray."""
+    store, size = context.store, context.sweep.data.size
+    resume.begin(context)
+    store.write_table("images", context.manifest.images.to_dict("records"))
+    ref = context.given["untrained"]
+    trial: dict[str, Any] = dict.fromkeys(TABLES["trials"].columns)
+    trial |= {"trial_id": "untrained", "variant": "untrained", "status": "given", "config": "{}"}
+    store.write_table("trials", [trial])
+    images = donor_images(context.manifest.rows("test"), context.manifest.rows("val"), 0)
+    passes = {"untrained": PassCounts(passes_per_image(context.sweep, size)[0])}
+    plan = plan_shards(context.manifest, context.given, passes, "cpu", context.sanity_images(), images)
+    decode = pipeline._Decode(context.source, None, context.sweep)
+    alone = SimpleNamespace(worker_gpus=0, threads=0, batch_size=32)
+    explain = pipeline._Explain(context.sweep, store, {"untrained": ref}, cast(Any, alone), 0, is_map_pass=False)
+    write = pipeline._Write(store, SHARDS)
+    for shard in plan["untrained"].values():
+        write(explain(decode({"shard": json.dumps(shard.to_plain())})))
+    store.merge({"untrained": list(plan["untrained"])}, [])
+    write_statistics(context.sweep, store)
+    return store.out
+
+
+def test_toys_of_every_kind_go_from_the_sweep_file_to_the_page(toys, toy_context):
+    lines = "\n".join(dryrun.lines(toy_context))
+    assert all(name in lines for kind, (name, _) in toys.items() if kind != "metric")  # no key asks for metrics
+    out = computed(toy_context)
+
+    run = open_run(out)
+    found = {
+        kind: set(run.pandas(table)[column])
+        for kind, (table, column) in {
+            "explainer": ("saliency", "explainer"),
+            "fill": ("curves", "fill"),
+            "control": ("faithfulness", "control"),
+            "region": ("regions", "region"),
+            "edit": ("regions", "region"),
+        }.items()
+    }
+    assert all(toys[kind][0] in names for kind, names in found.items())
+    summary = run.pandas("summary")
+    measured = {"explainer": "toy_explainer", "fill": "toy_fill", "control": "toy_control", "metric": "toy_metric"}
+    assert len(summary[np.logical_and.reduce([summary[c] == name for c, name in measured.items()])]) > 0
+    assert {"toy_region", "toy_edit"} <= set(run.pandas("region_summary")["region"])
+    assert "H9" in set(run.pandas("hypotheses")["hypothesis"])
+
+    write_report(out)
+    text = text_of(page_of(out))
+    for kind, (name, said) in toys.items():
+        assert said in text, kind
+        assert name in text or kind == "source"
     assert "advantage over toy_control (1 draw)" in text
     assert "toy area: higher is more faithful" in text
     assert "H9. Toy: is it there?" in text
