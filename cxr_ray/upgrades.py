@@ -39,6 +39,7 @@ FROM_2: dict[str, Callable[[pa.Table], pa.Table]] = {
     "regions": lambda table: _replaced(table, "fill", {"exchange": PATCH_SWAP, "rerender": COUNTERFACTUAL}),
     "summary": lambda table: _renamed(table, "effect", "win_rate"),
     "hypotheses": lambda table: _replaced(table, "role", {"beside": "secondary"}),
+    "errors": lambda table: _replaced(table, "stage", {"exchange": PATCH_SWAP}),
 }
 
 

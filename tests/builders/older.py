@@ -24,6 +24,7 @@ OLD_VALUES = {
     ("saliency", "focus"): {"compact": "localized"},
     ("regions", "fill"): {"patch_swap": "exchange", "counterfactual": "rerender"},
     ("hypotheses", "role"): {"secondary": "beside"},
+    ("errors", "stage"): {"patch_swap": "exchange"},
 }
 
 
