@@ -107,7 +107,8 @@ def changes_of(text: str) -> dict[str, str]:
         changes = kind.named_by(text) if kind.named_by else None
         if changes is not None:
             return {"data.source": name} | {f"data.{key}": value for key, value in changes.items()}
-    return {"data.source": "folder", "data.path": text}
+    by_default = next(name for name, kind in SOURCES.items() if kind.named_by is None)
+    return {"data.source": by_default, "data.path": text}
 
 
 def counterfactuals_of(sweep: Sweep) -> list[str]:
