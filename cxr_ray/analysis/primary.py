@@ -61,7 +61,7 @@ def resolve(sweep: Sweep | Mapping[str, Any]) -> PrimarySettings:
     """The primary settings of a sweep, or of its plain data as ``Run.sweep`` reads them."""
     plain = sweep.model_dump() if isinstance(sweep, Sweep) else sweep
     perturb, explainers = plain["perturb"], plain["explain"]["explainers"]
-    directions = tuple(perturb["directions"] if "directions" in perturb else perturb["orders"])
+    directions = tuple(perturb["orders"])
     grids = [str(grid) for grid in perturb["grids"]]
     return PrimarySettings(
         metric=metrics.primary(directions),
