@@ -122,13 +122,14 @@ def summary(measured: Measured) -> Rows:
         degenerate = measured.run.pandas("saliency", ["explainer", "image_id", "target", "degenerate"], chosen)
         trial: Any = measured.trials.loc[trial_id]
         model = Model(trial_id, trial["variant"], None if pd.isna(trial["seed"]) else int(trial["seed"]))
+        predictions = measured.predictions_of(trial_id)
         for grid, fill in itertools.product(map(str, perturb["grids"]), perturb["fills"]):
             part = chosen & (pads.field("grid") == grid) & (pads.field("fill") == fill)
             faithfulness = measured.run.pandas("faithfulness", filter=part)
             if len(faithfulness):
                 rows += summarize(
                     faithfulness,
-                    measured.predictions_of(trial_id),
+                    predictions,
                     patients,
                     degenerate,
                     model,
