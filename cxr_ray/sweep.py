@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     """One sweep from its arguments to its report; returns the exit code."""
     sweep = load(args)
     from cxr_ray.measure import lungs
-    from cxr_ray.run import context, dryrun, execute, resume, terminal
+    from cxr_ray.run import context, dryrun, resume, terminal
 
     out = f"results/{sweep.name}" if args.out is None else args.out
     if args.dry_run:
@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         return DONE
     if lungs.wants_segmenter(sweep):
         lungs.segmenter()  # fails now, not after training
+    from cxr_ray.run import execute  # Ray: only now, so that mistakes are reported at once
+
     return DONE if execute.execute(prepared) else UNFINISHED
 
 

@@ -83,6 +83,11 @@ def test_only_the_last_stages_import_ray(folder):
     assert found["files"] == []
 
 
+def test_a_run_is_prepared_without_ray(folder):
+    """So that mistakes are reported at once."""
+    assert not imported(folder, ["run.context", "run.dryrun", "run.resume", "run.terminal"])["ray"]
+
+
 def test_the_probe_sees_ray_where_it_is_imported(folder):
     assert imported(folder, ["run.tuning"])["ray"]
 

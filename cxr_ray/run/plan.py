@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from ray import tune
-from ray.tune.search.sample import Domain
 
 from cxr_ray.config import SPACES, Model, Sweep, Train, concrete
 from cxr_ray.data.manifest import Manifest
@@ -89,8 +87,10 @@ def _is_space(value: Any) -> bool:
 def _sample(value: Any, random_state: np.random.RandomState) -> Any:
     if not _is_space(value):
         return copy.deepcopy(value)
+    from ray import tune  # seconds, which a mistake in the data need not wait for
+
     kind, arguments = next(iter(value.items()))
-    domain: Domain = tune.choice(arguments) if kind == "choice" else getattr(tune, kind)(*arguments)
+    domain: Any = tune.choice(arguments) if kind == "choice" else getattr(tune, kind)(*arguments)
     drawn = domain.sample(random_state=random_state)
     return drawn.item() if isinstance(drawn, np.generic) else drawn
 
