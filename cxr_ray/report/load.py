@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxr_ray.analysis import primary, statistics
@@ -57,19 +58,18 @@ def load(run: Run) -> RunData:
 
 def summary(run: Run, settings: primary.PrimarySettings, models: list[str]) -> pd.DataFrame:
     """Sorted; of models after the first WHOLE_MODELS the primary metric alone."""
-    table = completed(run, "summary")
-    wanted = table["trial_id"].isin(models[:WHOLE_MODELS])
-    wanted |= (table["metric"] == settings.metric) & (table["scale"] == settings.scale)
-    table, sweep = table[wanted], run.sweep
+    wanted = pc.field("trial_id").isin(pa.array(models[:WHOLE_MODELS], pa.string()))
+    wanted |= (pc.field("metric") == settings.metric) & (pc.field("scale") == settings.scale)
+    table, sweep = completed(run, "summary", wanted), run.sweep
     orders = {"explainer": sweep["explain"]["explainers"], "bucket": BUCKETS, "fill": sweep["perturb"]["fills"]}
     ranks = {column: {name: i for i, name in enumerate(order)} for column, order in orders.items()}
     by = [*orders, "level"]
     return table.sort_values(by, key=lambda c: c.map(ranks[c.name]) if c.name in ranks else c, kind="stable")
 
 
-def completed(run: Run, name: str) -> pd.DataFrame:
-    """A table; the columns that an older run lacks are computed, its own are kept."""
-    table = run.pandas(name)
+def completed(run: Run, name: str, wanted: Any = None) -> pd.DataFrame:
+    """A table, or the rows wanted of it; the columns that an older run lacks are computed, its own are kept."""
+    table = run.pandas(name, filter=wanted)
     later = list(LATER[name])
     if run.schema_version >= FIRST_WITH_ALL or table.empty:
         return table
