@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxr_ray.analysis import primary, statistics
+from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.errors import RunError
-from cxr_ray.report.rundata import BUCKETS, WHOLE_MODELS, RunData
+from cxr_ray.report.rundata import WHOLE_MODELS, RunData
 from cxr_ray.results import Run
 from cxr_ray.schemas import TABLES
 

@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 import pyarrow.compute as pc
 
+from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.measure.controls import strongest_first
 from cxr_ray.measure.metrics import METRICS
 from cxr_ray.results import Run
 
 WHOLE_MODELS = 6  # models shown with everything; of the others the primary table stands on the page
-BUCKETS = ("all", "TP", "FP", "TN", "FN")  # those that have tables and figures; outcomes at 0.5
 
 
 @dataclass(frozen=True)

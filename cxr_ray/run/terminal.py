@@ -12,12 +12,12 @@ import pandas as pd
 
 from cxr_ray import results
 from cxr_ray.analysis import primary
+from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.analysis.summary import VALID_SHARE
 from cxr_ray.measure.metrics import METRICS
 from cxr_ray.schemas import TABLES
 
-BUCKETS = ("all", "TP", "FP", "TN", "FN")
 PROGRESS_SECONDS = 5.0  # between two lines
 
 

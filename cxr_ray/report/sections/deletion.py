@@ -12,7 +12,7 @@ from cxr_ray.analysis import buckets
 from cxr_ray.report import page
 from cxr_ray.report.figures import drops
 from cxr_ray.report.page import Block, Cell
-from cxr_ray.report.rundata import BUCKETS, RunData
+from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section, of_models
 
 ORDER = ("TP", "FP", "TN", "FN", "all", "correct", "wrong", "TP-FP", "TN-FN", "correct-wrong")
@@ -46,7 +46,7 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
     controls = [c for c in data.controls if c in set(rows["control"])]
     means = _with_controls(rows, controls)
     own = buckets.of_rule(_drops(data, trial_id), data.test_of(trial_id), s.rule)
-    of_buckets = means[~means["contrast"] & means["bucket"].isin(BUCKETS)]
+    of_buckets = means[~means["contrast"] & means["bucket"].isin(buckets.BUCKETS)]
     yield folder.picture(
         drops.deletion(own, of_buckets, controls, f"{trial_id}, {explainer}: drop at level {level:g}\n{s}"),
         f"deletion-{trial_id}.png",

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.measure.concentration import COMPACT_AREA, CONCENTRATIONS, MANY_COMPONENTS
 from cxr_ray.measure.regions import BORDER, CENTRE, CORNER
 from cxr_ray.report import page
 from cxr_ray.report.figures import maps
 from cxr_ray.report.page import Block, Cell
-from cxr_ray.report.rundata import BUCKETS, RunData
+from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section, of_models
 
 SHARES = {"border_share": "border", "corner_share": "corners", "centre_share": "centre", "lung_share": "lungs"}

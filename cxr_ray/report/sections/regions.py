@@ -16,7 +16,7 @@ from cxr_ray.report import page
 from cxr_ray.report.figures import regions as figures
 from cxr_ray.report.figures.marks import SCALES
 from cxr_ray.report.page import Block, Cell
-from cxr_ray.report.rundata import BUCKETS, RunData
+from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section, of_models
 from cxr_ray.schemas import COUNTERFACTUAL, PATCH_SWAP
 
@@ -71,7 +71,7 @@ def _wide(rows: pd.DataFrame) -> pd.DataFrame:
     scales, ends = SCALES, ("", "_lower", "_upper")
     values = [f"{q}_{s}{end}" for q in ("effect", "matched", "advantage") for s in scales for end in ends]
     wide = pd.DataFrame(list(found.values()), columns=[*KEY, "n", "n_patients", "share_of_area", "draws", *values])
-    order = {bucket: i for i, bucket in enumerate(BUCKETS)}
+    order = {bucket: i for i, bucket in enumerate(buckets.BUCKETS)}
     ranks = {name: i for i, name in enumerate([*REGIONS, *EDITS])}
     return wide.sort_values(
         KEY,
