@@ -128,7 +128,12 @@ def resolve(raw: Mapping[Any, Any], mistakes: Iterable[str] = ()) -> Sweep:
     try:
         sweep = Sweep.model_validate(plain)
     except ValidationError as e:
-        found += [sentence(error) for error in e.errors()]
+        unknown = {line.partition(": got ")[0] for line in found}
+        found += [
+            line
+            for error in e.errors()
+            if (line := sentence(error)).partition(": got ")[0] not in unknown or "pattern" not in error["type"]
+        ]
     else:
         found += [*_repetitions(sweep), *_contradictions(sweep)]
         if not found:
@@ -184,16 +189,15 @@ def _checked(section: str, given: Any, found: list[str], where: str) -> dict[str
 
 def _validated(section: str, key: Any, option: Any, found: list[str], where: str) -> list[Any]:
     """One value of a section in a list, or an empty list and a mistake."""
+    known = NAMES.get(f"{section}.{key}")
+    if known is not None and isinstance(option, str) and option not in known:
+        found.append(f"{where}.{key}: got {shown(option)}.{did_you_mean(option, known)}")
+        return []
     try:
-        value = getattr(WITH_SPACES[section].model_validate({key: option}), key)
+        return [getattr(WITH_SPACES[section].model_validate({key: option}), key)]
     except ValidationError as e:
         found += [sentence(error, where) for error in e.errors()]
         return []
-    known = NAMES.get(f"{section}.{key}")
-    if known is not None and value not in known:
-        found.append(f"{where}.{key}: got {value!r}.{did_you_mean(value, known)}")
-        return []
-    return [value]
 
 
 def _space_problem(section: str, key: Any, value: dict[Any, Any]) -> str | None:
@@ -227,7 +231,7 @@ def _unknown_names(plain: Mapping[Any, Any]) -> Iterator[str]:
         for path, value in _values(plain, dotted.split("."), ""):
             for place, name in _names_in(path, value, known):
                 if name not in known:
-                    yield f"{place}: got {name!r}.{did_you_mean(name, known)}"
+                    yield f"{place}: got {shown(name)}.{did_you_mean(name, known)}"
 
 
 def _values(value: Any, keys: list[str], path: str) -> Iterator[tuple[str, Any]]:
@@ -240,15 +244,14 @@ def _values(value: Any, keys: list[str], path: str) -> Iterator[tuple[str, Any]]
 
 
 def _names_in(path: str, value: Any, known: Collection[str]) -> list[tuple[str, str]]:
-    """Names with their paths; what is no name is left to the model. A grid of cells may be written as a number."""
+    """Texts with their paths; keys that cannot be names are left to the model. A grid may be written as a number."""
     if isinstance(value, Mapping):
-        items = [(path, key) for key in value]
+        items = [(path, key) for key in value if isinstance(key, str) and re.fullmatch(NAME_PATTERN, key)]
     elif isinstance(value, list):
         items = [(f"{path}.{i}", str(v) if known is GRIDS and type(v) is int else v) for i, v in enumerate(value)]
     else:
         items = [(path, value)]
-    texts = [(place, name) for place, name in items if isinstance(name, str)]
-    return [(place, name) for place, name in texts if known is GRIDS or re.fullmatch(NAME_PATTERN, name)]
+    return [(place, name) for place, name in items if isinstance(name, str)]
 
 
 def _repetitions(sweep: Sweep) -> Iterator[str]:

@@ -394,3 +394,18 @@ def test_regions_that_the_data_cannot_have_are_mistakes(regions, words):
 def test_regions_that_need_masks_are_fine_where_there_are_some():
     assert swept("{regions: {names: [outside_lungs], lungs: masks}}").regions.names == ["outside_lungs"]
     assert swept("{data: {source: phantom}, regions: {names: [marker, outside_lungs, opacity]}}").regions.lungs is None
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("model: {arch: ResNet18}", "model.arch: got 'ResNet18'. Did you mean 'resnet18'? Expected one of: "),
+        ("perturb: {fills: [Mean]}", "perturb.fills.0: got 'Mean'. Did you mean 'mean'? Expected one of: "),
+        ("data: {source: Phantom}", "data.source: got 'Phantom'. Did you mean 'phantom'? Expected one of: "),
+    ],
+)
+def test_a_name_in_capitals_is_told_the_nearest_once(text, sentence):
+    with pytest.raises(SweepError) as e:
+        swept(text)
+    (line,) = str(e.value).splitlines()
+    assert line.startswith(sentence)
