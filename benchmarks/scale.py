@@ -29,7 +29,9 @@ def main() -> None:
     args = arguments(__doc__, images=(str, "100,200,400,600", "test images"), models=(str, "1,2,4", "models"))
     images, counts = ([int(n) for n in text.split(",")] for text in (args.images, args.models))
     if len(images) < 3 or images != sorted(set(images)):
-        raise SystemExit(f"scale: --images {args.images} came; give three numbers or more, growing: 100,200,400.")
+        raise SystemExit(
+            f"scale: got --images {args.images}; expected three growing numbers or more; give 100,200,400."
+        )
     seconds: dict[str, list[float]] = {}
     memory: dict[str, float] = {}
     forms: dict[str, str] = {}

@@ -138,12 +138,12 @@ class Sequential(Section):
 
 
 class Regions(Section):
-    """Parts of an image that are removed on their own, beside the same shapes elsewhere."""
+    """Parts of an image that are changed on their own, against the same shapes elsewhere."""
 
     names: list[Name] = Field(["border", "corners", "centre"], min_length=1)
     draws: int = Field(5, ge=1, le=99, description="matched controls of each region")
     lungs: str | None = Field(None, min_length=1, description="lung masks: a folder, or torchxrayvision; phantoms: own")
-    edits: list[Name] = Field([], description="changes of the whole image beside them, each scored once")
+    edits: list[Name] = Field([], description="changes of the whole image, each scored once")
 
 
 class Sanity(Section):
@@ -151,7 +151,7 @@ class Sanity(Section):
 
     images: int = Field(32, ge=2, description="test images, chosen by the seed")
     layers: list[Literal["fc", "layer4", "layer3", "layer2", "layer1"]] = Field(
-        ["fc", "layer4", "layer3"], min_length=1, description="each is randomised beside those before it"
+        ["fc", "layer4", "layer3"], min_length=1, description="each is randomised together with those before it"
     )
 
 

@@ -287,7 +287,7 @@ REGIONS = Table(
 SANITY = Table(
     "sanity",
     {
-        "explainer": ("str", "the map's explainer; those that know nothing of the model have no rows"),
+        "explainer": ("str", "the map's explainer; model-independent explainers have no rows"),
         **_IMAGE,
         **_TARGET,
         "mode": ("str", "cascade: weights randomised from the head down to layer; labels: a model of shuffled labels"),
@@ -297,7 +297,7 @@ SANITY = Table(
         "spearman_abs": ("float", "the same of their absolute values"),
         "ssim": ("float", "structural similarity of the two maps, each scaled to [0, 1]"),
         **{k: _TEST[k] for k in ("grid", "fill")},
-        "metric": ("str", "of gap: abpc, or deletion_auc or insertion_auc where one order is measured"),
+        "metric": ("str", "of gap: abpc, or deletion_auc or insertion_auc where one direction is measured"),
         "scale": ("str", "of gap: logodds"),
         "control": ("str", "of gap: the control, made anew from the randomised map; null: none is measured"),
         "n_draws": ("small", "of gap: draws of the control"),
@@ -354,7 +354,7 @@ SUMMARY = Table(
         "n_null": ("small", "images without a value (a map that is not finite)"),
         "n_degenerate": ("small", "images whose map is constant, ranked by the tie-breaking field alone"),
         "draws": ("small", "draws of the control; 0 for none"),
-        "mean": ("float", "mean gap to the control, or for control none mean value"),
+        "mean": ("float", "mean advantage over the control (gap), or for control none mean value"),
         "lower": ("float", f"lower {_MEAN_BOUNDS}; null under 20 patients"),
         "upper": ("float", f"upper {_MEAN_BOUNDS}; null under 20 patients"),
         "ci_method": ("str", "how the interval is made"),
@@ -497,7 +497,7 @@ AGREEMENT = Table(
         "a": ("str", "ranking, sign: the choice's one value; truth: fill; accuracy, variants: explainer; twins: model"),
         "b": (
             "str",
-            "ranking, sign: its other value; truth: what was left out or exchanged in the rendering; accuracy, "
+            "ranking, sign: its other value; truth: what was left out or replaced in the rendering; accuracy, "
             "variants: control; twins: the other model",
         ),
         "statistic": (

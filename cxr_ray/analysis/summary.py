@@ -97,7 +97,7 @@ def summarize(
     A row is a bucket, or the contrast A-B of two buckets, once over all images and once over pairs matched within 0.25
     log-odds of the target (n says how many images are used, so the unmatched are the difference of two rows' n).
 
-    - mean: over the images with a value. For control none of the metric itself, otherwise of the gap to the control.
+    - mean: over the images with a value. For control none of the metric itself, else of the advantage over the control.
     - p: sign-flip of the patients' sums of win rate - 1/2; p_holm corrects over the explainers and controls of
       `family`. A bucket compared with a control has them, control none and contrasts do not.
     - Absolute areas (deletion_auc, insertion_auc, abpc under control none) have no mean where fewer than 95% of a

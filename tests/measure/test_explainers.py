@@ -510,7 +510,7 @@ def test_kernel_shap_draws_sizes_by_the_shapley_kernel_and_complements():
     assert np.abs(members - 0.5).max() < 4 * 0.5 / len(sizes) ** 0.5
 
 
-# Explainers that know nothing of the model
+# Model-independent explainers
 
 
 def grey_inputs(size: int = SIZE) -> tuple[Classifier, Inputs, np.ndarray]:

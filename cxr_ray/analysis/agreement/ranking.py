@@ -17,12 +17,12 @@ from cxr_ray.analysis.agreement.rows import row
 Floats = NDArray[np.floating]
 
 AXES = ("target_rule", "grid", "fill", "level", "scale", "control")
-TAU = "Kendall's tau-b of two rankings by mean gap: mean, smallest and largest over settings of the other choices"
+TAU = "Kendall's tau-b of two rankings by mean advantage: mean, smallest and largest over settings of the other choices"
 FEWEST = "explainers ranked in both settings: smallest over the same settings"
 
 
 def ranking_agreement(summary: pd.DataFrame, trial_id: str, metric: str, bucket: str = "all") -> pd.DataFrame:
-    """How far the ranking of explainers by mean gap depends on each choice.
+    """How far the ranking of explainers by mean advantage depends on each choice.
 
     Areas speak for every choice but the level, in the primary metric; the level is that of ``drop``. Control none is
     left out. Two controls that are the same for every explainer rank explainers alike by construction.

@@ -42,16 +42,16 @@ def shortcuts(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) -> 
     )
     both = both[(both["n"] == len(EDGES)) & both["gap"].notna()]
     missing = [r for r in EDGES if sweep.regions is None or r not in sweep.regions.names]
-    exchanged = (regions["fill"] == fill).any()
+    swapped = (regions["fill"] == fill).any()
     if missing:
-        judged["reason"] = f"nothing was exchanged: add {' and '.join(missing)} to regions.names"
+        judged["reason"] = f"no patch was swapped: add {' and '.join(missing)} to regions.names"
     elif both.empty:
         judged["reason"] = (
             "there are no false positives"
             if wrong.empty
             else "no false positive has a value"
-            if exchanged
-            else "nothing was exchanged: validation and test have no readable NORMAL image of another patient"
+            if swapped
+            else "no patch was swapped: validation and test have no readable NORMAL image of another patient"
         )
     else:
         judged |= means(both, "gap", seed, n_boot)

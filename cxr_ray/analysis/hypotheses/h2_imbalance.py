@@ -109,7 +109,7 @@ def _comparisons(
         gap_NS = (gaps.to_numpy(float).reshape(len(gaps), len(pairs), 2) * sign).sum(2)
         setting = f"{inputs.primary.explainer}, {inputs.setting}"
         yield (
-            f"mean gap in abpc to {control} ({setting}), all images, plain minus balanced",
+            f"mean advantage in ABPC over {control} ({setting}), all images, plain minus balanced",
             "log-odds",
             part,
             _mean_of(gap_NS, part),

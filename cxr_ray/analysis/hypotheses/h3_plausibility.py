@@ -73,7 +73,7 @@ def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) 
         yield row(
             "H3",
             variant,
-            f"faithfulness against confidence: rank correlation of the gap to `shifted` in abpc "
+            f"faithfulness against confidence: rank correlation of the advantage over `shifted` in ABPC "
             f"with the log-odds, true and false positives ({setting})",
             "Spearman's rho",
             **_rank_correlation(maps, inputs.sweep.seed, n_boot),

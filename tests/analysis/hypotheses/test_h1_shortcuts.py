@@ -38,7 +38,7 @@ def test_h1_is_not_judged_by_fills():
         inputs(**false_positives(30), regions=[region_rows("m", names(30), edges(3, 3), fill="mean")])
     )
     assert rows["H1"]["verdict"] == "undecided"
-    assert "nothing was exchanged" in rows["H1"]["reason"]
+    assert "no patch was swapped" in rows["H1"]["reason"]
     filled = {row["quantity"].split(":")[0]: row["effect"] for row in secondary if row["hypothesis"] == "H1"}
     assert filled == {"filling border with mean": 2.5, "filling corners with mean": 2.5}
 

@@ -58,7 +58,7 @@ def test_h2_compares_faithfulness_to_the_strongest_control():
     ids = names(120)
     maps = [map_rows(t, ids, 0.5, gap=0.75 if t.startswith("plain") else 0.5) for t in given["trial_rows"]["trial_id"]]
     maps += [(m, f.assign(control="cell_random", gap=9.0)) for m, f in maps]
-    (row,) = (r for r in judged(inputs(**given, maps=maps))[1] if r["quantity"].startswith("mean gap"))
+    (row,) = (r for r in judged(inputs(**given, maps=maps))[1] if r["quantity"].startswith("mean advantage"))
     assert "shifted" in row["quantity"]
     assert row["effect"] == pytest.approx(0.25)
 
