@@ -118,5 +118,7 @@ def open_run(path: str | Path) -> Run:
             f"{path} cannot be opened: {e}. Give a folder, or a URI that pyarrow knows (s3://, gs://)."
         ) from None
     if fs.get_file_info(f"{root}/sweep.yaml").type != pafs.FileType.File:
-        raise RunError(f"{path} is not a run: it has no sweep.yaml. Give the folder that --out named.")
+        raise RunError(
+            f"got {path}, which is not a run (no sweep.yaml); expected a run; give the folder that --out named."
+        )
     return Run(str(path), fs, root)

@@ -130,7 +130,7 @@ def test_the_sweep_and_json_are_plain_data(made_run):
 
 
 def test_what_is_not_there_is_one_sentence(tmp_path, made_run):
-    sentence = f"{tmp_path} is not a run: it has no sweep.yaml. Give the folder that --out named."
+    sentence = f"got {tmp_path}, which is not a run (no sweep.yaml); expected a run; give the folder that --out named."
     with pytest.raises(RunError) as caught:
         open_run(tmp_path)
     assert str(caught.value) == sentence

@@ -27,7 +27,7 @@ def hub_folder(name: str) -> str:
         DataError: another name, the extra ``hub`` is not installed, or the download failed.
     """
     if name not in HUBS:
-        raise DataError(f"hub:{name} is not known: use {' or '.join(f'hub:{h}' for h in HUBS)}.")
+        raise DataError(f"got hub:{name}; expected one of: {', '.join(f'hub:{h}' for h in HUBS)}.")
     try:
         return _from_kaggle() if name == "kaggle" else _from_huggingface()
     except ImportError as e:

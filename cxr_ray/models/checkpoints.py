@@ -86,7 +86,9 @@ def read_state(path: str) -> dict[str, Tensor]:
         with fs.open_input_stream(inside) as f:
             data = f.read()
     except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}. Give the path of a .pt or .safetensors file.") from None
+        raise CheckpointError(
+            f"got {path}, which is no file; expected a checkpoint; give a .pt or .safetensors file."
+        ) from None
     except (OSError, ArrowException) as e:
         raise CheckpointError(f"{path} cannot be read: {_first_line(e)}. Give a .pt or .safetensors file.") from None
     try:

@@ -82,5 +82,5 @@ def test_a_missing_package_and_a_failed_download_say_what_to_do(hub, monkeypatch
 
 
 def test_an_unknown_hub_lists_those_that_exist():
-    with pytest.raises(DataError, match="hub:zenodo is not known: use hub:kaggle or hub:huggingface"):
+    with pytest.raises(DataError, match="got hub:zenodo; expected one of: hub:kaggle, hub:huggingface"):
         hub_folder("zenodo")

@@ -145,7 +145,7 @@ def test_data_that_are_not_there(told, tmp_path):
     (line,) = told("tiny.yaml", given_data="empty")
     assert line.startswith(f"{tmp_path}/empty has no class folders")
     (line,) = told("tiny.yaml", given_data="hub:nope")
-    assert line == "hub:nope is not known: use hub:kaggle or hub:huggingface."
+    assert line == "got hub:nope; expected one of: hub:kaggle, hub:huggingface."
     (line,) = told("tiny.yaml", given_data="nosuch://bucket/data")
     assert "nosuch://bucket/data cannot be opened" in line
 
@@ -209,7 +209,7 @@ def test_whatever_ends_a_download_is_one_sentence(told, monkeypatch, tmp_path, e
 
 def test_weights_in_a_file(told, reaches_ray, tmp_path):
     (line,) = told("tiny.yaml", "--set", "model.weights=nowhere.pth")
-    assert line == "there is no checkpoint nowhere.pth. Give the path of a .pt or .safetensors file."
+    assert line == "got nowhere.pth, which is no file; expected a checkpoint; give a .pt or .safetensors file."
     torch.save(torchvision.models.resnet34(num_classes=2).state_dict(), "resnet34.pth")
     (line,) = told("tiny.yaml", "--set", "model.weights=resnet34.pth")
     assert re.fullmatch(
@@ -231,7 +231,7 @@ def state(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 BROKEN = {
-    "missing": (None, "there is no checkpoint {}. Give the path of a .pt or .safetensors file."),
+    "missing": (None, "got {}, which is no file; expected a checkpoint; give a .pt or .safetensors file."),
     "a folder": ("folder", "{} cannot be read: "),
     "empty": (b"", "{} is no checkpoint that can be loaded safely (0 bytes). Allowed are safetensors and torch"),
     "text": (b"these are no weights\n", "{} is no checkpoint that can be loaded safely (21 bytes). Allowed are"),
