@@ -54,9 +54,16 @@ class Run:
         partitioning = pads.partitioning(pa.schema(fields), flavor="hive") if fields else None
         schema = pa.schema([*table.schema.remove_metadata(), *fields])
         if self.schema_version < schemas.SCHEMA_VERSION:  # read whole: pyarrow cannot rename columns on the way
-            found = pads.dataset(folder, filesystem=self.fs, format="parquet", partitioning=partitioning)
-            return pads.dataset(upgraded(name, found.to_table()))
+            if name not in self._upgraded:
+                found = pads.dataset(folder, filesystem=self.fs, format="parquet", partitioning=partitioning)
+                self._upgraded[name] = pads.dataset(upgraded(name, found.to_table()))
+            return self._upgraded[name]
         return pads.dataset(folder, schema=schema, filesystem=self.fs, format="parquet", partitioning=partitioning)
+
+    @cached_property
+    def _upgraded(self) -> dict[str, pads.Dataset]:
+        """Tables of an earlier version that were read so far."""
+        return {}
 
     @cached_property
     def schema_version(self) -> int:
