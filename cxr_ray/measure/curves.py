@@ -185,3 +185,12 @@ def overlaps(axes: Axes, places_PU: Tensor, control_PDU: Tensor) -> Array:
         for direction in axes.directions
     ]
     return torch.stack(shares, 2).cpu().numpy()
+
+
+def with_equal_masks(logit_PDFOL: Array, own_PFOL: Array, overlap_PDOL: Array, drawn_PD: NDArray[np.bool_]) -> Array:
+    """The log-odds of draws, with the map's own where a draw perturbs the same units in another order.
+
+    It is the same masked image, and in another batch its score may round apart: a tie would look like a win.
+    """
+    equal = (overlap_PDOL == 1) & drawn_PD[:, :, None, None]
+    return np.where(equal[:, :, None], own_PFOL[:, None], logit_PDFOL)

@@ -15,7 +15,7 @@ from torch import Tensor
 from cxr_ray.measure import rankings
 from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.controls import CONTROLS, Draws
-from cxr_ray.measure.curves import Axes, Curves, overlaps, score_rankings
+from cxr_ray.measure.curves import Axes, Curves, overlaps, score_rankings, with_equal_masks
 from cxr_ray.measure.donors import DonorMaps, Maps
 
 Drawn = tuple[Tensor, NDArray[np.bool_]]
@@ -120,7 +120,8 @@ class MapRankings:
             overlap = overlaps(axes, own_places, control_places)
             if control == "none":
                 overlap[:] = np.nan
-            curves[control] = Curves(axes, part, control_drawn, overlap)
+            of_control = with_equal_masks(part, logit_own, overlap, control_drawn)
+            curves[control] = Curves(axes, of_control, control_drawn, overlap)
         return curves
 
     def _joined(self, axes: Axes, parts: Sequence[Curves]) -> Curves:

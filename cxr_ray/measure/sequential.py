@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cxr_ray.config import Sweep
 from cxr_ray.measure.controls import CONTROLS, draws_at_most
-from cxr_ray.measure.curves import Array, Curves, primary_area, score_rankings
+from cxr_ray.measure.curves import Array, Curves, overlaps, primary_area, score_rankings, with_equal_masks
 from cxr_ray.measure.map_rankings import MapRankings
 from cxr_ray.measure.metrics import METRICS, primary
 from cxr_ray.measure.shared import SharedControls
@@ -120,5 +120,7 @@ def _further(
     image = maps.batch.pairs.image[pairs]
     logit = score_rankings(maps.batch, own.axes, places, image, fill, drawn) * _signs(maps, pairs)
     equal = maps.like_the_map(own.axes.grid, places, pairs) & drawn
-    logit[equal] = own.logit[pairs[np.nonzero(equal)[0]], 0, fill : fill + 1]
-    return logit
+    own_NFOL = own.logit[pairs, 0, fill : fill + 1]
+    logit[equal] = own_NFOL[np.nonzero(equal)[0]]
+    overlap = overlaps(own.axes, maps.own(own.axes.grid)[pairs], places)
+    return with_equal_masks(logit, own_NFOL, overlap, drawn)
