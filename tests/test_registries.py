@@ -95,7 +95,7 @@ def toy_context(toys, tmp_path) -> RunContext:
     spec = ModelSpec("resnet18", 64)
     checkpoint = tmp_path / "untrained.safetensors"
     checkpoint.write_bytes(checkpoints.to_bytes(networks.build("resnet18", spec)))
-    asked = {
+    asked: dict[str, Any] = {
         "data": {"size": 64, "phantom": {"train": 8, "test": 8}},
         "checkpoints": {"untrained": {"path": str(checkpoint)}},
         "explain": {"explainers": ["toy_explainer"], "keep_maps": False},
