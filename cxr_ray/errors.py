@@ -34,6 +34,10 @@ class DataError(UserError):
     """The images, their labels or their masks are not what the sweep needs."""
 
 
+class NoFolderError(DataError):
+    """There is no folder at the path of the images."""
+
+
 class CheckpointError(UserError):
     """A file is no checkpoint of the network that was named."""
 

@@ -25,9 +25,9 @@ def sentence(error: Mapping[str, Any], prefix: str = "") -> str:
     named = [part(p) for p in loc if p != "[key]"]
     path = ".".join([prefix, *named] if prefix else named) or "the sweep"
     if kind == "extra_forbidden":
-        return f"{path}: unknown key.{did_you_mean(loc[-1], _known_keys(loc, prefix))}"
+        return f"{path}: got an unknown key.{did_you_mean(loc[-1], _known_keys(loc, prefix))}"
     if kind == "literal_error" and "[key]" in loc:
-        return f"{path}: unknown key.{did_you_mean(got, WITH_SPACES)}"
+        return f"{path}: got an unknown key.{did_you_mean(got, WITH_SPACES)}"
     if kind == "missing":
         return f"{path}: got nothing; expected a value."
     if kind == "value_error":

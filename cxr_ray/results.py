@@ -48,7 +48,8 @@ class Run:
         folder = f"{self.root}/tables/{name}"
         if self.fs.get_file_info(folder).type != pafs.FileType.Directory:
             raise RunError(
-                f"{self.path} has no table {name!r} yet: finish the run with --resume. (A finished run has lost it.)"
+                f"got {self.path} without the table {name!r}; expected a finished run; finish it with --resume, or run "
+                "the sweep again if the table was lost."
             )
         fields = [pa.field(p, pa.string()) for p in table.partitions]
         partitioning = pads.partitioning(pa.schema(fields), flavor="hive") if fields else None
@@ -82,7 +83,9 @@ class Run:
         try:
             import duckdb
         except ImportError as e:
-            raise RunError("SQL needs DuckDB: pip install 'cxr-ray[analysis]'.") from e
+            raise RunError(
+                "got SQL without DuckDB; expected the extra analysis; install it: pip install 'cxr-ray[analysis]'."
+            ) from e
         with duckdb.connect() as connection:
             for name in schemas.TABLES:
                 if self.fs.get_file_info(f"{self.root}/tables/{name}").type == pafs.FileType.Directory:
@@ -92,12 +95,14 @@ class Run:
     def json(self, name: str) -> dict[str, Any]:
         """``provenance.json``, ``primary.json`` or ``test_metrics.json``."""
         if not self.fs.get_file_info(f"{self.root}/{name}").is_file:
-            raise RunError(f"{self.path} has no {name} yet: finish the run with --resume.")
+            raise RunError(f"got {self.path} without {name}; expected a finished run; finish it with --resume.")
         with self.fs.open_input_stream(f"{self.root}/{name}") as f:
             try:
                 return json.loads(f.read())
             except ValueError:
-                raise RunError(f"{self.path}/{name} is damaged: it is no JSON.") from None
+                raise RunError(
+                    f"got {self.path}/{name}, which is damaged; expected JSON; run the sweep again."
+                ) from None
 
     @property
     def sweep(self) -> dict[str, Any]:
@@ -106,9 +111,13 @@ class Run:
             try:
                 sweep = yaml.safe_load(f.read())
             except (yaml.YAMLError, UnicodeDecodeError):
-                raise RunError(f"{self.path}/sweep.yaml is damaged: it is no YAML. Run the sweep again.") from None
+                raise RunError(
+                    f"got {self.path}/sweep.yaml, which is damaged; expected YAML; run the sweep again."
+                ) from None
             if not isinstance(sweep, dict):
-                raise RunError(f"{self.path}/sweep.yaml is damaged: it holds no sweep. Run the sweep again.")
+                raise RunError(
+                    f"got {self.path}/sweep.yaml, which holds no sweep; expected a mapping; run the sweep again."
+                )
             return sweep
 
 
@@ -122,7 +131,8 @@ def open_run(path: str | Path) -> Run:
         fs, root = filesystem(str(path))
     except (OSError, pa.ArrowException) as e:
         raise RunError(
-            f"{path} cannot be opened: {e}. Give a folder, or a URI that pyarrow knows (s3://, gs://)."
+            f"got {path}, which cannot be opened ({' '.join(str(e).split())}); expected a run; give a folder, or a URI "
+            "that pyarrow knows (s3://, gs://)."
         ) from None
     if fs.get_file_info(f"{root}/sweep.yaml").type != pafs.FileType.File:
         raise RunError(

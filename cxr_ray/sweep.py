@@ -12,7 +12,8 @@ from pathlib import Path
 import cxr_ray
 from cxr_ray.config import Sweep
 from cxr_ray.data import sources
-from cxr_ray.errors import CxrRayError
+from cxr_ray.errors import CxrRayError, SweepError
+from cxr_ray.registry import did_you_mean
 from cxr_ray.sweepfile import load_sweep
 
 DONE, UNFINISHED, INTERRUPTED = 0, 1, 130
@@ -26,9 +27,9 @@ def parser(prog: str = "python -m cxr_ray.sweep") -> argparse.ArgumentParser:
         description="Trains, explains and measures: whether saliency maps on chest X-rays show what the model used.",
         epilog=EXIT_CODES,
     )
-    names = ", ".join(sorted(path.stem for path in shipped().glob("*.yaml")))
+    names = ", ".join(shipped_names())
     p.add_argument("sweep", nargs="?", help=f"a sweep file, or one that ships: {names} (default: quickstart)")
-    p.add_argument("--data", help="; ".join(kind.usage for kind in sources.SOURCES.values()))
+    p.add_argument("--data", help=sources.usages())
     p.add_argument(
         "--set",
         action="append",
@@ -70,12 +71,25 @@ def shipped() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "sweeps"
 
 
+def shipped_names() -> list[str]:
+    """The names of the sweeps that ship."""
+    return sorted(path.stem for path in shipped().glob("*.yaml"))
+
+
 def sweep_file(name: str | None) -> Path:
-    """The sweep file named; if there is none, NAME, NAME.yaml and sweeps/NAME.yaml mean the one that ships."""
+    """The sweep file named; if there is none, NAME, NAME.yaml and sweeps/NAME.yaml mean the one that ships.
+
+    Raises:
+        SweepError: a bare name that is no file, with .yaml neither, and no sweep that ships.
+    """
     path = Path(name if name is not None else "quickstart")
     ours = shipped() / f"{path.name.removesuffix('.yaml')}.yaml"
     is_ours = ours.is_file() and str(path.parent) in (".", "sweeps")
-    return ours if is_ours and (name is None or not path.is_file()) else path
+    if is_ours and (name is None or not path.is_file()):
+        return ours
+    if path.name == name and not path.suffix and not path.exists() and not path.with_suffix(".yaml").exists():
+        raise SweepError(f"got the sweep {name!r}, no file and none that ships.{did_you_mean(name, shipped_names())}")
+    return path
 
 
 def load(args: argparse.Namespace) -> Sweep:

@@ -93,11 +93,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise SweepError(f"got {path}, which cannot be read as text ({e}); expected a YAML file.") from None
+        raise SweepError(f"got {path}, which cannot be read as text ({e}); expected a YAML file; give one.") from None
     raw = parse_yaml(text, str(path))
     raw = {} if raw is None else raw
     if not isinstance(raw, dict):
-        raise SweepError(f"got {path} with a {type(raw).__name__}; expected a mapping such as 'name: mine'.")
+        kind = "a list" if isinstance(raw, list) else "text" if isinstance(raw, str) else shown(raw)
+        raise SweepError(f"got {path} with {kind}; expected a mapping; write one, such as 'name: mine'.")
     return raw
 
 

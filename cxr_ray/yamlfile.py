@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from cxr_ray.errors import SweepError
+from cxr_ray.errors import SweepError, shown
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,9 +28,13 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False
             continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool | None):
-            raise SweepError(f"line {key_node.start_mark.line + 1}: got a key that is no plain name; expected one.")
+            raise SweepError(
+                f"line {key_node.start_mark.line + 1}: got the key {shown(key)}; expected a plain name; write one."
+            )
         if key in seen:
-            raise SweepError(f"line {key_node.start_mark.line + 1}: got the key {key!r} twice; keep one.")
+            raise SweepError(
+                f"line {key_node.start_mark.line + 1}: got the key {key!r} twice; expected it once; keep one."
+            )
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
 
@@ -52,4 +56,6 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark, what = getattr(e, "problem_mark", None), getattr(e, "problem", None)
         where = f", line {mark.line + 1}" if mark else ""
         what = " ".join(str(what or e).split()) or type(e).__name__
-        raise SweepError(f"{origin}{where}: not valid YAML: {what}.") from None
+        raise SweepError(
+            f"{origin}{where}: got text that is not valid YAML ({what}); expected YAML; correct it."
+        ) from None

@@ -137,7 +137,7 @@ def test_what_is_not_there_is_one_sentence(tmp_path, made_run):
     (tmp_path / "sweep.yaml").mkdir()
     with pytest.raises(RunError):
         open_run(tmp_path)
-    with pytest.raises(RunError, match=r"^nosuch://bucket/run cannot be opened: .*Give a folder, or a URI"):
+    with pytest.raises(RunError, match=r"^got nosuch://bucket/run, which cannot be opened .*; give a folder, or a"):
         open_run("nosuch://bucket/run")
     run = open_run(made_run)
     with pytest.raises(RunError) as caught:
@@ -145,14 +145,17 @@ def test_what_is_not_there_is_one_sentence(tmp_path, made_run):
     assert str(caught.value) == (f"got the table 'curve'. Did you mean 'curves'? Expected one of: {', '.join(TABLES)}.")
     with pytest.raises(RunError) as caught:
         run.json("test_metrics.json")
-    assert str(caught.value) == f"{made_run} has no test_metrics.json yet: finish the run with --resume."
+    assert (
+        str(caught.value)
+        == f"got {made_run} without test_metrics.json; expected a finished run; finish it with --resume."
+    )
     (tmp_path / "sweep.yaml").rmdir()
     (tmp_path / "sweep.yaml").write_text("")
     with pytest.raises(RunError) as caught:
         open_run(tmp_path).arrow("curves")
-    assert (
-        str(caught.value)
-        == f"{tmp_path} has no table 'curves' yet: finish the run with --resume. (A finished run has lost it.)"
+    assert str(caught.value) == (
+        f"got {tmp_path} without the table 'curves'; expected a finished run; finish it with --resume, or run the "
+        "sweep again if the table was lost."
     )
 
 
@@ -166,5 +169,5 @@ def test_a_damaged_sweep_file_is_told(made_run, tmp_path):
 
     shutil.copytree(made_run, tmp_path / "run")
     (tmp_path / "run" / "sweep.yaml").write_text("a: [1\n")
-    with pytest.raises(RunError, match=r"sweep.yaml is damaged"):
+    with pytest.raises(RunError, match=r"sweep.yaml, which is damaged; expected YAML; run the sweep again"):
         _ = open_run(tmp_path / "run").sweep

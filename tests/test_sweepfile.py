@@ -159,12 +159,12 @@ SENTENCES = [
     ),
     (
         "variants: {plain: {modle: {}}}",
-        "variants.plain.modle: unknown key. Did you mean 'model'? Expected one of: model, train.",
+        "variants.plain.modle: got an unknown key. Did you mean 'model'? Expected one of: model, train.",
     ),
     (
         "checkpoints: {int8: {path: m.pt, sise: 224}}",
-        "checkpoints.int8.sise: unknown key. Did you mean 'size'? Expected one of: path, arch, size, preprocess, "
-        "mean, std.",
+        "checkpoints.int8.sise: got an unknown key. Did you mean 'size'? Expected one of: path, arch, size, "
+        "preprocess, mean, std.",
     ),
     ("checkpoints: {study: {}}", "checkpoints.study.path: got nothing; expected a value."),
     (

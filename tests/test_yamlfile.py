@@ -20,7 +20,7 @@ def test_names_that_look_like_numbers_stay_names():
 
 
 def test_a_key_given_twice_is_told_with_its_line_and_merge_keys_work():
-    with pytest.raises(SweepError, match=r"^here, line 3: got the key 'lr' twice; keep one\.$"):
+    with pytest.raises(SweepError, match=r"^here, line 3: got the key 'lr' twice; expected it once; keep one\.$"):
         parse_yaml("train:\n  lr: 1e-3\n  lr: 1e-4\n", "here")
     merged = parse_yaml("{a: &a {x: 1, y: 2}, b: {<<: *a, y: 3}}", "here")
     assert merged["b"] == {"x": 1, "y": 3}

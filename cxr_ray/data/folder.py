@@ -14,14 +14,12 @@ from pyarrow import fs as pafs
 from cxr_ray import results
 from cxr_ray.data.entries import Entries, Entry
 from cxr_ray.data.loading import one_line
-from cxr_ray.errors import DataError
+from cxr_ray.errors import DataError, NoFolderError
 from cxr_ray.schemas import CLASSES
 
 ENDINGS = (".jpeg", ".jpg", ".jpe", ".png", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".webp")
 SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
-EXPECTED = (
-    "Expected are test/ and train/ with one folder per class, NORMAL/ and PNEUMONIA/, or the class folders alone."
-)
+EXPECTED = "test/ and train/ with one folder per class, NORMAL/ and PNEUMONIA/, or the class folders alone"
 
 _JUNK = ("__macosx", "thumbs.db", "desktop.ini")
 _DEPTH = 3  # how far below data.path the split folders are looked for
@@ -58,9 +56,13 @@ class FolderSource:
         try:
             return self._list()
         except UnicodeDecodeError as e:
-            raise DataError(f"{self.path} holds a name that is not UTF-8 ({e.object!r}): rename it.") from e
+            raise DataError(
+                f"got {self.path} with a name that is not UTF-8 ({e.object!r}); expected UTF-8; rename it."
+            ) from e
         except OSError as e:
-            raise DataError(f"{self.path} cannot be listed ({one_line(e)}): check your access to it.") from e
+            raise DataError(
+                f"got {self.path}, which cannot be listed ({one_line(e)}); expected a folder; check your access to it."
+            ) from e
 
     def _list(self) -> Entries:
         fs, base = opened(self.path)
@@ -89,7 +91,8 @@ def opened(path: str) -> tuple[pafs.FileSystem, str]:
         fs, base = results.filesystem(path)
     except (OSError, ValueError, pa.ArrowException) as e:
         raise DataError(
-            f"{path} cannot be opened ({one_line(e)}): give --data a folder, or a URI pyarrow knows."
+            f"got {path}, which cannot be opened ({one_line(e)}); expected a folder; give its path, or a URI that "
+            "pyarrow knows."
         ) from e
     return fs, base.rstrip("/")
 
@@ -98,9 +101,11 @@ def _layout(fs: pafs.FileSystem, base: str, path: str) -> tuple[str, bool]:
     """The folder that holds the splits, or the classes alone (True)."""
     kind = fs.get_file_info(base or "/").type
     if kind == pafs.FileType.File:
-        raise DataError(f"{path} is a file, not a folder: unpack it and give --data the folder. {EXPECTED}")
+        raise DataError(f"got {path}, a file; expected a folder with {EXPECTED}; unpack it and give --data the folder.")
     if kind != pafs.FileType.Directory:
-        raise DataError(f"There is no folder {path}: give --data the folder of the images. {EXPECTED}")
+        raise NoFolderError(
+            f"got {path}, which is no folder; expected a folder with {EXPECTED}; give --data the folder of the images."
+        )
     level = [base]
     for _ in range(_DEPTH + 1):
         split, unsplit, below = [], [], []
@@ -114,11 +119,15 @@ def _layout(fs: pafs.FileSystem, base: str, path: str) -> tuple[str, bool]:
                 below += [f for found in children.values() for f in found]
         found = split or unsplit
         if len(found) > 1:
-            raise DataError(f"{path} holds several data sets: give --data one of {', '.join(sorted(found)[:5])}.")
+            several = ", ".join(sorted(found)[:5])
+            raise DataError(f"got {path} with several data sets; expected one; give --data one of {several}.")
         if found:
             return found[0], not split
         level = sorted(below)[:_WIDTH]
-    raise DataError(f"{path} has no class folders, also not in the folders below. {EXPECTED}")
+    raise DataError(
+        f"got {path} without class folders, also in the folders below; expected {EXPECTED}; give --data the folder "
+        "that holds them."
+    )
 
 
 def _children(fs: pafs.FileSystem, folder: str) -> dict[str, list[str]]:
@@ -176,7 +185,8 @@ def _files_below(fs: pafs.FileSystem, folder: str) -> Iterator[tuple[str, str | 
 
 def _only(folders: list[str]) -> str:
     if len(folders) > 1:
-        raise DataError(f"{' and '.join(sorted(folders))} differ in case alone: merge them into one folder.")
+        alike = " and ".join(sorted(folders))
+        raise DataError(f"got {alike}, which differ in case alone; expected one folder; merge them.")
     return folders[0]
 
 

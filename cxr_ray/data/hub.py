@@ -31,11 +31,13 @@ def hub_folder(name: str) -> str:
     try:
         return _from_kaggle() if name == "kaggle" else _from_huggingface()
     except ImportError as e:
-        raise DataError(f"hub:{name} needs a package that is not installed: pip install 'cxr-ray[hub]'.") from e
+        raise DataError(
+            f"got hub:{name} without its package; expected the extra hub; install it: pip install 'cxr-ray[hub]'."
+        ) from e
     except Exception as e:  # the clients raise their own, requests' and the system's errors
         raise DataError(
-            f"hub:{name} could not be downloaded ({one_line(e)}): download Chest X-Ray Images (Pneumonia) by hand, "
-            "unpack it, and give --data its path."
+            f"got hub:{name}, which could not be downloaded ({one_line(e)}); expected the data set; download Chest "
+            "X-Ray Images (Pneumonia) by hand, unpack it, and give --data its path."
         ) from e
 
 

@@ -145,14 +145,17 @@ def _require_classes(table: pd.DataFrame, split: str, unsplit: bool, where: str,
     for label, class_name in enumerate(CLASSES):
         if ((table["split"] == split) & (table["label"] == label)).any():
             continue
-        if unsplit and (table["label"] == label).any():
+        if unsplit and (patients := table.loc[table["label"] == label, "patient_id"].nunique()):
             raise DataError(
-                f"{where} has neither test/ nor train/, and images of too few {class_name} patients to make both: "
-                "add images of other patients, or split the folder yourself."
+                f"got {where} without test/ and train/, and with {patients} patient of {class_name}; expected 3 or "
+                "more, to train, validate and test; add images of other patients, or split the folder yourself."
             )
         unread = [e for e in errors if f"/{class_name}/".casefold() in f"/{e['path']}".casefold()]
         because = f" ({len(unread)} unusable files, {unread[0]['path']}: {unread[0]['reason']})" if unread else ""
-        raise DataError(f"{where} has no {class_name} image for the {split} split{because}. {EXPECTED}")
+        raise DataError(
+            f"got {where} with no {class_name} image for the {split} split{because}; expected {EXPECTED}; add images "
+            "of both classes."
+        )
 
 
 def _counts(table: pd.DataFrame) -> str:

@@ -39,8 +39,8 @@ class MaskFolder:
         fs, base = opened(self.path)
         if fs.get_file_info(base or "/").type != pafs.FileType.Directory:
             raise DataError(
-                f"regions.lungs: there is no folder {self.path}; give the folder of the lung masks, torchxrayvision "
-                "(a segmenter), or null."
+                f"regions.lungs: got {self.path}, which is no folder; expected the folder of the lung masks, "
+                f"{SEGMENTER} (a segmenter), or null; set it to one of them."
             )
 
     def find(self, path: str) -> str | None:
@@ -85,8 +85,8 @@ def lung_note(lungs: MaskFolder, manifest: Manifest) -> str:
     found = sum(lungs.find(path) is not None for path in paths)
     if not found:
         raise DataError(
-            f"regions.lungs: no file in {lungs.path} is named as a test image (such as "
-            f"{PurePosixPath(paths[0]).with_suffix('')}); give the masks their images' names."
+            f"regions.lungs: got {lungs.path}, where no file is named as a test image; expected names such as "
+            f"{PurePosixPath(paths[0]).with_suffix('')}; give the masks their images' names."
         )
     return f"Lung masks: {found} of {len(paths)} test images have one in {lungs.path}; the others' columns are null."
 

@@ -49,14 +49,16 @@ class PhantomSource:
             DataError: the size is below the smallest that can be drawn, or a class would be empty.
         """
         if self.size < MIN_SIZE:
-            raise DataError(f"Phantoms of {self.size} pixels cannot be drawn: set data.size to {MIN_SIZE} or more.")
+            raise DataError(
+                f"got phantoms of {self.size} pixels; expected {MIN_SIZE} or more; set data.size to {MIN_SIZE} or more."
+            )
         entries = []
         for split, first, count in (("train", 0, self.train), ("test", self.train, self.test)):
             positive = round(count * self.prevalence)
             if count and not 0 < positive < count:
                 raise DataError(
-                    f"{positive} of {count} {split} phantoms would be PNEUMONIA: set data.phantom.{split} or "
-                    "data.phantom.prevalence so that both classes have images."
+                    f"got {positive} PNEUMONIA of {count} {split} phantoms; expected images of both classes; set "
+                    f"data.phantom.{split} or data.phantom.prevalence."
                 )
             for i in range(count):
                 class_name, name = CLASSES[i < positive], f"phantom-{first + i:06d}.pgm"

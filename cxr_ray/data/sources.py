@@ -93,6 +93,15 @@ def source_of(settings: Data, seed: int) -> Source:
     return SOURCES[settings.source].open(settings, seed)
 
 
+def usages() -> str:
+    """What ``--data`` takes.
+
+    >>> usages()
+    "a folder in Kaggle's layout; 'phantom'; 'hub:NAME' (kaggle, huggingface)"
+    """
+    return "; ".join(kind.usage for kind in SOURCES.values())
+
+
 def changes_of(text: str) -> dict[str, str]:
     """Dotted keys of a sweep to the values that ``--data TEXT`` gives them.
 

@@ -83,9 +83,10 @@ def with_val(
     for label, class_name in enumerate(CLASSES):
         if training and patients[label] < 2:
             more = f"raise data.limit ({limit})" if limit is not None else "add images of other patients"
+            number = "1 patient" if patients[label] else "no patient"
             raise DataError(
-                f"{where} has {patients[label]} patient of {class_name} to train on, and 2 or more are needed, one of "
-                f"them to validate: {more}."
+                f"got {where} with {number} of {class_name} to train on; expected 2 or more, one of them to validate; "
+                f"{more}."
             )
     if (patients < 2).any():
         return table["split"].to_numpy(object)

@@ -32,20 +32,21 @@ def segmenter(device: torch.device | str = "cpu") -> Segmenter:
     Raises:
         WeightsError: the package is missing, or its weights cannot be had.
     """
-    remedy = "Give a folder of masks (regions.lungs), or none (regions.lungs=null, without outside_lungs)."
+    remedy = "give a folder of masks (regions.lungs), or none (regions.lungs=null, without outside_lungs)."
     try:
         from torchxrayvision.baseline_models.chestx_det import PSPNet
     except ImportError:
         raise WeightsError(
-            f"regions.lungs: {SEGMENTER} needs a package that is not installed: pip install 'cxr-ray[lungs]'. {remedy}"
+            f"regions.lungs: got {SEGMENTER}, which is not installed; expected the extra lungs; install it "
+            f"(pip install 'cxr-ray[lungs]'), or {remedy}"
         ) from None
     try:
         network = PSPNet().eval().to(device)
     except Exception as e:  # its download raises whatever requests, the system and torch raise
         reason = (str(e).splitlines() or [type(e).__name__])[0].rstrip(".")
         raise WeightsError(
-            f"regions.lungs: the weights of {SEGMENTER}'s PSPNet cannot be had ({reason[:200]}). With network access "
-            f"try again. {remedy}"
+            f"regions.lungs: got {SEGMENTER} without the weights of its PSPNet ({reason[:200]}); expected them; try "
+            f"again with network access, or {remedy}"
         ) from None
     lungs = [i for i, name in enumerate(network.targets) if name in ("Left Lung", "Right Lung")]
 

@@ -111,7 +111,9 @@ class Worker:
     def _map_file(self, shard: Shard) -> MapFile:
         if self.donor_maps is None:
             names = of_family("other images", self.sweep.controls)
-            raise ValueError(f"{' and '.join(names)} need the maps of other images: give donor_maps.")
+            raise ValueError(
+                f"got {' and '.join(names)} without the maps of other images; expected donor_maps; give them."
+            )
         return self.donor_maps.file(shard.name)
 
     def _batch(self, shard: Shard, sweep: Sweep, errors: Errors, file: MapFile | None = None) -> Batch | None:

@@ -40,8 +40,9 @@ def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] 
     except (OSError, RuntimeError, http.client.HTTPException) as e:
         reason = _first_line(getattr(e, "reason", e))
         raise WeightsError(
-            f"model.weights: imagenet could not be downloaded ({reason}). With network access try again; without, "
-            f"give a file (--set model.weights=path/to/{arch}.pth) or train from scratch (--set model.weights=none)."
+            f"model.weights: got imagenet, which could not be downloaded ({reason}); expected weights of {arch}; try "
+            f"again with network access, give a file (--set model.weights=path/to/{arch}.pth) or train from scratch "
+            "(--set model.weights=none)."
         ) from None
 
 
@@ -59,15 +60,15 @@ def start_from(classifier: Classifier, state: Mapping[str, Tensor], origin: str)
     wrong = [k for k, v in body.items() if k not in own or own[k].shape != v.shape]
     if missing or wrong:
         raise CheckpointError(
-            f"{origin} does not fit {classifier.spec.arch}: {len(missing)} weights are missing and {len(wrong)} are "
-            f"unknown or of another shape (such as {(missing + wrong)[0]}). Give a state dict of that network."
+            f"got {origin}, of whose weights {len(missing)} are missing and {len(wrong)} are unknown or of another "
+            f"shape (such as {(missing + wrong)[0]}); expected a state dict of {classifier.spec.arch}; give one."
         )
     try:
         classifier.network.load_state_dict(body, strict=False)
     except RuntimeError:
         raise CheckpointError(
-            f"{origin} holds weights that cannot be copied into {classifier.spec.arch} (sparse, quantized or the "
-            "like). Save plain ones with torch.save(model.state_dict(), path)."
+            f"got {origin}, whose weights cannot be copied into {classifier.spec.arch} (sparse, quantized or the "
+            "like); expected plain ones; save them with torch.save(model.state_dict(), path)."
         ) from None
 
 
@@ -90,7 +91,10 @@ def read_state(path: str) -> dict[str, Tensor]:
             f"got {path}, which is no file; expected a checkpoint; give a .pt or .safetensors file."
         ) from None
     except (OSError, ArrowException) as e:
-        raise CheckpointError(f"{path} cannot be read: {_first_line(e)}. Give a .pt or .safetensors file.") from None
+        raise CheckpointError(
+            f"got {path}, which cannot be read ({_first_line(e)}); expected a checkpoint; give a .pt or .safetensors "
+            "file."
+        ) from None
     try:
         if path.endswith(".safetensors"):
             return safetensors.torch.load(data)
@@ -98,15 +102,17 @@ def read_state(path: str) -> dict[str, Tensor]:
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # torch and safetensors raise whatever their parser meets in a broken file
         raise CheckpointError(
-            f"{path} is no checkpoint that can be loaded safely ({len(data)} bytes). Allowed are safetensors and torch "
-            "state dicts (tensors only); save one with torch.save(model.state_dict(), path)."
+            f"got {path}, which cannot be loaded safely ({len(data)} bytes); expected safetensors or a torch state "
+            "dict (tensors only); save one with torch.save(model.state_dict(), path)."
         ) from None
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     items = state.items() if isinstance(state, dict) else []
     if not items or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in items):
-        raise CheckpointError(f"{path} holds no state dict. Save one with torch.save(model.state_dict(), path).")
+        raise CheckpointError(
+            f"got {path} without a state dict; expected one; save it with torch.save(model.state_dict(), path)."
+        )
     return {k.removeprefix("module."): v for k, v in items}
 
 
@@ -128,7 +134,8 @@ def load(path: str, spec: ModelSpec | None = None) -> Classifier:
         if state[name].shape != own[name].shape:
             got, expected = (" x ".join(map(str, t.shape)) or "a number" for t in (state[name], own[name]))
             raise CheckpointError(
-                f"{path}: {name} is {got}; in a {spec.arch} it is {expected}. Give a file of that network."
+                f"got {path}, whose {name} is {got}; expected {expected}, as in {spec.arch}; give a file of "
+                "that network."
             )
     start_from(classifier, state, path)
     _try(path, classifier)
@@ -138,12 +145,15 @@ def load(path: str, spec: ModelSpec | None = None) -> Classifier:
 def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
     """The spec, whose network and preprocessing exist."""
     if spec is None:
-        raise CheckpointError(f"{path} does not say what its weights mean; name its arch and size under checkpoints.")
+        raise CheckpointError(
+            f"got {path}, which does not say what its weights mean; expected its arch and size; name them under "
+            "checkpoints."
+        )
     if spec.arch not in NETWORKS:
-        raise CheckpointError(f"{path} says it is a {spec.arch!r}.{did_you_mean(spec.arch, NETWORKS)}")
+        raise CheckpointError(f"got {path}, which says it is a {spec.arch!r}.{did_you_mean(spec.arch, NETWORKS)}")
     if spec.preprocess not in PREPROCESS:
         raise CheckpointError(
-            f"{path} says that its images go through {spec.preprocess!r}.{did_you_mean(spec.preprocess, PREPROCESS)}"
+            f"got {path}, whose images go through {spec.preprocess!r}.{did_you_mean(spec.preprocess, PREPROCESS)}"
         )
     return spec
 
@@ -151,25 +161,28 @@ def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
 def _outputs(path: str, state: Mapping[str, Tensor], arch: str) -> int:
     """How many outputs the head in a state dict has, 1 or 2."""
     if "fc.weight" not in state or "fc.bias" not in state:
-        raise CheckpointError(f"{path} has no fc.weight and fc.bias; give the state dict of a {arch}.")
+        raise CheckpointError(f"got {path} without fc.weight or fc.bias; expected the state dict of {arch}; give one.")
     head = tuple(state["fc.weight"].shape)
     outputs = head[0] if head else 0
     if outputs not in (1, 2):
-        raise CheckpointError(f"{path} has a head of {outputs} outputs; 1 or 2 are allowed (NORMAL, PNEUMONIA).")
+        raise CheckpointError(
+            f"got {path} with a head of {outputs} outputs; expected 1 or 2 (NORMAL, PNEUMONIA); give a file of such a "
+            "network."
+        )
     return outputs
 
 
 @torch.inference_mode()
 def _try(path: str, classifier: Classifier) -> None:
-    """Refuse weights that give no finite score for a blank image or for noise."""
+    """Refuse weights that give no finite score for a constant image or for noise."""
     size = classifier.spec.size
     noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     scores = classifier.log_odds(torch.cat([torch.zeros_like(noise), classifier.normalize(noise)]))
     if not torch.isfinite(scores).all():
         values = " and ".join(f"{score:g}" for score in scores.tolist())
         raise CheckpointError(
-            f"{path} gives {values} for a blank image and for noise; its weights, mean or std are not finite or too "
-            "large."
+            f"got {path}, which gives {values} for a constant image and for noise; expected finite scores; give "
+            "weights, mean and std that are finite and not too large."
         )
 
 

@@ -114,7 +114,7 @@ def _timm(arch: str) -> Any:
         import timm
     except ImportError:
         raise MissingPackageError(
-            f"{arch} is a network of timm, which is not installed: pip install 'cxr-ray[timm]'."
+            f"got {arch}, a network of timm; expected timm to be installed; install it: pip install 'cxr-ray[timm]'."
         ) from None
     return timm
 
@@ -128,8 +128,8 @@ def _of_timm(arch: str) -> Network:
         timm = _timm(arch)
         if not timm.models.is_model_pretrained(arch):
             raise WeightsError(
-                f"model.weights: timm has no imagenet weights for {arch}. Give a file "
-                f"(--set model.weights=path/to/{arch}.pth) or train from scratch (--set model.weights=none)."
+                f"model.weights: got imagenet, which timm does not have for {arch}; expected a file or none; give a "
+                f"file (--set model.weights=path/to/{arch}.pth) or train from scratch (--set model.weights=none)."
             )
         # without the hub's id timm takes the file's address, and fails at once where there is no network
         network = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"hf_hub_id": None})

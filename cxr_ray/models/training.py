@@ -100,7 +100,10 @@ def fit(
         val_loss, val_auroc = evaluate(model, val, device)
         for split, loss in (("training", train_loss), ("validation", val_loss)):
             if not math.isfinite(loss):
-                raise TrainingError(f"the {split} loss is {loss} in epoch {epoch}; lower train.lr ({config.lr:g}).")
+                raise TrainingError(
+                    f"got a {split} loss of {loss} in epoch {epoch}; expected a finite one; lower train.lr "
+                    f"({config.lr:g})."
+                )
         if val_auroc > best_auroc:
             best_epoch, best_auroc = epoch, val_auroc
         progress = {"epoch": epoch, "best_epoch": best_epoch, "best_auroc": best_auroc}

@@ -34,7 +34,8 @@ def load(run: Run) -> RunData:
     images = run.pandas("images", ["image_id", "path", "patient_id"], pc.field("split") == "test")
     if lacking := NEEDED - set(sweep):
         raise RunError(
-            f"{run.path}/sweep.yaml is not that of a run ({', '.join(sorted(lacking))} missing). Run it again."
+            f"got {run.path}/sweep.yaml without {', '.join(sorted(lacking))}; expected the sweep of a run; run the "
+            "sweep again."
         )
     settings = primary.of_run(run)
     trials = run.pandas("trials").sort_values("val_auroc", ascending=False, kind="stable", na_position="last")

@@ -14,6 +14,7 @@ from cxr_ray.data import masks, sources
 from cxr_ray.data.entries import Source
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.splits import choose
+from cxr_ray.errors import NoFolderError
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import passes_of_sanity
 from cxr_ray.measure.worker import ModelRef
@@ -60,13 +61,16 @@ def prepare(sweep: Sweep, out: str) -> RunContext:
         UserError: the images, a package or a checkpoint is not there, or not what the sweep needs.
     """
     source = sources.source_of(sweep.data, sweep.seed)
-    manifest = load_manifest(
-        source,
-        seed=sweep.seed,
-        val_share=sweep.data.val_share,
-        limit=sweep.data.limit,
-        training=bool(sweep.variants),
-    )
+    try:
+        manifest = load_manifest(
+            source,
+            seed=sweep.seed,
+            val_share=sweep.data.val_share,
+            limit=sweep.data.limit,
+            training=bool(sweep.variants),
+        )
+    except NoFolderError as e:  # the text may be meant for another kind of source
+        raise NoFolderError(f"{e} --data takes {sources.usages()}.") from e
     if (lungs := masks.lungs_of(sweep)) is not None:
         manifest.notes.append(masks.lung_note(lungs, manifest))
     manifest.notes.extend(

@@ -62,7 +62,7 @@ def load_training_data(context: RunContext, trials: Sequence[TrialPlan]) -> Trai
     for (weights, arch), state in states.items():
         if state is not None:
             checkpoints.start_from(
-                networks.build(arch, ModelSpec(arch, sweep.data.size)), state, f"model.weights: {weights}"
+                networks.build(arch, ModelSpec(arch, sweep.data.size)), state, f"model.weights={weights}"
             )
     loaded = {
         (size, preprocess): training_splits(context, size, preprocess)
@@ -169,7 +169,7 @@ def run_trial(plan: TrialPlan, data: dict[str, Split], state: Any, device: str) 
     model_spec = ModelSpec(plan.model.arch, size, variant=plan.variant, preprocess=plan.model.preprocess)
     model = networks.build(plan.model.arch, model_spec)
     if state is not None:
-        checkpoints.start_from(model, state, f"model.weights: {plan.model.weights}")
+        checkpoints.start_from(model, state, f"model.weights={plan.model.weights}")
     if plan.model.freeze == "backbone":
         training.freeze_backbone(model)
     best, resume, earlier = b"", None, 0.0

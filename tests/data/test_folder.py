@@ -92,9 +92,9 @@ def test_relative_paths_links_and_uris_name_the_same_folder(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({}, "has no class folders"),
-        ({"a.jpeg": b"", "pictures/b.jpeg": b""}, "has no class folders"),
-        ({"test/a.jpeg": b""}, "has no class folders"),
+        ({}, "without class folders, .*; expected test/ and train/ .*; give --data the folder that"),
+        ({"a.jpeg": b"", "pictures/b.jpeg": b""}, "without class folders"),
+        ({"test/a.jpeg": b""}, "without class folders"),
         ({k: v for k, v in kaggle().items() if "test" not in k}, "no NORMAL image for the test split"),
         ({k: v for k, v in kaggle().items() if "train" not in k}, "no NORMAL image for the train split"),
         ({k: v for k, v in kaggle().items() if "test/P" not in k}, "no PNEUMONIA image for the test split"),
@@ -102,11 +102,14 @@ def test_relative_paths_links_and_uris_name_the_same_folder(tmp_path, monkeypatc
             {k: b"" if "test/P" in k else v for k, v in kaggle().items()},
             r"no PNEUMONIA image for the test split \(4 unusable files, .*: The file is empty.\)",
         ),
-        ({**kaggle("a/"), **kaggle("b/")}, "several data sets: give --data one of .*/a, .*/b"),
-        ({**kaggle(), "train/normal/IM-0001-0001.jpeg": b""}, "differ in case alone"),
-        (kaggle(patients=1), "1 patient of NORMAL to train on, and 2 or more are needed"),
-        ({"NORMAL/a.png": picture(1), "PNEUMONIA/b.png": picture(2)}, "too few NORMAL patients"),
-        ({"NORMAL/a.png": picture(1), "NORMAL/b.png": picture(2)}, "no PNEUMONIA image"),
+        ({**kaggle("a/"), **kaggle("b/")}, "several data sets; expected one; give --data one of .*/a, .*/b"),
+        ({**kaggle(), "train/normal/IM-0001-0001.jpeg": b""}, "differ in case alone; expected one folder; merge them"),
+        (kaggle(patients=1), "1 patient of NORMAL to train on; expected 2 or more"),
+        ({"NORMAL/a.png": picture(1), "PNEUMONIA/b.png": picture(2)}, "1 patient of NORMAL; expected 3 or more"),
+        (
+            {"NORMAL/a.png": picture(1), "NORMAL/b.png": picture(2)},
+            "no PNEUMONIA image for the test split; expected .*; add images",
+        ),
     ],
 )
 def test_mistakes_say_where_and_what_is_expected(tmp_path, files, says):
@@ -125,12 +128,16 @@ def test_an_empty_class_folder_is_refused_only_where_its_images_are_needed(tmp_p
 
 
 def test_a_path_that_is_no_folder_says_what_to_give(tmp_path):
-    with pytest.raises(DataError, match=f"no folder {tmp_path}/gone.*Expected are test/ and train/"):
+    with pytest.raises(
+        DataError, match=f"got {tmp_path}/gone, which is no folder; expected a folder with test/ and train/"
+    ):
         FolderSource(str(tmp_path / "gone")).list()
     (tmp_path / "archive.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match="is a file, not a folder: unpack it"):
+    with pytest.raises(
+        DataError, match=r"archive\.zip, a file; expected a folder with .*; unpack it and give --data the folder\.$"
+    ):
         FolderSource(str(tmp_path / "archive.zip")).list()
-    with pytest.raises(DataError, match="nowhere://x cannot be opened"):
+    with pytest.raises(DataError, match="got nowhere://x, which cannot be opened"):
         FolderSource("nowhere://x").list()
 
 
@@ -140,7 +147,7 @@ def test_a_name_that_is_not_utf8_is_a_data_error(tmp_path):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/test/NORMAL/\xff.jpeg")).write_bytes(b"x")
     except OSError:
         pytest.skip("this file system takes UTF-8 alone")
-    with pytest.raises(DataError, match="not UTF-8"):
+    with pytest.raises(DataError, match=r"with a name that is not UTF-8 .*; expected UTF-8; rename it"):
         FolderSource(str(tmp_path)).list()
 
 
@@ -169,5 +176,5 @@ def test_a_folder_below_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(DataError, match=r"cannot be listed \(.*Permission denied.*\): check your access to it"):
+    with pytest.raises(DataError, match=r"cannot be listed \(.*Permission denied.*\); expected a folder; check your"):
         FolderSource(str(folder)).list()

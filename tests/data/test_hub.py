@@ -73,7 +73,7 @@ def test_a_missing_package_and_a_failed_download_say_what_to_do(hub, monkeypatch
 
     client = types.SimpleNamespace(dataset_download=fail, snapshot_download=fail)
     monkeypatch.setitem(sys.modules, module, client)
-    with pytest.raises(DataError, match=rf"hub:{name} could not be downloaded \(ConnectionError: .*--data") as e:
+    with pytest.raises(DataError, match=rf"hub:{name}, which could not be downloaded \(ConnectionError: .*--data") as e:
         hub_folder(name)
     assert "\n" not in str(e.value)
     monkeypatch.setitem(sys.modules, module, None)

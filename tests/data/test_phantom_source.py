@@ -53,7 +53,11 @@ def test_masks_of_a_phantom_say_what_is_where():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"), [({"size": 32}, "data.size to 64"), ({"prevalence": 0.01}, "both classes")]
+    ("changes", "says"),
+    [
+        ({"size": 32}, "got phantoms of 32 pixels; expected 64 or more; set data.size to 64"),
+        ({"prevalence": 0.01}, "; expected images of both classes; set data.phantom.train or data.phantom.prevalence"),
+    ],
 )
 def test_phantoms_that_cannot_be_made_say_which_key_to_set(changes, says):
     with pytest.raises(DataError, match=says):

@@ -340,7 +340,7 @@ def test_a_worker_without_other_images_says_so():
     config = others_sweep()
     w = Worker(config, {"m": ModelRef("m", "none", None, SIZE)})
     w.model = lambda trial_id: linear_model()
-    with pytest.raises(ValueError, match="other_image and mean_map need the maps of other images"):
+    with pytest.raises(ValueError, match="got other_image and mean_map without the maps of other images"):
         w(shard())
 
 

@@ -413,7 +413,7 @@ def test_a_segmenter_that_cannot_be_had_says_what_to_do(monkeypatch):
 
     stand_in(monkeypatch, NoNetwork)
     with pytest.raises(
-        WeightsError, match=r"PSPNet cannot be had \(<urlopen.*known>\)\. With network access try again\. Giv"
+        WeightsError, match=r"PSPNet \(<urlopen.*known>\); expected them; try again with network access, or giv"
     ):
         lungs.segmenter()
     monkeypatch.setitem(sys.modules, "torchxrayvision.baseline_models.chestx_det", None)

@@ -86,7 +86,7 @@ def test_without_timm_its_networks_are_refused_in_one_sentence(monkeypatch):
     with pytest.raises(MissingPackageError) as caught:
         networks.build("seresnet18", ModelSpec("seresnet18", SIZE))
     assert str(caught.value) == (
-        "seresnet18 is a network of timm, which is not installed: pip install 'cxr-ray[timm]'."
+        "got seresnet18, a network of timm; expected timm to be installed; install it: pip install 'cxr-ray[timm]'."
     )
 
 

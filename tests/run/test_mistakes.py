@@ -13,6 +13,7 @@ import torch
 import torchvision
 
 from cxr_ray import sweep
+from cxr_ray.data import folder
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import checkpoints
@@ -42,16 +43,16 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
         [
             "train.epochs: got 'many'; expected a valid integer.",
             "train.lr: got 7; expected a value less than 1.",
-            "train.los: unknown key. Did you mean 'loss'? Expected one of: epochs, batch_size, lr, weight_decay, loss, "
-            "sampler, augment, labels, seed.",
+            "train.los: got an unknown key. Did you mean 'loss'? Expected one of: epochs, batch_size, lr, weight_decay, "
+            "loss, sampler, augment, labels, seed.",
             f"explain.explainers.0: got 'gradcan'. Did you mean 'gradcam'? Expected one of: {', '.join(EXPLAINERS)}.",
             f"controls: got 'shiftd'. Did you mean 'shifted'? Expected one of: {', '.join(CONTROLS)}.",
             "data.fit: got 'stretch'. Expected one of: squash, pad, crop.",
-            "data.sise: unknown key. Did you mean 'size'? Expected one of: source, path, size, fit, "
+            "data.sise: got an unknown key. Did you mean 'size'? Expected one of: source, path, size, fit, "
             "val_share, limit, phantom.",
             "controls.pixel_random: got 0; expected a value greater than or equal to 1.",
             "variants.Plain: got 'Plain'; expected a name that matches [a-z][a-z0-9_-]*.",
-            "trian: unknown key. Did you mean 'train'? Expected one of: name, data, variants, model, train, "
+            "trian: got an unknown key. Did you mean 'train'? Expected one of: name, data, variants, model, train, "
             "search, evaluate, checkpoints, explain, perturb, controls, sequential, regions, sanity, resources, seed.",
             "seed: got -1; expected a value greater than or equal to 0.",
         ]
@@ -61,13 +62,19 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("train: {epochs: 3", r"bad\.yaml, line 1: not valid YAML: .*"),
-        ("a: 1\n\tb: 2", r"bad\.yaml, line 2: not valid YAML: .*"),
-        ("a: b: c", r"bad\.yaml, line 1: not valid YAML: mapping values are not allowed here\."),
-        ("seed: 1\nseed: 2", r"bad\.yaml, line 2: got the key 'seed' twice; keep one\."),
-        ("- train\n- data", r"got bad\.yaml with a list; expected a mapping such as 'name: mine'\."),
-        ("just words", r"got bad\.yaml with a str; expected a mapping such as 'name: mine'\."),
-        ("!!python/object/apply:os.mkdir [executed]", r"bad\.yaml, line 1: not valid YAML: could not determine .*"),
+        (
+            "train: {epochs: 3",
+            r"bad\.yaml, line 1: got text that is not valid YAML \(.*\); expected YAML; correct it\.",
+        ),
+        ("a: 1\n\tb: 2", r"bad\.yaml, line 2: got text that is not valid YAML .*"),
+        ("a: b: c", r"bad\.yaml, line 1: got .* not valid YAML \(mapping values are not allowed here\); .*"),
+        ("seed: 1\nseed: 2", r"bad\.yaml, line 2: got the key 'seed' twice; expected it once; keep one\."),
+        ("- train\n- data", r"got bad\.yaml with a list; expected a mapping; write one, such as 'name: mine'\."),
+        ("just words", r"got bad\.yaml with text; expected a mapping; write one, such as 'name: mine'\."),
+        (
+            "!!python/object/apply:os.mkdir [executed]",
+            r"bad\.yaml, line 1: got .* not valid YAML \(could not determine .*",
+        ),
     ],
 )
 def test_a_sweep_file_that_is_no_mapping(told, text, sentence):
@@ -96,9 +103,19 @@ def test_a_name_is_that_of_a_sweep_that_ships_unless_there_is_such_a_file(told):
     assert "seeds" in sweep.parser().format_help()
 
 
+def test_a_mistyped_name_of_a_sweep_lists_those_that_ship(told):
+    assert told("findngs") == [
+        "got the sweep 'findngs', no file and none that ships. Did you mean 'findings'? Expected one of: "
+        f"{', '.join(sweep.shipped_names())}."
+    ]
+    assert told("tiny") == ["got tiny, which is no file; expected a YAML file; did you mean tiny.yaml?"]
+
+
 def test_a_network_of_a_package_that_is_not_installed(told, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    sentence = "resnet18d is a network of timm, which is not installed: pip install 'cxr-ray[timm]'."
+    sentence = (
+        "got resnet18d, a network of timm; expected timm to be installed; install it: pip install 'cxr-ray[timm]'."
+    )
     assert told("tiny.yaml", "--set", "model.arch={grid: [resnet18, resnet18d]}") == [sentence]
     assert told("tiny.yaml", "--dry-run", "--set", "model.arch=resnet18d") == [sentence]
     torch.save(state(), "model.pt")
@@ -119,11 +136,11 @@ def test_overrides(told):
     assert told("tiny.yaml", "--set", "=3") == ["--set: got =3; expected section.key=value."]
     assert told("tiny.yaml", "--set", "name.x=3") == ["--set name.x: got a value for name; expected a section there."]
     assert told("tiny.yaml", "--set", "train.epoch=3") == [
-        "train.epoch: unknown key. Did you mean 'epochs'? Expected one of: epochs, batch_size, lr, weight_decay, loss, "
-        "sampler, augment, labels, seed."
+        "train.epoch: got an unknown key. Did you mean 'epochs'? Expected one of: epochs, batch_size, lr, weight_decay, "
+        "loss, sampler, augment, labels, seed."
     ]
     (line,) = told("tiny.yaml", "--set", "train.lr={grid: [1e-3")
-    assert line.startswith("--set train.lr={grid: [1e-3, line 1: not valid YAML: ")
+    assert line.startswith("--set train.lr={grid: [1e-3, line 1: got text that is not valid YAML (")
     assert len(told("tiny.yaml", "--set", "nope", "--set", "seed=x", "--set", "train.lr=x")) == 3
 
 
@@ -139,15 +156,18 @@ def test_options_that_do_not_exist(capsys):
 
 def test_data_that_are_not_there(told, tmp_path):
     (line,) = told("tiny.yaml", given_data="nowhere")
-    assert line.startswith(f"There is no folder {tmp_path}/nowhere: give --data the folder of the images.")
+    assert line == (
+        f"got {tmp_path}/nowhere, which is no folder; expected a folder with {folder.EXPECTED}; give --data the folder "
+        "of the images. --data takes a folder in Kaggle's layout; 'phantom'; 'hub:NAME' (kaggle, huggingface)."
+    )
     assert told("tiny.yaml", given_data="") == ["data.path: got ''; expected at least 1 character."]
     Path("empty/folder").mkdir(parents=True)
     (line,) = told("tiny.yaml", given_data="empty")
-    assert line.startswith(f"{tmp_path}/empty has no class folders")
+    assert line.startswith(f"got {tmp_path}/empty without class folders")
     (line,) = told("tiny.yaml", given_data="hub:nope")
     assert line == "got hub:nope; expected one of: hub:kaggle, hub:huggingface."
     (line,) = told("tiny.yaml", given_data="nosuch://bucket/data")
-    assert "nosuch://bucket/data cannot be opened" in line
+    assert "got nosuch://bucket/data, which cannot be opened" in line
 
 
 def test_a_class_without_images(told, tiny_folder, tmp_path):
@@ -155,7 +175,7 @@ def test_a_class_without_images(told, tiny_folder, tmp_path):
         (tmp_path / "half" / split / "NORMAL").mkdir(parents=True)
         (tmp_path / "half" / split / "PNEUMONIA").symlink_to(tiny_folder / split / "PNEUMONIA")
     (line,) = told("tiny.yaml", given_data="half")
-    assert line.startswith(f"{tmp_path}/half has no NORMAL image for the test split.")
+    assert line.startswith(f"got {tmp_path}/half with no NORMAL image for the test split; expected ")
     assert not Path("results/tiny/sweep.yaml").exists()
 
 
@@ -189,9 +209,9 @@ def test_weights_that_cannot_be_downloaded(told, reaches_ray, monkeypatch, tmp_p
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.hub, "urlopen", no_network)
     assert told("tiny.yaml", "--set", "model.weights=imagenet") == [
-        "model.weights: imagenet could not be downloaded (Temporary failure in name resolution). With network access "
-        "try again; without, give a file (--set model.weights=path/to/resnet18.pth) or train from scratch "
-        "(--set model.weights=none)."
+        "model.weights: got imagenet, which could not be downloaded (Temporary failure in name resolution); expected "
+        "weights of resnet18; try again with network access, give a file (--set model.weights=path/to/resnet18.pth) or "
+        "train from scratch (--set model.weights=none)."
     ]
     assert reaches_ray("tiny.yaml"), "the remedy works, with the same --out"
 
@@ -204,7 +224,7 @@ def test_whatever_ends_a_download_is_one_sentence(told, monkeypatch, tmp_path, e
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.hub, "urlopen", broken)
     (line,) = told("tiny.yaml", "--set", "model.weights=imagenet")
-    assert line.startswith("model.weights: imagenet could not be downloaded (")
+    assert line.startswith("model.weights: got imagenet, which could not be downloaded (")
 
 
 def test_weights_in_a_file(told, reaches_ray, tmp_path):
@@ -213,8 +233,8 @@ def test_weights_in_a_file(told, reaches_ray, tmp_path):
     torch.save(torchvision.models.resnet34(num_classes=2).state_dict(), "resnet34.pth")
     (line,) = told("tiny.yaml", "--set", "model.weights=resnet34.pth")
     assert re.fullmatch(
-        r"model\.weights: resnet34\.pth does not fit resnet18: 0 weights are missing and \d+ are unknown or of another "
-        r"shape \(such as layer\S+\)\. Give a state dict of that network\.",
+        r"got model\.weights=resnet34\.pth, of whose weights 0 are missing and \d+ are unknown or of another shape "
+        r"\(such as layer\S+\); expected a state dict of resnet18; give one\.",
         line,
     )
     torch.save(torchvision.models.resnet18(num_classes=1000).state_dict(), "resnet18.pth")
@@ -232,48 +252,48 @@ def state(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
 
 BROKEN = {
     "missing": (None, "got {}, which is no file; expected a checkpoint; give a .pt or .safetensors file."),
-    "a folder": ("folder", "{} cannot be read: "),
-    "empty": (b"", "{} is no checkpoint that can be loaded safely (0 bytes). Allowed are safetensors and torch"),
-    "text": (b"these are no weights\n", "{} is no checkpoint that can be loaded safely (21 bytes). Allowed are"),
-    "code": (lambda: {"state_dict": Attack()}, "{} is no checkpoint that can be loaded safely"),
-    "a module": (lambda: torchvision.models.resnet18(num_classes=2), "{} is no checkpoint that can be loaded safely"),
-    "a bare pickle": (lambda: pickle.dumps(Attack()), "{} is no checkpoint that can be loaded safely"),
-    "a list": (lambda: [1, 2], "{} holds no state dict. Save one with torch.save(model.state_dict(), path)."),
-    "numbers as keys": (lambda: {0: torch.zeros(1)}, "{} holds no state dict."),
+    "a folder": ("folder", "got {}, which cannot be read ("),
+    "empty": (b"", "got {}, which cannot be loaded safely (0 bytes); expected safetensors or a torch state"),
+    "text": (b"these are no weights\n", "got {}, which cannot be loaded safely (21 bytes); expected safetensors or a"),
+    "code": (lambda: {"state_dict": Attack()}, "got {}, which cannot be loaded safely"),
+    "a module": (lambda: torchvision.models.resnet18(num_classes=2), "got {}, which cannot be loaded safely"),
+    "a bare pickle": (lambda: pickle.dumps(Attack()), "got {}, which cannot be loaded safely"),
+    "a list": (lambda: [1, 2], "got {} without a state dict; expected one; save it with torch.save("),
+    "numbers as keys": (lambda: {0: torch.zeros(1)}, "got {} without a state dict; expected one;"),
     "another network": (
         lambda: {"weight": torch.zeros(2, 2)},
-        "{} has no fc.weight and fc.bias; give the state dict of a resnet18.",
+        "got {} without fc.weight or fc.bias; expected the state dict of resnet18; give one.",
     ),
     "three outputs": (
         lambda: torchvision.models.resnet18(num_classes=3).state_dict(),
-        "{} has a head of 3 outputs; 1 or 2 are allowed (NORMAL, PNEUMONIA).",
+        "got {} with a head of 3 outputs; expected 1 or 2 (NORMAL, PNEUMONIA); give a file of",
     ),
-    "a head without shape": (lambda: state(**{"fc.weight": torch.tensor(1.0)}), "{} has a head of 0 outputs;"),
+    "a head without shape": (lambda: state(**{"fc.weight": torch.tensor(1.0)}), "got {} with a head of 0 outputs;"),
     "a head of other features": (
         lambda: state(**{"fc.weight": torch.zeros(2, 2048)}),
-        "{}: fc.weight is 2 x 2048; in a resnet18 it is 2 x 512.",
+        "got {}, whose fc.weight is 2 x 2048; expected 2 x 512, as in resnet18; give a file",
     ),
     "a bias of another shape": (
         lambda: state(**{"fc.bias": torch.zeros(1)}),
-        "{}: fc.bias is 1; in a resnet18 it is 2.",
+        "got {}, whose fc.bias is 1; expected 2, as in resnet18;",
     ),
     "a layer of another shape": (
         lambda: state(**{"conv1.weight": torch.zeros(64, 1, 7, 7)}),
-        "{} does not fit resnet18: 0 weights are missing and 1 are unknown or of another shape (such as conv1.weight).",
+        "got {}, of whose weights 0 are missing and 1 are unknown or of another shape (such as conv1.weight); expected",
     ),
     "a layer missing": (
         lambda: {k: v for k, v in state().items() if k != "layer1.0.conv1.weight"},
-        "{} does not fit resnet18: 1 weights are missing and 0 are unknown or of another shape (such as layer1.0.conv1",
+        "got {}, of whose weights 1 are missing and 0 are unknown or of another shape (such as layer1.0.conv1.weight);",
     ),
     "sparse weights": (
         lambda: state(**{"bn1.weight": torch.ones(64).to_sparse()}),
-        "{} holds weights that cannot be copied into resnet18 (sparse, quantized or the like). Save plain ones with",
+        "got {}, whose weights cannot be copied into resnet18 (sparse, quantized or the like); expected plain ones;",
     ),
     "not a number": (
         lambda: state(**{"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)}),
-        "{} gives nan and nan for a blank image and for noise; its weights, mean or std are not finite or too large.",
+        "got {}, which gives nan and nan for a constant image and for noise; expected finite scores; give weights,",
     ),
-    "weights that overflow on what is not blank": (
+    "weights that overflow on what is not constant": (
         lambda: state(
             **{
                 "conv1.weight": torch.full((64, 3, 7, 7), 3e37),
@@ -281,7 +301,7 @@ BROKEN = {
                 "fc.bias": torch.zeros(2),
             }
         ),
-        "{} gives 0 and nan for a blank image and for noise;",
+        "got {}, which gives 0 and nan for a constant image and for noise;",
     ),
 }
 
@@ -314,7 +334,7 @@ def test_the_attack_would_work_without_care():
 def test_a_safetensors_file_that_is_broken(told, content):
     Path("model.safetensors").write_bytes(content)
     (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
-    assert line.startswith("model.safetensors is no checkpoint that can be loaded safely")
+    assert line.startswith("got model.safetensors, which cannot be loaded safely")
 
 
 def test_a_safetensors_file_of_another_architecture(told):
@@ -322,8 +342,8 @@ def test_a_safetensors_file_of_another_architecture(told):
     safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": spec})
     (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line == (
-        "model.safetensors says it is a 'resnet50'. Did you mean 'resnet18'? Expected one of: resnet18, resnet18d, "
-        "seresnet18."
+        "got model.safetensors, which says it is a 'resnet50'. Did you mean 'resnet18'? Expected one of: resnet18, "
+        "resnet18d, seresnet18."
     )
 
 
@@ -332,14 +352,14 @@ def test_a_safetensors_file_of_another_preprocessing(told):
     safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": spec})
     (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line == (
-        "model.safetensors says that its images go through 'sharpen'. Expected one of: none, crop_border, mask_border, "
+        "got model.safetensors, whose images go through 'sharpen'. Expected one of: none, crop_border, mask_border, "
         "clahe."
     )
 
 
 def test_a_checkpoint_at_a_uri_that_nothing_opens(told):
     (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: 'nosuch://bucket/model.pt'}}")
-    assert line.startswith("nosuch://bucket/model.pt cannot be read: ")
+    assert line.startswith("got nosuch://bucket/model.pt, which cannot be read (")
 
 
 # --out
@@ -409,7 +429,9 @@ def test_a_full_disk_is_told_and_other_errors_are_not_hidden(monkeypatch, capsys
 def test_lungs_that_cannot_be_had_are_told_before_training(told, monkeypatch):
     asked = ["tiny.yaml", "--set", "regions.names=[outside_lungs]", "--set"]
     (line,) = told(*asked, "regions.lungs=no/such/folder")
-    assert line.startswith("regions.lungs: there is no folder ")
+    assert re.match(
+        r"regions\.lungs: got .*/no/such/folder, which is no folder; expected the folder of the lung masks, ", line
+    )
     monkeypatch.setitem(sys.modules, "torchxrayvision.baseline_models.chestx_det", None)
     (line,) = told(*asked, "regions.lungs=torchxrayvision")
     assert "pip install 'cxr-ray[lungs]'" in line
