@@ -43,8 +43,8 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
         [
             "train.epochs: got 'many'; expected a valid integer.",
             "train.lr: got 7; expected a value less than 1.",
-            "train.los: got an unknown key. Did you mean 'loss'? Expected one of: epochs, batch_size, lr, weight_decay, "
-            "loss, sampler, augment, labels, seed.",
+            "train.los: got an unknown key. Did you mean 'loss'? Expected one of: epochs, batch_size, lr, "
+            "weight_decay, loss, sampler, augment, labels, seed.",
             f"explain.explainers.0: got 'gradcan'. Did you mean 'gradcam'? Expected one of: {', '.join(EXPLAINERS)}.",
             f"controls: got 'shiftd'. Did you mean 'shifted'? Expected one of: {', '.join(CONTROLS)}.",
             "data.fit: got 'stretch'. Expected one of: squash, pad, crop.",
@@ -136,8 +136,8 @@ def test_overrides(told):
     assert told("tiny.yaml", "--set", "=3") == ["--set: got =3; expected section.key=value."]
     assert told("tiny.yaml", "--set", "name.x=3") == ["--set name.x: got a value for name; expected a section there."]
     assert told("tiny.yaml", "--set", "train.epoch=3") == [
-        "train.epoch: got an unknown key. Did you mean 'epochs'? Expected one of: epochs, batch_size, lr, weight_decay, "
-        "loss, sampler, augment, labels, seed."
+        "train.epoch: got an unknown key. Did you mean 'epochs'? Expected one of: epochs, batch_size, lr, "
+        "weight_decay, loss, sampler, augment, labels, seed."
     ]
     (line,) = told("tiny.yaml", "--set", "train.lr={grid: [1e-3")
     assert line.startswith("--set train.lr={grid: [1e-3, line 1: got text that is not valid YAML (")
