@@ -44,9 +44,9 @@ def patient_share(hits_N: ArrayLike, patients_N: ArrayLike) -> Share:
         hits_N: whether each image is one; at least one image.
         patients_N: each image's patient.
 
-    >>> one_each = patient_share([True] * 5 + [False] * 15, range(20))
-    >>> one_each.value, round(one_each.lower, 3), round(one_each.upper, 3)  # Clopper and Pearson's
-    (0.25, 0.087, 0.491)
+    >>> one_each = patient_share([True] * 5 + [False] * 15, list(range(20)))
+    >>> one_each.value, round(one_each.lower, 3), round(one_each.upper, 3)  # Clopper and Pearson: 0.087 to 0.491
+    (0.25, 0.083, 0.498)
     """
     hits_N1 = np.asarray(hits_N, dtype=np.float64)[:, None]
     sums_PK, counts_PK = patient_sums(hits_N1, *patient_codes(patients_N))
