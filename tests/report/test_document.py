@@ -187,7 +187,7 @@ def test_a_wrong_path_is_one_sentence(kind, tmp_path, capsys):
     message = capsys.readouterr().err
     assert message.startswith("cxr_ray: ")
     assert message.count("\n") == 1
-    assert {"a run without tables": "finish the run with --resume", "a scheme": "nowhere"}.get(
+    assert {"a run without tables": "finish it with --resume", "a scheme": "nowhere"}.get(
         kind, "is not a run"
     ) in message
 
