@@ -54,7 +54,7 @@ class Inputs:
         return f"grid {self.primary.first_grid}, fill {self.primary.fill}, PNEUMONIA, log-odds"
 
     def maps(self, test: pd.DataFrame) -> pd.DataFrame:
-        """Maps of the primary explainer towards PNEUMONIA, beside predictions and patients."""
+        """Maps of the primary explainer towards PNEUMONIA, with predictions and patients."""
         maps = self.saliency[self.saliency["target"] == 1]
         kept = ["trial_id", "image_id", "half_mass_area", "concentration", "lung_share"]
         return test.merge(maps[kept], on=["trial_id", "image_id"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_ray.analysis.sanity_summary import FAITHFULNESS, LIKENESS
 from cxr_ray.measure.metrics import METRICS
 from cxr_ray.report import page
 from cxr_ray.report.figures import maps
@@ -15,8 +16,7 @@ from cxr_ray.report.page import Block, Cell
 from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section, of_models
 
-LIKENESS = ("spearman", "spearman_abs", "ssim")
-QUANTITIES = (*LIKENESS, "gap", "own_gap")
+QUANTITIES = (*LIKENESS, *FAITHFULNESS)
 COMPARED = {"cascade": "weights randomised down to", "labels": "a model of shuffled labels:"}
 NOTE = (
     "A map that does not change when the weights do cannot explain the model (sanity checks for saliency maps, Adebayo "
