@@ -87,7 +87,7 @@ EXPLAINERS = Registry(
         ),
         "occlusion": Explainer(
             perturbation.occlusion,
-            perturbation.occlusion_passes,
+            lambda size: (perturbation.OCCLUSION_WINDOWS**2 + 1, 0),
             "Occlusion: the score lost under a blurred window of a seventh of the side (Zeiler & Fergus, ECCV 2014).",
         ),
         "rise": Explainer(

@@ -394,6 +394,42 @@ def test_occlusion_finds_the_only_place_that_matters():
     assert made[away].abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("size", [64, 96, 112, 128, 150, 192, 224, 256, 299, 320, 384, 512])
+def test_occlusion_is_flat_where_every_place_matters_alike(size):
+    """The score is the mean of all pixels."""
+
+    class Mean(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            z = images.mean((1, 2, 3))
+            return torch.stack([-z, z], 1)
+
+    images = torch.ones(1, 3, size, size)
+    given = Inputs(images, torch.zeros_like(images), torch.zeros(3, 1, 1), torch.tensor([1]), ["a"], 0)
+    made = EXPLAINERS["occlusion"].explain(Classifier(Mean(), ModelSpec("resnet18", size)), given)[0]
+    assert torch.allclose(made, torch.tensor((size // 7) ** 2 / size**2), rtol=1e-3)
+
+
+@pytest.mark.parametrize("size", [112, 224])
+def test_occlusion_is_captums_where_strides_leave_no_rest(size):
+    model, given = small(size=size), inputs(size, 1)
+    window, stride = size // 7, size // 14
+    captums = attr.Occlusion(model).attribute(
+        given.images, (3, window, window), (3, stride, stride), baselines=given.blurred, target=given.targets
+    )
+    expected = captums.mean(1)  # captum gives every channel the whole fall
+    made = EXPLAINERS["occlusion"].explain(model, given)
+    assert torch.allclose(made, expected, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("size", [32, 60, 101, 320])
+def test_occlusion_windows_are_whole_and_cover_every_pixel(size):
+    inside = perturbation.occlusion_windows(size)
+    assert (inside.sum(1) == size // 7).all()
+    assert inside.any(0).all()
+    assert inside[0, 0]
+    assert inside[-1, -1]
+
+
 @pytest.mark.parametrize("size", [56, 60])
 def test_rise_masks_are_the_papers(size, monkeypatch):
     """Cells stretched over (7 + 1) ceil(size / 7) pixels as RISE's code does it, with scikit-image, and cut out.
@@ -573,7 +609,6 @@ def test_explainers_cost_what_they_declare_and_leave_nothing_on_the_model(name):
     assert made.dtype == torch.float32
     assert not made.requires_grad
     assert torch.isfinite(made).all()
-    # captum's occlusion evaluates the untouched batch once more
     assert (sum(forward) / 3, sum(backward) / 3) == EXPLAINERS[name].passes(SIZE)
     assert max([*forward, *backward, 0]) <= 2 * PASS
     assert not any(m._forward_hooks or m._backward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -1,5 +1,6 @@
 """What ``--dry-run`` says: the resolved sweep, its trials, and exact numbers of forward passes."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import ray
 import yaml
 
 from cxr_ray import sweep
+from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import checkpoints
 
 pytestmark = pytest.mark.usefixtures("folder_with_a_sweep")
@@ -45,7 +47,9 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, t
     )
 
 
-def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder):
+def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder, monkeypatch):
+    by_size = dataclasses.replace(EXPLAINERS["occlusion"], passes=lambda size: (size, 0))
+    monkeypatch.setitem(EXPLAINERS, "occlusion", by_size)
     argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "explain.explainers=[occlusion]"]
     argv += ["--set", "sanity=null"]
     assert sweep.main([*argv, "--set", "variants={a: {model: {size: {grid: [32, 40]}}}, b: {model: {size: 40}}}"]) == 0
@@ -53,7 +57,7 @@ def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder):
     pattern = r"^Forward passes a test image and target at (\d+) x \d+: ([\d,]+) ="
     at = {int(size): int(passes.replace(",", "")) for size, passes in re.findall(pattern, out, re.MULTILINE)}
     assert at.keys() == {32, 40}
-    assert at[40] != at[32], "occlusion's windows are counted at each size"
+    assert at[40] == at[32] + 8
     assert "has nothing to rank on these grids" not in out
     assert f"at 32 x 32, one target an image: {12 * at[32] + 4:,} = 1 x (12 x {at[32]:,} + 4)" in out
     assert f"at 40 x 40, one target an image: {2 * (12 * at[40] + 4):,} = 2 x (12 x {at[40]:,} + 4)" in out
