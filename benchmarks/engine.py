@@ -34,8 +34,8 @@ def main() -> None:
     n_images, n_rankings = 4, batch_size // 4  # two batches
     images = torch.rand(n_images, 3, args.size, args.size, device=device)
     keys = torch.arange(n_images, device=device)
-    fills = torch.stack([fills.FILLS[f].make(images, model.mean, keys) for f in ("mean", "blur")], 1)
-    canvas = scoring.Canvas.of(model.normalize(images), model.normalize(fills))
+    filled = torch.stack([fills.FILLS[f].make(images, model.mean, keys) for f in ("mean", "blur")], 1)
+    canvas = scoring.Canvas.of(model.normalize(images), model.normalize(filled))
     levels, orders = [0.1, 0.5], ["morf", "lerf"]
     image_of = torch.arange(n_rankings, device=device) % n_images
     maps = torch.rand(n_rankings, args.size**2, device=device)
