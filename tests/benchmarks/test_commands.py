@@ -23,4 +23,5 @@ def test_a_benchmark_prints_finite_ratios_for_all_its_targets(name: str) -> None
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout.splitlines()[-1])
     assert set(printed["targets"]) <= set(printed["ratios"])
-    assert printed["ratios"] and all(math.isfinite(ratio) for ratio in printed["ratios"].values())
+    assert printed["ratios"]
+    assert all(math.isfinite(ratio) for ratio in printed["ratios"].values())
