@@ -7,6 +7,7 @@ docs/tables.md comes from the schemas, docs/sweep.md from the sweep's sections, 
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import cxr_ray.config
 from cxr_ray.analysis.hypotheses.registry import TESTED, Hypothesis
 from cxr_ray.config import Section
+from cxr_ray.data.images import PREPROCESS
 from cxr_ray.data.sources import SOURCES, SourceKind
 from cxr_ray.editor import json_schema
 from cxr_ray.measure.attribution.inputs import Explainer
@@ -24,6 +26,9 @@ from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.metrics import METRICS
 from cxr_ray.measure.regions import REGIONS
+from cxr_ray.models.backends import BACKENDS, Backend
+from cxr_ray.models.networks import NETWORKS
+from cxr_ray.models.training import AUGMENTATIONS, LOSSES, SAMPLERS
 from cxr_ray.registry import Registry
 from cxr_ray.schemas import SCHEMA_VERSION, TABLES, Table
 
@@ -98,6 +103,19 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "Edits": ("Key `regions.edits`.", EDITS),
     "Hypotheses": ("Column `hypothesis` of `hypotheses`.", TESTED),
     "Data sources": ("Key `data.source`, option `--data`.", SOURCES),
+}
+
+# how networks are trained and run, which says nothing about what a number means
+TECHNICAL: dict[str, tuple[str, Registry[Any]]] = {
+    "Networks": ("Keys `model.arch` and `checkpoints.NAME.arch`.", NETWORKS),
+    "Preprocessing": ("Keys `model.preprocess` and `checkpoints.NAME.preprocess`.", PREPROCESS),
+    "Losses": ("Key `train.loss`.", LOSSES),
+    "Samplers": ("Key `train.sampler`.", SAMPLERS),
+    "Augmentations": ("Key `train.augment`.", AUGMENTATIONS),
+    "Inference backends": (
+        "What scores masked images: the fastest of those that agree with the first within 1e-4 in probability.",
+        BACKENDS,
+    ),
 }
 
 
@@ -190,7 +208,7 @@ def _default(value: dict[str, Any]) -> str:
 def names_page() -> str:
     """The entries of each registry, with what they are, as Markdown."""
     lines = [NAMES_INTRO]
-    for title, (where, registry) in REGISTRIES.items():
+    for title, (where, registry) in {**REGISTRIES, **TECHNICAL}.items():
         lines += [f"## {title}", "", where, "", "| name | is |", "| --- | --- |"]
         lines += [f"| `{name}` | {_cell(_caption(entry))} |" for name, entry in registry.items()]
         lines.append("")
@@ -206,8 +224,10 @@ def _caption(entry: Any) -> str:
     if isinstance(entry, Explainer):
         forward, backward = entry.passes(224)
         return f"{entry.caption} Passes at 224 pixels: {forward:,} forward, {backward:,} backward."
-    caption: str = entry.caption
-    return caption
+    if hasattr(entry, "caption"):
+        return str(entry.caption)
+    function = entry.prepare if isinstance(entry, Backend) else entry
+    return (inspect.getdoc(function) or "").split("\n\n")[0]
 
 
 def _codes(names: tuple[str, ...]) -> str:

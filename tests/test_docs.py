@@ -89,6 +89,12 @@ def test_a_new_hypothesis_and_a_new_data_source_stand_on_the_page_of_names(gener
     assert "| `toys` | `--data` takes 'toys'. |" in page
 
 
+def test_technical_names_stand_on_the_page_of_names_with_what_they_are(generate):
+    page = generate.names_page()
+    names = [name for _, registry in generate.TECHNICAL.values() for name in registry]
+    assert [n for n in names if not re.search(rf"^\| `{n}` \| \w.*\. \|$", page, re.MULTILINE)] == []
+
+
 def test_one_version_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == cxr_ray.__version__

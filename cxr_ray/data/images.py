@@ -175,20 +175,26 @@ class Preprocessing:
 
     Attributes:
         pixels: uint8 RGB [3, S, S] to the same.
+        caption: what it does, in a sentence.
         mask: bool [S, S] to the same, where the preprocessing moves places.
     """
 
     pixels: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    caption: str
     mask: Callable[[NDArray[np.bool_]], NDArray[np.bool_]] = _unchanged
 
 
 PREPROCESS: Registry[Preprocessing] = Registry(
     "preprocessing",
     {
-        "none": Preprocessing(_unchanged),
-        "crop_border": Preprocessing(_crop_border, mask=_crop_border),
-        "mask_border": Preprocessing(_mask_border),
-        "clahe": Preprocessing(_clahe),
+        "none": Preprocessing(_unchanged, "Nothing."),
+        "crop_border": Preprocessing(
+            _crop_border, "The outer 10% on each side are cut off and the rest is enlarged.", mask=_crop_border
+        ),
+        "mask_border": Preprocessing(_mask_border, "The outer 10% on each side are blackened."),
+        "clahe": Preprocessing(
+            _clahe, "Contrast-limited adaptive histogram equalisation (Zuiderveld, Graphics Gems IV, 1994)."
+        ),
     },
 )
 

@@ -83,7 +83,7 @@ def half(model: Classifier, example: Tensor) -> Forward:
 
 
 def compiled_half(model: Classifier, example: Tensor) -> Forward:
-    """``compiled``, in float16."""
+    """torch.compile of the folded module in float16, as ``compiled``."""
     network = _folded(model).network.half()
     fast, plain = (Classifier(_Half(n), model.spec) for n in (_compiled(network), network))
     return _of_one_size(fast, plain, len(example))

@@ -83,10 +83,12 @@ class Network:
         build: the number of outputs to the network with random weights. Raises MissingPackageError.
         imagenet: the state dict that was published for ImageNet. Raises WeightsError where nobody has published one,
             and what the download raises.
+        caption: what it is, in a sentence.
     """
 
     build: Callable[[int], nn.Module]
     imagenet: Callable[[], dict[str, Tensor]]
+    caption: str
 
 
 def build(arch: str, spec: ModelSpec) -> Classifier:
@@ -119,7 +121,7 @@ def _timm(arch: str) -> Any:
     return timm
 
 
-def _of_timm(arch: str) -> Network:
+def _of_timm(arch: str, caption: str) -> Network:
     def build(outputs: int) -> nn.Module:
         network: nn.Module = _timm(arch).create_model(arch, num_classes=outputs)
         return network
@@ -135,14 +137,21 @@ def _of_timm(arch: str) -> Network:
         network = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"hf_hub_id": None})
         return dict(network.state_dict())
 
-    return Network(build, imagenet)
+    return Network(build, imagenet, caption)
 
 
 NETWORKS: Registry[Network] = Registry(
     "network",
     {
-        "resnet18": Network(_resnet18, _imagenet_resnet18),
-        "resnet18d": _of_timm("resnet18d"),  # a stem of three convolutions, pooled shortcuts (He et al., CVPR 2019)
-        "seresnet18": _of_timm("seresnet18"),  # channels gated by what the whole image holds (Hu et al., CVPR 2018)
+        "resnet18": Network(_resnet18, _imagenet_resnet18, "ResNet-18 of torchvision (He et al., CVPR 2016)."),
+        "resnet18d": _of_timm(
+            "resnet18d",
+            "ResNet-18 of timm with a stem of three convolutions and pooled shortcuts (He et al., CVPR 2019).",
+        ),
+        "seresnet18": _of_timm(
+            "seresnet18",
+            "ResNet-18 of timm with channels gated by what the whole image holds (squeeze and excitation, Hu et al., "
+            "CVPR 2018).",
+        ),
     },
 )

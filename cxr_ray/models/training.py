@@ -224,6 +224,7 @@ def augment(images_BCSS: Tensor, numbers_AB: Tensor) -> Tensor:
 
 
 def _unchanged(images_BCSS: Tensor, numbers_AB: Tensor) -> Tensor:
+    """No augmentation."""
     return images_BCSS
 
 

@@ -1,0 +1,64 @@
+"""What a run will do: trials from search spaces, and shards that hold every image once."""
+
+import pandas as pd
+import pytest
+
+from cxr_ray.data.manifest import Manifest, load_manifest
+from cxr_ray.data.sources import source_of
+from cxr_ray.measure.worker import ModelRef
+from cxr_ray.run.plan import SHARD_IMAGES, PassCounts, TrialPlan, plan_shards, plan_trials
+from cxr_ray.sweepfile import resolve
+
+
+def trials(**sections) -> list[TrialPlan]:
+    return plan_trials(resolve({"data": {"source": "phantom"}, "model": {"weights": "none"}, **sections}))
+
+
+def test_each_point_of_a_grid_is_one_trial_and_equal_samples_are_one():
+    grid = {"grid": [0, 1, 2]}
+    assert [t.train.seed for t in trials(train={"seed": grid}, search={"num_samples": 4})] == [0, 1, 2]
+    chosen = trials(train={"lr": {"choice": [1e-3]}}, search={"num_samples": 4})
+    assert [t.train.lr for t in chosen] == [1e-3]
+
+
+def test_samples_depend_on_the_seed_of_the_sweep_and_on_nothing_else():
+    space = {"lr": {"loguniform": [1e-5, 1e-2]}}
+    first, again, other = (trials(train=space, search={"num_samples": 3}, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert len({t.train.lr for t in first}) == 3
+    assert all(1e-5 <= t.train.lr <= 1e-2 for t in first)
+    assert not {t.trial_id for t in first} & {t.trial_id for t in other}
+
+
+def test_a_new_variant_leaves_the_samples_of_the_others_as_they_are():
+    space = {"train": {"lr": {"loguniform": [1e-5, 1e-2]}}, "search": {"num_samples": 3}}
+    one = trials(**space, variants={"plain": {}})
+    two = trials(**space, variants={"balanced": {"train": {"loss": "weighted"}}, "plain": {}})
+    assert [t for t in two if t.variant == "plain"] == one
+
+
+def test_a_trial_survives_the_way_through_plain_data():
+    (trial,) = trials(train={"epochs": 3})
+    assert TrialPlan.from_config(trial.to_config()) == trial
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    sweep = resolve({"data": {"source": "phantom", "size": 64, "phantom": {"train": 40, "test": 37}}})
+    return load_manifest(source_of(sweep.data, sweep.seed), training=False)
+
+
+@pytest.mark.parametrize(("passes", "length"), [(1, SHARD_IMAGES), (100, 10), (5000, 1)])
+def test_shards_hold_every_image_once_within_the_budget(manifest, passes, length):
+    refs = {name: ModelRef(name, f"{name}.pt", None, 64) for name in ("a", "b")}
+    counts = {name: PassCounts(passes) for name in refs}
+    test = manifest.rows("test")
+    plan = plan_shards(manifest, refs, counts, "cpu", pd.DataFrame(test.iloc[:3]), {})
+    assert set(plan) == {"a", "b"}
+    for trial_id, shards in plan.items():
+        of_test = [shard for shard in shards.values() if shard.split == "test"]
+        assert [row["image_id"] for shard in of_test for row in shard.rows] == test["image_id"].tolist()
+        assert max(len(shard.rows) for shard in of_test) == length
+        assert sum(len(s.rows) for s in shards.values() if s.split == "sanity") == 3
+        assert {shard.trial_id for shard in shards.values()} == {trial_id}
+        assert all(name == shard.name for name, shard in shards.items())
