@@ -23,8 +23,8 @@ import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from benchmarks import common
+from cxr_ray.analysis.beating import N_PERM
 from cxr_ray.analysis.resampling import CI_METHOD, patient_bootstrap, sign_flip
-from cxr_ray.analysis.summary import N_PERM
 from cxr_ray.errors import RunError
 from cxr_ray.measure.faithfulness import compare
 from cxr_ray.measure.metrics import METRICS, evaluate

@@ -359,13 +359,31 @@ SUMMARY = Table(
         "upper": ("float", f"upper {_MEAN_BOUNDS}; null under 20 patients"),
         "ci_method": ("str", "how the interval is made"),
         "n_boot": ("small", "bootstrap samples"),
-        "test": ("str", "sign-flip of the patients' sums of win rate - 1/2; null for control none and contrasts"),
-        "alternative": ("str", "greater: the map is more faithful than the control"),
-        "p": ("float", "p-value of the test, one-sided"),
-        "family": ("str", "the rows that p_holm corrects over"),
-        "family_size": ("small", "tests in the family"),
-        "p_holm": ("float", "p after Holm's correction"),
+        "mean_p": (
+            "float",
+            "one-sided p-value that the mean advantage is above 0, of the interval's own bootstrap-t: at most 0.05 "
+            "exactly where lower is above 0; null under 20 patients, for control none and contrasts",
+        ),
+        "mean_p_holm": ("float", "mean_p after Holm's correction"),
         "win_rate": ("float", "mean win rate: share of control draws that the map beats, ties half; 0.5 is chance"),
+        "win_lower": ("float", "lower bound of its 95% interval over patients (Korn-Graubard); null under 20 patients"),
+        "win_upper": ("float", "upper bound of its 95% interval over patients (Korn-Graubard); null under 20 patients"),
+        "test": ("str", "the tests of win rate (p) and mean advantage (mean_p); null for control none and contrasts"),
+        "alternative": ("str", "greater: the map is more faithful than the control"),
+        "p": ("float", "one-sided p-value that the win rate is above 1/2, by sign-flip over patients"),
+        "family": ("str", "the rows that p_holm and mean_p_holm correct over, each on its own"),
+        "family_size": ("small", "tests of the win rate in the family"),
+        "p_holm": ("float", "p after Holm's correction"),
+        "hardest": (
+            "bool",
+            "the strong control with the smallest mean advantage of this explainer, bucket and setting; null for "
+            "control none and contrasts",
+        ),
+        "beaten": (
+            "str",
+            "yes: p_holm and mean_p_holm below 0.05, win_lower above 0.5 and lower above 0; no: neither pair (not "
+            "shown); differs: one pair; null without intervals, for control none and contrasts",
+        ),
         "control_mean": (
             "float",
             "mean over images of the metric's mean over the control's draws; null for control none and contrasts",

@@ -16,18 +16,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_ray.analysis.cells import COLUMN, FAMILY, Cells, cells_of, targets
+from cxr_ray.analysis import beating
+from cxr_ray.analysis.cells import COLUMN, Cells, cells_of, targets
 from cxr_ray.analysis.resampling import (
     CI_METHOD,
     Floats,
     Ints,
     bootstrap_difference,
-    holm,
     matched_pairs,
     patient_bootstrap,
     patient_codes,
     patient_sums,
-    sign_flip,
 )
 from cxr_ray.measure.metrics import areas
 
@@ -43,10 +42,6 @@ BUCKETS = {
 CONTRASTS = (("TP", "FP"), ("TN", "FN"), ("correct", "wrong"))
 CALIPER = 0.25  # log-odds of the target
 VALID_SHARE = 0.95  # of a bucket's images, below which no absolute area is shown
-N_PERM = 9999
-
-TEST = "sign-flip of the patients' sums of win rate - 1/2"
-TESTED = ("test", "alternative", "p", "family", "family_size", "p_holm", "win_rate")
 OF_BUCKET = ("control_mean", "n_valid_baseline", "n_negative")
 
 
@@ -98,8 +93,9 @@ def summarize(
     log-odds of the target (n says how many images are used, so the unmatched are the difference of two rows' n).
 
     - mean: over the images with a value. For control none of the metric itself, else of the advantage over the control.
-    - p: sign-flip of the patients' sums of win rate - 1/2; p_holm corrects over the explainers and controls of
-      `family`. A bucket compared with a control has them, control none and contrasts do not.
+    - win_rate, p and mean, mean_p are two questions: how often the map wins, and by how much on average. p_holm and
+      mean_p_holm correct over the explainers and controls of `family`. hardest and beaten: see ``beating``. A bucket
+      compared with a control has them, control none and contrasts do not.
     - Absolute areas (deletion_auc, insertion_auc, abpc under control none) have no mean where fewer than 95% of a
       bucket's images (of either bucket, in a contrast) have a valid baseline: there a curve ends on a filled image
       that the model takes for the target, so its area says little about the map. Leaving single images out instead
@@ -153,41 +149,14 @@ def _bucket(
     measure_NK, patients = cells.measure_NK[chosen], patients_N[chosen]
     lower_K, upper_K = patient_bootstrap(measure_NK, patients, sampling.n_boot, seed=sampling.seed)
     shown_K = ~_hidden(cells, chosen)
-    return {
+    advantage = {
         **_counts(cells, chosen, patients_N),
         "mean": np.where(shown_K, _mean(measure_NK), np.nan),
         "lower": np.where(shown_K, lower_K, np.nan),
         "upper": np.where(shown_K, upper_K, np.nan),
-        **_tests(cells, chosen, patients, family, sampling.seed),
-        **_of_bucket(cells, chosen),
     }
-
-
-def _tests(cells: Cells, chosen: Ints, patients: NDArray[Any], family: str, seed: int) -> dict[str, NDArray[Any]]:
-    """Sign-flip of the win rate against each control, corrected within each family, each an array over K."""
-    tested = np.flatnonzero(~cells.absolute_K)
-    win_NK = cells.win_NK[np.ix_(chosen, tested)]
-    p_K, p_holm_K, win_rate_K = (np.full(len(cells.columns), np.nan) for _ in range(3))
-    p_K[tested] = sign_flip(win_NK, patients, N_PERM, seed=seed)
-    win_rate_K[tested] = _mean(win_NK) + 0.5
-    test_K, alternative_K, family_K, size_K = (np.full(len(cells.columns), None, dtype=object) for _ in range(4))
-    test_K[tested] = TEST
-    alternative_K[tested] = "greater"
-    family_of_K = cells.columns.groupby(FAMILY, dropna=False, sort=True, observed=True).ngroup().to_numpy()
-    for code in np.unique(family_of_K[tested]):
-        where = tested[family_of_K[tested] == code]
-        p_holm_K[where] = holm(p_K[where])
-        family_K[where] = f"explainer x control | {family}, {_family_name(cells.columns.iloc[where[0]])}"
-        size_K[where] = int(np.count_nonzero(~np.isnan(p_K[where])))
-    return {
-        "test": test_K,
-        "alternative": alternative_K,
-        "p": p_K,
-        "family": family_K,
-        "family_size": size_K,
-        "p_holm": p_holm_K,
-        "win_rate": win_rate_K,
-    }
+    tests = beating.against_controls(cells, chosen, patients, advantage, family, sampling.seed)
+    return {**advantage, **tests, **_of_bucket(cells, chosen)}
 
 
 def _of_bucket(cells: Cells, chosen: Ints) -> dict[str, NDArray[Any]]:
@@ -218,7 +187,7 @@ def _contrast(
         "mean": np.where(shown_K, _mean(a_NK) - _mean(b_NK), np.nan),
         "lower": np.where(shown_K, lower_K, np.nan),
         "upper": np.where(shown_K, upper_K, np.nan),
-        **dict.fromkeys((*TESTED, *OF_BUCKET), nothing),
+        **dict.fromkeys((*beating.COLUMNS, *OF_BUCKET), nothing),
     }
 
 
@@ -250,11 +219,6 @@ def _mean(values_NK: Floats) -> Floats:
     known_NK = ~np.isnan(values_NK)
     with np.errstate(invalid="ignore"):
         return np.where(known_NK, values_NK, 0.0).sum(0) / known_NK.sum(0)
-
-
-def _family_name(column: pd.Series) -> str:
-    metric = column["metric"] if pd.isna(column["level"]) else f"{column['metric']} at {column['level']:g}"
-    return f"{column['grid']}, {column['fill']}, {metric}, {column['scale']}"
 
 
 def _rows(cells: Cells, same: Mapping[str, Any], statistics: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:

@@ -19,7 +19,10 @@ NEEDED = {"name", "data", "explain", "perturb", "controls", "seed"}  # sections 
 FIRST_WITH_ALL = 3  # the schema version of the columns in LATER
 LATER = {
     "classification": ("tp", "fp", "tn", "fn"),
-    "summary": ("control_mean", "n_valid_baseline", "n_negative"),
+    "summary": (
+        *("control_mean", "n_valid_baseline", "n_negative"),
+        *("mean_p", "mean_p_holm", "win_lower", "win_upper", "hardest", "beaten"),
+    ),
 }
 REMADE = {"classification": statistics.classification, "summary": statistics.summary}
 

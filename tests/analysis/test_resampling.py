@@ -112,6 +112,39 @@ def test_coverage_over_many_data_sets(n_patients):
     assert np.mean((naive[0] <= 0) & (naive[1] >= 0)) < 0.85
 
 
+@pytest.mark.parametrize("skew", [-1, 1])
+@pytest.mark.parametrize("n_patients", [20, 60])
+def test_mean_p_rejects_true_nulls_at_most_at_its_level_under_skew(n_patients, skew):
+    """Means of 0, patients that differ in scale; half of the p-value would reject 8% where the left tail is long."""
+    rng = np.random.default_rng(3)
+    columns, patients = 3000, np.repeat(np.arange(n_patients), 1 + np.arange(n_patients) % 3)
+    scale = np.exp(0.6 * rng.normal(size=(n_patients, columns)))[patients]
+    values = skew * scale * (rng.exponential(size=(len(patients), columns)) - 1)
+    lower, _ = stats.patient_bootstrap(values, patients, seed=0)
+    p = stats.mean_p(values.mean(0), lower, np.full(columns, n_patients))
+    assert np.array_equal(p <= 0.05, lower > 0)
+    assert np.mean(p <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / columns)
+    if skew < 0:
+        assert np.mean(p <= 0.1) > 0.06
+
+
+@pytest.mark.parametrize("mean", [0.15, 0.25, 0.4])
+def test_mean_p_is_about_the_share_of_bootstrap_samples_beyond(mean):
+    values = np.random.default_rng(0).exponential(size=60)
+    values += mean - values.mean()
+    samples = values[np.random.default_rng(1).integers(0, 60, (20_000, 60))]
+    t = (samples.mean(1) - mean) / samples.std(1)
+    lower, _ = stats.patient_bootstrap(values[:, None], np.arange(60), 4000, seed=0)
+    p = stats.mean_p([mean], lower, [60])[0]
+    assert p == pytest.approx(np.mean(np.abs(t) >= mean / values.std()), abs=0.02)
+
+
+def test_mean_p_of_equal_values_and_without_an_interval():
+    assert stats.mean_p([1.0, -1.0, 1.0], [1.0, -1.0, np.nan], [20, 20, 10]).tolist() == pytest.approx(
+        [2**-20, 1, np.nan], nan_ok=True
+    )
+
+
 def test_difference_of_disjoint_groups_agrees_with_one_sample_at_a_time():
     (a, patients_a), (b, patients_b) = clustered(40, 1, seed=1, mean=1.0), clustered(50, 1, seed=2)
     lower, upper = stats.bootstrap_difference(a, patients_a, b, patients_b + 1000, 20_000, seed=0)

@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 LATER_TABLES = ("saliency_summary", "region_summary", "sanity_summary", "agreement")
 LATER_COLUMNS = {
     "classification": ("tp", "fp", "tn", "fn"),
-    "summary": ("control_mean", "n_valid_baseline", "n_negative"),
+    "summary": (
+        *("control_mean", "n_valid_baseline", "n_negative"),
+        *("mean_p", "mean_p_holm", "win_lower", "win_upper", "hardest", "beaten"),
+    ),
 }
 OLD_NAMES = {
     "saliency": {"concentration": "focus"},
