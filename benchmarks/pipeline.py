@@ -94,7 +94,7 @@ def main() -> None:
 def planned_shards(manifest: Manifest, model_refs: Any, passes: int) -> list[ShardPlan]:
     """Shards of the test split for the one model."""
     nothing = manifest.rows("test").iloc[:0]
-    plan = plan_shards(manifest, model_refs, {"m": PassCounts(passes)}, "cpu", nothing, {})
+    plan = plan_shards(manifest, model_refs, {"m": PassCounts(passes)}, "cpu", nothing, {}, nothing)
     return [shard for shard in plan["m"].values() if shard.split == "test"]
 
 

@@ -142,6 +142,9 @@ class Regions(Section):
 
     names: list[Name] = Field(["border", "corners", "centre"], min_length=1)
     draws: int = Field(5, ge=1, le=99, description="matched controls of each region")
+    donors: int | None = Field(
+        120, ge=1, description="validation images of each class whose pixels are swapped in, at most; null: none"
+    )
     lungs: str | None = Field(None, min_length=1, description="lung masks: a folder, or torchxrayvision; phantoms: own")
     edits: list[Name] = Field([], description="changes of the whole image, each scored once")
 

@@ -17,6 +17,7 @@ SCHEMA_VERSION = 3
 CLASSES = ("NORMAL", "PNEUMONIA")
 SHARED = "shared"  # the explainer= partition of controls that do not depend on an explainer
 PATCH_SWAP, COUNTERFACTUAL = "patch_swap", "counterfactual"  # fills of regions alone
+WHOLE = "whole"  # region of donor_swaps: the whole image
 NAME_PATTERN = r"[a-z][a-z0-9_-]*"
 
 _TYPES = {
@@ -281,6 +282,29 @@ REGIONS = Table(
         "logit_full_image": ("float", "z_target - z_other, the untouched image"),
     },
     ("trial_id", "image_id", "target", "region", "fill", "control", "draw"),
+    ("trial_id",),
+)
+
+DONOR_SWAPS = Table(
+    "donor_swaps",
+    {
+        "image_id": ("str", "the recipient: a NORMAL test image, one a patient"),
+        "outcome": ("str", "of the recipient, as it is: TN or FP"),
+        "region": (
+            "str",
+            "whose pixels are the donor image's: corners, border, centre; lungs (the recipient's mask), marker (the "
+            "place of the recipient's marker and of those of the draw's two donors), where they are known; whole: the "
+            "whole image, and so the donor's own score",
+        ),
+        "donor_label": ("small", "class of the donor image: 0 NORMAL, 1 PNEUMONIA"),
+        "draw": ("small", "0, 1, ...: each is a donor image of either class"),
+        "donor_id": ("str", "image_id of the donor image: of validation, used for one recipient only"),
+        "donor_patient": ("str", "patient_id of the donor image; no patient of the test split"),
+        "share_of_area": ("float", "share of the image's pixels that change hands"),
+        "logit_pneumonia": ("float", "log-odds of PNEUMONIA of the recipient with the donor's pixels in the region"),
+        "logit_full": ("float", "log-odds of PNEUMONIA of the untouched recipient"),
+    },
+    ("trial_id", "image_id", "region", "donor_label", "draw"),
     ("trial_id",),
 )
 
@@ -596,6 +620,7 @@ _ALL = (
     CURVES,
     FAITHFULNESS,
     REGIONS,
+    DONOR_SWAPS,
     SANITY,
     CLASSIFICATION,
     SUMMARY,

@@ -121,7 +121,8 @@ def computed(context: RunContext) -> str:
     store.write_table("trials", [trial])
     images = donor_images(context.manifest.rows("test"), context.manifest.rows("val"), 0)
     passes = {"untrained": PassCounts(passes_per_image(context.sweep, size)[0])}
-    plan = plan_shards(context.manifest, context.given, passes, "cpu", context.sanity_images(), images)
+    sanity, donors = context.sanity_images(), context.donors()
+    plan = plan_shards(context.manifest, context.given, passes, "cpu", sanity, images, donors)
     decode = pipeline._Decode(context.source, None, context.sweep)
     alone = SimpleNamespace(worker_gpus=0, threads=0, batch_size=32)
     explain = pipeline._Explain(context.sweep, store, {"untrained": ref}, cast(Any, alone), 0, is_map_pass=False)

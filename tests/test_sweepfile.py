@@ -381,7 +381,7 @@ def test_ill_formed_yaml_is_a_mistake(text, tmp_path):
         ("{names: [outside_lungs]}", ["outside_lungs without lung masks", "regions.lungs", "torchxrayvision"]),
         ("{names: [border, border]}", ["regions.names: got border twice"]),
         ("{edits: [equalize, equalize]}", ["regions.edits: got equalize twice"]),
-        ("{names: [lungs]}", ["regions.names", "Did you mean 'outside_lungs'", "corners"]),
+        ("{names: [lung]}", ["regions.names", "Did you mean 'lungs'", "corners"]),
     ],
 )
 def test_regions_that_the_data_cannot_have_are_mistakes(regions, words):

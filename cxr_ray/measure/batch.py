@@ -148,7 +148,7 @@ class Batch:
     def masks(self) -> dict[str, Tensor]:
         """Lungs, and what else is known of where things are: bool [B, S, S]; nowhere where it is not."""
         masks = {name: torch.from_numpy(np.array(m)).to(self.device) for name, m in self.shard.masks.items()}
-        if self._segmenter and self.shard.split == "test":
+        if self._segmenter and self.shard.split in ("test", "donors"):
             masks["lungs"] = self._segmenter(self.raw)
         nowhere = torch.zeros(len(self.ids), self.size, self.size, dtype=torch.bool, device=self.device)
         return {"lungs": nowhere, **masks}

@@ -5,8 +5,10 @@ from __future__ import annotations
 from cxr_ray.config import Sweep
 from cxr_ray.data.sources import counterfactuals_of
 from cxr_ray.measure.controls import CONTROLS, draws_at_most, of_family
+from cxr_ray.measure.donor_swaps import swapped_regions
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.sanity import narrowed
+from cxr_ray.schemas import CLASSES
 
 
 def passes_to_explain(sweep: Sweep, size: int) -> int:
@@ -25,6 +27,12 @@ def passes_of_regions(sweep: Sweep) -> int:
         return 0
     r = sweep.regions
     return len(r.names) * (1 + r.draws) * (len(sweep.perturb.fills) + 1) + len(r.edits) + len(counterfactuals_of(sweep))
+
+
+def passes_of_donor_swaps(sweep: Sweep, draws: int) -> int:
+    """Passes of one recipient of donor swaps with so many donor images of each class; every region is there."""
+    donors = len(CLASSES) * draws
+    return 1 + donors * (1 + len(swapped_regions(sweep)))
 
 
 def rankings_of_controls(sweep: Sweep) -> tuple[int, int, int]:

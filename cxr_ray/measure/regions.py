@@ -31,14 +31,15 @@ class Region:
             [B, D, S, S]: the same shape elsewhere, each with exactly the region's number of pixels.
         caption: where it is, in a sentence.
         needs: the known mask that it is made from; None: it is the same in every image.
-        family: edge: what the hypothesis of shortcuts at the image's edge is judged by.
+        donor_swap: the shape whose pixels are swapped with donor images of both classes: the recipient's mask, or its
+            union with those of the donors; None: it is not swapped.
     """
 
     mask: Callable[[int, Mapping[str, Tensor]], Tensor]
     matched: Callable[[Tensor, Tensor], Tensor]
     caption: str
     needs: Literal["lungs", "marker", "opacity"] | None = None
-    family: Literal["edge"] | None = None
+    donor_swap: Literal["recipient", "union"] | None = None
 
 
 def border(size: int, known: Mapping[str, Tensor]) -> Tensor:
@@ -65,6 +66,11 @@ def centre(size: int, known: Mapping[str, Tensor]) -> Tensor:
 def _centres(size: int) -> Tensor:
     """Of pixels, as shares of the side."""
     return (torch.arange(size) + 0.5) / size
+
+
+def lungs(size: int, known: Mapping[str, Tensor]) -> Tensor:
+    """The lungs, where they are known."""
+    return known["lungs"]
 
 
 def outside_lungs(size: int, known: Mapping[str, Tensor]) -> Tensor:
@@ -156,15 +162,17 @@ def _chosen(keys: Tensor, n: int | Tensor) -> Tensor:
 REGIONS = Registry(
     "region",
     {
-        "border": Region(border, frames, "The outer 10% on each side.", family="edge"),
-        "corners": Region(corners, squares, "The four squares of 15% in the corners.", family="edge"),
-        "centre": Region(centre, elsewhere, "The middle 50% x 50%."),
+        "border": Region(border, frames, "The outer 10% on each side.", donor_swap="recipient"),
+        "corners": Region(corners, squares, "The four squares of 15% in the corners.", donor_swap="recipient"),
+        "centre": Region(centre, elsewhere, "The middle 50% x 50%.", donor_swap="recipient"),
+        "lungs": Region(lungs, elsewhere, "The lungs.", needs="lungs", donor_swap="recipient"),
         "outside_lungs": Region(outside_lungs, elsewhere, "All but the lungs.", needs="lungs"),
         "marker": Region(
             marker,
             elsewhere,
             "The marker of a phantom.",
             needs="marker",
+            donor_swap="union",
         ),
         "opacity": Region(opacity, elsewhere, "The opacity of a phantom.", needs="opacity"),
     },

@@ -41,7 +41,8 @@ class Shard:
     """Images of one split for one model.
 
     Attributes:
-        split: val, test, or sanity (images of test whose maps are compared with those of random weights).
+        split: val, test, sanity (images of test whose maps are compared with those of random weights), or donors
+            (images of test, and images of val whose pixels are swapped in).
         pixels: uint8 [B, 3, S, S].
         image_ids, paths, labels: one for each image.
         errors: rows of the errors table for images that could not be decoded.
@@ -49,6 +50,7 @@ class Shard:
         counterfactuals: phantoms rendered without their opacity, without their marker, with the other glyph: uint8
             [B, 3, S, S].
         donor_images: image_id to the NORMAL image of another patient that it swaps patches with: uint8 [3, S, S].
+        swaps: in a shard of donors, one for each image: of a donor image its row of ``assign_donors``, else None.
         name: under which the map pass kept its maps.
     """
 
@@ -62,6 +64,7 @@ class Shard:
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     counterfactuals: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     donor_images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    swaps: Sequence[Mapping[str, Any] | None] = ()
     name: str = ""
 
     def only(self, kept_B: NDArray[np.bool_]) -> Shard:
@@ -75,6 +78,7 @@ class Shard:
             pixels=self.pixels[at],
             masks={name: mask[at] for name, mask in self.masks.items()},
             counterfactuals={name: images[at] for name, images in self.counterfactuals.items()},
+            swaps=[self.swaps[i] for i in at] if self.swaps else (),
         )
 
 

@@ -14,6 +14,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import lungs, sanity
 from cxr_ray.measure.batch import Batch, Network, finite_scores
 from cxr_ray.measure.controls import need_donors, of_family
+from cxr_ray.measure.donor_swaps import donor_swap_rows
 from cxr_ray.measure.donors import DonorMaps, MapFile, Maps, pack_maps
 from cxr_ray.measure.measurement import make_maps, measure
 from cxr_ray.measure.region_effects import region_rows
@@ -88,7 +89,7 @@ class Worker:
     def __call__(self, shard: Shard) -> Tables:
         """The scoring pass: rows of predictions and errors; for the test split also of all that is measured.
 
-        For a shard of sanity, rows of sanity and errors.
+        For a shard of sanity, rows of sanity and errors; for one of donors, rows of donor_swaps and errors.
         """
         tables: Tables = {}
         errors = list(shard.errors)
@@ -100,6 +101,8 @@ class Worker:
             with torch.no_grad():
                 if shard.split == "sanity":
                     tables |= self._sanity(shard, errors)
+                elif shard.split == "donors":
+                    tables |= self._donor_swaps(shard, errors)
                 elif (batch := self._batch(shard, self.sweep, errors, file)) is not None:
                     tables["predictions", ""] = batch.prediction_rows()
                     if shard.split == "test":
@@ -155,6 +158,11 @@ class Worker:
                     maps[explainer] = make_maps(batch, explainer, batch.network.model)
         logits = dict(zip(batch.ids, batch.logit.tolist(), strict=True))
         return pack_maps(logits, batch.pairs.keys(), maps, errors)
+
+    def _donor_swaps(self, shard: Shard, errors: Errors) -> Tables:
+        batch = self._batch(shard, self.sweep, errors)
+        rows = None if batch is None else donor_swap_rows(batch)
+        return {} if rows is None else {("donor_swaps", ""): rows}
 
     def _sanity(self, shard: Shard, errors: Errors) -> Tables:
         assert self.sweep.sanity is not None  # else there is no such shard

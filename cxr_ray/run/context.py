@@ -17,6 +17,7 @@ from cxr_ray.data.splits import choose
 from cxr_ray.errors import NoFolderError
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import passes_of_sanity
+from cxr_ray.measure.donor_swaps import assign_donors
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
@@ -52,6 +53,11 @@ class RunContext:
             return test.iloc[:0]
         chosen = choose(test["image_id"], test["label"], asked.images, self.sweep.seed)
         return test[test["image_id"].isin(chosen)]
+
+    def donors(self) -> pd.DataFrame:
+        """The donor images of ``regions.donors`` and their recipients, the same for every model; none where off."""
+        asked = self.sweep.regions.donors if self.sweep.regions else None
+        return assign_donors(self.manifest.rows("test"), self.manifest.rows("val"), asked or 0, self.sweep.seed)
 
 
 def prepare(sweep: Sweep, out: str) -> RunContext:

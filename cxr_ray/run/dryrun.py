@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cxr_ray.measure.cost import passes_of_sanity, passes_per_image
+from cxr_ray.measure.cost import passes_of_donor_swaps, passes_of_sanity, passes_per_image
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.passes import forward_rate
 from cxr_ray.run.plan import TrialPlan
@@ -24,6 +24,7 @@ class Cost:
         models: how many are explained; trained_images: images x epochs x trials.
         images: of the test split; validation, checked: images of val and of sanity.
         each: passes of a test image and target; sanity: of an image that sanity looks at; with their formulas.
+        recipients: of donor swaps; donors: of each class a recipient; swaps: passes of a recipient.
     """
 
     size: int
@@ -34,6 +35,14 @@ class Cost:
     trained_images: int
     each: tuple[int, str]
     sanity: tuple[int, str]
+    recipients: int
+    donors: int
+    swaps: int
+
+    @property
+    def swapping(self) -> int:
+        """Passes of donor swaps."""
+        return self.models * self.recipients * self.swaps
 
     @property
     def explaining(self) -> int:
@@ -53,7 +62,7 @@ class Cost:
     @property
     def total(self) -> int:
         """All of them."""
-        return self.explaining + self.checking + self.training
+        return self.explaining + self.checking + self.swapping + self.training
 
     def lines(self, size: str, most: str) -> Iterator[str]:
         """What the user reads. ``size``: " at 224 x 224" where sizes differ; ``most``: "at most " or nothing."""
@@ -69,6 +78,11 @@ class Cost:
             yield (
                 f"Forward passes of sanity{size}, one target an image: {self.checking:,} = {self.models} x "
                 f"{self.checked} x {each:,}"
+            )
+        if self.recipients:
+            yield (
+                f"Forward passes of donor swaps{size}: {self.swapping:,} = {self.models} x {self.recipients} "
+                f"recipients x {self.swaps:,} (donor images of each class a recipient: {self.donors})"
             )
         yield (f"To train{size}: at most {self.training:,} (images x epochs x trials, a backward pass counted as two)")
 
@@ -110,6 +124,7 @@ def planned_costs(context: RunContext) -> list[Cost]:
     for trial, size in zip(context.trials, trained, strict=True):
         epochs[size] += trial.train.epochs
     n_train, n_checked = len(manifest.training_rows()), len(context.sanity_images())
+    swaps = context.donors()
     return [
         Cost(
             size=size,
@@ -120,6 +135,9 @@ def planned_costs(context: RunContext) -> list[Cost]:
             trained_images=epochs[size] * n_train,
             each=passes_per_image(sweep, size),
             sanity=passes_of_sanity(sweep, size),
+            recipients=swaps["image_id"].nunique(),
+            donors=swaps["draw"].nunique(),
+            swaps=passes_of_donor_swaps(sweep, swaps["draw"].nunique()),
         )
         for size in sorted({*sizes, *trained})
     ]

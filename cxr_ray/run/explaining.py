@@ -15,7 +15,7 @@ import pandas as pd
 from cxr_ray import results
 from cxr_ray.measure import donors
 from cxr_ray.measure.controls import CONTROLS, need_donors
-from cxr_ray.measure.cost import passes_of_map_pass, passes_of_sanity, passes_per_image
+from cxr_ray.measure.cost import passes_of_donor_swaps, passes_of_map_pass, passes_of_sanity, passes_per_image
 from cxr_ray.measure.patch_swap import donor_images
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints
@@ -54,12 +54,15 @@ def explain(
     """
     for model_ref in model_refs.values():
         checkpoints.load(model_ref.checkpoint, model_ref.spec)  # a broken model fails here, not in an endless restart
+    sweep, swaps = context.sweep, context.donors()
+    of_recipient = passes_of_donor_swaps(sweep, swaps["draw"].nunique())
     passes = {
-        trial_id: PassCounts(passes_per_image(context.sweep, ref.size)[0], passes_of_sanity(context.sweep, ref.size)[0])
+        trial_id: PassCounts(passes_per_image(sweep, ref.size)[0], passes_of_sanity(sweep, ref.size)[0], of_recipient)
         for trial_id, ref in model_refs.items()
     }
     device = "gpu" if allocation.worker_gpus else "cpu"
-    plan = plan_shards(context.manifest, model_refs, passes, device, context.sanity_images(), _donor_images(context))
+    sanity, donor_of = context.sanity_images(), _donor_images(context)
+    plan = plan_shards(context.manifest, model_refs, passes, device, sanity, donor_of, swaps)
     scoring = ShardPass(context, allocation, model_refs, {t: p.test for t, p in passes.items()})
     if missing_shards(scoring, plan) and need_donors(context.sweep):
         with_maps = map_pass(scoring, plan)

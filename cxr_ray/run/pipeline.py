@@ -72,8 +72,9 @@ class _Decode:
         frame = pd.DataFrame(shard["rows"], columns=["image_id", "path", "label", "donor_image"])
         pixels, keep, errors = load_pixels(self.source, frame, size, self.fit, preprocess)
         shard["rows"] = [r for r, kept in zip(shard["rows"], keep, strict=True) if kept]
-        rows = shard["rows"] if self.parts and shard["split"] == "test" else []
-        parts = load_parts(self.source, self.lungs, rows, size, self.fit, preprocess, self.changes)
+        rows = shard["rows"] if self.parts and shard["split"] in ("test", "donors") else []
+        changes = self.changes if shard["split"] == "test" else ()
+        parts = load_parts(self.source, self.lungs, rows, size, self.fit, preprocess, changes)
         donors = frame[keep & frame["donor_image"].notna() & self.parts]
         donors = donors[["image_id", "donor_image"]].rename(columns={"donor_image": "path"})
         pixels_of_donors, readable, unreadable = load_pixels(self.source, donors, size, self.fit, preprocess)
@@ -143,6 +144,7 @@ class _Explain:
             masks=arrays("masks", np.bool_, len(rows), size, size),
             counterfactuals=arrays("counterfactuals", np.uint8, len(rows), 3, size, size),
             donor_images=arrays("donor_images", np.uint8, 3, size, size),
+            swaps=[r["swap"] for r in rows] if plan["split"] == "donors" else (),
             name=plan["name"],
         )
 

@@ -101,9 +101,11 @@ class ShardPlan:
 
     Attributes:
         name: names its file; it holds its length, so that a run resumed on another kind of device is whole.
-        split: val, test, or sanity (images of test whose maps are compared with those of random weights).
+        split: val, test, sanity (images of test whose maps are compared with those of random weights), or donors
+            (images of test, each before the images of val whose pixels it gets).
         size, preprocess: what its images become.
-        rows: of each image its image_id, path and label; in test also donor_image, the path of the image that it swaps
+        rows: of each image its image_id, path and label; in donors also swap, of a donor image its row of
+            ``assign_donors``, else None; in test also donor_image, the path of the image that it swaps
             patches with, or None.
     """
 
@@ -124,10 +126,11 @@ Shards = dict[str, dict[str, ShardPlan]]  # trial_id to shard name to shard
 
 @dataclass(frozen=True)
 class PassCounts:
-    """Forward passes an image of one model: of a test image, and of one whose maps sanity checks."""
+    """Forward passes of one model: of a test image, of one whose maps sanity checks, of a recipient and its donors."""
 
     test: int
     sanity: int = 0
+    donors: int = 0
 
 
 def plan_shards(
@@ -137,6 +140,7 @@ def plan_shards(
     device: str,
     sanity: pd.DataFrame,
     donor_images: Mapping[str, str],
+    donors: pd.DataFrame,
 ) -> Shards:
     """Blocks of images of one split, in order, for every model.
 
@@ -147,26 +151,43 @@ def plan_shards(
         device: cpu or gpu.
         sanity: the images of test that sanity looks at.
         donor_images: image_id to the path of the image that it swaps patches with.
+        donors: of ``assign_donors``.
     """
     images = {**{split: manifest.rows(split) for split in SPLITS}, "sanity": sanity}
     rows_of = {split: rows[["image_id", "path", "label"]].to_dict("records") for split, rows in images.items()}
     for row in rows_of["test"]:
         row["donor_image"] = donor_images.get(row["image_id"])
+    groups = {split: [[row] for row in rows] for split, rows in rows_of.items()}
+    groups["donors"] = _recipients(rows_of["test"], donors)
     return {
-        trial_id: _shards_of(model_ref, rows_of, passes[trial_id], SHARD_PASSES[device])
+        trial_id: _shards_of(model_ref, groups, passes[trial_id], SHARD_PASSES[device])
         for trial_id, model_ref in model_refs.items()
     }
 
 
+def _recipients(test: list[Any], donors: pd.DataFrame) -> list[list[Any]]:
+    """Each recipient and, behind it, its donor images."""
+    by_id = {row["image_id"]: row for row in test}
+    return [
+        [{k: by_id[recipient][k] for k in ("image_id", "path", "label")} | {"swap": None}]
+        + [
+            {"image_id": row["donor_id"], "path": row["donor_path"], "label": row["donor_label"], "swap": row}
+            for row in part.to_dict("records")
+        ]
+        for recipient, part in donors.groupby("image_id", sort=False)
+    ]
+
+
 def _shards_of(
-    model_ref: ModelRef, rows_of: Mapping[str, list[Any]], passes: PassCounts, budget: int
+    model_ref: ModelRef, groups: Mapping[str, list[list[Any]]], passes: PassCounts, budget: int
 ) -> dict[str, ShardPlan]:
-    """The shards of one model, each of about ``budget`` forward passes."""
-    each = {"val": 1, "test": passes.test, "sanity": max(1, passes.sanity)}
+    """The shards of one model, each of about ``budget`` forward passes; the images of a group stay together."""
+    each = {"val": 1, "test": passes.test, "sanity": max(1, passes.sanity), "donors": max(1, passes.donors)}
     shards = {}
-    for split, all_rows in rows_of.items():
-        length = max(1, min(SHARD_IMAGES, budget // each[split]))
-        for i, rows in enumerate(chunks(all_rows, length)):
-            name = f"{model_ref.trial_id}.{split}.{length}.{i:05d}"
-            shards[name] = ShardPlan(name, model_ref.trial_id, split, model_ref.size, model_ref.preprocess, tuple(rows))
+    for split, all_groups in groups.items():
+        images = len(all_groups[0]) if all_groups else 1
+        length = max(1, min(SHARD_IMAGES // images, budget // each[split]))
+        for i, part in enumerate(chunks(all_groups, length)):
+            name, rows = f"{model_ref.trial_id}.{split}.{length}.{i:05d}", tuple(row for group in part for row in group)
+            shards[name] = ShardPlan(name, model_ref.trial_id, split, model_ref.size, model_ref.preprocess, rows)
     return shards

@@ -51,7 +51,7 @@ def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder, monkeypa
     by_size = dataclasses.replace(EXPLAINERS["occlusion"], passes=lambda size: (size, 0))
     monkeypatch.setitem(EXPLAINERS, "occlusion", by_size)
     argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "explain.explainers=[occlusion]"]
-    argv += ["--set", "sanity=null"]
+    argv += ["--set", "sanity=null", "--set", "regions.donors=null"]
     assert sweep.main([*argv, "--set", "variants={a: {model: {size: {grid: [32, 40]}}}, b: {model: {size: 40}}}"]) == 0
     out = capsys.readouterr().out
     pattern = r"^Forward passes a test image and target at (\d+) x \d+: ([\d,]+) ="
@@ -63,6 +63,14 @@ def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder, monkeypa
     assert f"at 40 x 40, one target an image: {2 * (12 * at[40] + 4):,} = 2 x (12 x {at[40]:,} + 4)" in out
     assert "To train at 40 x 40: at most 48 (" in out
     assert f"All together: {12 * at[32] + 4 + 2 * (12 * at[40] + 4) + 3 * 24:,}" in out
+
+
+def test_dry_run_counts_donor_swaps(capsys, tiny_folder):
+    assert sweep.main(["tiny.yaml", "--data", str(tiny_folder), "--dry-run"]) == 0
+    # 2 validation images of each class; the recipient, 2 donors, and 2 donors x 3 regions
+    each = 1 + 2 + 2 * 3
+    expected = f"Forward passes of donor swaps: {2 * each} = 1 x 2 recipients x {each} (donor images of each class a "
+    assert f"\n{expected}recipient: 1)\n" in capsys.readouterr().out
 
 
 def test_a_control_without_a_grid_to_rank_on_is_told(capsys, tiny_folder):

@@ -67,7 +67,18 @@ def tables(out: str) -> dict[str, pd.DataFrame]:
 
 
 def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
-    for name in ("images", "predictions", "saliency", "curves", "faithfulness", "regions", "summary", "errors"):
+    names = (
+        "images",
+        "predictions",
+        "saliency",
+        "curves",
+        "faithfulness",
+        "regions",
+        "donor_swaps",
+        "summary",
+        "errors",
+    )
+    for name in names:
         a, b = one[name].drop(columns="map", errors="ignore"), other[name].drop(columns="map", errors="ignore")
         pd.testing.assert_frame_equal(a[list(b.columns)], b, rtol=1e-4, atol=1e-4)
 

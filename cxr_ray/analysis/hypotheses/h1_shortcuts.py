@@ -13,11 +13,10 @@ from cxr_ray.analysis.hypotheses.inputs import Inputs
 from cxr_ray.analysis.hypotheses.rows import Row, counts, means, row
 from cxr_ray.analysis.resampling import CI_METHOD, bootstrap_difference, sign_flip
 from cxr_ray.measure.edits import EDITS
-from cxr_ray.measure.regions import REGIONS
 from cxr_ray.schemas import PATCH_SWAP
 
 MARGIN = 0.5  # log-odds
-EDGES = tuple(name for name, region in REGIONS.items() if region.family == "edge")
+EDGES = ("border", "corners")
 
 
 def shortcuts(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) -> Iterator[Row]:
