@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.common import arguments, rates, ratio, show
 from cxr_ray import randomness
-from cxr_ray.measure import imputation, rankings
+from cxr_ray.measure import imputation, rankings, smoothness
 from cxr_ray.models import backends, networks
 from cxr_ray.models.networks import ModelSpec
 
@@ -105,7 +105,7 @@ def task(batch: int, size: int, shape: str, levels: Sequence[float], device: tor
     images = rankings.smooth_field(keys, size) * 0.8
     images = images + 0.2 * randomness.uniform(keys + 1000, size * size).view_as(images)
     if shape == "smooth":
-        fields = rankings.smooth_field(keys + 2000, size, gaussian=True).flatten(1)
+        fields = smoothness.gaussian_fields(keys + 2000, size / 14, size).flatten(1)
     else:
         fields = randomness.uniform(keys + 2000, size * size)
     places = rankings.rank(fields, fields)

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cxr_ray import randomness
 from cxr_ray.config import Sequential, Sweep
-from cxr_ray.measure.rankings import KNOTS, cell_means, cell_of, places_of, rank, side, smooth_field
+from cxr_ray.measure import smoothness
+from cxr_ray.measure.rankings import KNOTS, cell_of, places_of, rank, side, smooth_field
 from cxr_ray.randomness import key
 from cxr_ray.registry import Registry
 
@@ -119,11 +121,22 @@ def cell_random(draws: Draws, grid: str, size: int) -> Tensor:
     return draws.by_image(rank(blocks, smooth_field(keys, size).flatten(1)))
 
 
-def smooth_random(draws: Draws, grid: str, size: int) -> Tensor:
-    """A Gaussian 7 x 7 field, bilinear: as smooth as a class activation map."""
-    field = smooth_field(draws.keys("smooth_random"), size, gaussian=True)
-    values = cell_means(field, side(grid, size)).flatten(1)
-    return draws.by_image(rank(values, -torch.arange(values.shape[1], device=values.device).expand_as(values)))
+def smooth_random(draws: Draws, places_NU: Tensor) -> Tensor:
+    """A random field as smooth as the map: its highest quarter has the perimeter of the map's, in expectation.
+
+    White noise under a Gaussian filter of the length scale that gives that perimeter (``smoothness``). It knows nothing
+    else of the map.
+    """
+    n, g = len(draws.numbers), round(places_NU.shape[1] ** 0.5)
+    scales = smoothness.scale_of(smoothness.perimeter(smoothness.quarter(places_NU)).cpu().numpy(), g)
+    keys_ND = draws.keys("smooth_random").view(-1, n)
+    made = places_NU[:, None].repeat(1, n, 1)
+    for scale in np.unique(scales):
+        chosen = torch.from_numpy(scales == scale).to(draws.device)
+        fields = smoothness.gaussian_fields(keys_ND[chosen].flatten(), float(scale), g).flatten(1)
+        raster = -torch.arange(g * g, device=draws.device).expand_as(fields)  # equal values are rare: any order
+        made[chosen] = rank(fields, raster).view(-1, n, g * g)
+    return made
 
 
 def shifted(draws: Draws, places_NU: Tensor) -> Tensor:
@@ -181,7 +194,10 @@ CONTROLS = Registry(
             "nothing", cell_random, strength=2, caption="Random cells of the grid (on grid pixel, of 7 x 7)."
         ),
         "smooth_random": Control(
-            "nothing", smooth_random, strength=3, caption="A smooth random field with 7 x 7 knots."
+            "ranking",
+            smooth_random,
+            strength=3,
+            caption="A random field as smooth as the map: at 25% its mask has as long an outline, on average.",
         ),
         "shifted": Control(
             "ranking",

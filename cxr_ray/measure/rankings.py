@@ -63,10 +63,9 @@ def upsample(maps_NVV: Tensor, size: int) -> Tensor:
     return F.interpolate(maps_NVV[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
 
 
-def smooth_field(keys_N: Tensor, size: int, *, gaussian: bool = False) -> Tensor:
-    """A random 7 x 7 field (uniform, or Gaussian), bilinear to [N, size, size]."""
-    numbers = randomness.normal if gaussian else randomness.uniform
-    return upsample(numbers(keys_N, KNOTS * KNOTS).view(-1, KNOTS, KNOTS), size)
+def smooth_field(keys_N: Tensor, size: int) -> Tensor:
+    """A uniform random 7 x 7 field, bilinear to [N, size, size]."""
+    return upsample(randomness.uniform(keys_N, KNOTS * KNOTS).view(-1, KNOTS, KNOTS), size)
 
 
 def rank(maps_NU: Tensor, ties_NU: Tensor) -> Tensor:

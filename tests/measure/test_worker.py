@@ -131,9 +131,9 @@ def test_faithfulness_can_be_recomputed_from_curves(linear_frames):
 def test_shared_controls_stand_once_and_pixel_random_on_pixels_alone(linear_frames):
     curves = linear_frames["curves"]
     shared = curves[curves.explainer == "shared"]
-    assert set(shared.control) == {"pixel_random", "cell_random", "smooth_random"}
+    assert set(shared.control) == {"pixel_random", "cell_random"}
     assert set(shared[shared.control == "pixel_random"].grid) == {"pixel"}
-    assert set(curves[curves.explainer != "shared"].control) == {"none", "shifted"}
+    assert set(curves[curves.explainer != "shared"].control) == {"none", "smooth_random", "shifted"}
     compared = linear_frames["faithfulness"].groupby("grid").control.unique().map(set)
     assert compared["pixel"] - compared["7"] == {"pixel_random"}
 
@@ -308,7 +308,7 @@ def test_sequential_draws_that_explainers_and_targets_share_are_scored_once():
         assert set(p) == {23}
     forward, backward = (sum(EXPLAINERS[e].passes(SIZE)[k] for e in explainers) for k in (0, 1))
     assert counted["one"] == 5 * (passes_per_image(config, SIZE)[0] - 2 * backward)
-    own = forward + len(explainers) * 2 * 8 * (1 + 23)  # maps on grids x curves of the map and of each shift
+    own = forward + len(explainers) * 2 * 8 * (1 + 2 * 23)  # maps on grids x curves of the map and of two controls
     n_negative = int((out["predictions"].predicted == 0).sum())
     assert 0 < n_negative < 5
     assert counted["two"] == counted["one"] + n_negative * own

@@ -39,8 +39,8 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
     caption = (
         "Kendall's tau of the rankings of explainers by mean advantage under two values of one choice (1: the same "
         f"ranking, 0: unrelated, −1: reversed), over the settings of all other choices; model {trial_id}, bucket all, "
-        f"{data.metric} (choice level: drop). Controls that no explainer enters (pixel_random, cell_random, "
-        "smooth_random) rank explainers alike by construction."
+        f"{data.metric} (choice level: drop). Controls that no explainer enters (pixel_random, cell_random) "
+        "rank explainers alike by construction."
     )
     head = ["choice", "from", "to", "mean tau", "smallest to largest", "settings", "explainers"]
     yield page.table(caption, head, rows)
