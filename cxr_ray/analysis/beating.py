@@ -23,6 +23,7 @@ TEST = (
     "win rate: sign-flip of the patients' sums of win rate - 1/2; mean advantage: symmetric bootstrap-t over patients"
 )
 YES, NO, DIFFERS = "yes", "no", "differs"
+NO_STRONG = "not shown: no strong control was measured"
 COLUMNS = (
     *("test", "alternative", "p", "mean_p", "family", "family_size", "p_holm", "mean_p_holm"),
     *("win_rate", "win_lower", "win_upper", "hardest", "beaten"),
@@ -124,6 +125,24 @@ def beaten(rows: pd.DataFrame) -> NDArray[Any]:
     answer = np.select([often & on_average, often ^ on_average], [YES, DIFFERS], NO).astype(object)
     answer[(rows["win_lower"].isna() | rows["lower"].isna()).to_numpy(bool)] = None
     return answer
+
+
+def in_words(row: Any) -> str:
+    """Whether a row's control is beaten, in words; where the two questions differ, which says what.
+
+    Args:
+        row: the columns of ``summary`` as attributes.
+    """
+    if pd.isna(row.beaten):
+        return "too few patients to say whether it is beaten"
+    words = {YES: "beaten", NO: "not beaten"}.get(row.beaten, "")
+    if row.beaten == DIFFERS:
+        on_average = row.mean_p_holm < ALPHA and row.lower > 0
+        shown, open_ = ("mean advantage", "win rate") if on_average else ("win rate", "mean advantage")
+        words = f"differs: the {shown} is above chance, the {open_} is not shown to be"
+    if row.mean * (row.win_rate - 0.5) < 0:
+        words += "; win rate and mean advantage have opposite signs"
+    return words
 
 
 def _family_name(column: pd.Series) -> str:

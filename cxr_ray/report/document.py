@@ -114,9 +114,10 @@ def reading(data: RunData) -> list[str]:
         "A saliency map claims that some places matter to the model. Here those places are filled (deletion) or "
         "restored (insertion). The change of the model's score is compared with that under control masks. The "
         "advantage over the control is above 0 where the map is more faithful than the control. A map earns trust for "
-        "a group of images where its advantage over the strong controls has an interval above 0. Beating random pixels "
-        "says little.",
+        "a group of images where it beats the hardest strong control, in mean advantage and in how often it "
+        "wins. Beating random pixels says little.",
         f"The primary number is the advantage in {data.metric}, in log-odds; {data.first}. Each table's caption says "
-        "what its numbers are measured with; [ ] is a 95% interval. Bold: p_holm < 0.05 and an interval above 0, both. "
+        "what its numbers are measured with; [ ] is a 95% interval. Bold: beaten, in mean advantage and in win "
+        "rate: p_holm < 0.05 and an interval above chance. "
         f"The first model has the highest val_auroc; test figures chose nothing.{more}",
     ]

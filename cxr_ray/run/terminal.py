@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray import results
-from cxr_ray.analysis import primary
+from cxr_ray.analysis import beating, primary
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.analysis.summary import VALID_SHARE
@@ -75,6 +75,8 @@ def summary_lines(out: str) -> Iterator[str]:
     summary = run.pandas("summary")
     if (summary["control"] != "none").any():
         yield from _advantage_lines(summary, primary.of_run(run))
+    else:
+        yield f"\nHardest strong control: {beating.NO_STRONG}."
     errors = run.arrow("errors").num_rows
     yield f"\nErrors: {errors}" + (" (table errors)" if errors else "")
     yield f"Tables: {out}/tables ({', '.join(TABLES)})"
@@ -102,13 +104,31 @@ def _advantage_lines(summary: pd.DataFrame, settings: PrimarySettings) -> Iterat
         f"faithful than the control); grid {settings.grid}, fill {settings.fill}, target {settings.target_rule}:"
     )
     controls = list(dict.fromkeys(rows["control"]))
-    yield f"  {'model':<26}{'explainer':<22}{'bucket':<8}{'n':>5}  " + "".join(f"{c:<26}" for c in controls)
+    yield f"  {'model':<26}{'explainer':<22}{'bucket':<8}{'n':>5}  " + "".join(f"{c:<27}" for c in controls)
     for (trial_id, explainer, bucket), group in rows.groupby(["trial_id", "explainer", "bucket"], sort=False):
         by_control = {r.control: _advantage(r) for r in group.itertuples()}
-        cells = "".join(f"{by_control.get(c, ''):<26}" for c in controls)
+        cells = "".join(f"{by_control.get(c, ''):<27}" for c in controls)
         yield f"  {trial_id:<26}{explainer:<22}{bucket:<8}{group['n'].iloc[0]:>5}  {cells}"
-    yield "  * p < 0.05 after Holm's correction (sign-flip over patients). No interval under 20 patients."
+    yield "  * beaten: mean advantage and win rate both above chance by interval and by p after Holm's correction."
+    yield "  ~ differs: one of the two. No interval under 20 patients."
+    yield from _hardest_lines(rows)
     yield from _baseline_lines(summary[chosen & (summary["control"] == "none")], settings)
+
+
+def _hardest_lines(rows: pd.DataFrame) -> Iterator[str]:
+    """Each explainer and bucket against the strong control with the smallest advantage."""
+    hardest = rows[rows["hardest"].eq(True)]
+    if hardest.empty:
+        yield f"\nHardest strong control: {beating.NO_STRONG}."
+        return
+    yield "\nThe hardest strong control (smallest mean advantage) of each explainer and bucket; is it beaten?"
+    yield from map(_hardest_line, hardest.itertuples())
+
+
+def _hardest_line(r: Any) -> str:
+    advantage, win = _interval(r.mean, r.lower, r.upper), _interval(r.win_rate, r.win_lower, r.win_upper)
+    named = f"  {r.trial_id:<26}{r.explainer:<22}{r.bucket:<8}{r.control:<13}{advantage:<26}"
+    return f"{named}win rate {win:<22}  {beating.in_words(r)}"
 
 
 def _baseline_lines(maps: pd.DataFrame, settings: PrimarySettings) -> Iterator[str]:
@@ -125,7 +145,7 @@ def _baseline_lines(maps: pd.DataFrame, settings: PrimarySettings) -> Iterator[s
 
 
 def _advantage(row: Any) -> str:
-    return _interval(row.mean, row.lower, row.upper) + ("*" if row.p_holm < 0.05 else "")
+    return _interval(row.mean, row.lower, row.upper) + {beating.YES: "*", beating.DIFFERS: "~"}.get(row.beaten, "")
 
 
 def _interval(mean: float, lower: float, upper: float) -> str:

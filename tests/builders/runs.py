@@ -22,6 +22,7 @@ PREDICTED = [int(o in ("TP", "FP")) for o in OUTCOMES]
 TRIAL = "plain-01234567"
 EXPLAINERS = ("gradcam", "occlusion")
 CONTROLS = {"pixel_random": 2, "shifted": 1}
+STRONG = {"other_image": 2, "mean_map": 1}
 LEVELS = (0.25, 0.5)
 PHANTOMS = {
     "source": "phantom",
@@ -46,6 +47,7 @@ class Options:
         data: the sweep's section.
         rules: target rules.
         valid: filled images are valid baselines.
+        strong: with strong controls.
         more: with regions, randomised models, hypotheses and contrasts of drops.
     """
 
@@ -57,12 +59,18 @@ class Options:
     data: Mapping[str, Any] | None = None
     rules: Sequence[str] = ("pneumonia",)
     valid: bool = True
+    strong: bool = False
     more: bool = False
 
     @property
     def trial(self) -> str:
         """The explained model."""
         return "study" if self.given else TRIAL
+
+    @property
+    def controls(self) -> dict[str, int]:
+        """Draws of each control."""
+        return CONTROLS | (STRONG if self.strong else {})
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -87,7 +95,7 @@ def make_run(out: Path | str, **options: Any) -> str:
     sweep = {
         "name": "byhand",
         "seed": 0,
-        "controls": CONTROLS,
+        "controls": o.controls,
         "data": o.data or PHANTOMS,
         "explain": {"explainers": list(EXPLAINERS), "targets": list(o.rules), "keep_maps": o.keep_maps},
         "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": list(LEVELS), "orders": list(o.orders)},
@@ -224,13 +232,13 @@ def faithfulness_rows(o: Options, bad: Sequence[bool]) -> list[Row]:
             "value": None if b else 0.5 + i,
             "gap": None if b or control == "none" else -0.1 * (i + 1),
             "win_rate": None if b or control == "none" else 0.0,
-            "n_draws": CONTROLS.get(control, 0),
+            "n_draws": o.controls.get(control, 0),
             "baseline_valid": o.valid,
         }
         for (i, target), b in zip(o.pairs, bad, strict=True)
         for metric, level in o.metrics
         for scale in ("prob", "logodds")
-        for control in ("none", *CONTROLS)
+        for control in ("none", *o.controls)
     ]
 
 
@@ -266,14 +274,15 @@ def summary_rows(o: Options) -> list[Row]:
         enumerate(["all", "TP", "FP", "TN", "FN"]),
         enumerate(o.metrics),
         enumerate(["logodds", "prob"]),
-        enumerate(["none", *CONTROLS]),
+        enumerate(["none", *o.controls]),
     )
     rows = []
     for rule, (e, explainer), (b, bucket), (m, (metric, level)), (s, scale), (c, control) in combinations:
         mean = (1 if e else -1) * (1 + e + b / 10 + m / 100 + s / 1000 + c * 3)
         hidden = control == "none" and level is None and not o.valid
         interval = bucket == "all" and not hidden
-        compared = {"p_holm": 0.0421, "win_rate": 0.625, "control_mean": c + b / 8} if control != "none" else {}
+        compared = comparison(explainer, control, interval) if control != "none" else {}
+        compared |= {"control_mean": c + b / 8} if control != "none" else {}
         n = 6 if bucket == "all" else 2
         rows.append(
             _row(
@@ -295,7 +304,7 @@ def summary_rows(o: Options) -> list[Row]:
                 n_patients=5 if bucket == "all" else 1,
                 n_null=0,
                 n_degenerate=0,
-                draws=CONTROLS.get(control, 0),
+                draws=o.controls.get(control, 0),
                 mean=None if hidden else mean,
                 n_boot=1000,
                 lower=mean - 0.5 if interval else None,
@@ -307,6 +316,17 @@ def summary_rows(o: Options) -> list[Row]:
         )
     contrast = {**rows[0], "bucket": "TP-FP", "contrast": True, "mean": 99.999}
     return [*rows, contrast]
+
+
+def comparison(explainer: str, control: str, interval: bool) -> Row:
+    """Win rate and tests. Means of occlusion rise from control to control, those of gradcam fall."""
+    hardest = {"gradcam": "mean_map", "occlusion": "other_image"}[explainer]
+    known = {"p_holm": 0.0421, "win_rate": 0.625, "hardest": control == hardest}
+    if not interval:
+        return known
+    beaten = "yes" if explainer == "occlusion" else "differs"
+    mean_p_holm = 0.0312 if explainer == "occlusion" else 1.0
+    return {**known, "win_lower": 0.524, "win_upper": 0.726, "mean_p_holm": mean_p_holm, "beaten": beaten}
 
 
 def contrast_rows(trial: str) -> list[Row]:

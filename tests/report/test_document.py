@@ -28,9 +28,12 @@ def page(run):
 def test_advantages_are_those_of_the_table_beside_their_definition(page):
     text = text_of(page)
     # gradcam, all, shifted, abpc (third metric), log-odds: -(1 + 0.02 + 6); pixel_random: -(1 + 0.02 + 3)
-    assert "−7.020 [−7.520, −6.770] p_holm 0.042 · win rate 0.62 −4.020 [−4.520, −3.770]" in text
+    assert (
+        "−7.020 [−7.520, −6.770] p_holm 1.000 · win rate 0.625 [0.524, 0.726], p_holm 0.042 · differs −4.020 [−4.520,"
+        in text
+    )
     # occlusion, TP, drop at 0.5 (fifth metric), probability: 2 + 0.1 + 0.04 + 0.001, and + 6 and + 3; 1 patient
-    assert "occlusion TP 0.5 2 (1) +2.141 +8.141 p_holm 0.042 · win rate 0.62 +5.141" in text
+    assert "occlusion TP 0.5 2 (1) +2.141 +8.141 p_holm – · win rate 0.625, p_holm 0.042 +5.141" in text
     for scale in ("log-odds", "probability"):
         where = f"{scale} of the target; model {TRIAL}; grid pixel, fill mean, target rule pneumonia; level: "
         assert (

@@ -14,7 +14,7 @@ from cxr_ray.report.page import rows_of
 
 
 def forest(part: pd.DataFrame, controls: Sequence[str], explainers: Sequence[str], label: str, title: str) -> Figure:
-    """Mean advantages with their intervals, a panel a control, all on one axis.
+    """Mean advantages with their intervals, a panel a control, all on one axis; filled where it is the hardest.
 
     Args:
         part: rows of ``summary`` in one setting, metric and scale.
@@ -32,7 +32,8 @@ def forest(part: pd.DataFrame, controls: Sequence[str], explainers: Sequence[str
         rows_axis(ax, [f"{'  '.join(key)}, n = {n[key]}" for key in keys], [explainer for explainer, _ in keys])
         for r in rows_of(of_control):
             y = keys.index((r.explainer, r.bucket))
-            point(ax, y, (r.mean, r.lower, r.upper), colour(explainers.index(r.explainer)))
+            hollow = r.hardest is not True
+            point(ax, y, (r.mean, r.lower, r.upper), colour(explainers.index(r.explainer)), hollow=hollow)
         zero(ax)
         ax.tick_params(labelbottom=True)
         draws = int(of_control["draws"].max())

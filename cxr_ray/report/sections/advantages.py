@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_ray.analysis import beating
 from cxr_ray.analysis.summary import VALID_SHARE
 from cxr_ray.measure.metrics import METRICS, areas
 from cxr_ray.report import page
@@ -17,10 +18,11 @@ from cxr_ray.report.rundata import RunData, Setting
 from cxr_ray.report.section import Folder, Section, of_models
 
 NOTE = (
-    "In a cell: mean advantage over the control [95% interval over patients]; p_holm: of a one-sided sign-flip test "
-    "over patients (greater: the map is more faithful), after Holm's correction over explainers x controls; win rate: "
-    "share of control draws that the map beats, ties half, 0.5 is chance. The test is of the win rate, the interval of "
-    "the mean advantage; where advantages are skewed the two may differ."
+    "In a cell: mean advantage over the control [95% interval over patients] and p_holm of its test; win rate, the "
+    "share of control draws that the map beats, ties half, 0.5 is chance [95% interval], and p_holm of a one-sided "
+    "sign-flip test over patients. Both are corrected by Holm over explainers x controls. They answer two questions: "
+    "by how much on average, and how often. Bold: beaten, by both tests (p_holm < 0.05) and both intervals; differs: "
+    "by one of the two. hardest: the strong control with the smallest mean advantage; a map is judged by it."
 )
 BASELINE = (
     "An area ends on the wholly filled image. That image is a valid baseline where it scores at least 1 log-odds below "
@@ -58,6 +60,7 @@ def _of_setting(data: RunData, folder: Folder, trial_id: str, s: Setting, part: 
         yield page.text("The run has no controls, so there is no advantage to show.")
     elif data.drawn(trial_id, s):
         yield from forest(data, folder, trial_id, s, part)
+    yield hardest_table(data, part, where)
     yield advantage_table(data, part, data.primary.metric, "logodds", where)
     if trial_id not in data.whole:
         yield page.text("Only the primary table is shown for this model. The table summary holds the rest.")
@@ -82,9 +85,39 @@ def forest(data: RunData, folder: Folder, trial_id: str, s: Setting, part: pd.Da
         f"advantages-{trial_id}-{s.slug}.png",
         f"Mean advantage over each control by explainer and bucket, model {trial_id}; {s}",
         f"Mean advantage in {data.metric} (log-odds of the target; level: none, an area) over each control, with its "
-        f"95% interval, for model {trial_id}; {s}. Crosses: under 20 patients, no interval.",
+        f"95% interval, for model {trial_id}; {s}. Filled: the hardest strong control of this explainer and bucket; "
+        "hollow: the others. Crosses: under 20 patients, no interval.",
         inline=s == data.first and trial_id in data.whole,
     )
+
+
+def hardest_table(data: RunData, part: pd.DataFrame, where: str) -> Block:
+    """Each explainer and bucket against the strong control that is the hardest to beat, or why there is none."""
+    part = part[(part["metric"] == data.primary.metric) & (part["scale"] == "logodds") & (part["control"] != "none")]
+    hardest = part[part["hardest"].eq(True)]
+    if hardest.empty:
+        known = part.empty or part["hardest"].notna().any()
+        return page.text(f"Hardest strong control: {beating.NO_STRONG if known else 'not measured in this run'}.")
+    rows: list[list[Cell]] = [
+        [
+            r.explainer,
+            r.bucket,
+            page.images(r),
+            r.control,
+            {"text": page.mean(r), "strong": r.beaten == beating.YES},
+            page.p_text(r.mean_p_holm),
+            page.interval(r.win_rate, r.win_lower, r.win_upper),
+            page.p_text(r.p_holm),
+            page.wrapped(beating.in_words(r)),
+        ]
+        for r in page.rows_of(hardest)
+    ]
+    caption = (
+        f"The hardest comparison: the strong control with the smallest mean advantage in {data.metric}, log-odds of "
+        f"the target; {where}; level: none (area over all levels)."
+    )
+    head = ["explainer", "bucket", "images (patients)", "hardest control", "advantage", "p_holm of the advantage"]
+    return page.table(caption, [*head, "win rate", "p_holm of the win rate", "in words"], rows)
 
 
 def advantage_table(data: RunData, part: pd.DataFrame, metric: str, scale: str, where: str) -> Block:
@@ -144,7 +177,10 @@ def _area(r: Any, valid: str) -> str:
 def _cell(r: Any) -> Cell:
     if r is None or pd.isna(r.mean):
         return page.NONE
-    sub = f"p_holm {page.p_text(r.p_holm)} · win rate {page.number(r.win_rate, 2)}"
+    win = page.interval(r.win_rate, r.win_lower, r.win_upper)
+    sub = f"p_holm {page.p_text(r.mean_p_holm)} · win rate {win}, p_holm {page.p_text(r.p_holm)}"
+    sub += " · hardest" if r.hardest is True else ""
+    sub += " · differs" if r.beaten == beating.DIFFERS else ""
     if r.n_null or r.n_degenerate:
         sub += f" · {page.count(r.n_null)} null, {page.count(r.n_degenerate)} constant"
-    return {"text": page.mean(r), "sub": sub, "strong": bool(r.p_holm < 0.05 and r.lower > 0)}
+    return {"text": page.mean(r), "sub": sub, "strong": r.beaten == beating.YES}

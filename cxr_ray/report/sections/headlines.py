@@ -7,20 +7,21 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_ray.analysis import beating
 from cxr_ray.analysis.summary import VALID_SHARE
-from cxr_ray.measure.metrics import METRICS
+from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.report import page
 from cxr_ray.report.rundata import RunData
 
 
 def headlines(data: RunData) -> list[str]:
-    """Performance, verdicts, deletion, the advantage over the strongest control, and a warning where one is due."""
+    """Performance, verdicts, deletion, advantages over the hardest control, and a warning where one is due."""
     if not data.models:
         return []
     trial_id = data.models[0]
     rows = data.buckets[(data.buckets["trial_id"] == trial_id) & (data.buckets["explainer"] == data.primary.explainer)]
     rows = data.first.rows(rows)
-    found = (_performance(data, trial_id), _verdicts(data), _deletion(data, rows), _advantage(data, rows))
+    found = (_performance(data, trial_id), _verdicts(data), _deletion(data, rows), _advantages(data, trial_id))
     return [sentence for sentences in (*found, _baseline(data, rows)) for sentence in sentences]
 
 
@@ -59,28 +60,34 @@ def _deletion(data: RunData, rows: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _advantage(data: RunData, rows: pd.DataFrame) -> Iterator[str]:
-    """Over the strongest control that was measured."""
-    rows = rows[(rows["scale"] == data.primary.scale) & (rows["bucket"] == "all")]
-    control = next((c for c in data.controls if c in set(rows["control"])), None)
-    cells: dict[str, Any] = {
-        str(r.metric): r for r in page.rows_of(rows[(rows["control"] == control) & rows["level"].isna()])
-    }
-    if data.primary.metric not in cells:
+def _advantages(data: RunData, trial_id: str) -> Iterator[str]:
+    """Of each explainer over its hardest strong control: the primary one by bucket, the others over all images."""
+    rows = data.primary_rows
+    rows = rows[(rows["trial_id"] == trial_id) & (rows["control"] != "none")]
+    hardest = rows[rows["hardest"].eq(True)]
+    if rows.empty or hardest.empty:
+        known = rows.empty or rows["hardest"].notna().any()
+        yield f"Maps against strong controls: {beating.NO_STRONG if known else 'not measured in this run'}."
         return
-    r = cells.pop(data.primary.metric)
-    parts = ", ".join(f"{METRICS[metric].label} {page.number(cell.mean, sign=True)}" for metric, cell in cells.items())
-    yield (
-        f"{data.primary.explainer} against {control}, the strongest control measured: advantage in {data.metric} "
-        f"{page.mean(r)} log-odds over all {page.count(r.n)} images{f' ({parts})' if parts else ''}, {_clear(r)} "
-        f"({data.first})."
+    where = f"advantage in {data.metric}, log-odds; {data.first}"
+    for r in page.rows_of(hardest):
+        if r.explainer == data.primary.explainer or r.bucket == "all":
+            yield f"{advantage_sentence(r, rows)} ({where})."
+
+
+def advantage_sentence(r: Any, rows: pd.DataFrame) -> str:
+    """The advantage over the hardest strong control, and how many strong ones are beaten."""
+    strong = rows[(rows["explainer"] == r.explainer) & (rows["bucket"] == r.bucket)]
+    strong = strong[strong["control"].map(lambda c: c in CONTROLS and CONTROLS[c].strong)]
+    text = (
+        f"{r.explainer}, {'all images' if r.bucket == 'all' else r.bucket}, {page.images(r)}: hardest strong control "
+        f"{r.control}: {page.mean(r)} log-odds, win rate {page.interval(r.win_rate, r.win_lower, r.win_upper)}, "
+        f"{beating.in_words(r)}"
     )
-
-
-def _clear(r: Any) -> str:
-    if pd.isna(r.lower):
-        return "without an interval"
-    return "the interval is clear of 0" if r.lower > 0 or r.upper < 0 else "the interval holds 0"
+    if len(strong) == 1:
+        return text
+    beaten = int((strong["beaten"] == beating.YES).sum())
+    return f"{text}; {beaten} of {len(strong)} strong controls beaten" if not pd.isna(r.beaten) else text
 
 
 def _baseline(data: RunData, rows: pd.DataFrame) -> Iterator[str]:
