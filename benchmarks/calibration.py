@@ -3,9 +3,9 @@
 With a shortcut, PNEUMONIA carries a marker in training and NORMAL carries none, so that the marker alone tells them
 apart. Without, every image carries one and its glyph says nothing. The test images are NORMAL and carry the glyph of
 PNEUMONIA; those that a network takes for PNEUMONIA are its false positives. They swap patches with NORMAL images as
-in training, as a sweep takes them from validation. Right is: supported with the shortcut, and without it anything else,
-of which `not supported` says more than `undecided`. Whether a shortcut works is seen in the truth: the log-odds of the
-same image drawn again without its marker. Beside H1 stands what its rule would say of fills.
+in training, as a sweep takes them from validation. Right is: above the margin with the shortcut, and without
+it anything else. Whether a shortcut works is seen in the truth: the log-odds of the same image drawn again without its
+marker. Beside H1 stands what its rule would say of fills.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks import common
+from cxr_ray.analysis import primary
 from cxr_ray.analysis.hypotheses.inputs import Inputs
+from cxr_ray.analysis.hypotheses.margins import ABOVE, INCONCLUSIVE, VERDICTS
 from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows
 from cxr_ray.data.phantoms import Phantom, render
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
@@ -102,6 +104,7 @@ def judge(model: Classifier, seeds: list[int], drawn: list[Phantom], donors: lis
             for r in hypothesis_rows(
                 Inputs(
                     sweep,
+                    primary.resolve(sweep),
                     trials,
                     frames["predictions"],
                     patients,
@@ -135,7 +138,7 @@ def calibrate(seed: int, shortcut: bool) -> dict[str, Any]:
     normal = training_set(shortcut, 2 * DONORS, start + 2 * 10**5)[::2]
     seeds, wrong = false_positives(model, POOL, start + 10**5)
     if not wrong:
-        none = {"verdict": "undecided", "effect": np.nan, "reason": f"no false positive among {POOL} images"}
+        none = {"verdict": INCONCLUSIVE, "effect": np.nan, "reason": f"no false positive among {POOL} images"}
         agreement = {way: {"spearman": np.nan, "sign": np.nan} for way in WAYS}
         return {"verdicts": dict.fromkeys(WAYS, none), "true_effect": np.nan, "agreement": agreement, "n": 0}
     return judge(model, seeds, wrong, normal)
@@ -157,9 +160,7 @@ def main() -> None:
                 flush=True,
             )
     verdicts = {
-        f"{name}, {way}": {
-            v: [r["verdicts"][way]["verdict"] for r in of].count(v) for v in ("supported", "not supported", "undecided")
-        }
+        f"{name}, {way}": {v: [r["verdicts"][way]["verdict"] for r in of].count(v) for v in VERDICTS}
         for name, of in results.items()
         for way in WAYS
     }
@@ -171,9 +172,8 @@ def main() -> None:
         for way in WAYS
     }
     right = {
-        "shortcut: H1 supported": verdicts[f"shortcut, {PATCH_SWAP}"]["supported"] / args.seeds,
-        "no shortcut: H1 not supported, or undecided": 1
-        - verdicts[f"no shortcut, {PATCH_SWAP}"]["supported"] / args.seeds,
+        "shortcut: H1 above margin": verdicts[f"shortcut, {PATCH_SWAP}"][ABOVE] / args.seeds,
+        "no shortcut: H1 not above margin": 1 - verdicts[f"no shortcut, {PATCH_SWAP}"][ABOVE] / args.seeds,
     }
     show = {
         "verdicts": verdicts,

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from cxr_ray.analysis.hypotheses.margins import Margin
 from cxr_ray.analysis.hypotheses.registry import TESTED, Hypothesis
 from cxr_ray.analysis.hypotheses.rows import row
 from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows
@@ -42,22 +43,24 @@ def toy_hypothesis(monkeypatch):
 
     def rows(given, test, subject, n_boot):
         known = {"n_trials": 1, "n": 30, "n_patients": 30, "effect": 2.0, "lower": 1.5, "upper": 2.5, "p": 0.001}
+        known |= {"lower_90": 1.6, "upper_90": 2.4}
         yield row("H9", subject, "toy", "teeth", **known)
         yield row("H9", subject, "secondary toy", "teeth", **known)
 
-    entry = Hypothesis("Toy: is it there?", rows, per="variant", unit="teeth", margin=1.0, line=1.0)
+    margin, says = Margin.line(1), {"above margin": "it bites"}
+    entry = Hypothesis("Toy: is it there?", rows, per="variant", unit="teeth", margin=margin, says=says)
     monkeypatch.setitem(TESTED, "H9", entry)
 
 
 def test_a_hypothesis_is_judged_and_corrected_for_in_the_table(toy_hypothesis):
     table = HYPOTHESES.from_rows(hypothesis_rows(inputs(), n_boot=20)).to_pandas()
     judged, secondary = table[table["hypothesis"] == "H9"].to_dict("records")
-    assert (judged["role"], judged["verdict"], judged["family_size"]) == ("verdict", "supported", 4)
-    assert judged["family"].startswith("H1, H2, H3 and H9 | ")
-    assert judged["p_holm"] == pytest.approx(0.004)
-    assert "1 teeth (the margin)" in judged["reason"]
+    assert (judged["role"], judged["verdict"], judged["family_size"]) == ("verdict", "above margin", 3)
+    assert judged["family"].startswith("H1, H3 and H9 | ")
+    assert judged["p_holm"] == pytest.approx(0.003)
+    assert judged["reason"].startswith("it bites: ")
     assert secondary["role"] == "secondary"
-    assert judged["margin"] == 1.0
+    assert (judged["margin_low"], judged["margin_high"]) == (1.0, 1.0)
 
 
 def test_a_hypothesis_that_is_not_registered_is_an_error():
@@ -165,4 +168,4 @@ def test_toys_of_every_kind_go_from_the_sweep_file_to_the_page(toys, toy_context
     assert "advantage over toy_control (1 draw)" in text
     assert "toy area: higher is more faithful" in text
     assert "H9. Toy: is it there?" in text
-    assert "H9: the effect must lie above 1 teeth (the margin)" in text
+    assert "H9: 1 teeth (above margin: it bites)" in text

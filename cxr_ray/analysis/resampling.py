@@ -64,18 +64,18 @@ def percentile_interval(samples_BK: Floats) -> tuple[Floats, Floats]:
 
 
 def patient_bootstrap(
-    values_NK: ArrayLike, patients_N: ArrayLike, n_boot: int = 1000, *, seed: int
+    values_NK: ArrayLike, patients_N: ArrayLike, n_boot: int = 1000, *, seed: int, level: float = 0.95
 ) -> tuple[Floats, Floats]:
-    """95% interval of the mean over images, patients resampled: lower_K, upper_K, in the values' unit.
+    """Interval of the mean over images, 95% unless `level` says else, patients resampled: lower_K, upper_K.
 
     Cluster bootstrap (Cameron, Gelbach & Miller 2008) of a ratio, the drawn patients' sums over their counts, by the
-    symmetric bootstrap-t (Hall 1988): the mean, plus and minus its standard error times the 95% quantile of |t|. Where
+    symmetric bootstrap-t (Hall 1988): the mean, plus and minus its standard error times the quantile of |t|. Where
     patients differ in scale, as drops of log-odds do, percentiles of the means cover 90% at 20 patients
     (`benchmarks.null`). NaN for a column whose values come from under 20 patients, or differ in so few of them that
     samples without any difference leave the quantile unbounded.
     """
     codes_N, n_patients = patient_codes(patients_N)
-    return _intervals([patient_sums(values_NK, codes_N, n_patients)], n_boot, seed)
+    return _intervals([patient_sums(values_NK, codes_N, n_patients)], n_boot, seed, level)
 
 
 def bootstrap_difference(
@@ -89,7 +89,7 @@ def bootstrap_difference(
     patients_a_N, patients_b_M = np.asarray(patients_a_N), np.asarray(patients_b_M)
     codes, n_patients = patient_codes(np.concatenate([patients_a_N, patients_b_M]))
     a, b = codes[: len(patients_a_N)], codes[len(patients_a_N) :]
-    return _intervals([patient_sums(a_NK, a, n_patients), patient_sums(b_MK, b, n_patients)], n_boot, seed)
+    return _intervals([patient_sums(a_NK, a, n_patients), patient_sums(b_MK, b, n_patients)], n_boot, seed, 0.95)
 
 
 def mean_p(mean_K: ArrayLike, lower_K: ArrayLike, n_patients_K: ArrayLike) -> Floats:
@@ -116,7 +116,7 @@ def mean_p(mean_K: ArrayLike, lower_K: ArrayLike, n_patients_K: ArrayLike) -> Fl
     return np.where(np.isnan(lower_K), np.nan, np.where(mean_K > 0, p_K, 1.0))
 
 
-def _intervals(groups: Sequence[tuple[Floats, Floats]], n_boot: int, seed: int) -> tuple[Floats, Floats]:
+def _intervals(groups: Sequence[tuple[Floats, Floats]], n_boot: int, seed: int, level: float) -> tuple[Floats, Floats]:
     """Interval of the first group's mean, minus the second's if there is one; groups are (sums_PK, counts_PK)."""
     n_patients, n_columns = groups[0][0].shape
     enough_K = np.all([(counts_PK > 0).sum(0) >= MIN_PATIENTS for _, counts_PK in groups], axis=0)
@@ -137,7 +137,7 @@ def _intervals(groups: Sequence[tuple[Floats, Floats]], n_boot: int, seed: int) 
         # A sample without any patient of a group says nothing, nor does one in which all patients agree.
         t_BK[~(error_BK[1:] > 1e-6 * error_BK[0])] = np.inf
         t_BK[np.abs(shift_BK[1:]) <= rounding_K] = 0.0
-        quantile_K = np.quantile(t_BK, 0.95, axis=0, method="higher")  # no mean of a number and infinity
+        quantile_K = np.quantile(t_BK, level, axis=0, method="higher")  # no mean of a number and infinity
         half_K = np.where(np.isinf(quantile_K), np.nan, quantile_K) * error_BK[0]
         mean_K = means[0] - means[1] if len(means) > 1 else means[0]
         lower_K[columns], upper_K[columns] = mean_K - half_K, mean_K + half_K

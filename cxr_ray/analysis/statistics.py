@@ -150,6 +150,7 @@ def hypothesis_rows(measured: Measured, sweep: Sweep) -> Rows:
     return verdicts.hypothesis_rows(
         Inputs(
             sweep,
+            measured.primary,
             measured.trials.reset_index(),
             measured.predictions,
             measured.patients,

@@ -72,6 +72,7 @@ def summary_lines(out: str) -> Iterator[str]:
     """Models, then each map's advantage over each control. Every number stands in a table of the run."""
     run = results.open_run(out)
     yield from _model_lines(run)
+    yield from _verdict_lines(run)
     summary = run.pandas("summary")
     if (summary["control"] != "none").any():
         yield from _advantage_lines(summary, primary.of_run(run))
@@ -91,6 +92,14 @@ def _model_lines(run: results.Run) -> Iterator[str]:
     for r in at_half.to_dict("records"):
         accuracy, auroc = (_interval(r[m], r[f"{m}_lower"], r[f"{m}_upper"]) for m in ("accuracy", "auroc"))
         yield f"  {r['trial_id']:<26}{variant_of[r['trial_id']]:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}"
+
+
+def _verdict_lines(run: results.Run) -> Iterator[str]:
+    judged = run.pandas("hypotheses").query("role == 'verdict'")
+    if len(judged):
+        yield "\nVerdicts (table hypotheses):"
+    for r in judged.itertuples():
+        yield f"  {r.hypothesis} ({r.subject}): {r.verdict}: {r.reason}"
 
 
 def _advantage_lines(summary: pd.DataFrame, settings: PrimarySettings) -> Iterator[str]:

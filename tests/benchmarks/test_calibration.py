@@ -15,4 +15,4 @@ def test_h1_tells_a_working_shortcut_from_none(shortcut):
     assert (found["true_effect"] > 1) == shortcut  # it works, or there is none
     if shortcut:
         assert found["agreement"]["blur"]["spearman"] > 0.8
-    assert (h1["verdict"] == "supported") == shortcut, h1["reason"]
+    assert (h1["verdict"] == "above margin") == shortcut, h1["reason"]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
+from cxr_ray.analysis import primary
 from cxr_ray.analysis.hypotheses.inputs import Inputs
 from cxr_ray.analysis.hypotheses.verdicts import hypothesis_rows
 from cxr_ray.schemas import HYPOTHESES
@@ -96,8 +97,10 @@ def inputs(config=None, trial_rows=None, predicted=(), regions=(), maps=(), pati
     predicted = pd.concat(predicted, ignore_index=True) if len(predicted) else predictions("m", [], np.array([], int))
     ids = predicted["image_id"].unique()
     saliency, faith = map_rows("m", [], [])
+    config = config or sweep()
     return Inputs(
-        config or sweep(),
+        config,
+        primary.resolve(config),
         trials("m") if trial_rows is None else trial_rows,
         predicted,
         pd.Series(ids, index=ids) if patients is None else patients,

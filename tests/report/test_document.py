@@ -103,12 +103,13 @@ def findings_text(tmp_path_factory):
 
 
 def test_hypotheses_have_verdicts_in_words(findings_text):
-    assert "Supported (plain): the interval lies above 0.5 Quantity removing <border> and corners" in findings_text
-    assert "Effect +1.750 [+1.250, +2.250] log-odds; margin 0.50; 1 models, 60 images, 50 patients" in findings_text
+    assert "Above margin (plain): the interval lies above 0.5 Quantity removing <border> and corners" in findings_text
+    assert "Effect +1.750 [+1.250, +2.250], 90% interval [+1.375, +2.125] log-odds; " in findings_text
+    assert "margin −0.50 to 0.50; 1 models, 60 images, 50 patients" in findings_text
     assert "Test sign-flip: p 0.001, p_holm 0.002 in the family H1, H2 and H3 | plain (2)" in findings_text
     assert "maps at the border, FP minus TP plain +0.125 share 1 / 60 / 50" in findings_text
     assert "This run has no verdict on H2." in findings_text
-    assert "Undecided (plain): there are no lung masks" in findings_text
+    assert "Not applicable (plain): there are no lung masks" in findings_text
     assert "nan" not in findings_text.lower().split()
 
 

@@ -29,7 +29,7 @@ NUMBER = re.compile(r"(?<![\w.])[+−]?\d+(?:\.\d+)?(?:e[+−]\d+)?%?(?!\w)")
 SHORT_NUMBER = re.compile(r"-?\d{1,6}(\.\d+)?")  # an image's id may be of digits alone
 # Fixed prose around constants. A number is a constant only in its phrase.
 PHRASES = (
-    r"95% (confidence )?interval",
+    r"9[05]% (confidence )?interval",
     r"\[95%\]",
     r"(under|fewer than) 20 patients",
     r"Under 19 draws",
@@ -59,7 +59,7 @@ def prose() -> list[str]:
     notes = [
         observations.NOTE,
         *hypotheses.NOTES,
-        hypotheses.lines(),
+        hypotheses.margins(),
         advantages.NOTE,
         advantages.BASELINE,
         signs.NOTE,

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.analysis.hypotheses.inputs import Inputs
+from cxr_ray.analysis.hypotheses.margins import NOT_APPLICABLE, Margin
 from cxr_ray.analysis.hypotheses.rows import Row, counts, means, row
-from cxr_ray.analysis.resampling import CI_METHOD, bootstrap_difference, sign_flip
+from cxr_ray.analysis.resampling import CI_METHOD, bootstrap_difference
 from cxr_ray.measure.edits import EDITS
 from cxr_ray.schemas import PATCH_SWAP
 
-MARGIN = 0.5  # log-odds
+MARGIN = Margin.around_zero(0.5)  # log-odds
 EDGES = ("border", "corners")
 
 
@@ -26,10 +27,7 @@ def shortcuts(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) -> 
     score of PNEUMONIA and the edge seems to speak for it (``benchmarks.calibration`` shows it).
     """
     sweep, fill, seed = inputs.sweep, PATCH_SWAP, inputs.sweep.seed
-    judged: Row = {
-        "test": "sign-flip of the patients' sums of win rate - 1/2",
-        "alternative": "greater: border and corners weigh more than the same shapes elsewhere",
-    }
+    judged: Row = {}
     what = "drop of the log-odds of PNEUMONIA, false positives, minus the mean of the same shape elsewhere"
     quantity = f"patch swap of border and corners (mean of both): {what}"
     regions = inputs.regions[inputs.regions["trial_id"].isin(test["trial_id"])]
@@ -37,13 +35,13 @@ def shortcuts(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) -> 
     compared = _against_controls(_effects(regions).merge(wrong, on=["trial_id", "image_id"]))
     edges = compared[compared["region"].isin(EDGES) & (compared["fill"] == fill)]
     both = edges.groupby(["trial_id", "image_id", "patient_id"], as_index=False).agg(
-        gap=("gap", "mean"), win=("win", "mean"), n=("region", "size")
+        gap=("gap", "mean"), n=("region", "size")
     )
     both = both[(both["n"] == len(EDGES)) & both["gap"].notna()]
     missing = [r for r in EDGES if sweep.regions is None or r not in sweep.regions.names]
     swapped = (regions["fill"] == fill).any()
     if missing:
-        judged["reason"] = f"no patch was swapped: add {' and '.join(missing)} to regions.names"
+        judged |= {"reason": f"add {' and '.join(missing)} to regions.names", "verdict": NOT_APPLICABLE}
     elif both.empty:
         judged["reason"] = (
             "there are no false positives"
@@ -53,8 +51,7 @@ def shortcuts(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) -> 
             else "no patch was swapped: validation and test have no readable NORMAL image of another patient"
         )
     else:
-        judged |= means(both, "gap", seed, n_boot)
-        judged["p"] = float(sign_flip(both[["win"]].to_numpy(), both["patient_id"], seed=seed)[0])
+        judged = means(both, "gap", seed, n_boot, MARGIN)
     yield row("H1", variant, quantity, "log-odds", **judged)
 
     for (region, one_fill), part in compared.groupby(["region", "fill"], sort=False):
@@ -80,13 +77,12 @@ def _effects(regions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _against_controls(effects: pd.DataFrame) -> pd.DataFrame:
-    """gap and win (win rate - 1/2) of each (trial, image, region, fill) that has matched draws, as for maps."""
+    """gap of each (trial, image, region, fill) that has matched draws, as for maps."""
     key = ["trial_id", "image_id", "patient_id", "region", "fill"]
     own = effects.loc[effects["control"] == "none", [*key, "effect"]]
     draws = effects[effects["control"] == "matched"].merge(own, on=key, suffixes=("_draw", ""))
     ahead = draws["effect"] - draws["effect_draw"]
-    beaten = np.where(ahead.isna(), np.nan, (ahead > 0) + 0.5 * (ahead == 0)) - 0.5
-    return draws.assign(gap=ahead, win=beaten).groupby(key, as_index=False, sort=False)[["gap", "win"]].mean()
+    return draws.assign(gap=ahead).groupby(key, as_index=False, sort=False)[["gap"]].mean()
 
 
 def _border_concentration(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int) -> Iterator[Row]:

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.analysis.hypotheses.inputs import Inputs
-from cxr_ray.analysis.hypotheses.rows import Row, counts, row
+from cxr_ray.analysis.hypotheses.margins import ALPHA, NOT_APPLICABLE, Margin
+from cxr_ray.analysis.hypotheses.rows import ALTERNATIVE, Row, counts, row
 from cxr_ray.analysis.resampling import (
     MIN_PATIENTS,
     bootstrap_weights,
@@ -21,10 +22,8 @@ from cxr_ray.analysis.resampling import (
 )
 from cxr_ray.analysis.shares import SHARE_METHOD, patient_share
 
-MARGIN = 0.10  # share
-ALPHA = 0.05
 CHANCE = 0.05  # share of maps without information that beat their control at p <= 0.05
-LINE = CHANCE + MARGIN  # a share below it supports the hypothesis
+MARGIN = Margin.line(CHANCE + 0.10)  # share of maps
 MIN_DRAWS = 39
 IN_LUNGS = 0.5  # share of a plausible map's positive mass
 FOCUSED_AREA = 0.15  # share of the image that holds half of a plausible map's positive mass, at most
@@ -34,10 +33,7 @@ def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) 
     """Share of plausible maps that beat `shifted`; then that of the others, and faithfulness against confidence."""
     sweep, setting = inputs.sweep, f"{inputs.primary.explainer}, {inputs.setting}"
     what = f"share that beats `shifted` at p <= {ALPHA:g} in abpc, {{}} of true and false positives ({setting})"
-    judged: Row = {
-        "test": f"binomial tail of the interval, against {CHANCE:g} and the margin",
-        "alternative": "less: plausible maps beat the shifted map hardly more often than chance",
-    }
+    judged: Row = {}
     maps = inputs.maps(test[test["outcome"].isin(["TP", "FP"])])
     faith = inputs.faithfulness
     faith = faith[(faith["target"] == 1) & (faith["control"] == "shifted")]
@@ -48,16 +44,18 @@ def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) 
     draws = max(sweep.controls.get("shifted", 0), sweep.sequential.max_draws if sweep.sequential else 0)
     if "shifted" not in sweep.controls or draws < MIN_DRAWS:
         judged["reason"] = f"controls.shifted has {sweep.controls.get('shifted', 0)} draws; set {MIN_DRAWS} or more"
+        judged["verdict"] = NOT_APPLICABLE
     elif len(set(sweep.perturb.orders)) < 2:
         judged["reason"] = "perturb.orders lacks one of morf and lerf, so there is no abpc"
+        judged["verdict"] = NOT_APPLICABLE
     elif maps.empty:
         judged["reason"] = "no true or false positive has a map that could be compared"
     elif maps["lung_share"].isna().all():
-        judged["reason"] = "there are no lung masks: set regions.lungs"
+        judged |= {"reason": "there are no lung masks: set regions.lungs", "verdict": NOT_APPLICABLE}
     elif not looks_right.any():
         judged["reason"] = "no map is plausible"
     else:
-        judged |= _share(maps[looks_right], LINE)
+        judged |= _share(maps[looks_right], MARGIN)
     plausible = (
         f"plausible maps (at least {IN_LUNGS:.0%} of the mass in the lungs, half of it in {FOCUSED_AREA:.0%} of the "
         "area or less, or at the border)"
@@ -66,9 +64,9 @@ def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) 
     yield row("H3", variant, quantity, "share", **judged)
     if maps["p_value"].notna().any():
         if looks_right.any() and not looks_right.all():
-            others = _share(maps[~looks_right & maps["lung_share"].notna()], np.nan)
-            yield row("H3", variant, what.format("implausible maps"), "share", **others | {"p": None})
-        yield row("H3", variant, what.format("all maps"), "share", **_share(maps, np.nan) | {"p": None})
+            others = _share(maps[~looks_right & maps["lung_share"].notna()])
+            yield row("H3", variant, what.format("implausible maps"), "share", **others)
+        yield row("H3", variant, what.format("all maps"), "share", **_share(maps))
     if len(maps):
         yield row(
             "H3",
@@ -80,17 +78,20 @@ def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) 
         )
 
 
-def _share(maps: pd.DataFrame, threshold: float) -> Row:
-    """Share of p-values at most 0.05 with its interval, and p that the share is at or above the threshold."""
+def _share(maps: pd.DataFrame, margin: Margin | None = None) -> Row:
+    """Share of p-values at most 0.05 with its interval, and p against the margin."""
     maps = maps[maps["p_value"].notna()]
     known = counts(maps)
     if maps.empty:
         return known
     beats_N = (maps["p_value"] <= ALPHA + 1e-6).to_numpy(bool)  # float32 of 0.05
     share = patient_share(beats_N, maps["patient_id"])
-    p = share.tail(threshold) if known["n_patients"] >= MIN_PATIENTS else np.nan
-    interval = {"lower": share.lower, "upper": share.upper, "ci_method": SHARE_METHOD}
-    return known | {"effect": share.value, "p": p, **interval}
+    found = known | {"effect": share.value, "lower": share.lower, "upper": share.upper, "ci_method": SHARE_METHOD}
+    if margin is None or known["n_patients"] < MIN_PATIENTS:
+        return found
+    above = patient_share(~beats_N, maps["patient_id"]).tail(1 - margin.high)
+    p = margin.p(share.value, above, share.tail(margin.low))
+    return found | {"p": p, "test": "binomial tail of the interval, against the margin", "alternative": ALTERNATIVE}
 
 
 def _rank_correlation(maps: pd.DataFrame, seed: int, n_boot: int) -> Row:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import pandas as pd
 
-from cxr_ray.analysis.primary import PrimarySettings, resolve
+from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.config import Sweep
 
 
@@ -17,16 +16,18 @@ class Inputs:
 
     Attributes:
         sweep: the resolved sweep.
+        primary: whose maps the hypotheses are about, and how these are measured.
         trials: the whole table.
         predictions: the whole table.
         patients: image_id to patient_id.
         regions: the whole table.
         saliency: trial_id, image_id, target, half_mass_area, concentration and lung_share of the primary explainer.
         faithfulness: trial_id, image_id, target, control, gap and p_value of the same explainer: abpc in log-odds,
-            the first grid and fill of `primary`.
+            the first grid and the fill of `primary`.
     """
 
     sweep: Sweep
+    primary: PrimarySettings
     trials: pd.DataFrame
     predictions: pd.DataFrame
     patients: pd.Series
@@ -42,11 +43,6 @@ class Inputs:
         return test.assign(
             patient_id=test["image_id"].map(self.patients), variant=test["trial_id"].map(variant)
         ).sort_values(["trial_id", "image_id"])
-
-    @cached_property
-    def primary(self) -> PrimarySettings:
-        """Whose maps the hypotheses are about, and how these are measured."""
-        return resolve(self.sweep)
 
     @property
     def setting(self) -> str:

@@ -1,8 +1,8 @@
-"""The hypotheses, each one entry: its question, its function and the line that its interval is judged against."""
+"""The hypotheses, each one entry: its question, its function, the margin it is judged against, and what that says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from cxr_ray.analysis.hypotheses import h1_shortcuts, h2_imbalance, h3_plausibility
 from cxr_ray.analysis.hypotheses.inputs import Inputs
+from cxr_ray.analysis.hypotheses.margins import ABOVE, BELOW, WITHIN, Margin
 from cxr_ray.analysis.hypotheses.rows import Row
 from cxr_ray.registry import Registry
 
@@ -21,23 +22,21 @@ class Hypothesis:
     Attributes:
         question: for the page.
         rows: (inputs, test predictions with patient and variant, subject, bootstrap samples) to its rows; the first
-            is judged, the others are secondary outcomes.
+            is judged, the others are secondary outcomes. The first holds effect, lower, upper, lower_90, upper_90 and
+            p against the margin (``rows.means`` gives them); or a reason, which makes it inconclusive; or a reason and
+            the verdict not applicable, where nothing in the sweep asks the question.
         per: judged of each variant (subject: the variant; test: its images), or once of the pair (subject; test: all).
         unit: of the judged effect.
-        margin: effects within it do not count.
-        line: what the whole interval must pass.
-        side: 1: an effect above the line supports the hypothesis; -1: one below.
-        line_name: of the line, in reasons.
+        margin: effects that do not count.
+        says: what above, within and below the margin mean here, in words.
     """
 
     question: str
     rows: Callable[[Inputs, pd.DataFrame, str, int], Iterable[Row]]
     per: Literal["variant", "pair"]
     unit: str
-    margin: float
-    line: float
-    side: Literal[1, -1] = 1
-    line_name: str = "the margin"
+    margin: Margin
+    says: Mapping[str, str]
 
 
 TESTED = Registry(
@@ -50,7 +49,11 @@ TESTED = Registry(
             per="variant",
             unit="log-odds",
             margin=h1_shortcuts.MARGIN,
-            line=h1_shortcuts.MARGIN,
+            says={
+                ABOVE: "border and corners weigh more than the same shapes elsewhere",
+                WITHIN: "border and corners weigh about as much as the same shapes elsewhere",
+                BELOW: "border and corners weigh less than the same shapes elsewhere",
+            },
         ),
         "H2": Hypothesis(
             "Imbalance: does training on unbalanced classes push the model towards PNEUMONIA?",
@@ -58,7 +61,11 @@ TESTED = Registry(
             per="pair",
             unit="share",
             margin=h2_imbalance.MARGIN,
-            line=h2_imbalance.MARGIN,
+            says={
+                ABOVE: "unbalanced training makes more false positives",
+                WITHIN: "unbalanced and balanced training make about as many false positives",
+                BELOW: "unbalanced training makes fewer false positives",
+            },
         ),
         "H3": Hypothesis(
             "Plausible but unfaithful: can a map look right, in the lungs and not diffuse, where the model did not use "
@@ -67,9 +74,7 @@ TESTED = Registry(
             per="variant",
             unit="share",
             margin=h3_plausibility.MARGIN,
-            line=h3_plausibility.LINE,
-            side=-1,
-            line_name="chance and margin",
+            says={ABOVE: "plausible maps are faithful", BELOW: "plausible maps are unfaithful"},
         ),
     },
 )

@@ -1,27 +1,28 @@
-"""One rule for all verdicts, and the rows of the table `hypotheses` that it judges.
+"""The rows of the table `hypotheses`: each hypothesis judged, its family, and whom the verdict is about.
 
-H1 and H3 are judged of each variant (a given checkpoint is one), its trials pooled: patients are resampled, models are
-not. H2 is judged of the pair, resampling seeds and patients.
+H1 and H3 are judged of each variant (a given checkpoint is one), H2 of the pair. Where a variant has several trained
+models, these are resampled with the patients.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from cxr_ray.analysis.hypotheses.h2_imbalance import PAIR
 from cxr_ray.analysis.hypotheses.inputs import Inputs
+from cxr_ray.analysis.hypotheses.margins import INCONCLUSIVE, NOT_APPLICABLE, verdict
 from cxr_ray.analysis.hypotheses.registry import TESTED
 from cxr_ray.analysis.hypotheses.rows import Row
 from cxr_ray.analysis.resampling import holm
-
-ALPHA = 0.05
 
 
 def hypothesis_rows(inputs: Inputs, n_boot: int = 1000) -> list[Row]:
     """The rows of `hypotheses`: what is judged, and the secondary outcomes.
 
-    Holm corrects over the verdict rows of one variant, those of the pair being among them; the pair's own correction is
-    that of `plain`. One without a p counts as 1: what could not be tested spares the others nothing.
+    Holm corrects over the applicable verdict rows of one variant, those of the pair being among them; the pair's own
+    correction is that of `plain`. An applicable one without a p counts as 1: what could not be tested spares the others
+    nothing. One that nothing in the sweep asks is in no family.
     """
     test = inputs.test
     variants = [v for v in dict.fromkeys(inputs.trials["variant"]) if v in set(test["variant"])] or ["none"]
@@ -39,51 +40,58 @@ def hypothesis_rows(inputs: Inputs, n_boot: int = 1000) -> list[Row]:
     return sorted([*judged, *secondary], key=lambda r: (r["hypothesis"], r["role"] != "verdict"))
 
 
-def verdict(lower: float, upper: float, p_holm: float, threshold: float) -> str:
-    """One rule for all: supported, not supported or undecided, of "the effect is above the threshold".
-
-    Supported: the 95% interval lies above the threshold and p_holm < 0.05. Not supported: it lies below, be it within
-    the margin or beyond its other end. Else, or without an interval, undecided.
-
-    >>> verdict(0.6, 0.9, 0.01, 0.5), verdict(0.1, 0.4, 0.01, 0.5), verdict(0.2, 0.9, 0.01, 0.5)
-    ('supported', 'not supported', 'undecided')
-    """
-    if lower > threshold and p_holm < ALPHA:
-        return "supported"
-    return "not supported" if upper < threshold else "undecided"
-
-
 def _judged(per: str, inputs: Inputs, test: pd.DataFrame, subject: str, n_boot: int, secondary: list[Row]) -> list[Row]:
     """The rows to judge of one subject; the others are added to ``secondary``."""
     judged = []
     for hypothesis in TESTED.values():
         if hypothesis.per == per:
             first, *others = hypothesis.rows(inputs, test, subject, n_boot)
-            judged.append({**first, "role": "verdict", "margin": hypothesis.margin, "unit": hypothesis.unit})
+            ends = {"margin_low": hypothesis.margin.low, "margin_high": hypothesis.margin.high}
+            known = {"role": "verdict", "unit": hypothesis.unit, "about": _about(inputs, subject, first)}
+            judged.append({**first, **ends, **known})
             secondary += others
     return judged
 
 
+def _about(inputs: Inputs, subject: str, row: Row) -> str | None:
+    """Whom a verdict is about: a given model, one trained model, or variants whose trained models are resampled."""
+    models = row["n_trials"] or 0
+    if models == 0:
+        return None
+    if subject == "-".join(PAIR):
+        return f"the variants {' and '.join(PAIR)}: {models // 2} trained pairs, resampled with the patients"
+    if inputs.trials.loc[inputs.trials["variant"] == subject, "seed"].isna().all():
+        return f"the given model {subject}"
+    if models == 1:
+        return f"one trained model of the variant {subject}: another seed may differ"
+    return f"the variant {subject}: {models} trained models, resampled with the patients"
+
+
 def _correct(rows: list[Row], variant: str, n_corrected: int) -> None:
-    """Adds Holm's correction over ``rows`` to the first ``n_corrected`` of them."""
-    adjusted = holm([1.0 if row["p"] is None else row["p"] for row in rows])
-    *names, last = sorted(row["hypothesis"] for row in rows)
-    family = f"{', '.join(names)} and {last} | {variant}"
-    for row, p_holm in list(zip(rows, adjusted, strict=True))[:n_corrected]:
-        corrected = None if row["p"] is None else float(p_holm)
-        row |= {"family": family, "family_size": len(rows), "p_holm": corrected}
+    """Adds Holm's correction over the applicable ones of ``rows`` to those among the first ``n_corrected``."""
+    corrected = [row for row in rows[:n_corrected] if row["verdict"] != NOT_APPLICABLE]
+    others = [row for row in rows[n_corrected:] if row["verdict"] != NOT_APPLICABLE]
+    family = [*corrected, *others]
+    adjusted = holm([1.0 if row["p"] is None else row["p"] for row in family])
+    *names, last = sorted(row["hypothesis"] for row in family) or [""]
+    members = f"{', '.join(names)} and {last}" if names else last
+    for row, p_holm in zip(corrected, adjusted, strict=False):
+        p_known = None if row["p"] is None else float(p_holm)
+        row |= {"family": f"{members} | {variant}", "family_size": len(family), "p_holm": p_known}
 
 
 def _judge(row: Row) -> None:
-    """Adds verdict and, where there is none yet, its reason."""
-    row["verdict"] = "undecided"
+    """Adds the verdict and, where there is none yet, its reason."""
+    row["verdict"] = row["verdict"] or INCONCLUSIVE
     if row["reason"] is not None:
         return
     hypothesis = TESTED[row["hypothesis"]]
-    line, lower, upper, p_holm = hypothesis.line, row["lower"], row["upper"], row["p_holm"]
-    ends = (lower, upper) if hypothesis.side > 0 else (-upper, -lower)
-    row["verdict"] = verdict(*ends, p_holm, hypothesis.side * line)
-    where = f"the 95% interval [{lower:.3g}, {upper:.3g}] lies"
-    side = "above" if lower > line else "below" if upper < line else "on both sides of"
-    limit = f"{line:g} {row['unit']} ({hypothesis.line_name})"
-    row["reason"] = f"{where} {side} {limit}; p {p_holm:.2g} after Holm's correction"
+    lower, upper, lower_90, upper_90, p_holm = (
+        np.nan if row[name] is None else row[name] for name in ("lower", "upper", "lower_90", "upper_90", "p_holm")
+    )
+    row["verdict"] = verdict(hypothesis.margin, (lower, upper), (lower_90, upper_90), p_holm)
+    found = hypothesis.says.get(row["verdict"], "neither beyond nor within the margin is shown")
+    row["reason"] = (
+        f"{found}: 95% interval [{lower:.3g}, {upper:.3g}], 90% interval [{lower_90:.3g}, {upper_90:.3g}], margin "
+        f"{hypothesis.margin} {row['unit']}; p {p_holm:.2g} after Holm's correction"
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_ray.analysis.hypotheses.margins import INCONCLUSIVE, VERDICTS
 from cxr_ray.analysis.hypotheses.registry import TESTED
 from cxr_ray.report import page
 from cxr_ray.report.figures import hypotheses as figures
@@ -13,17 +14,18 @@ from cxr_ray.report.page import Block, Cell
 from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section
 
+RULE = "; ".join(f"{name}: {meaning}" for name, meaning in VERDICTS.items())
 NOTES = (
-    "The rule. Supported: the whole 95% interval lies beyond the line, and p_holm < 0.05. Not supported: the whole "
-    "interval lies on the other side. Undecided: all else.",
+    f"The rule of all verdicts. {RULE}. p is against the end of the margin on the side of the effect, never against 0; "
+    "Holm corrects over the hypotheses of one variant that apply. Where the margin is a line, nothing lies within it.",
     "H1 swaps patches with a NORMAL validation image of another patient; it cannot see what most of these images show "
     "as well. It is not judged by fills: a grey shape in a lung can look like an opacity. On phantoms without a "
     "shortcut, filling an edge seemed to cost 1 to 2 log-odds more than filling the same shape elsewhere "
     "(benchmarks/calibration.py). Effects of fills are secondary outcomes.",
 )
 CAPTION = (
-    "Effect with its 95% interval (cross: no interval). Dashed: the line that the whole interval must pass. Blue: the "
-    "side that supports the hypothesis. Each hypothesis has its own unit."
+    "Effect with its 95% interval (thin) and its 90% interval (thick; cross: no interval). Blue: the margin; dashed: "
+    "its ends. Each hypothesis has its own unit."
 )
 
 
@@ -35,8 +37,6 @@ def section(data: RunData, folder: Folder) -> Section:
     judged = table[table["role"] == "verdict"].sort_values(["hypothesis", "subject"], kind="stable")
     blocks: list[Block] = []
     drawn = judged[judged["effect"].notna()]
-    names = drawn["hypothesis"]
-    drawn = drawn.assign(line=names.map(lambda h: TESTED[h].line), side=names.map(lambda h: TESTED[h].side))
     if len(drawn):
         alt = "Effect of each hypothesis with its interval and margin"
         blocks.append(folder.picture(figures.verdicts(list(page.rows_of(drawn))), "hypotheses.png", alt, CAPTION))
@@ -51,16 +51,16 @@ def section(data: RunData, folder: Folder) -> Section:
                 "secondary": secondary(name, mine[mine["role"] != "verdict"]),
             }
         )
-    return Section("hypotheses", "Hypotheses", [NOTES[0], lines(), *NOTES[1:]], blocks)
+    return Section("hypotheses", "Hypotheses", [NOTES[0], margins(), *NOTES[1:]], blocks)
 
 
-def lines() -> str:
-    """The line of each hypothesis, in words."""
+def margins() -> str:
+    """The margin of each hypothesis, and what each side of it says, in words."""
     each = [
-        f"{name}: the effect must lie {'above' if h.side > 0 else 'below'} {h.line:g} {h.unit} ({h.line_name})"
+        f"{name}: {h.margin} {h.unit} ({'; '.join(f'{where}: {meaning}' for where, meaning in h.says.items())})"
         for name, h in TESTED.items()
     ]
-    return f"The lines. {'; '.join(each)}."
+    return f"The margins. {'. '.join(each)}."
 
 
 def verdict(r: Any) -> dict[str, str]:
@@ -70,14 +70,19 @@ def verdict(r: Any) -> dict[str, str]:
     )
     alternative = f" ({r.alternative})" if page.known(r.alternative) else ""
     method = f"; interval: {r.ci_method}" if page.known(r.ci_method) else ""
+    ends = [page.number(end, 2) for end in dict.fromkeys((r.margin_low, r.margin_high)) if not pd.isna(end)]
+    margin = f"; margin {' to '.join(ends)}" if ends else ""
+    about = f"; about {r.about}" if page.known(r.about) else ""
+    lower, upper = page.number(r.lower_90, sign=True), page.number(r.upper_90, sign=True)
+    inner = "" if pd.isna(r.lower_90) else f", 90% interval [{lower}, {upper}]"
     counted = f"{page.count(r.n_trials)} models, {page.count(r.n)} images, {page.count(r.n_patients)} patients"
     return {
         "subject": r.subject,
-        "verdict": page.known(r.verdict) or "undecided",
+        "verdict": page.known(r.verdict) or INCONCLUSIVE,
         "reason": page.known(r.reason),
         "quantity": r.quantity,
-        "effect": page.interval(r.effect, r.lower, r.upper, sign=True),
-        "unit": f"{r.unit}; margin {page.number(r.margin, 2)}; {counted}{method}",
+        "effect": page.interval(r.effect, r.lower, r.upper, sign=True) + inner,
+        "unit": f"{r.unit}{margin}{about}; {counted}{method}",
         "test": f"{page.known(r.test) or 'none'}{alternative}: p {page.p_text(r.p)}{holm}",
     }
 

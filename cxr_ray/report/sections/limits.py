@@ -86,7 +86,7 @@ def _meaning(data: RunData) -> Iterator[str]:
         yield f"Maps of randomised models were made for at most {sanity['images']} test images a model."
     shares = data.tables["saliency_summary"]
     if shares.loc[shares["quantity"] == "lung_share", "value"].isna().all():
-        yield "There were no lung masks: shares of mass in the lungs are unknown, and H3 cannot be decided."
+        yield "There were no lung masks: shares of mass in the lungs are unknown, and H3 is not applicable."
 
 
 def _statistics(data: RunData) -> Iterator[str]:
