@@ -1,6 +1,6 @@
 """Statistics of means over images that are clustered in patients: bootstrap intervals, sign-flip tests, Holm, matching.
 
-A test split holds up to thirty images of one patient, so patients, not images, are resampled and flipped. Every
+A test split holds up to nine images of one patient, so patients, not images, are resampled and flipped. Every
 function works on many columns at once, and all columns share their random numbers: a result depends on the data, the
 patients and the seed alone.
 
