@@ -19,6 +19,15 @@ from cxr_ray.data.phantoms import Phantom, render
 from cxr_ray.models import networks, training
 from cxr_ray.models.networks import Classifier, ModelSpec
 
+# Images of a patient in the test split: how many patients have 1, 2, ... 9.
+_PATIENTS_WITH = (346, 30, 23, 11, 10, 4, 2, 1, 1)
+
+
+def patient_sizes(n: int = sum(_PATIENTS_WITH)) -> NDArray[np.int64]:
+    """Images of each of n patients, few to many, spread as in the test split: 428 patients with 624 images."""
+    sizes = np.repeat(np.arange(len(_PATIENTS_WITH)) + 1, _PATIENTS_WITH)
+    return sizes[np.linspace(0, len(sizes) - 1, n).round().astype(int)]
+
 
 def rates(forms: Mapping[str, Callable[[], int]], rounds: int = 5, seconds: float = 2.0) -> dict[str, list[float]]:
     """Units of work a second of each form, measured in turn, round after round: a machine's drift hits all alike.

@@ -5,8 +5,11 @@ image are exchangeable: random pixels among pixel_random, random cells among cel
 smooth_random, and elements of a map's orbit among shifted. The map itself, the orbit's identity, is not among them: a
 map that shows anything is no random element of its orbit. Gap and win rate - 1/2 of every image then have the mean 0
 over relabellings, so that the sign-flip test must reject 5% at 5% and the interval of the mean gap cover 0 in 95%.
+All images of a patient take the same draw. Where they share its masks, they win or lose together.
 
-RUN is a run with the table curves. Without it, the draws come from a small network trained on phantoms.
+RUN is a run with the table curves. Without it, the draws come from a small network on phantoms. Patients have one to
+nine images, as in the test split: the same anatomy at another place, exposure and noise, under the same masks. Images
+as units of their own stand beside, and must not hold.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 
 from benchmarks import common
 from cxr_ray.analysis.beating import N_PERM
-from cxr_ray.analysis.resampling import CI_METHOD, patient_bootstrap, sign_flip
+from cxr_ray.analysis.resampling import CI_METHOD, patient_bootstrap, patient_codes, patient_sums, sign_flip
 from cxr_ray.errors import RunError
 from cxr_ray.measure.faithfulness import compare
 from cxr_ray.measure.metrics import METRICS, evaluate
@@ -38,7 +41,8 @@ EXCHANGEABLE = ("shifted", "pixel_random", "cell_random", "smooth_random")
 PATIENTS = (20, 50, 200)
 ALPHA = 0.05
 PER_SUBSET = 10  # relabellings of one choice of patients; they share the bootstrap's samples
-SIZE, IMAGES, DRAWS = 64, 220, 10
+SIZE, N_PATIENTS, DRAWS = 64, 220, 10
+SHARD = 20  # images
 
 Floats = NDArray[np.floating]
 
@@ -61,29 +65,54 @@ def relabelled(values_NDM: Floats, names: list[str]) -> Relabelled:
 
 
 def null(
-    controls: Mapping[str, Relabelled], patients_N: NDArray[Any], n_patients: int, relabellings: int, seed: int
+    controls: Mapping[str, Relabelled],
+    patients_N: NDArray[Any],
+    n_patients: int,
+    relabellings: int,
+    seed: int,
+    *,
+    images_alone: bool = False,
 ) -> dict[str, tuple[float, float]]:
-    """`control, metric` to the share of tests that reject and of intervals that cover 0, over random patients."""
+    """`control, metric` to the share of tests that reject and of intervals that cover 0, over random patients.
+
+    ``images_alone`` tests as if each image were a patient of its own, for contrast.
+    """
     rng = np.random.default_rng((seed, n_patients))
     names = np.unique(patients_N)
     rejected, covered, done = [], [], 0
     while done < relabellings:
         images = np.flatnonzero(np.isin(patients_N, rng.choice(names, n_patients, replace=False)))
+        codes, _ = patient_codes(patients_N[images])
         turns = min(PER_SUBSET, relabellings - done)
-        chosen = rng.random((turns, len(images)))
+        chosen = rng.random((turns, n_patients))[:, codes]
         win, gap = (
             np.concatenate([_pick(getattr(c, what)[images], chosen) for c in controls.values()], axis=2)
             for what in ("win_NDM", "gap_NDM")
         )  # [turns, images, controls x metrics]
         win_NK, gap_NK = (x.transpose(1, 0, 2).reshape(len(images), -1) for x in (win, gap))
-        p_K = sign_flip(win_NK, patients_N[images], N_PERM, seed=seed + done)
-        lower_K, upper_K = patient_bootstrap(gap_NK, patients_N[images], seed=seed + done)
+        units = images if images_alone else codes
+        p_K = sign_flip(win_NK, units, N_PERM, seed=seed + done)
+        lower_K, upper_K = patient_bootstrap(gap_NK, units, seed=seed + done)
         rejected.append((p_K <= ALPHA).reshape(turns, -1))
         covered.append(((lower_K <= 0) & (upper_K >= 0)).reshape(turns, -1))
         done += turns
     cells = [f"{control}, {name}" for control, c in controls.items() for name in c.names]
     shares = (np.concatenate(x).mean(0).tolist() for x in (rejected, covered))
     return dict(zip(cells, zip(*shares, strict=True), strict=True))
+
+
+def within_patients(controls: Mapping[str, Relabelled], patients_N: NDArray[Any]) -> dict[str, float]:
+    """Correlation of win rates of two images of a patient at the same draw, for each control's first metric."""
+    codes, n = patient_codes(patients_N)
+    found = {}
+    for control, c in controls.items():
+        win_ND = c.win_NDM[:, :, 0]
+        sums_PD, counts_PD = patient_sums(win_ND, codes, n)
+        squares_PD, _ = patient_sums(win_ND**2, codes, n)
+        products = (sums_PD**2 - squares_PD).sum()  # over all ordered pairs of a patient's images
+        pairs = (counts_PD * (counts_PD - 1)).sum()
+        found[control] = round(float(products / pairs / np.mean(win_ND**2)), 3) if pairs else float("nan")
+    return found
 
 
 def _pick(values_NDM: Floats, chosen_TN: Floats) -> Floats:
@@ -124,8 +153,20 @@ def of_run(path: str) -> tuple[dict[str, Relabelled], NDArray[Any]]:
     return controls, run.pandas("images").set_index("image_id")["patient_id"].loc[image_ids].to_numpy(object)
 
 
-def of_phantoms(images: int, draws: int) -> tuple[dict[str, Relabelled], NDArray[Any]]:
-    """Draws of a ResNet-18 trained on phantoms, each a patient of its own."""
+def visit(phantoms_NHW: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
+    """The same patients once more: moved by up to 3 pixels, another exposure, more noise; visit 0 is as given."""
+    if number == 0:
+        return phantoms_NHW
+    rng = np.random.default_rng(number)
+    moved = np.roll(phantoms_NHW, rng.integers(-3, 4, 2), axis=(1, 2)) * rng.uniform(0.9, 1.1)
+    return np.clip(moved + rng.normal(0, 4, moved.shape), 0, 255).astype(np.uint8)
+
+
+def of_phantoms(patients: int, draws: int) -> tuple[dict[str, Relabelled], NDArray[Any]]:
+    """Draws of a ResNet-18 trained on phantoms, and the patients of the images.
+
+    Masks are functions of an image's name. So each visit is measured under the names of the patients.
+    """
     model = common.trained(common.phantoms(320, SIZE, 0), epochs=3, seed=0)
     sweep = resolve(
         {
@@ -136,20 +177,24 @@ def of_phantoms(images: int, draws: int) -> tuple[dict[str, Relabelled], NDArray
             "regions": None,
         }
     )
-    test = common.pixels(common.phantoms(images, SIZE, 10_000))
-    ids = [f"{i:016x}" for i in range(images)]
+    first = np.stack([p.image for p in common.phantoms(patients, SIZE, 10_000)])
+    sizes_P = np.random.default_rng(0).permutation(common.patient_sizes(patients))
     frames = []
     with TemporaryDirectory() as folder:
         file = Path(folder, "m.safetensors")
         file.write_bytes(checkpoints.to_bytes(model))
         worker = Worker(sweep, {"m": ModelRef("m", str(file), None, SIZE)})
-        for start in range(0, images, 20):
-            shard = slice(start, start + 20)
-            labels = (np.arange(images) % 2)[shard].tolist()
-            tables = worker(Shard("m", "test", ids[shard], ids[shard], labels, test[shard]))
-            frames += [table.to_pandas() for (name, _), table in tables.items() if name == "curves"]
+        for number in range(sizes_P.max()):
+            seen = np.flatnonzero(sizes_P > number)
+            pixels = np.repeat(visit(first, number)[:, None], 3, axis=1)
+            for start in range(0, len(seen), SHARD):
+                some = seen[start : start + SHARD]
+                names = [f"{p:016x}" for p in some]
+                tables = worker(Shard("m", "test", names, names, (some % 2).tolist(), pixels[some]))
+                curves = [table.to_pandas() for (name, _), table in tables.items() if name == "curves"]
+                frames += [frame.assign(image_id=frame["image_id"] + f"-{number}") for frame in curves]
     controls, image_ids = of_curves(pd.concat(frames, ignore_index=True))
-    return controls, np.array(image_ids)
+    return controls, np.array([name.split("-")[0] for name in image_ids])
 
 
 def main() -> None:
@@ -158,11 +203,11 @@ def main() -> None:
         __doc__,
         "a run's folder; none: draws are made on phantoms",
         relabellings=(int, 1000, "relabellings of each number of patients"),
-        images=(int, IMAGES, "phantoms, without RUN"),
+        patients=(int, N_PATIENTS, "of phantoms, without RUN"),
         draws=(int, DRAWS, "draws of each control, without RUN"),
     )
     try:
-        controls, patients = of_run(args.run) if args.run else of_phantoms(args.images, args.draws)
+        controls, patients = of_run(args.run) if args.run else of_phantoms(args.patients, args.draws)
     except RunError as e:
         raise SystemExit(str(e)) from None
     sizes = [n for n in PATIENTS if n <= len(np.unique(patients))]
@@ -173,6 +218,7 @@ def main() -> None:
         for n in sizes
         for cell, shares in null(controls, patients, n, args.relabellings, seed=0).items()
     }
+    alone = null(controls, patients, sizes[-1], args.relabellings, seed=0, images_alone=True)
     error = float(np.sqrt(ALPHA * (1 - ALPHA) / args.relabellings))
     rejects, covers = (np.array(column) for column in zip(*results.values(), strict=True))
     ratios = {
@@ -192,6 +238,11 @@ def main() -> None:
         relabellings=args.relabellings,
         images=len(patients),
         patients=len(np.unique(patients)),
+        correlation_within_patients={
+            control: round(r, 2) for control, r in within_patients(controls, patients).items()
+        },
+        images_as_patients=f"rejects {100 * max(r for r, _ in alone.values()):.1f}% at most, "
+        f"covers {100 * min(c for _, c in alone.values()):.1f}% at least, {sizes[-1]} patients",
         **shown,
     )
 

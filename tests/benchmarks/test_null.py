@@ -1,10 +1,11 @@
 """The null benchmark, small: skewed draws of images that differ in scale, several images a patient."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
-import pytest
 
-from benchmarks import null
+from benchmarks import common, null
 from cxr_ray.measure import faithfulness
 
 RELABELLINGS = 1000
@@ -18,13 +19,59 @@ def draws(images=140, draws=10, seed=0):
     return scale * rng.exponential(size=(images, draws, 2)), rng.integers(0, 70, images)
 
 
-@pytest.mark.parametrize("n_patients", [20, 50])
-def test_tests_and_intervals_hold_under_the_null(n_patients):
+def test_tests_and_intervals_hold_under_the_null():
     values, patients = draws()
     controls = {"shifted": null.relabelled(values, ["abpc", "drop at 0.1"])}
-    for rejects, covers in null.null(controls, patients, n_patients, RELABELLINGS, seed=0).values():
+    for rejects, covers in null.null(controls, patients, 20, RELABELLINGS, seed=0).values():
         assert abs(rejects - 0.05) < 3 * ERROR
         assert abs(covers - 0.95) < 3 * ERROR
+
+
+def clustered_draws(patients=70, draws=10, seed=0):
+    """Draws that all images of a patient share but for a little noise, and patients of one to nine images."""
+    rng = np.random.default_rng(seed)
+    codes = np.repeat(np.arange(patients), common.patient_sizes(patients))
+    scale = np.exp(0.6 * rng.normal(size=(patients, 1, 1)))
+    shared = scale * rng.exponential(size=(patients, draws, 2))
+    return shared[codes] + 0.1 * rng.normal(size=(len(codes), draws, 2)), codes
+
+
+def test_clusters_do_not_break_tests_and_intervals_but_images_as_patients_do():
+    values, patients = clustered_draws()
+    controls = {"shifted": null.relabelled(values, ["abpc", "drop at 0.1"])}
+    assert null.within_patients(controls, patients)["shifted"] > 0.7
+    for rejects, covers in null.null(controls, patients, 50, RELABELLINGS, seed=0).values():
+        assert abs(rejects - 0.05) < 3 * ERROR
+        assert covers > 0.95 - 3 * ERROR
+    naive = null.null(controls, patients, 50, 100, seed=0, images_alone=True)
+    assert max(rejects for rejects, _ in naive.values()) > 0.1
+    assert min(covers for _, covers in naive.values()) < 0.9
+
+
+def test_images_of_a_patient_that_share_nothing_are_not_correlated():
+    values, _ = draws(images=400)
+    controls = {"shifted": null.relabelled(values, ["abpc", "drop at 0.1"])}
+    assert abs(null.within_patients(controls, np.arange(400) // 4)["shifted"]) < 0.05
+
+
+def test_visits_show_the_same_patient_otherwise():
+    first = np.random.default_rng(0).integers(40, 200, (3, 64, 64)).astype(np.uint8)
+    np.testing.assert_array_equal(null.visit(first, 0), first)
+    second = null.visit(first, 1)
+    assert second.dtype == np.uint8
+    assert (second != first).mean() > 0.5
+    np.testing.assert_array_equal(null.visit(first, 1), second)
+    shifts = itertools.product(range(-3, 4), repeat=2)
+    moved = [np.corrcoef(np.roll(first[0], shift, (0, 1)).ravel(), second[0].ravel())[0, 1] for shift in shifts]
+    assert max(moved) > 0.95
+
+
+def test_sizes_of_patients_are_those_of_the_test_split():
+    sizes = common.patient_sizes()
+    assert (len(sizes), sizes.sum(), sizes.max()) == (428, 624, 9)
+    few = common.patient_sizes(50)
+    assert len(few) == 50
+    assert 1.2 < few.mean() < 1.8
 
 
 def test_the_benchmark_sees_a_test_or_an_interval_that_does_not_hold():
