@@ -1,4 +1,4 @@
-"""The console script ``cxr-ray``: ``cxr-ray run`` and ``cxr-ray report``."""
+"""The console script ``cxr-ray``: ``cxr-ray run``, ``cxr-ray verdict`` and ``cxr-ray report``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def run(arguments: Sequence[str]) -> int:
     return sweep.main(arguments, prog="cxr-ray run")
 
 
+def verdict(arguments: Sequence[str]) -> int:
+    """``cxr-ray verdict``, which is ``python -m cxr_ray.verdict``."""
+    from cxr_ray import verdict as command
+
+    return command.main(arguments, prog="cxr-ray verdict")
+
+
 def report(arguments: Sequence[str]) -> int:
     """``cxr-ray report``, which is ``python -m cxr_ray.report``."""
     from cxr_ray.report import __main__ as command
@@ -25,6 +32,7 @@ def report(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {  # what each imports, it imports when it is called
     "run": (run, "train, explain and measure as a sweep file says"),
+    "verdict": (verdict, "say whether one model's maps are more faithful than controls, in about a minute"),
     "report": (report, "draw the report of a run again"),
 }
 

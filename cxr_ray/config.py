@@ -23,7 +23,7 @@ Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NULLABLE = ("sequential", "regions", "sanity")  # sections that null turns off
+NULLABLE = ("sequential", "verdicts", "regions", "sanity")  # sections that null turns off
 SEGMENTER = "torchxrayvision"  # as regions.lungs: masks by its network
 SPACES = ("grid", "choice", "uniform", "loguniform")
 
@@ -137,6 +137,19 @@ class Sequential(Section):
     extreme: int = Field(10, ge=1, le=9999, description="stop once so many draws are at least as faithful as the map")
 
 
+class Verdicts(Section):
+    """Sequential verdicts: is a map more faithful than a control? Patients in random order, until that is decided."""
+
+    explainers: list[Name] = Field([], description="of explain.explainers; empty: all of them")
+    controls: list[Name] = Field(["other_image", "mean_map", "shifted"], min_length=1, description="one draw of each")
+    alpha: float = Field(0.05, gt=0, lt=1, description="chance of any wrong verdict on a model, shared by Bonferroni")
+    futile: float = Field(0.6, gt=0.5, lt=1, description="a win rate shown to lie below it ends a comparison as well")
+    round: int = Field(
+        16, ge=1, le=4096, description="patients of a model that are scored at a time; no number changes"
+    )
+    fixed_design: bool = Field(True, description="false: measure no curves and no faithfulness; verdicts alone")
+
+
 class Regions(Section):
     """Parts of an image that are changed on their own, against the same shapes elsewhere."""
 
@@ -203,6 +216,7 @@ class Sweep(Section):
     perturb: Perturb = Perturb()
     controls: dict[Name, Annotated[int, Field(ge=1, le=999)]] = {"pixel_random": 5, "cell_random": 5, "shifted": 5}
     sequential: Sequential | None = None
+    verdicts: Verdicts | None = None
     regions: Regions | None = Regions()
     sanity: Sanity | None = Sanity()
     resources: Resources = Resources()
@@ -215,6 +229,11 @@ class Sweep(Section):
         plain.pop("resources")
         plain["data"].pop("path")
         return hashlib.sha256(to_json(plain).encode()).hexdigest()[:16]
+
+    @property
+    def has_fixed_design(self) -> bool:
+        """Whether every test image is scored against the draws of ``controls``."""
+        return self.verdicts is None or self.verdicts.fixed_design
 
     def images_of(self, model: Model) -> tuple[int, str]:
         """Size and preprocessing of the images that a model section without spaces asks for."""

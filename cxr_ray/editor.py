@@ -12,6 +12,7 @@ SECTIONS = {  # models of sections to their dotted paths, where names stand in t
     "Checkpoint": "checkpoints.*",
     "Explain": "explain",
     "Perturb": "perturb",
+    "Verdicts": "verdicts",
     "Regions": "regions",
 }
 

@@ -607,6 +607,44 @@ HYPOTHESES = Table(
     ("hypothesis", "subject", "role", "quantity"),
 )
 
+VERDICTS = Table(
+    "verdicts",
+    {
+        "trial_id": ("str", "the model"),
+        "explainer": ("str", "whose maps"),
+        "target_rule": ("str", "pneumonia or predicted"),
+        "control": ("str", "what the maps are compared with, one draw a patient"),
+        "bucket": ("str", "patients by the outcome of their image: all, TP, FP, TN or FN"),
+        "metric": ("str", "by which a map wins: the run's primary metric"),
+        "scale": ("str", "logodds"),
+        "grid": ("str", "units that are ranked and perturbed"),
+        "fill": ("str", "what replaces perturbed pixels"),
+        "n_patients": ("small", "patients up to the decision, one image each, in random order; all without one"),
+        "n_available": ("small", "patients of the bucket"),
+        "n_lost": ("small", "patients passed over: their map is not finite, or there is no draw"),
+        "draws": ("small", "of the control for a patient"),
+        "passes": ("int", "forward passes of n_patients: the curves of a map and of a draw each"),
+        "e_value": ("level", "largest e-value against a win rate of at most 1/2; decided at 1 / alpha"),
+        "e_value_futile": ("level", "largest e-value against a win rate of at least futile; decided at 1 / alpha"),
+        "win_rate": ("float", "mean over n_patients: 1 where the map beats the draw, 1/2 for a tie; 0.5 is chance"),
+        "lower": ("float", "lower bound of the win rate, at all times at once with probability confidence"),
+        "upper": ("float", "upper bound, as lower"),
+        "confidence": ("float", "of lower and upper together: 1 - 2 alpha"),
+        "futile": ("float", "a win rate shown to lie below it ends a comparison"),
+        "alpha": ("float", "chance of a wrong decision: the model's, over family_size (Bonferroni)"),
+        "family": ("str", "the comparisons that share the model's alpha"),
+        "family_size": ("small", "how many there are"),
+        "decision": ("str", "better (win rate above 1/2), futile (below futile) or undecided"),
+        "sentence": ("str", "the decision in words"),
+        "method": ("str", "how it is decided"),
+        "seconds": (
+            "float",
+            "of workers, for the model's rounds up to the decision: the one column that differs by run",
+        ),
+    },
+    ("trial_id", "explainer", "target_rule", "control", "bucket"),
+)
+
 ERRORS = Table(
     "errors",
     {
@@ -639,6 +677,7 @@ _ALL = (
     SANITY_SUMMARY,
     AGREEMENT,
     HYPOTHESES,
+    VERDICTS,
     ERRORS,
 )
 TABLES: dict[str, Table] = {table.name: table for table in _ALL}

@@ -138,7 +138,7 @@ class Store:
         for trial_id, shards in shards_by_trial.items():
             with _Writers(self, trial_id) as writers:
                 for shard in shards:
-                    for (name, explainer), table in self._read_shard(shard).items():
+                    for (name, explainer), table in self.read_shard(shard).items():
                         if name == "errors":
                             found += table.to_pylist()
                         else:
@@ -150,13 +150,14 @@ class Store:
         unique = {tuple(row[k] for k in ERRORS.key): row for row in found}
         self.write_table("errors", sorted(unique.values(), key=lambda r: (str(r["path"]), str(r["stage"]))))
 
-    def _read_shard(self, name: str) -> dict[tuple[str, str], pa.Table]:
-        data = self.read(SHARDS, f"{name}.arrow")  # a store that does not answer is no damage
+    def read_shard(self, name: str, folder: str = SHARDS) -> dict[tuple[str, str], pa.Table]:
+        """A packed shard. Raises DamagedRunError where it is damaged."""
+        data = self.read(folder, f"{name}.arrow")  # a store that does not answer is no damage
         try:
             return unpack(data)
         except (pa.ArrowInvalid, OSError):
             raise DamagedRunError(
-                f"got {self.out}/{SHARDS}/{name}.arrow, which is damaged; delete it, and --resume computes it again."
+                f"got {self.out}/{folder}/{name}.arrow, which is damaged; delete it, and --resume computes it again."
             ) from None
 
     def clean(self) -> None:

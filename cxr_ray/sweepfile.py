@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cxr_ray.analysis import primary
 from cxr_ray.config import NULLABLE, SEGMENTER, SPACES, WITH_SPACES, Sweep
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.data.sources import SOURCES
@@ -44,12 +45,15 @@ NAMES: dict[str, Collection[str]] = {
     "perturb.grids": GRIDS,
     "perturb.fills": FILLS,
     "controls": CONTROLS,
+    "verdicts.explainers": EXPLAINERS,
+    "verdicts.controls": CONTROLS,
     "regions.names": REGIONS,
     "regions.edits": EDITS,
 }
 LISTS = (  # in which every value may stand once
     *("explain.explainers", "explain.targets"),
     *("perturb.grids", "perturb.fills", "perturb.levels", "perturb.orders"),
+    *("verdicts.explainers", "verdicts.controls"),
     *("regions.names", "regions.edits"),
 )
 
@@ -274,6 +278,7 @@ def _contradictions(sweep: Sweep) -> Iterator[str]:
         most = CONTROLS[name].most_draws if name in CONTROLS else None
         if most is not None and draws > most:
             yield f"controls.{name}: got {draws}; expected at most {most}, since no more of its draws differ."
+    yield from _verdicts_impossible(sweep)
     if sweep.regions is None or sweep.data.source not in SOURCES:
         return
     have = {*SOURCES[sweep.data.source].masks, *(["lungs"] if sweep.regions.lungs else [])}
@@ -281,6 +286,19 @@ def _contradictions(sweep: Sweep) -> Iterator[str]:
         needs = REGIONS[name].needs if name in REGIONS else None
         if needs is not None and needs not in have:
             yield _mask_missing(sweep, name, needs)
+
+
+def _verdicts_impossible(sweep: Sweep) -> Iterator[str]:
+    """Explainers and controls of ``verdicts`` that the rest of the sweep does not have."""
+    if sweep.verdicts is None:
+        return
+    for name in sweep.verdicts.explainers:
+        if name not in sweep.explain.explainers:
+            yield f"verdicts.explainers: got {name}; expected one of explain.explainers; add it there."
+    grid = primary.resolve(sweep).grid
+    for name in sweep.verdicts.controls:
+        if name in CONTROLS and not CONTROLS[name].grids([grid]):
+            yield f"verdicts.controls: got {name}, which is not drawn on grid {grid}; expected another; leave it out."
 
 
 def _mask_missing(sweep: Sweep, region: str, needs: str) -> str:

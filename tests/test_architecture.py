@@ -15,7 +15,7 @@ import cxr_ray
 PACKAGE = Path(cxr_ray.__file__).parent
 TESTS = Path(__file__).parent
 STAGES = ("", "data", "models", "measure", "analysis", "report", "run", "command lines")  # data passes them in order
-COMMAND_LINES = {"sweep", "cli"}
+COMMAND_LINES = {"sweep", "cli", "verdict"}
 OF_A_STAGE = {"sweepfile": "run", "editor": "run"}  # they ask the registries of all stages, and do not import Ray
 MODULES = sorted(
     ".".join(p.relative_to(PACKAGE).with_suffix("").parts)

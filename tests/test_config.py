@@ -40,6 +40,7 @@ def test_the_defaults_are_those_of_the_design():
     assert (have["model"].pop("size"), have["model"].pop("preprocess")) == (None, "none")
     assert have["perturb"].pop("precision") == "float32"
     assert have.pop("sequential") is None
+    assert have.pop("verdicts") is None
     assert (have["regions"].pop("draws"), have["regions"].pop("lungs"), have["regions"].pop("edits")) == (5, None, [])
     written["perturb"]["grids"] = ["pixel", "14"]
     assert have == written

@@ -6,7 +6,7 @@ Shapes: B images, P (image, target) pairs, F fills, S side of an image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from cxr_ray.config import Sweep
 from cxr_ray.measure import rankings
-from cxr_ray.measure.donors import MapFile
 from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.lungs import Segmenter
 from cxr_ray.measure.scoring import Canvas
@@ -98,7 +97,7 @@ class Batch:
         shard: Shard,
         network: Network,
         device: torch.device,
-        file: MapFile | None = None,
+        logits: Mapping[str, float] | None = None,
         segmenter: Segmenter | None = None,
     ):
         """Put a shard on the device and score its images.
@@ -108,7 +107,7 @@ class Batch:
             shard: the images.
             network: the model.
             device: where the images go.
-            file: the predictions of a map pass, so that they are not made again.
+            logits: image_id to the log-odds of a map pass, so that they are not made again.
             segmenter: of lungs, for shards of test.
         """
         self.sweep, self.shard, self.network, self.device = sweep, shard, network, device
@@ -118,10 +117,10 @@ class Batch:
         self.pixels = self.raw.float() / 255
         self.size = self.pixels.shape[-1]
         self.images = network.model.normalize(self.pixels)
-        if file is None:
+        if logits is None:
             self.logit = network.scores(self.images).double().cpu().numpy()
         else:
-            self.logit = np.array([file.logits[i] for i in self.ids])
+            self.logit = np.array([logits[i] for i in self.ids])
         self.predicted = (self.logit >= 0).astype(np.int64)
         self.outcome = OUTCOMES[np.asarray(shard.labels, dtype=np.int64), self.predicted]
 

@@ -87,6 +87,7 @@ class Control:
         most_draws: so many differ; None: any number.
         sequential: more than the fixed draws can be made.
         rank_sums: it needs the sums of the rank maps of all images (``donors``).
+        phrase: what a map is more faithful than, in a sentence; without it, the control's name.
     """
 
     family: Family
@@ -98,6 +99,7 @@ class Control:
     most_draws: int | None = None
     sequential: bool = True
     rank_sums: bool = False
+    phrase: str = ""
 
 
 def pixel_random(draws: Draws, grid: str, size: int) -> Tensor:
@@ -189,15 +191,21 @@ CONTROLS = Registry(
             caption="Random pixels. A weak control: scattered pixels destroy texture everywhere, which flatters or "
             "ruins any map.",
             grids=on_pixels,
+            phrase="random pixels",
         ),
         "cell_random": Control(
-            "nothing", cell_random, strength=2, caption="Random cells of the grid (on grid pixel, of 7 x 7)."
+            "nothing",
+            cell_random,
+            strength=2,
+            caption="Random cells of the grid (on grid pixel, of 7 x 7).",
+            phrase="random cells",
         ),
         "smooth_random": Control(
             "ranking",
             smooth_random,
             strength=3,
             caption="A random field as smooth as the map: at 25% its mask has as long an outline, on average.",
+            phrase="a smooth random field",
         ),
         "shifted": Control(
             "ranking",
@@ -206,12 +214,14 @@ CONTROLS = Registry(
             caption="The map itself, rolled and turned: the same area and shape elsewhere. A prior for the centre "
             "alone beats it, so beating it is not localisation.",
             most_draws=SHIFTS,
+            phrase="itself rolled and turned",
         ),
         "random_cam": Control(
             "class weights",
             random_cam,
             strength=5,
             caption="The same activations with the class's weights permuted.",
+            phrase="the same activations with permuted weights",
         ),
         "other_image": Control(
             "other images",
@@ -219,6 +229,7 @@ CONTROLS = Registry(
             strength=7,
             caption="The map of another patient's image with the same prediction. A strong control.",
             strong=True,
+            phrase="another patient's map",
         ),
         "mean_map": Control(
             "other images",
@@ -230,6 +241,7 @@ CONTROLS = Registry(
             most_draws=1,
             sequential=False,
             rank_sums=True,
+            phrase="the average map",
         ),
     },
 )
@@ -266,6 +278,6 @@ def draws_at_most(control: str, fixed: int, sequential: Sequential | None) -> in
     return max(fixed, most)
 
 
-def need_donors(sweep: Sweep) -> bool:
-    """Whether a control of the sweep needs other images' maps, and so a map pass before the scoring pass."""
-    return bool(of_family("other images", sweep.controls))
+def needs_map_pass(sweep: Sweep) -> bool:
+    """Whether maps of all images are made first: a control needs other images' maps, or verdicts choose among them."""
+    return sweep.verdicts is not None or bool(of_family("other images", sweep.controls))

@@ -61,10 +61,16 @@ def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
     donors, those that rank as the map does.
     """
     p = sweep.perturb
+    regions, explain = passes_of_regions(sweep), passes_to_explain(sweep, size)
+    if not sweep.has_fixed_design:
+        total = 1 + regions + explain
+        return (
+            total,
+            f"1 untouched + {regions} of regions and edits + {explain} to explain (a backward pass counts as two)",
+        )
     curve = len(p.fills) * len(p.orders) * len(p.levels)
     maps = len(sweep.explain.explainers) * len(p.grids)
     shared, own, sequential = rankings_of_controls(sweep)
-    regions, explain = passes_of_regions(sweep), passes_to_explain(sweep, size)
     total = 1 + len(p.fills) + curve * (shared + maps + own + sequential) + regions + explain
     text = (
         f"1 untouched + {len(p.fills)} filled + {curve} (fills x orders x levels) x ({shared} shared rankings + "
@@ -89,4 +95,21 @@ def passes_of_sanity(sweep: Sweep, size: int) -> tuple[int, str]:
     return total, (
         f"1 untouched + 1 filled + {curve} (orders x levels) x ({shared} shared rankings + {layers} layers x {maps} "
         f"explainers x (1 map + {own} controls made from it)) + {1 + layers} models x {explain} to explain"
+    )
+
+
+def passes_of_verdicts(sweep: Sweep) -> tuple[int, str]:
+    """Passes of sequential verdicts for one patient and target, at most, and the formula as text; 0 without them."""
+    if sweep.verdicts is None:
+        return 0, "0"
+    curve = len(sweep.perturb.orders) * len(sweep.perturb.levels)
+    explainers = sweep.verdicts.explainers or sweep.explain.explainers
+    controls = sweep.verdicts.controls
+    shared = len(of_family("nothing", controls))
+    cams = sum(EXPLAINERS[e].cam is not None for e in explainers)
+    weights = len(of_family("class weights", controls))
+    own = len(explainers) * (len(controls) - shared - weights) + cams * weights
+    return 1 + curve * (shared + len(explainers) + own), (
+        f"1 filled + {curve} (orders x levels) x ({shared} shared rankings + {len(explainers)} maps + {own} controls "
+        "made for them)"
     )

@@ -205,6 +205,25 @@ class DonorMaps:
         shard = self.index(trial_id).images[image_id]["shard"]
         return self.file(shard).read(wanted[0], image_id, wanted[1])[0]
 
+    def logit(self, trial_id: str, image_id: str) -> float:
+        """Log-odds of PNEUMONIA of an image, as the map pass made them."""
+        return self.file(self.index(trial_id).images[image_id]["shard"]).logits[image_id]
+
+    def maps(self, trial_id: str, explainer: str, pairs: Sequence[tuple[str, int]]) -> Maps | None:
+        """Maps of these (image_id, target) pairs of any shards; NaN where one was lost, None where all were."""
+        read: list[tuple[Array, dict[str, Array]] | None] = []
+        for image_id, target in pairs:
+            file = self.file(self.index(trial_id).images[image_id]["shard"])
+            known = (explainer, image_id, target) in file.batch
+            read.append(file.read(explainer, image_id, target) if known else None)
+        one = next((found for found in read if found is not None), None)
+        if one is None:
+            return None
+        lost = np.full_like(one[0], np.nan), {control: np.full_like(draws, np.nan) for control, draws in one[1].items()}
+        own, drawn = zip(*(found or lost for found in read), strict=True)
+        by_control = {control: torch.from_numpy(np.stack([d[control] for d in drawn])) for control in one[1]}
+        return Maps(torch.from_numpy(np.stack(own)), by_control)
+
     def donated(self, trial_id: str, image_id: str, wanted: Target, draws: Sequence[int]) -> Tensor | None:
         """The maps of these draws of other_image, float32 [<= D, V, V]: fewer where donors run out, None without."""
         donors = self.index(trial_id).donors(image_id, wanted, self.seed, draws[-1] + 1)[draws[0] :]

@@ -50,6 +50,11 @@ def make_maps(batch: Batch, explainer: str, model: Classifier) -> Maps:
     return Maps(combine(weights, activations).float(), drawn)
 
 
+def maps_alone(batch: Batch, explainer: str, maps: Maps) -> pa.Table:
+    """Rows of saliency of one explainer's maps, where nothing is scored."""
+    return saliency_rows(batch, maps.own.to(batch.device), MapRankings(batch, explainer, maps, None).full)
+
+
 def measure(
     batch: Batch, shared: SharedControls, explainer: str, maps: Maps, donor_maps: DonorMaps | None = None
 ) -> Tables:

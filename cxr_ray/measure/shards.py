@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,14 @@ from numpy.typing import NDArray
 from cxr_ray.models.networks import ModelSpec
 
 Tables = dict[tuple[str, str], pa.Table]  # (table, explainer or "") to rows
+
+
+class Comparison(NamedTuple):
+    """A map against a control, under a target rule."""
+
+    explainer: str
+    target_rule: str
+    control: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Shard:
             [B, 3, S, S].
         donor_images: image_id to the NORMAL image of another patient that it swaps patches with: uint8 [3, S, S].
         swaps: in a shard of donors, one for each image: of a donor image its row of ``assign_donors``, else None.
+        comparisons: (explainer, target rule, control) of a round of sequential verdicts that are not decided yet.
         name: under which the map pass kept its maps.
     """
 
@@ -65,6 +74,7 @@ class Shard:
     counterfactuals: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     donor_images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     swaps: Sequence[Mapping[str, Any] | None] = ()
+    comparisons: Sequence[Comparison] = ()
     name: str = ""
 
     def only(self, kept_B: NDArray[np.bool_]) -> Shard:

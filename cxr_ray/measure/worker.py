@@ -11,12 +11,12 @@ import pyarrow as pa
 import torch
 
 from cxr_ray.config import Sweep
-from cxr_ray.measure import lungs, sanity
+from cxr_ray.measure import lungs, sanity, steps
 from cxr_ray.measure.batch import Batch, Network, finite_scores
-from cxr_ray.measure.controls import need_donors, of_family
+from cxr_ray.measure.controls import needs_map_pass, of_family
 from cxr_ray.measure.donor_swaps import donor_swap_rows
 from cxr_ray.measure.donors import DonorMaps, MapFile, Maps, pack_maps
-from cxr_ray.measure.measurement import make_maps, measure
+from cxr_ray.measure.measurement import make_maps, maps_alone, measure
 from cxr_ray.measure.region_effects import region_rows
 from cxr_ray.measure.shards import ModelRef, Shard, Tables
 from cxr_ray.measure.shared import SharedControls
@@ -83,7 +83,8 @@ class Worker:
             self._found[size] = backends.batch_size(self.model(trial_id), size)
         return self._batch_size or self._found[size]
 
-    def _network(self, trial_id: str) -> Network:
+    def network(self, trial_id: str) -> Network:
+        """The model in its two forms."""
         return Network(self.model(trial_id), self.forward(trial_id), self.batch_size(trial_id))
 
     def __call__(self, shard: Shard) -> Tables:
@@ -94,7 +95,7 @@ class Worker:
         tables: Tables = {}
         errors = list(shard.errors)
         file = None
-        if shard.split == "test" and need_donors(self.sweep):
+        if shard.split == "test" and needs_map_pass(self.sweep):
             file = self._map_file(shard)
             errors += file.errors
         if shard.image_ids:
@@ -121,18 +122,19 @@ class Worker:
 
     def _batch(self, shard: Shard, sweep: Sweep, errors: Errors, file: MapFile | None = None) -> Batch | None:
         """The shard on the device; images without a finite score become errors, None where no other is left."""
-        network = self._network(shard.trial_id)
-        batch = Batch(sweep, shard, network, self.device, file, self.segmenter)
+        network = self.network(shard.trial_id)
+        logits = None if file is None else file.logits
+        batch = Batch(sweep, shard, network, self.device, logits, self.segmenter)
         finite, unscored = finite_scores(batch)
         errors += unscored
         if finite.all():
             return batch
-        return Batch(sweep, shard.only(finite), network, self.device, file, self.segmenter) if finite.any() else None
+        return Batch(sweep, shard.only(finite), network, self.device, logits, self.segmenter) if finite.any() else None
 
     def _measured(self, batch: Batch, errors: Errors, file: MapFile | None) -> Tables:
         """All tables of a test shard but its predictions."""
-        shared = SharedControls(batch)
-        tables = shared.rows()
+        shared = SharedControls(batch) if self.sweep.has_fixed_design else None
+        tables = shared.rows() if shared else {}
         if self.sweep.regions and (rows := region_rows(batch)) is not None:
             tables["regions", ""] = rows
         for explainer in self.sweep.explain.explainers:
@@ -141,7 +143,11 @@ class Worker:
                     maps: Maps | None = make_maps(batch, explainer, batch.network.model)
                 else:
                     maps = file.maps(explainer, batch.pairs.keys())
-                if maps is not None:  # else it failed in the map pass: an entry in errors says so
+                if maps is None:  # it failed in the map pass: an entry in errors says so
+                    continue
+                if shared is None:
+                    tables["saliency", explainer] = maps_alone(batch, explainer, maps)
+                else:
                     tables |= measure(batch, shared, explainer, maps, self.donor_maps)
         return tables
 
@@ -163,6 +169,17 @@ class Worker:
         batch = self._batch(shard, self.sweep, errors)
         rows = None if batch is None else donor_swap_rows(batch)
         return {} if rows is None else {("donor_swaps", ""): rows}
+
+    def wins(self, shard: Shard) -> Tables:
+        """A round of sequential verdicts: wins of the comparisons that the shard asks for; after a map pass."""
+        assert self.donor_maps is not None  # a round follows a map pass
+        if not shard.image_ids:
+            return {("wins", ""): steps.WINS.empty_table()}
+        logits = {i: self.donor_maps.logit(shard.trial_id, i) for i in shard.image_ids}
+        sweep = steps.narrowed(self.sweep, shard.comparisons)
+        with torch.no_grad():
+            batch = Batch(sweep, shard, self.network(shard.trial_id), self.device, logits)
+            return {("wins", ""): steps.wins(batch, shard.comparisons, self.donor_maps)}
 
     def _sanity(self, shard: Shard, errors: Errors) -> Tables:
         assert self.sweep.sanity is not None  # else there is no such shard

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cxr_ray.measure.cost import passes_of_donor_swaps, passes_of_sanity, passes_per_image
+from cxr_ray.measure.cost import passes_of_donor_swaps, passes_of_sanity, passes_of_verdicts, passes_per_image
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.passes import forward_rate
 from cxr_ray.run.plan import TrialPlan
@@ -23,8 +23,10 @@ class Cost:
         size: side of the images in pixels.
         models: how many are explained; trained_images: images x epochs x trials.
         images: of the test split; validation, checked: images of val and of sanity.
-        each: passes of a test image and target; sanity: of an image that sanity looks at; with their formulas.
         recipients: of donor swaps; donors: of each class a recipient; swaps: passes of a recipient.
+        patients: of the test split.
+        each: passes of a test image and target; sanity: of an image that sanity looks at; verdicts: of a patient of
+            sequential verdicts, at most; with their formulas.
     """
 
     size: int
@@ -38,6 +40,8 @@ class Cost:
     recipients: int
     donors: int
     swaps: int
+    patients: int
+    verdicts: tuple[int, str]
 
     @property
     def swapping(self) -> int:
@@ -55,6 +59,11 @@ class Cost:
         return self.models * self.checked * self.sanity[0]
 
     @property
+    def deciding(self) -> int:
+        """Passes of sequential verdicts, one target a patient, at most."""
+        return self.models * self.patients * self.verdicts[0]
+
+    @property
     def training(self) -> int:
         """Passes to train, at most."""
         return 3 * self.trained_images
@@ -62,7 +71,7 @@ class Cost:
     @property
     def total(self) -> int:
         """All of them."""
-        return self.explaining + self.checking + self.swapping + self.training
+        return self.explaining + self.checking + self.swapping + self.deciding + self.training
 
     def lines(self, size: str, most: str) -> Iterator[str]:
         """What the user reads. ``size``: " at 224 x 224" where sizes differ; ``most``: "at most " or nothing."""
@@ -84,6 +93,13 @@ class Cost:
                 f"Forward passes of donor swaps{size}: {self.swapping:,} = {self.models} x {self.recipients} "
                 f"recipients x {self.swaps:,} (donor images of each class a recipient: {self.donors})"
             )
+        if self.deciding:
+            each, formula = self.verdicts
+            yield f"Forward passes a patient and target of verdicts{size}: at most {each:,} = {formula}"
+            yield (
+                f"Forward passes of verdicts{size}, one target a patient: at most {self.deciding:,} = {self.models} x "
+                f"{self.patients} x {each:,}"
+            )
         yield (f"To train{size}: at most {self.training:,} (images x epochs x trials, a backward pass counted as two)")
 
 
@@ -97,7 +113,7 @@ def lines(context: RunContext) -> Iterator[str]:
     costs = planned_costs(context)
     n_test, n_val = (len(manifest.rows(split)) for split in ("test", "val"))
     yield (f"\nModels to explain: {sum(c.models for c in costs)}; test images: {n_test}; validation images: {n_val}")
-    most = "at most " if sweep.sequential else ""
+    most = "at most " if sweep.sequential or sweep.verdicts else ""
     seconds, rates = 0.0, []
     for cost in costs:
         yield from cost.lines(f" at {cost.size} x {cost.size}" if len(costs) > 1 else "", most)
@@ -138,6 +154,8 @@ def planned_costs(context: RunContext) -> list[Cost]:
             recipients=swaps["image_id"].nunique(),
             donors=swaps["draw"].nunique(),
             swaps=passes_of_donor_swaps(sweep, swaps["draw"].nunique()),
+            patients=manifest.rows("test")["patient_id"].nunique(),
+            verdicts=passes_of_verdicts(sweep),
         )
         for size in sorted({*sizes, *trained})
     ]

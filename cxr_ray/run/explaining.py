@@ -14,12 +14,12 @@ import pandas as pd
 
 from cxr_ray import results
 from cxr_ray.measure import donors
-from cxr_ray.measure.controls import CONTROLS, need_donors
+from cxr_ray.measure.controls import CONTROLS, needs_map_pass
 from cxr_ray.measure.cost import passes_of_donor_swaps, passes_of_map_pass, passes_of_sanity, passes_per_image
 from cxr_ray.measure.patch_swap import donor_images
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints
-from cxr_ray.run import pipeline, terminal
+from cxr_ray.run import pipeline, rounds, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
@@ -64,7 +64,8 @@ def explain(
     sanity, donor_of = context.sanity_images(), _donor_images(context)
     plan = plan_shards(context.manifest, model_refs, passes, device, sanity, donor_of, swaps)
     scoring = ShardPass(context, allocation, model_refs, {t: p.test for t, p in passes.items()})
-    if missing_shards(scoring, plan) and need_donors(context.sweep):
+    asked = context.sweep.verdicts is not None
+    if needs_map_pass(context.sweep) and (asked or missing_shards(scoring, plan)):
         with_maps = map_pass(scoring, plan)
         if with_maps is None:
             return False
@@ -78,6 +79,9 @@ def explain(
     if not _computed(scoring, plan, ""):
         return False
     context.store.merge({trial_id: list(shards) for trial_id, shards in plan.items()}, errors)
+    if asked:
+        terminal.say("Sequential verdicts: patients in random order, until each comparison is decided")
+    context.store.write_table("verdicts", rounds.decide(scoring) if asked else [])
     return True
 
 
@@ -113,9 +117,10 @@ def map_pass(scoring: ShardPass, plan: Shards) -> Shards | None:
         a shard was not written.
     """
     context, store, sweep = scoring.context, scoring.context.store, scoring.context.sweep
-    without_regions = replace(context, sweep=sweep.model_copy(update={"regions": None}))
+    controls = {**dict.fromkeys(sweep.verdicts.controls if sweep.verdicts else (), 1), **sweep.controls}
+    maps_only = replace(context, sweep=sweep.model_copy(update={"regions": None, "controls": controls}))
     passes = {trial_id: passes_of_map_pass(sweep, ref.size) for trial_id, ref in scoring.model_refs.items()}
-    maps = replace(scoring, context=without_regions, passes=passes, folder=donors.MAPS)
+    maps = replace(scoring, context=maps_only, passes=passes, folder=donors.MAPS)
     test = {
         trial_id: {name: shard for name, shard in shards.items() if shard.split == "test"}
         for trial_id, shards in plan.items()
@@ -143,6 +148,6 @@ def map_pass(scoring: ShardPass, plan: Shards) -> Shards | None:
             for p in (0, 1)
             if index.group(p, (e, t))
         ]
-    if groups and any(CONTROLS[c].rank_sums for c in sweep.controls):
+    if groups and any(CONTROLS[c].rank_sums for c in controls):
         pipeline.sum_maps(context, groups)
     return with_maps

@@ -108,20 +108,22 @@ class _Explain:
         import torch
 
         from cxr_ray.measure.donors import DonorMaps
-        from cxr_ray.measure.worker import Shard, Worker
+        from cxr_ray.measure.shards import Comparison, Shard
+        from cxr_ray.measure.worker import Worker
 
         gpus = allocation.worker_gpus
         if allocation.threads:
             torch.set_num_threads(allocation.threads)
         if 0 < gpus < 1:  # its share of the memory as well
             torch.cuda.set_per_process_memory_fraction(gpus)
-        self.shard_type, self.is_map_pass = Shard, is_map_pass
+        self.shard_type, self.comparison_type, self.is_map_pass = Shard, Comparison, is_map_pass
         device = "cuda" if gpus else "cpu"
         self.worker = Worker(sweep, model_refs, device, allocation.batch_size, passes, DonorMaps(store, sweep))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard = self._shard(row)
-        tables = self.worker.map_pass(shard) if self.is_map_pass else pack(self.worker(shard))
+        measured = self.worker.wins if shard.comparisons else self.worker
+        tables = self.worker.map_pass(shard) if self.is_map_pass else pack(measured(shard))
         backend = str(self.worker.backend)
         return {"name": shard.name, "images": len(shard.image_ids), "backend": backend, "tables": tables}
 
@@ -145,6 +147,7 @@ class _Explain:
             counterfactuals=arrays("counterfactuals", np.uint8, len(rows), 3, size, size),
             donor_images=arrays("donor_images", np.uint8, 3, size, size),
             swaps=[r["swap"] for r in rows] if plan["split"] == "donors" else (),
+            comparisons=[self.comparison_type(*c) for c in plan["comparisons"]],
             name=plan["name"],
         )
 

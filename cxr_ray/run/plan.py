@@ -18,7 +18,7 @@ import pandas as pd
 
 from cxr_ray.config import SPACES, Model, Sweep, Train, concrete
 from cxr_ray.data.manifest import Manifest
-from cxr_ray.measure.worker import ModelRef
+from cxr_ray.measure.shards import Comparison, ModelRef
 from cxr_ray.schemas import to_json
 from cxr_ray.storage import chunks
 
@@ -107,6 +107,7 @@ class ShardPlan:
         rows: of each image its image_id, path and label; in donors also swap, of a donor image its row of
             ``assign_donors``, else None; in test also donor_image, the path of the image that it swaps
             patches with, or None.
+        comparisons: of a block of sequential verdicts, (explainer, target rule, control) of each that is open.
     """
 
     name: str
@@ -115,6 +116,7 @@ class ShardPlan:
     size: int
     preprocess: str
     rows: tuple[Mapping[str, Any], ...]
+    comparisons: tuple[Comparison, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data, as it travels through Ray Data."""

@@ -1,0 +1,181 @@
+"""Rounds of sequential verdicts through Ray: blocks of patients of all models, a model's next round when one is done.
+
+Actors stay over all rounds, unlike those of Ray Data, whose start would cost more than a round. What a block found is
+a file, as of a shard: a run that was killed finds it, and plans the same rounds again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+
+from cxr_ray import results
+from cxr_ray.analysis import primary
+from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
+from cxr_ray.measure.cost import passes_of_verdicts
+from cxr_ray.measure.donors import DonorMaps
+from cxr_ray.measure.steps import verdict_sweep
+from cxr_ray.run import pipeline, terminal
+from cxr_ray.run.pipeline import ShardPass
+from cxr_ray.run.plan import ShardPlan
+
+ROUNDS = ".work/rounds"
+BLOCK = 4  # patients that a worker scores at a time: several workers share a round
+
+
+class _Actor:
+    """Decodes, scores and writes blocks; keeps the models that it used last."""
+
+    def __init__(self, decode: Any, write: Any, explain: Mapping[str, Any]):
+        self.decode, self.write, self.explain = decode, write, pipeline._Explain(**explain)
+
+    def score(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self.write(self.explain(self.decode(row)))
+
+
+@dataclass
+class _Model:
+    """One model's rounds: the blocks of the round that is being scored."""
+
+    verdicts: Verdicts
+    round: int = 0
+    names: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
+
+
+def decide(scoring: ShardPass) -> list[dict[str, Any]]:
+    """Score rounds until every comparison of every model is decided or has no patient left; rows of ``verdicts``.
+
+    Args:
+        scoring: the scoring pass, after a map pass.
+    """
+    context = scoring.context
+    settings = primary.of_run(results.open_run(context.store.out))
+    sweep = verdict_sweep(context.sweep, settings.grid, settings.fill, settings.metric)
+    test = context.manifest.rows("test")
+    labels = dict(zip(test["image_id"], test["label"], strict=True))
+    maps = DonorMaps(context.store, sweep)
+    models = {
+        trial_id: _Model(Verdicts(trial_id, steps_of(maps.index(trial_id).images, labels, sweep.seed), sweep))
+        for trial_id in scoring.model_refs
+    }
+    rounds = _Rounds(replace(scoring, context=replace(context, sweep=sweep)), models)
+    rounds.run()
+    return [row for model in models.values() for row in model.verdicts.rows(settings)]
+
+
+class _Rounds:
+    """The rounds of all models: what waits, what runs, and what is there from before."""
+
+    def __init__(self, scoring: ShardPass, models: Mapping[str, _Model]):
+        self.scoring, self.models = scoring, models
+        self.store, self.sweep = scoring.context.store, scoring.context.sweep
+        self.waiting: deque[ShardPlan] = deque()
+        self.there = self.store.finished_shards(ROUNDS)
+        self.to_begin = deque(models)
+        test = scoring.context.manifest.rows("test")
+        rows: list[Any] = test[["image_id", "path", "label"]].to_dict("records")
+        self.row_of = {row["image_id"]: row for row in rows}
+        self._said = time.monotonic()
+
+    def run(self) -> None:
+        """Until no model has a round left."""
+        idle: list[Any] = []
+        last: dict[Any, str] = {}  # the model that an actor used last
+        running: dict[Any, tuple[Any, ShardPlan]] = {}
+        while True:
+            while self.to_begin and len(self.waiting) <= len(idle):
+                self._plan(self.to_begin.popleft())
+            if not self.waiting and not running:
+                return
+            if not idle and not running:
+                idle = self._actors()
+            while self.waiting and idle:
+                block = self.waiting[0]
+                actor = next((a for a in idle if last.get(a) == block.trial_id), idle[0])
+                idle.remove(actor)
+                self.waiting.popleft()
+                last[actor] = block.trial_id
+                running[actor.score.remote({"shard": json.dumps(block.to_plain())})] = actor, block
+            (done,), _ = ray.wait(list(running))
+            ray.get(done)
+            actor, block = running.pop(done)
+            idle.append(actor)
+            self._finish(block)
+
+    def _actors(self) -> list[Any]:
+        allocation, sweep = self.scoring.allocation, self.sweep
+        patients = max(len(m.verdicts.steps) for m in self.models.values())
+        arguments = {
+            "sweep": sweep,
+            "store": self.store,
+            "model_refs": dict(self.scoring.model_refs),
+            "allocation": allocation,
+            "passes": patients * passes_of_verdicts(sweep)[0] // allocation.workers,
+            "is_map_pass": False,
+        }
+        decode = pipeline._Decode(self.scoring.context.source, None, sweep)
+        write = pipeline._Write(self.store, ROUNDS)
+        kind = ray.remote(_Actor).options(
+            num_cpus=1, num_gpus=allocation.worker_gpus or None, max_restarts=-1, max_task_retries=-1
+        )
+        return [kind.remote(decode, write, arguments) for _ in range(allocation.workers)]
+
+    def _plan(self, trial_id: str) -> None:
+        """Plan a model's rounds until one has a block that is not there yet, or none is left."""
+        model, asked = self.models[trial_id], self.sweep.verdicts
+        assert asked is not None
+        while blocks := model.verdicts.next_round(asked.round, BLOCK):
+            plans = [self._shard(trial_id, model.round, n, block) for n, block in enumerate(blocks)]
+            model.round += 1
+            model.names = [plan.name for plan in plans]
+            missing = [plan for plan in plans if plan.name not in self.there]
+            model.open = {plan.name for plan in missing}
+            if missing:
+                self.waiting.extend(missing)
+                return
+            self._take(model)
+        self._say(model, ended=True)
+
+    def _shard(self, trial_id: str, round: int, n: int, block: Any) -> ShardPlan:
+        assert self.sweep.verdicts is not None
+        ref = self.scoring.model_refs[trial_id]
+        return ShardPlan(
+            name=f"{trial_id}.round.{self.sweep.verdicts.round}.{round:05d}.{n:03d}",
+            trial_id=trial_id,
+            split="test",
+            size=ref.size,
+            preprocess=ref.preprocess,
+            rows=tuple(self.row_of[i] for i in block.image_ids),
+            comparisons=block.comparisons,
+        )
+
+    def _finish(self, block: ShardPlan) -> None:
+        model = self.models[block.trial_id]
+        model.open.remove(block.name)
+        if not model.open:
+            self._take(model)
+            self._say(model)
+            self._plan(block.trial_id)
+
+    def _take(self, model: _Model) -> None:
+        model.verdicts.add(self.store.read_shard(name, ROUNDS)["wins", ""] for name in model.names)
+
+    def _say(self, model: _Model, ended: bool = False) -> None:
+        """How far it is, now and then."""
+        now = time.monotonic()
+        if ended or now - self._said > terminal.PROGRESS_SECONDS:
+            self._said = now
+            verdicts = model.verdicts
+            n_patients, n_cells = len(verdicts.steps), len(verdicts.cells)
+            decided = sum(cell.decided for cell in verdicts.cells)
+            terminal.say(
+                f"  {verdicts.trial_id}: {verdicts.position} of {n_patients} patients, {decided} of {n_cells} "
+                "comparisons decided"
+            )

@@ -1,0 +1,200 @@
+"""The command line ``python -m cxr_ray.verdict``, which is ``cxr-ray verdict``: one question, one screen."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cxr_ray
+from cxr_ray.config import Sweep
+from cxr_ray.errors import CxrRayError, SweepError
+
+if TYPE_CHECKING:  # these import torch, which --help does without
+    from cxr_ray.run.local_verdict import LocalVerdict
+
+DONE, INTERRUPTED = 0, 130
+EXIT_CODES = "Exit codes: 0 done, 1 could not finish, 2 the request was wrong, 130 interrupted."
+CONTROLS = ("other_image", "mean_map", "shifted")
+FILLS = ("mean", "blur")  # the first that is a valid baseline is taken
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)  # no step is wider than 0.25
+BUCKETS = ("all", "TP", "FP", "TN", "FN")
+ROUND = 8  # patients between two lines
+OPTION = {  # keys of a sweep, as its messages name them, to the option that sets them
+    "explain.explainers": "--explainer",
+    "verdicts.controls": "--controls",
+    "controls": "--controls",
+    "data.size": "--size",
+    "checkpoints": "--checkpoint",
+    "seed": "--seed",
+}
+
+
+def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
+    """The arguments."""
+    from cxr_ray.data import sources
+
+    p = argparse.ArgumentParser(
+        prog=prog,
+        description="Says whether the maps of one model are more faithful than controls. Patients of the test split "
+        "are scored in random order until that is decided.",
+        epilog=EXIT_CODES,
+    )
+    p.add_argument("--checkpoint", required=True, help="the model: a .pt or .safetensors state dict of 1 or 2 outputs")
+    p.add_argument("--data", required=True, help=sources.usages())
+    p.add_argument("--explainer", default="gradcam", help="whose maps (default: gradcam)")
+    p.add_argument("--controls", nargs="+", default=list(CONTROLS), help=f"(default: {' '.join(CONTROLS)})")
+    p.add_argument("--bucket", nargs="+", default=["all"], choices=BUCKETS, help="patients: all, or an outcome")
+    p.add_argument(
+        "--target", choices=("pneumonia", "predicted"), default="pneumonia", help="the class that is explained"
+    )
+    p.add_argument("--arch", default="resnet18", help="network of the checkpoint (default: resnet18)")
+    p.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
+    p.add_argument("--seed", type=int, default=0, help="of the patients' order and the draws (default: 0)")
+    p.add_argument("--out", help="a new folder for the table verdicts (default: nothing is kept)")
+    p.add_argument("--version", action="version", version=f"cxr-ray {cxr_ray.__version__}")
+    return p
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.verdict") -> int:
+    """Run the command line; returns the exit code."""
+    args = parser(prog).parse_args(argv)
+    from cxr_ray.run import terminal
+
+    try:
+        return run(args)
+    except SweepError as e:
+        terminal.complain("\n".join(as_option(line) for line in str(e).splitlines()))
+        return e.exit_code
+    except CxrRayError as e:
+        terminal.complain(str(e))
+        return e.exit_code
+    except KeyboardInterrupt:
+        terminal.complain("interrupted; nothing was kept.")
+        return INTERRUPTED
+
+
+def as_option(message: str) -> str:
+    """A message about a key of a sweep, said of the option that sets it.
+
+    >>> as_option("explain.explainers.0: got 'grdcam'.")
+    "--explainer: got 'grdcam'."
+    """
+    key, _, rest = message.partition(": got ")
+    if key.startswith("checkpoints.") and key.endswith(".arch"):
+        return f"--arch: got {rest}"
+    option = next((o for k, o in OPTION.items() if key == k or key.startswith(f"{k}.")), key)
+    return f"{option}: got {rest}"
+
+
+def sweep_of(args: argparse.Namespace) -> Sweep:
+    """The sweep that the arguments ask for."""
+    from cxr_ray.data import sources
+    from cxr_ray.sweepfile import resolve
+
+    stem = re.sub(r"[^a-z0-9_-]", "_", Path(args.checkpoint).stem.lower()).lstrip("0123456789_-") or "model"
+    data = {key.removeprefix("data."): value for key, value in sources.changes_of(args.data).items()}
+    raw: dict[str, Any] = {
+        "name": "verdict",
+        "data": {**data, "size": args.size},
+        "checkpoints": {stem: {"path": args.checkpoint, "arch": args.arch}},
+        "explain": {"explainers": [args.explainer], "targets": [args.target]},
+        "perturb": {"grids": ["pixel"], "fills": list(FILLS), "levels": list(LEVELS)},
+        "controls": dict.fromkeys(args.controls, 1),
+        "verdicts": {"controls": args.controls, "round": ROUND, "fixed_design": False},
+        "regions": None,
+        "sanity": None,
+        "seed": args.seed,
+    }
+    return resolve(raw)
+
+
+def run(args: argparse.Namespace) -> int:
+    """From the arguments to the last sentence; returns the exit code."""
+    from cxr_ray.analysis.sequential_verdicts import title
+
+    sweep = sweep_of(args)
+    screen = Screen()
+    screen.line(f"Is {title(args.explainer)} on {args.checkpoint} more faithful than controls? Reading {args.data}.")
+    from cxr_ray.run import context, resume
+    from cxr_ray.run.local_verdict import LocalVerdict
+
+    if args.out is not None:
+        resume.check_out(args.out, resume=False)
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = context.prepare(sweep, folder)
+        screen.line(prepared.manifest.notes[0])
+        answer(LocalVerdict(prepared), args, screen)
+    return DONE
+
+
+def answer(local: LocalVerdict, args: argparse.Namespace, screen: Screen) -> None:
+    """All stages, on the screen."""
+    baseline = local.baseline()
+    settings = local.settings(baseline)
+    screen.line(baseline.line)
+    for done, total in local.make_maps():
+        screen.live([f"Maps of all test images: {done} of {total}"], last=done == total)
+    verdicts = None
+    for verdicts in local.rounds(settings, args.bucket, ROUND):
+        screen.live(verdicts.lines())
+    assert verdicts is not None  # there is a patient, and so a round
+    screen.live(verdicts.lines(), last=True)
+    rows = verdicts.rows(settings)
+    screen.line("")
+    for row in rows:
+        screen.line(row["sentence"])
+    if args.out is not None:
+        keep(args.out, local.sweep, rows)
+        screen.line(f"Table: {args.out}/tables/verdicts")
+
+
+def keep(out: str, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
+    """Write the table, and the sweep that made it."""
+    from cxr_ray.storage import Store
+
+    store = Store(out, {"sweep_hash": sweep.hash})
+    store.write(sweep.to_yaml().encode(), "sweep.yaml")
+    store.write_table("verdicts", rows)
+
+
+class Screen:
+    """Lines that stay, and lines that are drawn over: on a terminal in place, elsewhere every few seconds."""
+
+    SECONDS = 5.0  # between two where there is no terminal
+
+    def __init__(self) -> None:
+        self._drawn = 0
+        self._said = 0.0
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether lines can be drawn over."""
+        return sys.stdout.isatty()
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+        self._drawn = 0
+
+    def live(self, lines: list[str], last: bool = False) -> None:
+        """Lines that take the place of those before; ``last``: these stay."""
+        now = time.monotonic()
+        if self.is_terminal:
+            up = f"\x1b[{self._drawn}F" if self._drawn else ""
+            sys.stdout.write(up + "".join(f"\x1b[2K{line}\n" for line in lines))
+        elif last or now - self._said > self.SECONDS:
+            self._said = now
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+        self._drawn = 0 if last else len(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The command line cxr-ray verdict: its sentences, its exit codes and what it keeps."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cxr_ray import results, verdict
+from cxr_ray.models import checkpoints, networks
+from cxr_ray.models.networks import ModelSpec
+from cxr_ray.run import local_verdict
+from cxr_ray.schemas import TABLES
+
+SIZE = 32
+
+
+def untrained() -> networks.Classifier:
+    torch.manual_seed(0)
+    return networks.build("resnet18", ModelSpec("resnet18", SIZE))
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("model") / "Mine 1.safetensors"
+    path.write_bytes(checkpoints.to_bytes(untrained()))
+    return str(path)
+
+
+@pytest.fixture
+def said(capsys, mine, tiny_folder):
+    """Runs the command line; the exit code, lines on stdout, lines on stderr."""
+
+    def run(*argv: str, checkpoint: str = mine, data: str = str(tiny_folder)):
+        code = verdict.main(["--checkpoint", checkpoint, "--data", data, "--size", str(SIZE), *argv])
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+def test_it_ends_with_a_sentence_for_each_control_and_keeps_the_table(said, tmp_path):
+    out = str(tmp_path / "kept")
+    code, lines, err = said("--controls", "shifted", "mean_map", "--out", out)
+    assert (code, err) == (0, [])
+    assert lines[0].startswith("Is Grad-CAM on ")
+    table = results.open_run(out).pandas("verdicts")
+    assert list(table.columns) == list(TABLES["verdicts"].columns)
+    assert list(table.control) == ["shifted", "mean_map"]
+    assert (table.family_size == 2).all()
+    assert (table.n_available == 12).all()
+    assert lines[-3:-1] == list(table.sentence)
+    assert table.sentence[0].startswith("Grad-CAM on mine_1: ")
+    assert lines[-1] == f"Table: {out}/tables/verdicts"
+
+
+def test_without_train_there_is_deletion_alone(said, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder / "test", tmp_path / "test")
+    code, lines, _ = said("--controls", "shifted", data=str(tmp_path))
+    assert code == 0
+    assert "There are no validation images to check a fill on: maps are compared by deletion alone." in lines
+
+
+def test_live_lines_are_drawn_in_place_on_a_terminal_alone(said, monkeypatch):
+    _, lines, _ = said("--controls", "shifted")
+    assert not any("\x1b" in line for line in lines)
+    monkeypatch.setattr(verdict.Screen, "is_terminal", property(lambda self: True))
+    _, lines, _ = said("--controls", "shifted")
+    assert any(line.startswith("\x1b[1F\x1b[2K  gradcam vs itself rolled and turned") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("--explainer", "grdcam"), "--explainer: got 'grdcam'. Did you mean 'gradcam'?"),
+        (("--controls", "shiftd"), "--controls: got 'shiftd'. Did you mean 'shifted'?"),
+        (("--controls", "shifted", "shifted"), "--controls: got shifted twice; expected each once."),
+        (("--size", "8"), "--size: got 8; expected a value greater than or equal to 32."),
+        (("--arch", "resnet19"), "--arch: got 'resnet19'. Did you mean 'resnet18'?"),
+        (("--out", "."), "--out: got ., which is not empty"),
+    ],
+)
+def test_a_wrong_option_is_a_sentence(said, argv, expected):
+    code, _, err = said(*argv)
+    assert code == 2
+    assert err[0].startswith(f"cxr_ray: {expected}")
+
+
+def test_a_wrong_checkpoint_or_folder_is_a_sentence(said, tmp_path):
+    (tmp_path / "broken.pt").write_bytes(b"no")
+    (tmp_path / "empty").mkdir()
+    for options, expected in [
+        ({"checkpoint": str(tmp_path / "none.pt")}, "none.pt, which is no file"),
+        ({"checkpoint": str(tmp_path / "broken.pt")}, "broken.pt, which cannot be loaded safely"),
+        ({"data": str(tmp_path / "nowhere")}, "nowhere, which is no folder"),
+        ({"data": str(tmp_path / "empty")}, "empty without class folders"),
+    ]:
+        code, _, err = said(**options)
+        assert code == 2
+        assert len(err) == 1
+        assert expected in err[0]
+
+
+def test_a_folder_without_a_test_split_is_a_sentence(said, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder / "train", tmp_path / "train")
+    code, _, err = said(data=str(tmp_path))
+    assert code == 2
+    assert "with no NORMAL image for the test split" in err[0]
+
+
+def test_a_network_that_overflows_on_images_is_a_sentence(said, monkeypatch):
+    """On the two images that a checkpoint is tried with it does not."""
+    log_odds = networks.Classifier.log_odds
+    monkeypatch.setattr(
+        networks.Classifier, "log_odds", lambda self, x: log_odds(self, x) * (1 if len(x) == 2 else torch.inf)
+    )
+    code, _, err = said("--controls", "shifted")
+    assert code == 2
+    assert "which gives no finite score for any test image" in err[0]
+
+
+def test_a_bucket_without_patients_is_a_sentence(said, monkeypatch):
+    code, _, err = said("--controls", "shifted", "--bucket", "TP", "TN")  # it calls every image the same
+    assert code == 2
+    assert "has no patient; expected one that it has (all, " in err[0]
+
+
+def test_ctrl_c_is_130(said, monkeypatch):
+    def interrupted(self, *_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local_verdict.LocalVerdict, "rounds", interrupted)
+    code, _, err = said("--controls", "shifted")
+    assert (code, err) == (130, ["cxr_ray: interrupted; nothing was kept."])
+    assert not list(Path.cwd().glob(".work"))
