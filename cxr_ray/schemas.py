@@ -520,6 +520,54 @@ SANITY_SUMMARY = Table(
     ("trial_id", "target_rule", "explainer", "mode", "layer", "quantity"),
 )
 
+_OF_EXPLAINERS = {
+    "trial_id": ("str", "the model"),
+    **_RULE,
+    **_TEST,
+    "metric": ("str", "the primary metric"),
+    "scale": ("str", "logodds"),
+    "bucket": ("str", "images: all, TP or FP"),
+}
+_SIMULTANEOUS = "bound of the 95% interval that holds for all pairs of explainers at once; null under 20 patients"
+
+COMPARISONS = Table(
+    "comparisons",
+    {
+        **_OF_EXPLAINERS,
+        "a": ("str", "an explainer"),
+        "b": ("str", "another explainer"),
+        "n": ("small", "images that both have a value for"),
+        "n_patients": ("small", "patients among them"),
+        "mean": ("float", "mean difference a - b of the metric, turned so that above 0 a is the more faithful"),
+        "lower": ("float", f"lower {_SIMULTANEOUS}"),
+        "upper": ("float", f"upper {_SIMULTANEOUS}"),
+        "p": ("float", "two-sided p-value of this pair alone"),
+        "p_max": ("float", "p corrected over the pairs (single-step max-T)"),
+        "family_size": ("small", "pairs that the interval and p_max are corrected over"),
+        "better": ("str", "the explainer that is shown to be more faithful (the interval leaves out 0); null: neither"),
+        "ci_method": ("str", "how interval and p are made"),
+        "n_boot": ("small", "bootstrap samples"),
+    },
+    ("trial_id", "target_rule", "grid", "fill", "metric", "bucket", "a", "b"),
+)
+
+RANKS = Table(
+    "ranks",
+    {
+        **_OF_EXPLAINERS,
+        "explainer": ("str", "the explainer"),
+        "n": ("small", "images with a value"),
+        "n_patients": ("small", "patients among them"),
+        "mean": ("float", "mean of its differences to all explainers (itself: 0); above 0: more faithful than most"),
+        "rank_lower": ("small", "best rank of its confidence set: 1 + explainers that are shown to be better"),
+        "rank_upper": ("small", "worst rank of its confidence set: n_explainers - those that are shown to be worse"),
+        "n_explainers": ("small", "explainers that are ranked"),
+        "ci_method": ("str", "how the sets are made; with 95% confidence all of them hold at once"),
+        "n_boot": ("small", "bootstrap samples"),
+    },
+    ("trial_id", "target_rule", "grid", "fill", "metric", "bucket", "explainer"),
+)
+
 AGREEMENT = Table(
     "agreement",
     {
@@ -528,25 +576,30 @@ AGREEMENT = Table(
             "ranking: whether two settings rank explainers alike; sign: whether a choice turns the sign of the "
             "difference of mean drops of two buckets; truth: region effects against counterfactual renderings "
             "(phantoms); accuracy: whether models that classify better have more faithful maps; variants: mean over "
-            "the models of a variant; twins: models that give every test image the same log-odds",
+            "the models of a variant; twins: models that give every test image the same log-odds; reliability: how "
+            "well a fill tells explainers apart",
         ),
         "subject": ("str", "trial_id; accuracy: explainer; variants: variant; twins: the first of the models"),
         "axis": (
             "str",
             "ranking, sign: the choice that differs between a and b (all, for counts of cells); truth: region; "
-            "accuracy, variants: accuracy, auroc or gap; twins: model",
+            "reliability: fill; accuracy, variants: accuracy, auroc or gap; twins: model",
         ),
-        "a": ("str", "ranking, sign: the choice's one value; truth: fill; accuracy, variants: explainer; twins: model"),
+        "a": (
+            "str",
+            "ranking, sign: the choice's one value; truth, reliability: fill; accuracy, variants: explainer; twins: "
+            "model",
+        ),
         "b": (
             "str",
-            "ranking, sign: its other value; truth: what was left out or replaced in the rendering; accuracy, "
-            "variants: control; twins: the other model",
+            "ranking, sign: its other value; truth: what was left out or replaced in the rendering; reliability: grid; "
+            "accuracy, variants: control; twins: the other model",
         ),
         "statistic": (
             "str",
             "ranking: kendall_tau, n_explainers (fewest ranked in a setting); sign: turned, clearly, and of all cells "
             "above, below, holds_0, no_interval; truth: spearman, same_sign; accuracy: spearman; variants: mean; "
-            "twins: same_logodds",
+            "twins: same_logodds; reliability: icc, random_over_<control>",
         ),
         "explainer": ("str", "whose maps; null: all or none"),
         "target_rule": ("str", "pneumonia or predicted; null: all or none"),
@@ -561,7 +614,8 @@ AGREEMENT = Table(
         "count": ("small", "of shares: the numerator; else null"),
         "n": (
             "small",
-            "what value is over: ranking: settings; sign: pairs or cells; truth, twins: images; else models",
+            "what value is over: ranking: settings; sign: pairs or cells; truth, twins, reliability: images; else "
+            "models",
         ),
         "p": ("float", "p-value; null where nothing is tested"),
         "method": ("str", "how value, low, high and p are made"),
@@ -675,6 +729,8 @@ _ALL = (
     SALIENCY_SUMMARY,
     REGION_SUMMARY,
     SANITY_SUMMARY,
+    COMPARISONS,
+    RANKS,
     AGREEMENT,
     HYPOTHESES,
     VERDICTS,

@@ -15,8 +15,8 @@ import pandas as pd
 import pyarrow.dataset as pads
 
 from cxr_ray import results
-from cxr_ray.analysis import buckets, primary, region_summary, saliency_summary, sanity_summary
-from cxr_ray.analysis.agreement import accuracy, ranking, sign, truth, twins
+from cxr_ray.analysis import buckets, primary, ranks, region_summary, saliency_summary, sanity_summary
+from cxr_ray.analysis.agreement import accuracy, ranking, reliability, sign, truth, twins
 from cxr_ray.analysis.classification import classification_rows
 from cxr_ray.analysis.hypotheses import verdicts
 from cxr_ray.analysis.hypotheses.inputs import Inputs
@@ -26,6 +26,8 @@ from cxr_ray.errors import RunError
 from cxr_ray.schemas import TABLES
 
 Rows = list[dict[str, Any]]
+
+SCALE = "logodds"  # of comparisons of explainers
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,32 @@ class Measured:
     def primary(self) -> primary.PrimarySettings:
         """What the primary numbers are measured with."""
         return primary.of_run(self.run)
+
+    @cached_property
+    def ranked(self) -> tuple[Rows, Rows]:
+        """The rows of `comparisons` and of `ranks`, which come from the same bootstrap."""
+        comparisons: Rows = []
+        rank_rows: Rows = []
+        for trial_id in self.explained:
+            values = self.map_values(trial_id)
+            for rule in self.target_rules:
+                of_rule = buckets.of_rule(values, self.test_of(trial_id), rule)
+                for (grid, fill), part in of_rule.groupby(["grid", "fill"], sort=False):
+                    same = {"trial_id": trial_id, "target_rule": rule, "grid": grid, "fill": fill, "scale": SCALE}
+                    explainers = self.sweep["explain"]["explainers"]
+                    found = ranks.compare_explainers(
+                        part, self.patients, explainers, self.primary.metric, seed=self.seed
+                    )
+                    for rows, more in zip((comparisons, rank_rows), found, strict=True):
+                        rows += [{**same, **row} for row in more]
+        return comparisons, rank_rows
+
+    def map_values(self, trial_id: str) -> pd.DataFrame:
+        """The primary metric of a model's maps themselves, in log-odds, image by image."""
+        chosen = (pads.field("trial_id") == trial_id) & (pads.field("metric") == self.primary.metric)
+        chosen &= (pads.field("control") == "none") & (pads.field("scale") == SCALE)
+        columns = ["image_id", "target", "explainer", "grid", "fill", "value"]
+        return self.run.pandas("faithfulness", columns, chosen)
 
     @property
     def seed(self) -> int:
@@ -234,6 +262,11 @@ def agreement(measured: Measured) -> Rows:
             settings.explainer,
             settings.grid,
         )
+        values = buckets.of_rule(measured.map_values(trial_id), measured.test_of(trial_id), settings.target_rule)
+        primary_rows = ranked & (pads.field("metric") == settings.metric) & (pads.field("scale") == SCALE)
+        primary_rows &= (pads.field("target_rule") == settings.target_rule) & ~pads.field("contrast")
+        advantages = measured.run.pandas("summary", filter=primary_rows)
+        rows += reliability.reliability_rows(values, measured.patients, advantages, trial_id, measured.seed)
         regions = measured.of_trial("regions", trial_id)
         if len(regions):
             effects = region_summary.region_effects(regions)
@@ -262,6 +295,8 @@ DERIVED: dict[str, Callable[[Measured], Rows]] = {
     "saliency_summary": saliency_rows,
     "region_summary": region_rows,
     "sanity_summary": sanity_rows,
+    "comparisons": lambda measured: measured.ranked[0],
+    "ranks": lambda measured: measured.ranked[1],
     "agreement": agreement,
 }
 

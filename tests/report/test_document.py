@@ -73,7 +73,7 @@ def test_the_page_opens_offline(page, run):
         assert inside or link.startswith("data:") or (Path(run) / link).is_file(), link[:80]
     assert not re.search(r"https?://|@import|url\(", page)
     kinds = sorted(p.name.split("-")[0] for p in Path(run, "figures").iterdir())
-    assert kinds == ["advantages", "concentration", "curves", "curves", "deletion"]
+    assert kinds == ["advantages", "concentration", "curves", "curves", "deletion", "ranks"]
     files = {p.name for p in Path(run, "galleries").iterdir()}
     random = {f"random_compact_{i:02d}.png" for i in range(1, 7)}
     assert files == random | {"legend.png", "tp_compact_01.png", "tp_compact_02.png", "fp_compact_01.png"}

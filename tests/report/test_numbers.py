@@ -18,8 +18,8 @@ from cxr_ray.measure.regions import REGIONS
 from cxr_ray.report import page
 from cxr_ray.report.document import reading
 from cxr_ray.report.galleries import GALLERY
-from cxr_ray.report.load import load
-from cxr_ray.report.sections import advantages, definitions, hypotheses, observations, sanity, signs
+from cxr_ray.report.load import load, optional
+from cxr_ray.report.sections import advantages, definitions, hypotheses, observations, ranking, sanity, signs
 from cxr_ray.results import open_run
 from cxr_ray.schemas import TABLES
 from tests.builders.pages import page_of, text_of
@@ -47,6 +47,9 @@ PHRASES = (
     r"\(1: the same (ranking|map), 0: unrelated, −1: reversed\)",
     r"\(1: (the same map|nothing changed)",
     r"(above|below|of|holds) 0\b",
+    r"rank confidence sets, 95%",
+    r"ranks \(95%\)",
+    r"\(1: every image orders them alike; 0: an image says nothing\)",
     r"H[123]\b",
     r"also holds 0 \(the untouched image\) and 1 \(",
 )
@@ -63,6 +66,8 @@ def prose() -> list[str]:
         advantages.NOTE,
         advantages.BASELINE,
         signs.NOTE,
+        ranking.NOTE,
+        ranking.TAU_NOTE,
         sanity.NOTE,
     ]
     return [*captions, *notes, *(text for _, text in definitions.DESIGN), *(s.description for s in SOURCES.values())]
@@ -70,7 +75,7 @@ def prose() -> list[str]:
 
 def unknown_numbers(text: str, run: Any) -> list[str]:
     """Numbers of the text that stand in no table, no setting and no count, each with the words before it."""
-    tables = {name: run.pandas(name) for name in TABLES}
+    tables = {name: optional(run, name) for name in TABLES}
     known = {form for table in tables.values() for value in values(table) for form in forms(value)}
     known |= {form for value in settings(run.sweep) for form in forms(value)}
     known |= {str(n) for n in counts(tables)}

@@ -1,28 +1,145 @@
-"""Whether the ranking of explainers survives a change of one choice."""
+"""Which explainer is the most faithful: rank confidence sets, paired comparisons, and how reliable a fill is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
+
 from cxr_ray.report import page
-from cxr_ray.report.page import Block
-from cxr_ray.report.rundata import RunData
+from cxr_ray.report.figures import ranks as figures
+from cxr_ray.report.page import Block, Cell
+from cxr_ray.report.rundata import RunData, Setting
 from cxr_ray.report.section import Folder, Section, of_models
+
+NOTE = (
+    "Explainers are compared on the same images by the metric itself, so that no control is needed. One is called more "
+    "faithful than another where the simultaneous 95% interval of their mean difference (over patients, corrected over "
+    "all pairs) leaves out 0. The rank set of an explainer holds every rank that these comparisons allow, 1 the most "
+    "faithful; with 95% confidence all sets hold at once. Sets that overlap are no order."
+)
+TAU_NOTE = (
+    "Kendall's tau compares orders of means and knows nothing of their uncertainty. A high tau may be carried by a few "
+    "explainers that are far below the others under every choice, such as model-independent ones, while the order of "
+    "the others is chance: read it beside the rank sets."
+)
+NOT_MEASURED = "Rank sets: not measured in this run (it takes two explainers)."
 
 
 def section(data: RunData, folder: Folder) -> Section:
-    """A table of each model that is shown whole."""
+    """The first setting of each model that is shown whole, the others to open."""
     return Section(
-        "agreement",
-        "Does the ranking of explainers depend on the choices?",
+        "ranking",
+        "Which explainer is the most faithful?",
+        [NOTE],
         models=of_models(data, folder, of_model),
-        otherwise="There is nothing to compare: it takes two explainers, a control, and two values of a choice.",
+        otherwise=NOT_MEASURED,
         level=3,
     )
 
 
 def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
+    """Rank sets and comparisons of each setting, reliability of fills, tau."""
+    ranks, pairs = data.of_model("ranks", trial_id), data.of_model("comparisons", trial_id)
+    for setting in data.settings:
+        of_setting = setting.rows(ranks)
+        if of_setting.empty:
+            continue
+        blocks = list(_of_setting(data, trial_id, setting, of_setting, setting.rows(pairs)))
+        if setting == data.first:
+            yield _figure(data, folder, trial_id, setting, of_setting)
+            yield from blocks
+        else:
+            yield page.details(f"Rank sets: {setting}", blocks)
+    yield from _reliability(data, trial_id)
+    tau = list(_tau(data, trial_id))
+    if tau:
+        yield page.details("Kendall's tau between orders of mean advantages", [page.text(TAU_NOTE), *tau])
+
+
+def _figure(data: RunData, folder: Folder, trial_id: str, setting: Setting, ranks: pd.DataFrame) -> Block:
+    return folder.picture(
+        figures.rank_sets(ranks, _buckets(ranks), data.explainers, f"{trial_id}: rank confidence sets, 95%\n{setting}"),
+        f"ranks-{trial_id}.png",
+        f"Rank confidence set of each explainer by bucket, model {trial_id}; {setting}",
+        f"Ranks by mean {data.metric}, log-odds of the target, that the data allow, model {trial_id}; {setting}. Left: "
+        "more faithful.",
+    )
+
+
+def _buckets(ranks: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(ranks["bucket"].astype(str)))
+
+
+def _of_setting(
+    data: RunData, trial_id: str, setting: Setting, ranks: pd.DataFrame, pairs: pd.DataFrame
+) -> Iterator[Block]:
+    where = f"{data.metric}, log-odds of the target; model {trial_id}; {setting}"
+    for bucket in _buckets(ranks):
+        part = ranks[ranks["bucket"] == bucket].sort_values(["mean"], ascending=False)
+        rows: list[list[Cell]] = [
+            [
+                r.explainer,
+                f"{page.count(r.rank_lower)} to {page.count(r.rank_upper)}",
+                page.number(r.mean, sign=True),
+                page.images(r),
+            ]
+            for r in page.rows_of(part)
+        ]
+        caption = f"Rank confidence sets, bucket {bucket}: {where}. {best(part)}"
+        head = ["explainer", "ranks (95%)", "mean difference to all explainers", "images (patients)"]
+        yield page.table(caption, head, rows)
+    compared: list[list[Cell]] = [
+        [
+            r.bucket,
+            r.a,
+            r.b,
+            page.images(r),
+            page.mean(r),
+            page.p_text(r.p_max),
+            f"{r.better} is more faithful" if page.known(r.better) else "not shown to differ",
+        ]
+        for r in page.rows_of(pairs)
+    ]
+    head = ["bucket", "explainer", "minus", "images (patients)", "mean difference", "p, corrected", "shown"]
+    caption = f"Paired comparisons [simultaneous 95% interval over patients]: {where}. Above 0: the first is better."
+    yield page.details(f"Every pair of explainers: {setting}", [page.table(caption, head, compared)])
+
+
+def best(ranks: pd.DataFrame) -> str:
+    """Which explainer is shown to be the best, or which may be; rows of one setting and bucket."""
+    first = ranks.loc[ranks["rank_lower"] == 1, "explainer"].astype(str).tolist()
+    if len(first) == 1:
+        return f"Shown to be more faithful than every other: {first[0]}."
+    everyone = " (every explainer)" if len(first) == len(ranks) else ""
+    return f"None is shown to be the best; the best may be any of {', '.join(first)}{everyone}."
+
+
+def _reliability(data: RunData, trial_id: str) -> Iterator[Block]:
+    found = data.agreement("reliability", trial_id)
+    if found.empty:
+        return
+    rows: list[list[Cell]] = [
+        [
+            r.fill,
+            r.grid,
+            "intraclass correlation" if r.statistic == "icc" else f"advantage of random over {r.control}",
+            page.interval(r.value, r.low, r.high, sign=r.statistic != "icc"),
+            page.count(r.n),
+        ]
+        for r in page.rows_of(found)
+    ]
+    caption = (
+        f"How reliably each fill tells explainers apart, {data.metric}, log-odds, target rule {data.first.rule}, "
+        f"bucket all, model {trial_id}. Intraclass correlation: variance between explainers over the total variance of "
+        "single images' values (1: every image orders them alike; 0: an image says nothing). Explainer random knows "
+        "nothing of the model: an advantage of its maps is the fill's doing."
+    )
+    yield page.table(caption, ["fill", "grid", "quantity", "value [95% interval]", "images"], rows)
+
+
+def _tau(data: RunData, trial_id: str) -> Iterator[Block]:
     """Kendall's tau for each pair of values of each choice."""
     pairs: dict[tuple[str, str, str], dict[str, Any]] = {}
     for r in page.rows_of(data.agreement("ranking", trial_id)):
@@ -37,7 +154,7 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
     if not rows:
         return
     caption = (
-        "Kendall's tau of the rankings of explainers by mean advantage under two values of one choice (1: the same "
+        "Kendall's tau of the orders of explainers by mean advantage under two values of one choice (1: the same "
         f"ranking, 0: unrelated, −1: reversed), over the settings of all other choices; model {trial_id}, bucket all, "
         f"{data.metric} (choice level: drop). Controls that no explainer enters (pixel_random, cell_random) "
         "rank explainers alike by construction."
