@@ -214,7 +214,12 @@ class Sweep(Section):
     checkpoints: dict[Name, Checkpoint] = {}
     explain: Explain = Explain()
     perturb: Perturb = Perturb()
-    controls: dict[Name, Annotated[int, Field(ge=1, le=999)]] = {"pixel_random": 5, "cell_random": 5, "shifted": 5}
+    controls: dict[Name, Annotated[int, Field(ge=1, le=999)]] = {
+        "cell_random": 5,
+        "shifted": 5,
+        "other_image": 5,
+        "mean_map": 1,
+    }
     sequential: Sequential | None = None
     verdicts: Verdicts | None = None
     regions: Regions | None = Regions()

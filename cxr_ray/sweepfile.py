@@ -249,11 +249,12 @@ def _values(value: Any, keys: list[str], path: str) -> Iterator[tuple[str, Any]]
 
 
 def _names_in(path: str, value: Any, known: Collection[str]) -> list[tuple[str, str]]:
-    """Texts with their paths; keys that cannot be names are left to the model. A grid may be written as a number."""
+    """Texts with their paths; keys that cannot be names are left to the model. A name of digits may be a number."""
     if isinstance(value, Mapping):
         items = [(path, key) for key in value if isinstance(key, str) and re.fullmatch(NAME_PATTERN, key)]
     elif isinstance(value, list):
-        items = [(f"{path}.{i}", str(v) if known is GRIDS and type(v) is int else v) for i, v in enumerate(value)]
+        numbers = any(name.isdigit() for name in known)
+        items = [(f"{path}.{i}", str(v) if numbers and type(v) is int else v) for i, v in enumerate(value)]
     else:
         items = [(path, value)]
     return [(place, name) for place, name in items if isinstance(name, str)]

@@ -24,7 +24,7 @@ checkpoints: {}
 explain: {explainers: [gradcam, integrated_gradients, occlusion], targets: [pneumonia], keep_maps: true}
 perturb:
   {grids: [pixel, 14], fills: [mean, blur], levels: [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95], orders: [morf, lerf]}
-controls: {pixel_random: 5, cell_random: 5, shifted: 5}
+controls: {cell_random: 5, shifted: 5, other_image: 5, mean_map: 1}
 regions: {names: [border, corners, centre]}
 sanity: {images: 32, layers: [fc, layer4, layer3]}
 resources: {workers: auto, gpu_per_worker: auto, gpu_per_trial: auto, cpu_per_trial: 1, batch_size: auto}
@@ -42,6 +42,7 @@ def test_the_defaults_are_those_of_the_design():
     assert have.pop("sequential") is None
     assert have.pop("verdicts") is None
     assert (have["regions"].pop("draws"), have["regions"].pop("lungs"), have["regions"].pop("edits")) == (5, None, [])
+    assert have["regions"].pop("donors") == 120
     written["perturb"]["grids"] = ["pixel", "14"]
     assert have == written
 
@@ -107,6 +108,7 @@ def test_the_hash_ignores_resources_and_the_path_of_the_data_and_nothing_else():
         "controls: {shifted: 6}",
         "seed: 1",
         "sequential: {max_draws: 99}",
+        "verdicts: {alpha: 0.01}",
         "regions: null",
         "sanity: {images: 8}",
     )

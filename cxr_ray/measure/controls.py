@@ -235,8 +235,9 @@ CONTROLS = Registry(
             "other images",
             mean_map,
             strength=6,
-            caption="The mean rank map over other patients' images with the same prediction. A strong control; one "
-            "draw, so no p per image.",
+            caption="The mean rank map over other patients' images with the same prediction: smoother than any single "
+            "map, so a competitor and not a draw that a map could be exchanged with. A strong control; one draw, so no "
+            "p per image.",
             strong=True,
             most_draws=1,
             sequential=False,

@@ -334,8 +334,9 @@ def choose(
     """
     example = _example(model, size, batch_size)
     plain = eager(model, example)
-    must_be_half = precision == "half" and BACKENDS["half"].runs_on(example.device)
-    refused: dict[str, float | str] = {"half": "for GPUs"} if precision == "half" and not must_be_half else {}
+    halves = [name for name, backend in BACKENDS.items() if backend.half] if precision == "half" else []
+    must_be_half = any(BACKENDS[name].runs_on(example.device) for name in halves)
+    refused: dict[str, float | str] = {} if must_be_half else dict.fromkeys(halves, "for GPUs")
     if not passes and not must_be_half:
         return InferenceBackend("eager", refused), plain
     with torch.no_grad():
