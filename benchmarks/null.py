@@ -4,7 +4,8 @@ One draw of a control stands for the map and the other draws are its control. Th
 image are exchangeable: random pixels among pixel_random, random cells among cell_random, smooth fields among
 smooth_random, and elements of a map's orbit among shifted. The map itself, the orbit's identity, is not among them: a
 map that shows anything is no random element of its orbit. Gap and win rate - 1/2 of every image then have the mean 0
-over relabellings, so that the sign-flip test must reject 5% at 5% and the interval of the mean gap cover 0 in 95%.
+over relabellings, so that the sign-flip test must reject 5% at 5% and the interval of the mean gap cover 0 in 95%. The
+test of the mean gap (both tails) must not reject more, nor the interval of the win rate cover less.
 All images of a patient take the same draw. Where they share its masks, they win or lose together.
 
 RUN is a run with the table curves. Without it, the draws come from a small network on phantoms. Patients have one to
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,8 @@ from numpy.typing import NDArray
 
 from benchmarks import common
 from cxr_ray.analysis.beating import N_PERM
-from cxr_ray.analysis.resampling import CI_METHOD, patient_bootstrap, patient_codes, patient_sums, sign_flip
+from cxr_ray.analysis.resampling import CI_METHOD, mean_p, patient_bootstrap, patient_codes, patient_sums, sign_flip
+from cxr_ray.analysis.shares import mean_shares
 from cxr_ray.errors import RunError
 from cxr_ray.measure.faithfulness import compare
 from cxr_ray.measure.metrics import METRICS, evaluate
@@ -56,6 +58,16 @@ class Relabelled:
     gap_NDM: Floats
 
 
+class Held(NamedTuple):
+    """Shares of relabellings: tests of the win rate that reject at 5%, intervals of the mean gap that cover 0, tests of
+    the mean gap that reject at 5%, intervals of the win rate that cover 1/2."""
+
+    rejects: float
+    covers: float
+    mean_rejects: float
+    win_covers: float
+
+
 def relabelled(values_NDM: Floats, names: list[str]) -> Relabelled:
     """Metrics of each draw to win rate - 1/2 and gap; names: `abpc`, or `drop at 0.1`."""
     higher = np.array([METRICS[name.split()[0]].higher_is_faithful for name in names])
@@ -72,14 +84,14 @@ def null(
     seed: int,
     *,
     images_alone: bool = False,
-) -> dict[str, tuple[float, float]]:
-    """`control, metric` to the share of tests that reject and of intervals that cover 0, over random patients.
+) -> dict[str, Held]:
+    """`control, metric` to how tests and intervals hold, over random patients.
 
     ``images_alone`` tests as if each image were a patient of its own, for contrast.
     """
     rng = np.random.default_rng((seed, n_patients))
     names = np.unique(patients_N)
-    rejected, covered, done = [], [], 0
+    held, done = [], 0
     while done < relabellings:
         images = np.flatnonzero(np.isin(patients_N, rng.choice(names, n_patients, replace=False)))
         codes, _ = patient_codes(patients_N[images])
@@ -93,12 +105,19 @@ def null(
         units = images if images_alone else codes
         p_K = sign_flip(win_NK, units, N_PERM, seed=seed + done)
         lower_K, upper_K = patient_bootstrap(gap_NK, units, seed=seed + done)
-        rejected.append((p_K <= ALPHA).reshape(turns, -1))
-        covered.append(((lower_K <= 0) & (upper_K >= 0)).reshape(turns, -1))
+        mean_K, patients_K = gap_NK.mean(0), np.full(len(p_K), len(np.unique(units)))
+        win_lower_K, win_upper_K = mean_shares(win_NK + 0.5, units)
+        shares = (
+            p_K <= ALPHA,
+            (lower_K <= 0) & (upper_K >= 0),
+            mean_p(mean_K, lower_K, patients_K) <= ALPHA,
+            (win_lower_K <= 0.5) & (win_upper_K >= 0.5),
+        )
+        held.append(np.stack(shares).reshape(len(shares), turns, -1))
         done += turns
     cells = [f"{control}, {name}" for control, c in controls.items() for name in c.names]
-    shares = (np.concatenate(x).mean(0).tolist() for x in (rejected, covered))
-    return dict(zip(cells, zip(*shares, strict=True), strict=True))
+    shares_4K = np.concatenate(held, axis=1).mean(1)
+    return {cell: Held(*map(float, shares)) for cell, shares in zip(cells, shares_4K.T, strict=True)}
 
 
 def within_patients(controls: Mapping[str, Relabelled], patients_N: NDArray[Any]) -> dict[str, float]:
@@ -220,12 +239,18 @@ def main() -> None:
     }
     alone = null(controls, patients, sizes[-1], args.relabellings, seed=0, images_alone=True)
     error = float(np.sqrt(ALPHA * (1 - ALPHA) / args.relabellings))
-    rejects, covers = (np.array(column) for column in zip(*results.values(), strict=True))
+    rejects, covers, mean_rejects, win_covers = (np.array(column) for column in zip(*results.values(), strict=True))
     ratios = {
         "rejections at 5%, farthest from 5% in Monte Carlo errors": float(np.abs(rejects - ALPHA).max() / error),
         "coverage of 95%, farthest from 95% in Monte Carlo errors": float(np.abs(covers - 1 + ALPHA).max() / error),
+        "rejections of the mean gap at 5%, above 5% in Monte Carlo errors": float((mean_rejects.max() - ALPHA) / error),
+        "coverage of the win rate, below 95% in Monte Carlo errors": float((1 - ALPHA - win_covers.min()) / error),
     }
-    shown = {cell: f"rejects {100 * r:.1f}%, covers {100 * c:.1f}%" for cell, (r, c) in results.items()}
+    shown = {
+        cell: f"win rate: rejects {100 * h.rejects:.1f}%, covers {100 * h.win_covers:.1f}%; "
+        f"mean gap: rejects {100 * h.mean_rejects:.1f}%, covers {100 * h.covers:.1f}%"
+        for cell, h in results.items()
+    }
     common.show(
         "null",
         {},
@@ -241,8 +266,8 @@ def main() -> None:
         correlation_within_patients={
             control: round(r, 2) for control, r in within_patients(controls, patients).items()
         },
-        images_as_patients=f"rejects {100 * max(r for r, _ in alone.values()):.1f}% at most, "
-        f"covers {100 * min(c for _, c in alone.values()):.1f}% at least, {sizes[-1]} patients",
+        images_as_patients=f"rejects {100 * max(h.rejects for h in alone.values()):.1f}% at most, "
+        f"covers {100 * min(h.covers for h in alone.values()):.1f}% at least, {sizes[-1]} patients",
         **shown,
     )
 

@@ -390,8 +390,14 @@ SUMMARY = Table(
         ),
         "mean_p_holm": ("float", "mean_p after Holm's correction"),
         "win_rate": ("float", "mean win rate: share of control draws that the map beats, ties half; 0.5 is chance"),
-        "win_lower": ("float", "lower bound of its 95% interval over patients (Korn-Graubard); null under 20 patients"),
-        "win_upper": ("float", "upper bound of its 95% interval over patients (Korn-Graubard); null under 20 patients"),
+        "win_lower": (
+            "float",
+            "lower bound of its 95% interval over patients; null under 20 patients",
+        ),
+        "win_upper": (
+            "float",
+            "upper bound of its 95% interval over patients; null under 20 patients",
+        ),
         "test": ("str", "the tests of win rate (p) and mean advantage (mean_p); null for control none and contrasts"),
         "alternative": ("str", "greater: the map is more faithful than the control"),
         "p": ("float", "one-sided p-value that the win rate is above 1/2, by sign-flip over patients"),

@@ -7,25 +7,28 @@ from scipy.stats import binomtest
 from cxr_ray.analysis.shares import mean_shares, patient_share
 
 
-def test_one_image_a_patient_is_clopper_and_pearson():
+def test_one_yes_or_no_a_patient_is_about_clopper_and_pearson():
     hits = np.arange(40) < 11
     exact = binomtest(11, 40).proportion_ci()
     lower, upper = mean_shares(hits[:, None].astype(float), np.arange(40))
     assert (lower[0], upper[0]) == pytest.approx((exact.low, exact.high), abs=0.01)
+    one = patient_share(hits, np.arange(40))
+    assert (one.lower, one.upper) == pytest.approx((exact.low, exact.high), abs=0.005)
 
 
-def test_columns_are_those_of_one_share_each():
-    rng = np.random.default_rng(0)
-    patients = rng.integers(0, 30, 80)
-    hits = rng.random((80, 3)) < [0.0, 0.4, 1.0]
-    hits[:, 0] = False
-    lower, upper = mean_shares(hits.astype(float), patients)
-    for k in range(3):
-        one = patient_share(hits[:, k], patients)
-        assert (lower[k], upper[k]) == (one.lower, one.upper)
+def test_always_winning_leaves_doubt():
+    values = np.tile([0.0, 0.5, 1.0], (40, 1))
+    lower, upper = mean_shares(values, np.arange(40) // 2)
     assert (lower[0], upper[2]) == (0, 1)
-    assert upper[0] > 0.05  # no win in 80 images of 30 patients does not say that there is none
-    assert lower[2] < 0.95
+    assert 0.05 < upper[0] < 0.3  # no win of 20 patients does not say that there is none
+    assert 0.7 < lower[2] < 0.95
+    assert lower[1] < 0.5 < upper[1]
+
+
+def test_more_draws_make_the_interval_narrower():
+    rng = np.random.default_rng(0)
+    widths = [np.diff(mean_shares(rng.binomial(d, 0.7, (100, 1)) / d, np.arange(100)), axis=0)[0, 0] for d in (1, 9)]
+    assert widths[1] < 0.6 * widths[0]
 
 
 def test_missing_values_are_left_out_and_few_patients_have_no_interval():
@@ -39,7 +42,7 @@ def test_missing_values_are_left_out_and_few_patients_have_no_interval():
 
 @pytest.mark.parametrize("n_patients", [20, 60])
 @pytest.mark.parametrize("rate", [0.5, 0.95])
-@pytest.mark.parametrize("draws", [1, 5])
+@pytest.mark.parametrize("draws", [1, 9])
 def test_the_interval_of_a_win_rate_covers_with_clusters(n_patients, rate, draws):
     """Patients' rates are beta distributed (intraclass correlation 0.25), some patients have nine images."""
     rng = np.random.default_rng(1)
