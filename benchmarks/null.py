@@ -191,7 +191,7 @@ def of_phantoms(patients: int, draws: int) -> tuple[dict[str, Relabelled], NDArr
         {
             "data": {"source": "phantom", "size": SIZE},
             "explain": {"explainers": ["gradcam"]},
-            "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": [0.1, 0.3]},
+            "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": [0.25, 0.5, 0.75]},
             "controls": dict.fromkeys(EXCHANGEABLE, draws),
             "regions": None,
         }

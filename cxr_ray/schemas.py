@@ -103,7 +103,11 @@ _TEST = {
     "fill": ("str", "what replaces perturbed pixels"),
 }
 _METRIC = {
-    "metric": ("str", "deletion_auc (lower is more faithful), insertion_auc, abpc, drop (higher)"),
+    "metric": (
+        "str",
+        "deletion_auc (lower is more faithful), insertion_auc, abpc, drop (higher); areas where no step between "
+        "levels is wider than 0.3",
+    ),
     "level": ("level", "share of units perturbed, for drop; null for areas"),
     "scale": ("str", "prob (probability of the target) or logodds (z_target - z_other)"),
     "control": ("str", "what the map is compared with; none: nothing, the value alone"),
@@ -321,7 +325,8 @@ SANITY = Table(
         "spearman_abs": ("float", "the same of their absolute values"),
         "ssim": ("float", "structural similarity of the two maps, each scaled to [0, 1]"),
         **{k: _TEST[k] for k in ("grid", "fill")},
-        "metric": ("str", "of gap: abpc, or deletion_auc or insertion_auc where one direction is measured"),
+        "metric": ("str", "of gap: the primary metric of the run"),
+        "level": ("level", "of gap: of a drop; null for areas"),
         "scale": ("str", "of gap: logodds"),
         "control": ("str", "of gap: the control, made anew from the randomised map; null: none is measured"),
         "n_draws": ("small", "of gap: draws of the control"),
@@ -515,6 +520,7 @@ SANITY_SUMMARY = Table(
         ),
         "control": ("str", "of gap and own_gap; null for likeness"),
         "metric": ("str", "of gap and own_gap; null for likeness"),
+        "level": ("level", "of gap and own_gap, of a drop; null for areas and likeness"),
         "scale": ("str", "of gap and own_gap; null for likeness"),
         "grid": ("str", "of gap and own_gap; null for likeness"),
         "fill": ("str", "of gap and own_gap; null for likeness"),
@@ -612,6 +618,7 @@ AGREEMENT = Table(
         "grid": ("str", "null: all or none"),
         "fill": ("str", "null: all or none"),
         "metric": ("str", "null: several or none"),
+        "level": ("level", "of a drop; null: an area, several or none"),
         "scale": ("str", "prob or logodds; null: both or none"),
         "control": ("str", "null: several or none"),
         "value": ("float", "the statistic; a share for turned, clearly, same_sign, same_logodds and counts of cells"),

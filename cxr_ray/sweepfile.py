@@ -18,6 +18,7 @@ from cxr_ray.config import NULLABLE, SEGMENTER, SPACES, WITH_SPACES, Sweep
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.data.sources import SOURCES
 from cxr_ray.errors import SweepError, shown
+from cxr_ray.measure import metrics
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.edits import EDITS
 from cxr_ray.measure.explainers import EXPLAINERS
@@ -275,6 +276,15 @@ def _repetitions(sweep: Sweep) -> Iterator[str]:
 
 def _contradictions(sweep: Sweep) -> Iterator[str]:
     """What one section asks of another that it does not have."""
+    perturb = sweep.perturb
+    if not metrics.measured(perturb.orders, perturb.levels):
+        asked, better = (
+            ", ".join(f"{x:g}" for x in levels) for levels in (perturb.levels, metrics.with_areas(perturb.levels))
+        )
+        yield (
+            f"perturb.levels: got {asked} with lerf alone, whose only metric is an area; expected no step wider than "
+            f"{metrics.WIDEST_STEP:g} (0 and 1 included); give {better}, or add morf to perturb.orders."
+        )
     for name, draws in sweep.controls.items():
         most = CONTROLS[name].most_draws if name in CONTROLS else None
         if most is not None and draws > most:

@@ -102,7 +102,7 @@ def toy_context(toys, tmp_path) -> RunContext:
         "data": {"size": 64, "phantom": {"train": 8, "test": 8}},
         "checkpoints": {"untrained": {"path": str(checkpoint)}},
         "explain": {"explainers": ["toy_explainer"], "keep_maps": False},
-        "perturb": {"grids": ["7"], "fills": ["toy_fill"], "levels": [0.25]},
+        "perturb": {"grids": ["7"], "fills": ["toy_fill"], "levels": [0.25, 0.5, 0.75]},
         "controls": {"toy_control": 1},
         "regions": {"names": ["toy_region"], "draws": 1, "edits": ["toy_edit"]},
         "sanity": None,

@@ -200,6 +200,11 @@ SENTENCES = [
         "perturb: {fills: [meen]}",
         f"perturb.fills.0: got 'meen'. Did you mean 'mean'? Expected one of: {', '.join(FILLS)}.",
     ),
+    (
+        "perturb: {levels: [0.5], orders: [lerf]}",
+        "perturb.levels: got 0.5 with lerf alone, whose only metric is an area; expected no step wider than 0.3 (0 and "
+        "1 included); give 0.25, 0.5, 0.75, or add morf to perturb.orders.",
+    ),
     ("perturb: {levels: [0.5, 1]}", "perturb.levels.1: got 1; expected a value less than 1."),
     (
         "train: {lr: {grd: [1]}}",

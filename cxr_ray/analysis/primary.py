@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as pads
 
 from cxr_ray.config import Sweep
 from cxr_ray.errors import RunError
 from cxr_ray.measure import metrics
+from cxr_ray.measure.metrics import METRICS
 from cxr_ray.results import Run
 
-ORIGINAL_LEVEL = 0.25  # share of pixels that the original Grad-CAM findings study deleted
 FILE = "primary.json"  # in the run
 
 
@@ -25,7 +29,8 @@ class PrimarySettings:
     """What the primary numbers of a run are measured with.
 
     Attributes:
-        metric: abpc where both directions are measured, else deletion_auc (morf) or insertion_auc (lerf).
+        metric: abpc where both directions are measured, else deletion_auc (morf) or insertion_auc (lerf); drop where
+            the levels are too few for areas.
         scale: logodds.
         directions: those measured, as the sweep lists them.
         grid: of the page, the terminal and accuracy beside faithfulness: pixel if among the sweep's, else the first.
@@ -33,7 +38,7 @@ class PrimarySettings:
         fill: the sweep's first.
         target_rule: the sweep's first.
         explainer: gradcam, as in the original study, if among the sweep's, else the first.
-        level: of drops: the one nearest to 0.25, the original study's; the smaller of two equally near.
+        level: of drops, the primary metric or not: the one nearest to 0.25, the original study's.
     """
 
     metric: str
@@ -45,6 +50,33 @@ class PrimarySettings:
     target_rule: str
     explainer: str
     level: float
+
+    @property
+    def metric_level(self) -> float | None:
+        """The level of the primary metric; None: an area."""
+        return self.level if METRICS[self.metric].leveled else None
+
+    @property
+    def key(self) -> metrics.Key:
+        """The primary metric and its level, NaN for an area."""
+        return self.metric, np.nan if self.metric_level is None else self.level
+
+    @property
+    def label(self) -> str:
+        """The primary metric's name in print."""
+        label = METRICS[self.metric].label
+        return label if self.metric_level is None else f"{label} at level {self.level:g}"
+
+    def chosen(self, frame: pd.DataFrame) -> pd.Series:
+        """Which rows of ``faithfulness`` or ``summary`` are in the primary metric, at its level."""
+        same = frame["metric"] == self.metric
+        return same if self.metric_level is None else same & (frame["level"] == self.level)
+
+    @property
+    def expression(self) -> pads.Expression:
+        """The same, to filter a table as it is read."""
+        same = pads.field("metric") == self.metric
+        return same if self.metric_level is None else same & (pads.field("level") == self.level)
 
     def to_json(self) -> str:
         """JSON that ``from_json`` reads; a run holds it as FILE."""
@@ -64,7 +96,7 @@ def resolve(sweep: Sweep | Mapping[str, Any]) -> PrimarySettings:
     directions = tuple(perturb["orders"])
     grids = [str(grid) for grid in perturb["grids"]]
     return PrimarySettings(
-        metric=metrics.primary(directions),
+        metric=metrics.primary(directions, perturb["levels"])[0],
         scale="logodds",
         directions=directions,
         grid="pixel" if "pixel" in grids else grids[0],
@@ -72,7 +104,7 @@ def resolve(sweep: Sweep | Mapping[str, Any]) -> PrimarySettings:
         fill=perturb["fills"][0],
         target_rule=plain["explain"]["targets"][0],
         explainer="gradcam" if "gradcam" in explainers else explainers[0],
-        level=nearest_level(perturb["levels"]),
+        level=metrics.nearest_level(perturb["levels"]),
     )
 
 
@@ -83,12 +115,3 @@ def of_run(run: Run) -> PrimarySettings:
     except RunError:
         return resolve(run.sweep)
     return PrimarySettings.from_json(json.dumps(stored))
-
-
-def nearest_level(levels: Sequence[float]) -> float:
-    """The level nearest to the original study's.
-
-    >>> nearest_level([0.1, 0.3, 0.5])
-    0.3
-    """
-    return min(sorted(levels), key=lambda level: abs(level - ORIGINAL_LEVEL))

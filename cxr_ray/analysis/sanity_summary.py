@@ -10,7 +10,7 @@ from cxr_ray.analysis import buckets
 
 LIKENESS = ("spearman", "spearman_abs", "ssim")
 FAITHFULNESS = ("gap", "own_gap")
-SETTING = ("control", "metric", "scale", "grid", "fill")
+SETTING = ("control", "metric", "scale", "grid", "fill")  # and level
 
 
 def sanity_rows(
@@ -20,8 +20,8 @@ def sanity_rows(
 
     Args:
         sanity: rows of the table.
-        own: gap of the model's own map, by (explainer, image_id, control), in the metric, grid, fill and scale of
-            ``sanity``.
+        own: gap of the model's own map, by (explainer, image_id, control), in the metric, level, grid, fill and scale
+            of ``sanity``.
         patients: image_id to patient_id.
         seed: of the bootstrap.
         n_boot: bootstrap samples.
@@ -36,8 +36,9 @@ def sanity_rows(
         measured = part["control"].notna().any()
         for quantity, row in zip((*LIKENESS, *FAITHFULNESS), found, strict=True):
             if quantity in LIKENESS:
-                rows.append({**same, "quantity": quantity, **dict.fromkeys((*SETTING, "draws")), **row})
+                rows.append({**same, "quantity": quantity, **dict.fromkeys((*SETTING, "level", "draws")), **row})
             elif measured:
                 setting = {name: part[name].dropna().iloc[0] for name in SETTING}
+                setting["level"] = part["level"].max()  # one, or null in all
                 rows.append({**same, "quantity": quantity, **setting, "draws": int(part["n_draws"].max()), **row})
     return rows

@@ -170,9 +170,11 @@ def summary(measured: Measured) -> Rows:
 def hypothesis_rows(measured: Measured, sweep: Sweep) -> Rows:
     """The rows of `hypotheses`; of the large tables no more is read than they need."""
     chosen = of_explainer = pads.field("explainer") == measured.primary.explainer
-    setting = {"metric": "abpc", "scale": "logodds", "grid": measured.primary.first_grid, "fill": measured.primary.fill}
+    settings = measured.primary
+    setting = {"scale": settings.scale, "grid": settings.first_grid, "fill": settings.fill}
     for name, value in setting.items():
         chosen &= pads.field(name) == value
+    chosen &= settings.expression
     maps = ["trial_id", "explainer", "image_id", "target", "half_mass_area", "concentration", "lung_share"]
     gaps = ["trial_id", "image_id", "target", "control", "gap", "p_value"]
     return verdicts.hypothesis_rows(
@@ -247,6 +249,8 @@ def _own_gaps(measured: Measured, trial_id: str, sanity: pd.DataFrame) -> pd.Dat
     chosen = (pads.field("trial_id") == trial_id) & pads.field("image_id").isin(list(set(sanity["image_id"])))
     for name in ("scale", "metric", "grid", "fill"):
         chosen &= pads.field(name) == compared[name].iloc[0]
+    if not pd.isna(level := compared["level"].iloc[0]):
+        chosen &= pads.field("level") == level
     return measured.run.pandas("faithfulness", columns, chosen)
 
 
@@ -255,7 +259,7 @@ def agreement(measured: Measured) -> Rows:
     settings, rows = measured.primary, []
     for trial_id in measured.explained:
         ranked = (pads.field("trial_id") == trial_id) & (pads.field("bucket") == "all")
-        rows += ranking.ranking_rows(measured.run.pandas("summary", filter=ranked), trial_id, settings.metric)
+        rows += ranking.ranking_rows(measured.run.pandas("summary", filter=ranked), trial_id, settings.key)
         rows += sign.sign_rows(
             measured.run.pandas("summary", filter=drop_contrasts(trial_id, settings)),
             trial_id,
@@ -272,11 +276,11 @@ def agreement(measured: Measured) -> Rows:
             effects = region_summary.region_effects(regions)
             of_rule = buckets.of_rule(effects, measured.test_of(trial_id), settings.target_rule)
             rows += truth.truth_rows(truth.truth_points(of_rule), trial_id, settings.target_rule)
-    areas = (pads.field("metric") == settings.metric) & (pads.field("bucket") == "all")
+    over_all = settings.expression & (pads.field("bucket") == "all")
     models = accuracy.accuracy_and_gaps(
         measured.run.pandas("classification"),
         measured.trials.reset_index(),
-        measured.run.pandas("summary", filter=areas),
+        measured.run.pandas("summary", filter=over_all),
         settings,
     )
     rows += accuracy.accuracy_rows(models)

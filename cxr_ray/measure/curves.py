@@ -19,7 +19,7 @@ from torch import Tensor
 from cxr_ray.config import Perturb
 from cxr_ray.measure import rankings
 from cxr_ray.measure.batch import Batch, Pairs
-from cxr_ray.measure.metrics import evaluate, primary
+from cxr_ray.measure.metrics import Key, evaluate, place, primary
 from cxr_ray.measure.scoring import masked_scores
 from cxr_ray.measure.shards import take
 from cxr_ray.schemas import CURVES
@@ -50,6 +50,11 @@ class Axes:
         """The axes of a sweep's curves on one of its grids, for images of this size."""
         units = rankings.side(grid, size) ** 2
         return cls(grid, units, [*map(str, perturb.fills)], [*map(str, perturb.orders)], list(perturb.levels))
+
+    @property
+    def primary(self) -> Key:
+        """The metric that is tested, and its level."""
+        return primary(self.directions, self.levels)
 
     @cached_property
     def counts(self) -> list[int]:
@@ -94,16 +99,16 @@ class Curves:
         """Log-odds of the untouched image, [P, F]."""
         return self.logit[:, 0, :, 0, 0]
 
-    def metrics(self, fill: int, scale: str) -> tuple[list[tuple[str, float]], Array]:
+    def metrics(self, fill: int, scale: str) -> tuple[list[Key], Array]:
         """(metric, level) names and values [P, D, M] under one fill, on the scale logodds or prob."""
         scores = self.logit[:, :, fill] if scale == "logodds" else expit(self.logit[:, :, fill])
         by_direction = {name: scores[:, :, o] for o, name in enumerate(self.axes.directions)}
         return evaluate(by_direction, self.axes.levels, self.axes.done)
 
     @property
-    def primary_area(self) -> Array:
-        """The area that is tested, in log-odds, [P, D, F]."""
-        return primary_area(self.axes, self.logit)
+    def primary(self) -> Array:
+        """The metric that is tested, in log-odds, [P, D, F]."""
+        return primary_metric(self.axes, self.logit)
 
     def rows(self, control: str, pairs: Pairs) -> pa.Table:
         """Rows of ``curves``, for the draws that there are."""
@@ -132,11 +137,11 @@ class Curves:
         return CURVES.build(columns)
 
 
-def primary_area(axes: Axes, logit_NDFOL: Array) -> Array:
-    """The area that is tested, [N, D, F]."""
+def primary_metric(axes: Axes, logit_NDFOL: Array) -> Array:
+    """The metric that is tested, [N, D, F]."""
     by_direction = {name: logit_NDFOL[..., o, :] for o, name in enumerate(axes.directions)}
     names, values = evaluate(by_direction, axes.levels, axes.done)
-    return values[..., [name for name, _ in names].index(primary(axes.directions))]
+    return values[..., place(names, axes.primary)]
 
 
 def score_rankings(

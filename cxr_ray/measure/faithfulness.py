@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from cxr_ray.measure.batch import Pairs
 from cxr_ray.measure.curves import Curves
-from cxr_ray.measure.metrics import METRICS, primary
+from cxr_ray.measure.metrics import METRICS, place
 from cxr_ray.measure.sequential import SequentialResult, p_value
 from cxr_ray.measure.shards import take
 from cxr_ray.schemas import FAITHFULNESS
@@ -97,7 +97,7 @@ def faithfulness_rows(
                 compared = compare(value_PM, of_control.metrics(fill, scale)[1], higher)
             compared |= _tested(compared, scale == "logodds")
             if scale == "logodds" and control in tests:
-                tested = [name for name, _ in names].index(primary(own.axes.directions))
+                tested = place(names, own.axes.primary)
                 compared["p_value"][:, tested] = tests[control].p_value[:, fill]
                 compared["p_draws"][:, tested] = tests[control].n_draws[:, fill]
             compared["p_draws"] = np.where(np.isnan(compared["p_value"]), np.nan, compared["p_draws"])

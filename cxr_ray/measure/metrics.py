@@ -5,6 +5,8 @@ Shapes: L levels asked for. Curves stand over the levels 0, asked for, 1: [..., 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,11 @@ from cxr_ray.registry import Registry
 
 Array = NDArray[np.floating]
 Curves = Mapping[str, Array]  # direction (morf, lerf) to scores [..., L + 2]
+Key = tuple[str, float]  # a metric and its level, NaN for areas
+
+WIDEST_STEP = 0.3  # of levels, that the trapezoid rule may bridge
+ORIGINAL_LEVEL = 0.25  # share of pixels that the original Grad-CAM findings study deleted
+ROUNDING = 1e-9  # 0.9 - 0.6 is above 0.3 in floating point
 
 
 @dataclass(frozen=True)
@@ -99,20 +106,61 @@ METRICS = Registry(
 )
 
 
-def measured(directions: Iterable[str]) -> list[str]:
-    """The metrics whose curves are there.
+def widest_step(levels: Iterable[float]) -> float:
+    """The widest step between levels, the ends 0 and 1 among them.
 
-    >>> measured(["lerf"])
-    ['insertion_auc']
+    >>> widest_step([0.1, 0.25, 0.5])
+    0.5
     """
-    have = set(directions)
-    return [name for name, metric in METRICS.items() if have.issuperset(metric.directions)]
+    return float(np.diff([0.0, *sorted(levels), 1.0]).max())
 
 
-def evaluate(
-    curves: Mapping[str, Array], levels: Sequence[float], levels_done: Array
-) -> tuple[list[tuple[str, float]], Array]:
-    """Every metric whose directions are there.
+def has_areas(levels: Iterable[float]) -> bool:
+    """Whether areas are measured at these levels: no step is wider than 0.3.
+
+    Beyond it most of an area may be one chord to the wholly filled image, which says little of the map. The levels
+    asked for decide, so that all grids of a sweep have the same metrics; on grid 7 those done lie within 0.011 of them.
+
+    >>> has_areas([0.3, 0.6, 0.9]), has_areas([0.1, 0.25, 0.5])
+    (True, False)
+    """
+    return widest_step(levels) <= WIDEST_STEP + ROUNDING
+
+
+def with_areas(levels: Iterable[float]) -> list[float]:
+    """The levels, and between them the fewest at equal distances that make areas measured.
+
+    >>> with_areas([0.1, 0.25, 0.5])
+    [0.1, 0.25, 0.5, 0.75]
+    """
+    ends = [0.0, *sorted(levels), 1.0]
+    steps = [max(1, math.ceil((b - a - ROUNDING) / WIDEST_STEP)) for a, b in itertools.pairwise(ends)]
+    parts = [np.linspace(a, b, n + 1)[:-1] for (a, b), n in zip(itertools.pairwise(ends), steps, strict=True)]
+    return [float(f"{level:.6g}") for level in np.concatenate(parts)[1:]]
+
+
+def no_areas(levels: Iterable[float]) -> str:
+    """Why there are no areas at these levels, and which would do, in a sentence."""
+    asked, better = (", ".join(f"{x:g}" for x in chosen) for chosen in (sorted(levels), with_areas(levels)))
+    return (
+        f"Areas are not measured, drops only: the widest step between the levels {asked} (0 and 1 included) is "
+        f"{widest_step(levels):g}, over {WIDEST_STEP:g}. The primary metric is the drop at level "
+        f"{nearest_level(levels):g}. Levels that do: {better}."
+    )
+
+
+def measured(directions: Iterable[str], levels: Iterable[float]) -> list[str]:
+    """The metrics of a sweep: those whose curves are there, areas among them where levels are near enough.
+
+    >>> measured(["lerf"], [0.25, 0.5, 0.75]), measured(["morf", "lerf"], [0.25])
+    (['insertion_auc'], ['drop'])
+    """
+    have, areas_too = set(directions), has_areas(levels)
+    return [n for n, m in METRICS.items() if have.issuperset(m.directions) and (m.leveled or areas_too)]
+
+
+def evaluate(curves: Mapping[str, Array], levels: Sequence[float], levels_done: Array) -> tuple[list[Key], Array]:
+    """Every metric that is ``measured``.
 
     Args:
         curves: order (morf, lerf) to scores [..., L + 2].
@@ -122,9 +170,9 @@ def evaluate(
     Returns:
         (metric, level) names, level NaN for areas, and values [..., M].
     """
-    names: list[tuple[str, float]] = []
+    names: list[Key] = []
     values: list[Any] = []
-    for name in measured(curves):
+    for name in measured(curves, levels):
         metric = METRICS[name]
         made = metric.measure(curves, levels_done)
         if metric.leveled:
@@ -141,11 +189,34 @@ def areas() -> list[str]:
     return [name for name, metric in METRICS.items() if not metric.leveled]
 
 
-def primary(directions: Iterable[str]) -> str:
-    """The area that is tested: the one that reads most of the directions that are measured.
+def nearest_level(levels: Iterable[float]) -> float:
+    """The level nearest to the original study's; the smaller of two equally near.
 
-    >>> primary(["morf", "lerf"]), primary(["morf"])
-    ('abpc', 'deletion_auc')
+    >>> nearest_level([0.1, 0.3, 0.5])
+    0.3
     """
-    found = [name for name in measured(directions) if not METRICS[name].leveled]
-    return max(found, key=lambda name: len(METRICS[name].directions))
+    return min(sorted(levels), key=lambda level: abs(level - ORIGINAL_LEVEL))
+
+
+def primary(directions: Iterable[str], levels: Iterable[float]) -> Key:
+    """The metric that is tested: the area that reads most directions; where there is none, the drop at one level.
+
+    >>> primary(["morf", "lerf"], [0.25, 0.5, 0.75])[0], primary(["morf"], [0.25, 0.5, 0.75])[0]
+    ('abpc', 'deletion_auc')
+    >>> primary(["morf", "lerf"], [0.1, 0.25, 0.5])
+    ('drop', 0.25)
+    """
+    levels = list(levels)
+    found = measured(directions, levels) or measured(directions, with_areas(levels))  # insertion alone, of older runs
+    name = max(found, key=lambda name: (not METRICS[name].leveled, len(METRICS[name].directions)))
+    return name, nearest_level(levels) if METRICS[name].leveled else math.nan
+
+
+def place(names: Sequence[Key], key: Key) -> int:
+    """Where a metric and level stand among those that ``evaluate`` names.
+
+    >>> place([("abpc", math.nan), ("drop", 0.25)], ("abpc", math.nan))
+    0
+    """
+    metric, level = key
+    return next(i for i, (m, at) in enumerate(names) if m == metric and (at == level or math.isnan(level)))

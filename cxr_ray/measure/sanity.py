@@ -128,14 +128,15 @@ def sanity_rows(
     """
     sweep, pairs = batch.sweep, batch.pairs
     own = make_maps(batch, explainer, batch.network.model).own.cpu().numpy()
-    metric, control = primary(sweep.perturb.orders), next(iter(sweep.controls), None)
+    key, control = primary(sweep.perturb.orders, sweep.perturb.levels), next(iter(sweep.controls), None)
     tables = []
     for layer, model in randomised:
         maps = make_maps(batch, explainer, model)
         gap = np.full(len(pairs), np.nan)
         if control is not None:
             faith = measure(batch, shared, explainer, maps)["faithfulness", explainer].to_pandas()
-            faith = faith[(faith.metric == metric) & (faith.scale == "logodds") & (faith.control == control)]
+            faith = faith[(faith.metric == key[0]) & (faith.scale == "logodds") & (faith.control == control)]
+            faith = faith[faith.level.isna() | (faith.level == key[1])]
             gap = faith.set_index(["image_id", "target"]).gap[pairs.keys()].to_numpy()
         same = {
             "explainer": explainer,
@@ -144,7 +145,8 @@ def sanity_rows(
             "seed": sweep.seed,
             "grid": sweep.perturb.grids[0],
             "fill": sweep.perturb.fills[0],
-            "metric": metric,
+            "metric": key[0],
+            "level": key[1],
             "scale": "logodds",
             "control": control,
             "n_draws": next(iter(sweep.controls.values()), None),
@@ -204,7 +206,7 @@ def label_rows(
             for _, other, seed in others:
                 rows = compare_stored(own, read(other, explainer))
                 same = {"explainer": explainer, "mode": "labels", "layer": other, "seed": seed}
-                same |= dict.fromkeys(("grid", "fill", "metric", "scale", "control", "n_draws", "gap"))
+                same |= dict.fromkeys(("grid", "fill", "metric", "level", "scale", "control", "n_draws", "gap"))
                 tables.append(
                     SANITY.build(
                         {

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from cxr_ray.config import Sweep
 from cxr_ray.measure.controls import CONTROLS, draws_at_most
-from cxr_ray.measure.curves import Array, Curves, overlaps, primary_area, score_rankings, with_equal_masks
+from cxr_ray.measure.curves import Array, Curves, overlaps, primary_metric, score_rankings, with_equal_masks
 from cxr_ray.measure.map_rankings import MapRankings
-from cxr_ray.measure.metrics import METRICS, primary
+from cxr_ray.measure.metrics import METRICS
 from cxr_ray.measure.shared import SharedControls
 
 MIN_DRAWS_FOR_P = 19
@@ -56,7 +56,7 @@ class SequentialResult:
     """The test of one control by sequential draws.
 
     Attributes:
-        p_value: of the primary area, [P, F].
+        p_value: of the primary metric, [P, F].
         n_draws: draws behind it, [P, F].
     """
 
@@ -72,7 +72,7 @@ def tested_sequentially(sweep: Sweep, control: str) -> bool:
 def sequential_test(
     maps: MapRankings, shared: SharedControls, control: str, curves: dict[str, Curves]
 ) -> SequentialResult:
-    """Draw more of a control on one grid until each test of the primary area is decided.
+    """Draw more of a control on one grid until each test of the primary metric is decided.
 
     Args:
         maps: the rankings of the maps.
@@ -84,9 +84,9 @@ def sequential_test(
     rule = batch.sweep.sequential
     assert rule is not None  # else nothing is tested sequentially
     most = draws_at_most(control, batch.sweep.controls[control], rule)
-    higher = METRICS[primary(axes.directions)].higher_is_faithful
-    value_PF = curves["none"].primary_area[:, 0]
-    seen_PFD = curves[control].primary_area.swapaxes(1, 2)
+    higher = METRICS[axes.primary[0]].higher_is_faithful
+    value_PF = curves["none"].primary[:, 0]
+    seen_PFD = curves[control].primary.swapaxes(1, 2)
     shape = value_PF.shape
     while True:
         n = seen_PFD.shape[2]
@@ -104,7 +104,7 @@ def sequential_test(
                 logit: Array = shared.further(control, axes, fill, pairs, numbers) * _signs(maps, pairs)
             else:
                 logit = _further(maps, control, curves["none"], fill, (pairs, numbers))
-            seen_PFD[pairs, fill, n:] = primary_area(axes, logit)[:, :, 0]
+            seen_PFD[pairs, fill, n:] = primary_metric(axes, logit)[:, :, 0]
 
 
 def _signs(maps: MapRankings, pairs: NDArray[np.integer]) -> Array:

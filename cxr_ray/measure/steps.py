@@ -19,7 +19,7 @@ from cxr_ray.measure.curves import Axes, Curves
 from cxr_ray.measure.donors import DonorMaps
 from cxr_ray.measure.faithfulness import compare
 from cxr_ray.measure.map_rankings import MapRankings
-from cxr_ray.measure.metrics import METRICS, primary
+from cxr_ray.measure.metrics import METRICS
 from cxr_ray.measure.shards import Comparison
 from cxr_ray.measure.shared import SharedControls
 from cxr_ray.randomness import key
@@ -122,8 +122,8 @@ def wins(batch: Batch, comparisons: Iterable[Comparison], donor_maps: DonorMaps)
 
 def _rows(batch: Batch, explainer: str, control: str, own: Curves, of_control: Curves) -> pa.Table:
     """The wins of one explainer over one control: those of ``faithfulness`` in the metric that is tested."""
-    higher = np.array([METRICS[primary(own.axes.directions)].higher_is_faithful])
-    value_PM, control_PDM = own.primary_area[:, 0], of_control.primary_area
+    higher = np.array([METRICS[own.axes.primary[0]].higher_is_faithful])
+    value_PM, control_PDM = own.primary[:, 0], of_control.primary
     win_P = compare(value_PM, control_PDM, higher)["win_rate"][:, 0]
     columns = {
         "image_id": batch.pairs.ids,

@@ -64,7 +64,7 @@ def load(run: Run) -> RunData:
 def summary(run: Run, settings: primary.PrimarySettings, models: list[str]) -> pd.DataFrame:
     """Sorted; of models after the first WHOLE_MODELS the primary metric alone."""
     wanted = pc.field("trial_id").isin(pa.array(models[:WHOLE_MODELS], pa.string()))
-    wanted |= (pc.field("metric") == settings.metric) & (pc.field("scale") == settings.scale)
+    wanted |= settings.expression & (pc.field("scale") == settings.scale)
     table, sweep = completed(run, "summary", wanted), run.sweep
     orders = {"explainer": sweep["explain"]["explainers"], "bucket": BUCKETS, "fill": sweep["perturb"]["fills"]}
     ranks = {column: {name: i for i, name in enumerate(order)} for column, order in orders.items()}

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.measure.controls import strongest_first
-from cxr_ray.measure.metrics import METRICS
 from cxr_ray.results import Run
 
 WHOLE_MODELS = 6  # models shown with everything; of the others the primary table stands on the page
@@ -112,7 +111,7 @@ class RunData:
     @property
     def metric(self) -> str:
         """The primary metric's name in print."""
-        return METRICS[self.primary.metric].label
+        return self.primary.label
 
     @cached_property
     def buckets(self) -> pd.DataFrame:
@@ -123,7 +122,7 @@ class RunData:
     def primary_rows(self) -> pd.DataFrame:
         """Rows of ``buckets`` in the primary metric, scale and setting."""
         part = self.first.rows(self.buckets)
-        return part[(part["metric"] == self.primary.metric) & (part["scale"] == self.primary.scale)]
+        return part[self.primary.chosen(part) & (part["scale"] == self.primary.scale)]
 
     def of_model(self, table: str, trial_id: str) -> pd.DataFrame:
         """The rows of a table that are of one model."""

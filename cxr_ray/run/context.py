@@ -15,6 +15,7 @@ from cxr_ray.data.entries import Source
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.splits import choose
 from cxr_ray.errors import NoFolderError
+from cxr_ray.measure import metrics
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import passes_of_sanity
 from cxr_ray.measure.donor_swaps import assign_donors
@@ -84,6 +85,8 @@ def prepare(sweep: Sweep, out: str) -> RunContext:
         for c in sweep.controls
         if not CONTROLS[c].grids(sweep.perturb.grids)
     )
+    if not metrics.has_areas(sweep.perturb.levels):
+        manifest.notes.append(metrics.no_areas(sweep.perturb.levels))
     trials = plan_trials(sweep)
     for arch in {t.model.arch for t in trials}:
         networks.build(arch, ModelSpec(arch, sweep.data.size))  # a package may be missing

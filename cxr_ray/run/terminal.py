@@ -15,7 +15,6 @@ from cxr_ray.analysis import beating, primary
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.analysis.summary import VALID_SHARE
-from cxr_ray.measure.metrics import METRICS
 from cxr_ray.schemas import TABLES
 
 PROGRESS_SECONDS = 5.0  # between two lines
@@ -103,13 +102,14 @@ def _verdict_lines(run: results.Run) -> Iterator[str]:
 
 
 def _advantage_lines(summary: pd.DataFrame, settings: PrimarySettings) -> Iterator[str]:
-    primary_values = {key: getattr(settings, key) for key in ("metric", "scale", "grid", "fill", "target_rule")}
+    primary_values = {key: getattr(settings, key) for key in ("scale", "grid", "fill", "target_rule")}
     chosen = ~summary["contrast"] & summary["bucket"].isin(BUCKETS)
     for key, value in primary_values.items():
         chosen &= summary[key] == value
+    chosen &= settings.chosen(summary)
     rows = summary[chosen & (summary["control"] != "none")]
     yield (
-        f"\nAdvantage in {METRICS[settings.metric].label} over each control, in log-odds (above 0: the map is more "
+        f"\nAdvantage in {settings.label} over each control, in log-odds (above 0: the map is more "
         f"faithful than the control); grid {settings.grid}, fill {settings.fill}, target {settings.target_rule}:"
     )
     controls = list(dict.fromkeys(rows["control"]))

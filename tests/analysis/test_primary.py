@@ -1,8 +1,12 @@
 """Primary settings follow from the sweep alone and survive JSON."""
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
 import pytest
 
-from cxr_ray.analysis.primary import PrimarySettings, nearest_level, resolve
+from cxr_ray.analysis.primary import PrimarySettings, resolve
 from cxr_ray.sweepfile import resolve as resolve_sweep
 
 
@@ -11,7 +15,12 @@ def sweep(**perturb):
         {
             "data": {"source": "phantom", "size": 64},
             "explain": {"explainers": ["saliency", "gradcam"], "targets": ["predicted", "pneumonia"]},
-            "perturb": {"grids": ["7", "pixel"], "fills": ["blur", "mean"], "levels": [0.1, 0.5], **perturb},
+            "perturb": {
+                "grids": ["7", "pixel"],
+                "fills": ["blur", "mean"],
+                "levels": [0.375, 0.125, 0.625, 0.75],
+                **perturb,
+            },
             "controls": {"shifted": 2},
         }
     )
@@ -27,7 +36,7 @@ def test_settings_are_the_first_but_for_pixel_and_gradcam():
         fill="blur",
         target_rule="predicted",
         explainer="gradcam",
-        level=0.1,
+        level=0.125,
     )
 
 
@@ -52,6 +61,22 @@ def test_settings_survive_json():
     assert PrimarySettings.from_json(settings.to_json()) == settings
 
 
-def test_the_level_is_the_nearest_to_the_original_study():
-    assert nearest_level([0.1, 0.3, 0.5]) == 0.3
-    assert nearest_level([0.375, 0.125]) == 0.125
+@pytest.mark.parametrize(("levels", "level"), [([0.25], 0.25), ([0.1, 0.25, 0.5], 0.25), ([0.1, 0.5], 0.1)])
+def test_levels_too_few_for_areas_make_the_drop_at_one_of_them_primary(levels, level):
+    settings = resolve(sweep(levels=levels))
+    assert (settings.metric, settings.metric_level, settings.label) == ("drop", level, f"drop at level {level:g}")
+
+
+def test_the_primary_metric_chooses_its_rows_and_no_other_level():
+    frame = pd.DataFrame({"metric": ["abpc", "drop", "drop"], "level": [np.nan, 0.25, 0.5]})
+    table = pads.dataset(pa.Table.from_pandas(frame))
+    for levels, rows in (([0.25, 0.5], [1]), ([0.25, 0.5, 0.75], [0])):
+        settings = resolve(sweep(levels=levels))
+        assert np.flatnonzero(settings.chosen(frame)).tolist() == rows
+        assert table.to_table(filter=settings.expression).to_pandas().equals(frame.iloc[rows].reset_index(drop=True))
+
+
+def test_an_older_run_of_insertion_alone_keeps_its_area():
+    plain = sweep(orders=["lerf"]).model_dump()
+    plain["perturb"]["levels"] = [0.5]
+    assert resolve(plain).metric == "insertion_auc"

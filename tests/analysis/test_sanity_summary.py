@@ -11,7 +11,7 @@ from cxr_ray.schemas import SANITY_SUMMARY
 def sanity(mode="cascade", control="shifted"):
     """Two images of two layers; the second image's maps cannot be compared at layer4."""
     same = {"explainer": "gradcam", "target": 1, "mode": mode, "seed": 0}
-    setting = {"grid": "pixel", "fill": "mean", "metric": "abpc", "scale": "logodds", "n_draws": 2}
+    setting = {"grid": "pixel", "fill": "mean", "metric": "abpc", "level": np.nan, "scale": "logodds", "n_draws": 2}
     if control is None:
         setting = dict.fromkeys(setting)
     rows = [

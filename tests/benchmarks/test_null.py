@@ -116,12 +116,13 @@ def test_draws_are_read_from_curves():
         for control, n in (("none", 1), ("shifted", 2), ("pixel_random", 1))
         for draw in range(n)
         for order in ("morf", "lerf")
-        for level in (0.0, 0.5, 1.0)
+        for level in (0.0, 0.25, 0.5, 0.75, 1.0)
         for value in [(1 if image == "a" else 2) * (3 if draw else 1) * (1 if order == "morf" else 2)]
     ]
     controls, image_ids = null.of_curves(pd.DataFrame(rows).sample(frac=1, random_state=0))
     assert image_ids == ["a", "b"]
     assert list(controls) == ["shifted"]  # the map is no draw, and one draw has no control
-    assert controls["shifted"].names == ["deletion_auc", "insertion_auc", "abpc", "drop at 0.5"]
+    areas = ["deletion_auc", "insertion_auc", "abpc"]
+    assert controls["shifted"].names == areas + [f"drop at {level}" for level in (0.25, 0.5, 0.75)]
     # abpc of draw 0 is 1/2 (image a) and 1 (b), of draw 1 three times that.
     np.testing.assert_allclose(controls["shifted"].gap_NDM[:, :, 2], [[-1, 1], [-2, 2]])

@@ -18,7 +18,7 @@ def sweep(**changes):
     base = {
         "data": {"source": "phantom", "size": 64},
         "explain": {"explainers": ["saliency", "gradcam"]},
-        "perturb": {"grids": ["pixel"], "fills": ["mean", "blur"], "levels": [0.5]},
+        "perturb": {"grids": ["pixel"], "fills": ["mean", "blur"], "levels": [0.25, 0.5, 0.75]},
         "controls": {"shifted": 39},
         "regions": {"names": ["border", "corners"], "draws": 2},
         "search": {"scheduler": "none", "num_samples": 1},

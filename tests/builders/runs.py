@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from cxr_ray.analysis import primary, statistics
+from cxr_ray.measure.metrics import has_areas
 from cxr_ray.results import open_run
 from cxr_ray.schemas import SHARED, TABLES
 from cxr_ray.storage import Store
@@ -23,7 +24,7 @@ TRIAL = "plain-01234567"
 EXPLAINERS = ("gradcam", "occlusion")
 CONTROLS = {"pixel_random": 2, "shifted": 1}
 STRONG = {"other_image": 2, "mean_map": 1}
-LEVELS = (0.25, 0.5)
+LEVELS = (0.25, 0.5, 0.75)
 PHANTOMS = {
     "source": "phantom",
     "size": 64,
@@ -39,7 +40,7 @@ class Options:
     """How a run differs from the plain one.
 
     Attributes:
-        orders: directions that were measured.
+        orders, levels: directions and levels that were measured.
         keep_maps: explain.keep_maps.
         null_map: the first map of gradcam is not finite.
         given: the model is a given checkpoint.
@@ -52,6 +53,7 @@ class Options:
     """
 
     orders: Sequence[str] = ("morf", "lerf")
+    levels: Sequence[float] = LEVELS
     keep_maps: bool = True
     null_map: bool = False
     given: bool = False
@@ -81,8 +83,9 @@ class Options:
     def metrics(self) -> list[tuple[str, float | None]]:
         """(metric, level) that the directions give."""
         needs = (("deletion_auc", {"morf"}), ("insertion_auc", {"lerf"}), ("abpc", {"morf", "lerf"}))
-        areas: list[tuple[str, float | None]] = [(m, None) for m, needed in needs if needed <= set(self.orders)]
-        return areas + ([("drop", level) for level in LEVELS] if "morf" in self.orders else [])
+        have = set(self.orders) if has_areas(self.levels) else set()
+        areas: list[tuple[str, float | None]] = [(m, None) for m, needed in needs if needed <= have]
+        return areas + ([("drop", level) for level in self.levels] if "morf" in self.orders else [])
 
 
 def make_run(out: Path | str, **options: Any) -> str:
@@ -98,7 +101,7 @@ def make_run(out: Path | str, **options: Any) -> str:
         "controls": o.controls,
         "data": o.data or PHANTOMS,
         "explain": {"explainers": list(EXPLAINERS), "targets": list(o.rules), "keep_maps": o.keep_maps},
-        "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": list(LEVELS), "orders": list(o.orders)},
+        "perturb": {"grids": ["pixel"], "fills": ["mean"], "levels": list(o.levels), "orders": list(o.orders)},
     }
     store.write(yaml.safe_dump(sweep).encode(), "sweep.yaml")
     notes = {"name": "byhand", "run_id": "feedfeedfeedfeed", "data_notes": ["Six <phantoms>."]}
@@ -122,7 +125,7 @@ def write_images(store: Store, o: Options) -> None:
     of_trial = {"trial_id": o.trial}
     _partition(store, "predictions", of_trial, prediction_columns())
     _partition(store, "regions", of_trial, _columns("regions", region_rows() if o.more else []))
-    _partition(store, "sanity", of_trial, _columns("sanity", sanity_rows() if o.more else []))
+    _partition(store, "sanity", of_trial, _columns("sanity", sanity_rows(o) if o.more else []))
     for explainer in EXPLAINERS:
         where = {**of_trial, "explainer": explainer}
         bad = [o.null_map and i == 0 and explainer == "gradcam" for i, _ in o.pairs]
@@ -262,7 +265,7 @@ def curve_rows(o: Options, controls: Mapping[str, int], bad: Sequence[bool]) -> 
         for draw in range(draws)
         for direction in o.orders
         for (i, target), b in zip(o.pairs, bad, strict=True)
-        for level in (0.0, *LEVELS, 1.0)
+        for level in (0.0, *o.levels, 1.0)
     ]
 
 
@@ -392,14 +395,14 @@ def region_rows() -> list[Row]:
     ]
 
 
-def sanity_rows() -> list[Row]:
+def sanity_rows(o: Options) -> list[Row]:
     same = {
         "explainer": "gradcam",
         "target": 1,
         "seed": 0,
         "grid": "pixel",
         "fill": "mean",
-        "metric": "abpc",
+        **({"metric": "abpc", "level": None} if has_areas(o.levels) else {"metric": "drop", "level": 0.25}),
         "scale": "logodds",
         "control": "shifted",
         "n_draws": 1,

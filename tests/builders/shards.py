@@ -17,7 +17,7 @@ def sweep(**changes) -> Sweep:
     base = {
         "data": {"size": SIZE + 4},
         "explain": {"explainers": ["input_x_gradient", "saliency"], "targets": ["pneumonia", "predicted"]},
-        "perturb": {"grids": ["pixel", "7"], "fills": ["mean", "black"], "levels": [0.1, 0.5]},
+        "perturb": {"grids": ["pixel", "7"], "fills": ["mean", "black"], "levels": [0.3, 0.5, 0.75]},
         "controls": {"pixel_random": 2, "cell_random": 3, "smooth_random": 1, "shifted": 20},
     }
     return resolve({**base, **changes})

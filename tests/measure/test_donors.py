@@ -308,7 +308,7 @@ def test_sequential_draws_change_the_p_value_alone(network, tmp_path):
     columns = [c for c in fixed["faithfulness"] if c not in ("p_value", "p_draws")]
     pd.testing.assert_frame_equal(fixed["faithfulness"][columns], drawn["faithfulness"][columns])
     rows = drawn["faithfulness"]
-    tested = rows.query("metric == 'abpc' and scale == 'logodds' and control not in ('none', 'mean_map')")
+    tested = rows.query("metric == 'drop' and scale == 'logodds' and control not in ('none', 'mean_map')")
     assert rows.drop(tested.index).p_value.isna().all()
     endless = tested[tested.control != "other_image"]
     assert endless.p_value.notna().all()
@@ -329,7 +329,7 @@ def test_sequential_draws_that_never_stop_are_fixed_draws(network, tmp_path):
     )
     fixed = both_executions(others_sweep(**many), network, tmp_path / "b")
     key = [*TABLES["faithfulness"].key[1:]]
-    chosen = "metric == 'abpc' and scale == 'logodds' and control != 'none'"
+    chosen = "metric == 'drop' and scale == 'logodds' and control != 'none'"
     one, other = (t["faithfulness"].query(chosen).set_index(key).sort_index() for t in (sequential, fixed))
     assert other.p_value.notna().any()
     pd.testing.assert_series_equal(one.p_value, other.p_value)

@@ -197,7 +197,8 @@ def test_rows_stand_for_every_layer_image_and_explainer_that_reads_the_model(mod
         "seed": 0,
         "grid": "7",
         "fill": "mean",
-        "metric": "abpc",
+        "metric": "drop",
+        "level": 0.4,
         "scale": "logodds",
         "control": "shifted",
         "n_draws": 2,
@@ -222,7 +223,7 @@ def test_the_gap_is_that_of_a_test_split_whose_maps_the_randomised_model_makes(m
     tables = worker(config, model)(Shard("m", "test", given.image_ids, given.paths, given.labels, given.pixels))
     for name in ("gradcam", "saliency"):
         faith = tables["faithfulness", name].to_pandas()
-        faith = faith.query("metric == 'abpc' and scale == 'logodds' and control == 'shifted'")
+        faith = faith.query("metric == 'drop' and scale == 'logodds' and control == 'shifted'")
         expected = frame.loc[name].gap.loc[list(faith.image_id)]
         assert np.allclose(faith.gap, expected, atol=1e-5)
 
@@ -230,9 +231,9 @@ def test_the_gap_is_that_of_a_test_split_whose_maps_the_randomised_model_makes(m
 @pytest.mark.parametrize(
     ("changes", "metric", "control"),
     [
-        ({"controls": {"pixel_random": 1, "cell_random": 2}}, "abpc", "cell_random"),  # pixels are not ranked here
+        ({"controls": {"pixel_random": 1, "cell_random": 2}}, "drop", "cell_random"),  # pixels are not ranked here
         (
-            {"perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["lerf"]}},
+            {"perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.25, 0.5, 0.75], "orders": ["lerf"]}},
             "insertion_auc",
             "shifted",
         ),
@@ -241,10 +242,10 @@ def test_the_gap_is_that_of_a_test_split_whose_maps_the_randomised_model_makes(m
                 "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["morf"]},
                 "controls": {"smooth_random": 1},
             },
-            "deletion_auc",
+            "drop",
             "smooth_random",
         ),
-        ({"controls": {}}, "abpc", None),
+        ({"controls": {}}, "drop", None),
     ],
 )
 def test_the_test_is_the_strongest_that_the_sweep_measures_and_its_passes_are_counted(changes, metric, control):

@@ -144,7 +144,8 @@ def test_a_metric_has_rows_for_the_map_and_its_controls(monkeypatch):
     largest = partial(np.max, axis=-1)
     toy = Metric(lambda curves, done: largest(curves["lerf"]), ("lerf",), True, "peak", "The highest score.")
     monkeypatch.setitem(METRICS, "peak", toy)
-    rows = measured(plain(cell_random=2))["faithfulness"].query("metric == 'peak' and scale == 'logodds'")
+    config = with_names(plain(cell_random=2), "perturb", levels=[0.25, 0.5, 0.75])
+    rows = measured(config)["faithfulness"].query("metric == 'peak' and scale == 'logodds'")
     assert set(rows.control) == {"none", "cell_random"}
     assert rows.value.notna().all()
     assert "peak" in areas()

@@ -88,7 +88,7 @@ def test_endpoints_are_shared_by_everything_that_shares_image_and_fill(linear_fr
     ends = curves[curves.level.isin([0.0, 1.0])]
     assert (ends.groupby(["image_id", "target", "fill", "level"]).logit_target.nunique() == 1).all()
     whole = curves.groupby(["explainer", "image_id", "target", "control", "draw", "grid", "fill", "direction"])["level"]
-    assert (whole.apply(list).map(lambda v: v == [0.0, 0.1, 0.5, 1.0])).all()
+    assert (whole.apply(list).map(lambda v: v == [0.0, 0.3, 0.5, 0.75, 1.0])).all()
 
 
 def test_targets_mirror_each_other(linear_frames):
@@ -308,7 +308,7 @@ def test_sequential_draws_that_explainers_and_targets_share_are_scored_once():
         assert set(p) == {23}
     forward, backward = (sum(EXPLAINERS[e].passes(SIZE)[k] for e in explainers) for k in (0, 1))
     assert counted["one"] == 5 * (passes_per_image(config, SIZE)[0] - 2 * backward)
-    own = forward + len(explainers) * 2 * 8 * (1 + 2 * 23)  # maps on grids x curves of the map and of two controls
+    own = forward + len(explainers) * 2 * 12 * (1 + 2 * 23)  # maps on grids x curves of the map and of two controls
     n_negative = int((out["predictions"].predicted == 0).sum())
     assert 0 < n_negative < 5
     assert counted["two"] == counted["one"] + n_negative * own
@@ -333,7 +333,9 @@ def test_a_constant_map_is_ranked_by_the_smooth_field_alone(monkeypatch):
 
 
 def test_orders_and_targets_can_be_left_out():
-    config = sweep(perturb={"grids": ["7"], "fills": ["mean"], "levels": [0.5], "orders": ["lerf"]}, controls={})
+    config = sweep(
+        perturb={"grids": ["7"], "fills": ["mean"], "levels": [0.25, 0.5, 0.75], "orders": ["lerf"]}, controls={}
+    )
     out = frames(worker(config, linear_model())(shard()))
     assert set(out["faithfulness"].metric) == {"insertion_auc"}
     assert set(out["curves"].direction) == {"lerf"}

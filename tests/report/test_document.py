@@ -153,6 +153,20 @@ def test_one_direction_has_no_abpc_no_maps_no_gallery_no_errors_no_list(tmp_path
     assert "Advantage over the control in drop" not in text
 
 
+def test_levels_too_far_apart_for_areas_leave_the_drop_as_the_primary_metric(tmp_path):
+    text = text_of(page_of(make_run(tmp_path / "run", levels=(0.1, 0.25, 0.5), more=True)))
+    assert "The primary number is the advantage in drop at level 0.25, in log-odds" in text
+    assert (
+        "Areas are not measured, drops only: the widest step between the levels 0.1, 0.25, 0.5 (0 and 1 included) is "
+        "0.5, over 0.3. The primary metric is the drop at level 0.25. Levels that do: 0.1, 0.25, 0.5, 0.75." in text
+    )
+    # gradcam, all: -(1 + 0.01), and over shifted -(1 + 0.01 + 6)
+    assert "gradcam all 0.25 6 (5) −1.010 [−1.510, −0.760] −7.010 [−7.510, −6.760]" in text
+    assert "advantage: in drop at level 0.25, log-odds, grid pixel" in text  # sanity
+    assert "ABPC" not in text
+    assert "auc" not in text.lower().replace("auroc", "").replace("auprc", "")
+
+
 def test_missing_values_two_rules_and_a_given_model_have_a_page(tmp_path):
     out = make_run(tmp_path / "run", null_map=True, given=True, rules=("pneumonia", "predicted"))
     page = page_of(out)

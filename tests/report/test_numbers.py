@@ -51,6 +51,7 @@ PHRASES = (
     r"ranks \(95%\)",
     r"\(1: every image orders them alike; 0: an image says nothing\)",
     r"H[123]\b",
+    r"\(0 and 1 included\)",
     r"also holds 0 \(the untouched image\) and 1 \(",
 )
 

@@ -73,6 +73,18 @@ def test_dry_run_counts_donor_swaps(capsys, tiny_folder):
     assert f"\n{expected}recipient: 1)\n" in capsys.readouterr().out
 
 
+def test_levels_too_far_apart_for_areas_are_told(capsys, tiny_folder):
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set"]
+    assert sweep.main([*argv, "perturb.levels=[0.25]"]) == 0
+    assert (
+        "\nAreas are not measured, drops only: the widest step between the levels 0.25 (0 and 1 included) is 0.75, "
+        "over 0.3. The primary metric is the drop at level 0.25. Levels that do: 0.25, 0.5, 0.75.\n"
+        in capsys.readouterr().out
+    )
+    assert sweep.main([*argv, "perturb.levels=[0.3, 0.6, 0.9]"]) == 0
+    assert "Areas are not measured" not in capsys.readouterr().out
+
+
 def test_a_control_without_a_grid_to_rank_on_is_told(capsys, tiny_folder):
     argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "perturb.grids=['7','14']"]
     assert sweep.main([*argv, "--set", "controls={pixel_random: 2, cell_random: 1}"]) == 0

@@ -174,11 +174,11 @@ def test_duckdb_reads_the_tables_without_this_package(trained):
     sql = f"""
         SELECT explainer, control, count(*) AS n, avg(gap) AS gap
         FROM read_parquet('{trained}/tables/faithfulness/**/*.parquet', hive_partitioning = true)
-        WHERE metric = 'abpc' AND scale = 'logodds' GROUP BY ALL ORDER BY ALL
+        WHERE metric = 'drop' AND scale = 'logodds' GROUP BY ALL ORDER BY ALL
     """
     mine = duckdb.sql(sql).df()
     frame = pd.read_parquet(f"{trained}/tables/faithfulness")
-    frame = frame[(frame.metric == "abpc") & (frame.scale == "logodds")]
+    frame = frame[(frame.metric == "drop") & (frame.scale == "logodds")]
     theirs = frame.groupby(["explainer", "control"], observed=True).gap.agg(["size", "mean"]).reset_index()
     assert list(mine.n) == list(theirs["size"])
     assert list(mine.gap.fillna(0)) == pytest.approx(list(theirs["mean"].fillna(0)), abs=1e-5)

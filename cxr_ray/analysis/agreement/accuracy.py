@@ -16,7 +16,7 @@ from cxr_ray.measure.controls import CONTROLS
 Floats = NDArray[np.floating]
 
 PERFORMANCES = ("accuracy", "auroc")
-SETTING = ("target_rule", "grid", "fill", "metric", "scale")
+SETTING = ("target_rule", "grid", "fill", "metric", "level", "scale")
 MIN_TRIALS_FOR_P = 5  # of 4, no order is rarer than 1 in 12 (two-sided)
 N_PERM = 9999
 CORRELATION = (
@@ -44,13 +44,14 @@ def accuracy_and_gaps(
         A row for each model and explainer: trial_id, variant, seed; accuracy (at 0.5) and auroc on test, each with its
         95% interval, n_patients; control (the strongest that is measured for the explainer), gap (its mean, in log-odds
         of the primary metric, above 0 more faithful) with its 95% interval over n images; and what else the gap is of:
-        metric, scale, grid, fill and target_rule.
+        metric, level, scale, grid, fill and target_rule.
     """
     measured = [f"{name}{end}" for name in PERFORMANCES for end in ("", "_lower", "_upper")]
     ends = ["trial_id", "explainer", "control", "gap", "gap_lower", "gap_upper", "n", *SETTING]
     chosen = (summary["bucket"] == bucket) & summary["control"].isin(CONTROLS) & ~summary["contrast"].astype(bool)
-    for name in SETTING:
+    for name in ("target_rule", "grid", "fill", "scale"):
         chosen &= summary[name] == getattr(primary, name)
+    chosen &= primary.chosen(summary)
     gaps = summary[chosen]
     strength = gaps["control"].map(lambda control: CONTROLS[control].strength)
     gaps = gaps[strength == strength.groupby(gaps["explainer"]).transform("max")]

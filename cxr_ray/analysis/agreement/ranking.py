@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr_ray.analysis.agreement.rows import row
+from cxr_ray.measure.metrics import Key
 
 Floats = NDArray[np.floating]
 
@@ -21,16 +22,16 @@ TAU = "Kendall's tau-b of two rankings by mean advantage: mean, smallest and lar
 FEWEST = "explainers ranked in both settings: smallest over the same settings"
 
 
-def ranking_agreement(summary: pd.DataFrame, trial_id: str, metric: str, bucket: str = "all") -> pd.DataFrame:
+def ranking_agreement(summary: pd.DataFrame, trial_id: str, metric: Key, bucket: str = "all") -> pd.DataFrame:
     """How far the ranking of explainers by mean advantage depends on each choice.
 
-    Areas speak for every choice but the level, in the primary metric; the level is that of ``drop``. Control none is
-    left out. Two controls that are the same for every explainer rank explainers alike by construction.
+    The primary metric speaks for every choice but the level, which is that of ``drop``. Control none is left out. Two
+    controls that are the same for every explainer rank explainers alike by construction.
 
     Args:
         summary: the table; rows of one model and bucket are used.
         trial_id: the model.
-        metric: the primary one.
+        metric: the primary one, and its level (NaN: an area).
         bucket: the images.
 
     Returns:
@@ -41,18 +42,19 @@ def ranking_agreement(summary: pd.DataFrame, trial_id: str, metric: str, bucket:
     chosen = (summary["trial_id"] == trial_id) & (summary["bucket"] == bucket) & (summary["control"] != "none")
     ranked = summary[chosen & ~summary["contrast"].astype(bool) & summary["mean"].notna()]
     rows = []
+    primary = (ranked["metric"] == metric[0]) & (ranked["level"].isna() | (ranked["level"] == metric[1]))
     for axis in AXES:
-        rows += _taus(ranked[ranked["metric"] == ("drop" if axis == "level" else metric)], axis)
+        rows += _taus(ranked[ranked["metric"] == "drop" if axis == "level" else primary], axis)
     columns = ["axis", "a", "b", "tau_mean", "tau_min", "tau_max", "n_settings", "n_explainers"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def ranking_rows(summary: pd.DataFrame, trial_id: str, metric: str) -> list[dict[str, Any]]:
+def ranking_rows(summary: pd.DataFrame, trial_id: str, metric: Key) -> list[dict[str, Any]]:
     """Rows of kind ranking of one model: kendall_tau and n_explainers for each pair of an axis's values."""
     rows = []
     for found in ranking_agreement(summary, trial_id, metric).to_dict("records"):
-        by_level = found["axis"] == "level"
-        which = {"a": found["a"], "b": found["b"], "metric": "drop" if by_level else metric, "n": found["n_settings"]}
+        name, level = ("drop", None) if found["axis"] == "level" else metric
+        which = {"a": found["a"], "b": found["b"], "metric": name, "level": level, "n": found["n_settings"]}
         tau = {"value": found["tau_mean"], "low": found["tau_min"], "high": found["tau_max"], "method": TAU}
         rows.append(row("ranking", trial_id, found["axis"], statistic="kendall_tau", **which, **tau))
         fewest = {"statistic": "n_explainers", "value": found["n_explainers"], "method": FEWEST}

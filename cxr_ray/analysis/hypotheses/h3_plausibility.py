@@ -31,8 +31,8 @@ FOCUSED_AREA = 0.15  # share of the image that holds half of a plausible map's p
 
 def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) -> Iterator[Row]:
     """Share of plausible maps that beat `shifted`; then that of the others, and faithfulness against confidence."""
-    sweep, setting = inputs.sweep, f"{inputs.primary.explainer}, {inputs.setting}"
-    what = f"share that beats `shifted` at p <= {ALPHA:g} in abpc, {{}} of true and false positives ({setting})"
+    sweep, setting, metric = inputs.sweep, f"{inputs.primary.explainer}, {inputs.setting}", inputs.primary.label
+    what = f"share that beats `shifted` at p <= {ALPHA:g} in {metric}, {{}} of true and false positives ({setting})"
     judged: Row = {}
     maps = inputs.maps(test[test["outcome"].isin(["TP", "FP"])])
     faith = inputs.faithfulness
@@ -44,9 +44,6 @@ def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) 
     draws = max(sweep.controls.get("shifted", 0), sweep.sequential.max_draws if sweep.sequential else 0)
     if "shifted" not in sweep.controls or draws < MIN_DRAWS:
         judged["reason"] = f"controls.shifted has {sweep.controls.get('shifted', 0)} draws; set {MIN_DRAWS} or more"
-        judged["verdict"] = NOT_APPLICABLE
-    elif len(set(sweep.perturb.orders)) < 2:
-        judged["reason"] = "perturb.orders lacks one of morf and lerf, so there is no abpc"
         judged["verdict"] = NOT_APPLICABLE
     elif maps.empty:
         judged["reason"] = "no true or false positive has a map that could be compared"
@@ -71,7 +68,7 @@ def plausibility(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) 
         yield row(
             "H3",
             variant,
-            f"faithfulness against confidence: rank correlation of the advantage over `shifted` in ABPC "
+            f"faithfulness against confidence: rank correlation of the advantage over `shifted` in {metric} "
             f"with the log-odds, true and false positives ({setting})",
             "Spearman's rho",
             **_rank_correlation(maps, inputs.sweep.seed, n_boot),

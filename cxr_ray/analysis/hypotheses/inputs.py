@@ -22,8 +22,8 @@ class Inputs:
         patients: image_id to patient_id.
         regions: the whole table.
         saliency: trial_id, image_id, target, half_mass_area, concentration and lung_share of the primary explainer.
-        faithfulness: trial_id, image_id, target, control, gap and p_value of the same explainer: abpc in log-odds,
-            the first grid and the fill of `primary`.
+        faithfulness: trial_id, image_id, target, control, gap and p_value of the same explainer, in the metric, level,
+            scale, first grid and fill of `primary`.
     """
 
     sweep: Sweep

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxr_ray.analysis import beating
 from cxr_ray.analysis.summary import VALID_SHARE
-from cxr_ray.measure.metrics import METRICS, areas
+from cxr_ray.measure.metrics import METRICS, areas, no_areas
 from cxr_ray.report import page
 from cxr_ray.report.figures import advantages as figures
 from cxr_ray.report.figures.marks import SCALES
@@ -61,20 +61,29 @@ def _of_setting(data: RunData, folder: Folder, trial_id: str, s: Setting, part: 
     elif data.drawn(trial_id, s):
         yield from forest(data, folder, trial_id, s, part)
     yield hardest_table(data, part, where)
-    yield advantage_table(data, part, data.primary.metric, "logodds", where)
+    yield advantage_table(data, part[data.primary.chosen(part)], data.primary.metric, "logodds", where)
     if trial_id not in data.whole:
         yield page.text("Only the primary table is shown for this model. The table summary holds the rest.")
         return
-    others = ((data.primary.metric, "prob"), *((m, s) for m in METRICS if METRICS[m].leveled for s in SCALES))
+    in_prob = [] if METRICS[data.primary.metric].leveled else [(data.primary.metric, "prob")]
+    others = (*in_prob, *((m, s) for m in METRICS if METRICS[m].leveled for s in SCALES))
     more = [advantage_table(data, part, metric, scale, where) for metric, scale in others]
     yield page.details(f"In probability, and the drop at each level ({s})", [t for t in more if t["rows"]])
-    absolute = [absolute_table(part, scale, where) for scale in SCALES]
-    yield page.details(f"Areas of the maps themselves ({s})", [page.text(BASELINE), *absolute])
+    if areas_of(part):
+        absolute = [absolute_table(part, scale, where) for scale in SCALES]
+        yield page.details(f"Areas of the maps themselves ({s})", [page.text(BASELINE), *absolute])
+    else:
+        yield page.text(no_areas(data.levels))
+
+
+def areas_of(part: pd.DataFrame) -> list[str]:
+    """The areas that are measured."""
+    return [m for m in areas() if m in set(part["metric"])]
 
 
 def forest(data: RunData, folder: Folder, trial_id: str, s: Setting, part: pd.DataFrame) -> Iterator[Block]:
     """Advantages in the primary metric, in log-odds; nothing without controls."""
-    part = part[(part["metric"] == data.primary.metric) & (part["scale"] == "logodds")]
+    part = part[data.primary.chosen(part) & (part["scale"] == "logodds")]
     controls = [c for c in data.controls if c in set(part["control"])]
     if not controls:
         return
@@ -84,8 +93,8 @@ def forest(data: RunData, folder: Folder, trial_id: str, s: Setting, part: pd.Da
         figures.forest(part, controls, data.explainers, label, title),
         f"advantages-{trial_id}-{s.slug}.png",
         f"Mean advantage over each control by explainer and bucket, model {trial_id}; {s}",
-        f"Mean advantage in {data.metric} (log-odds of the target; level: none, an area) over each control, with its "
-        f"95% interval, for model {trial_id}; {s}. Filled: the hardest strong control of this explainer and bucket; "
+        f"Mean advantage in {data.metric} (log-odds of the target{of_area(data)}) over each control, with its 95% "
+        f"interval, for model {trial_id}; {s}. Filled: the hardest strong control of this explainer and bucket; "
         "hollow: the others. Crosses: under 20 patients, no interval.",
         inline=s == data.first and trial_id in data.whole,
     )
@@ -93,7 +102,7 @@ def forest(data: RunData, folder: Folder, trial_id: str, s: Setting, part: pd.Da
 
 def hardest_table(data: RunData, part: pd.DataFrame, where: str) -> Block:
     """Each explainer and bucket against the strong control that is the hardest to beat, or why there is none."""
-    part = part[(part["metric"] == data.primary.metric) & (part["scale"] == "logodds") & (part["control"] != "none")]
+    part = part[data.primary.chosen(part) & (part["scale"] == "logodds") & (part["control"] != "none")]
     hardest = part[part["hardest"].eq(True)]
     if hardest.empty:
         known = part.empty or part["hardest"].notna().any()
@@ -114,10 +123,15 @@ def hardest_table(data: RunData, part: pd.DataFrame, where: str) -> Block:
     ]
     caption = (
         f"The hardest comparison: the strong control with the smallest mean advantage in {data.metric}, log-odds of "
-        f"the target; {where}; level: none (area over all levels)."
+        f"the target; {where}{of_area(data)}."
     )
     head = ["explainer", "bucket", "images (patients)", "hardest control", "advantage", "p_holm of the advantage"]
     return page.table(caption, [*head, "win rate", "p_holm of the win rate", "in words"], rows)
+
+
+def of_area(data: RunData) -> str:
+    """What stands for the level of an area."""
+    return "" if METRICS[data.primary.metric].leveled else "; level: none (area over all levels)"
 
 
 def advantage_table(data: RunData, part: pd.DataFrame, metric: str, scale: str, where: str) -> Block:
@@ -149,7 +163,7 @@ def advantage_table(data: RunData, part: pd.DataFrame, metric: str, scale: str, 
 def absolute_table(part: pd.DataFrame, scale: str, where: str) -> Block:
     """Areas of the map itself, or why they are not shown."""
     part = part[(part["control"] == "none") & (part["scale"] == scale)]
-    metrics = [m for m in areas() if m in set(part["metric"])]
+    metrics = areas_of(part)
     rows: list[list[Cell]] = []
     for _, group in part.groupby(["explainer", "bucket"], sort=False, observed=True):
         cells: dict[str, Any] = {str(r.metric): r for r in page.rows_of(group)}
@@ -171,7 +185,8 @@ def absolute_table(part: pd.DataFrame, scale: str, where: str) -> Block:
 
 def _area(r: Any, valid: str) -> str:
     hidden = pd.isna(r.mean) and r.n > 0
-    return f"not shown: valid baseline for {valid}" if hidden else page.mean(r, sign=r.metric == "abpc")
+    signed = len(METRICS[r.metric].directions) > 1  # a difference of two areas
+    return f"not shown: valid baseline for {valid}" if hidden else page.mean(r, sign=signed)
 
 
 def _cell(r: Any) -> Cell:

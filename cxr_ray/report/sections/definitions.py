@@ -77,7 +77,7 @@ def _registered(data: RunData) -> Iterator[tuple[str, str]]:
         yield f"{name} (explainer)", EXPLAINERS[name].caption
     for name in data.fills:
         yield f"{name} (fill)", FILLS[name].caption
-    for name in measured(data.primary.directions):
+    for name in measured(data.primary.directions, data.levels):
         yield f"{METRICS[name].label} ({name}, metric)", METRICS[name].caption
     for name in data.controls:
         draws = data.sweep["controls"].get(name)

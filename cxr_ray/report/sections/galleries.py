@@ -138,8 +138,8 @@ def _numbers(data: RunData, measured: pd.DataFrame) -> tuple[list[str], list[str
     """The drop and the advantage over the strongest control in words, each where it was measured."""
     drops = measured[(measured["metric"] == "drop") & (measured["level"] == data.primary.level)]
     drop = {s: _one(drops[drops["scale"] == s], "none", "value") for s in SCALES}
-    area = measured[(measured["metric"] == data.primary.metric) & (measured["scale"] == data.primary.scale)]
-    advantage = _one(area, data.controls[0] if data.controls else "none", "gap")
+    tested = measured[data.primary.chosen(measured) & (measured["scale"] == data.primary.scale)]
+    advantage = _one(tested, data.controls[0] if data.controls else "none", "gap")
     fall = f"drop {page.number(drop['logodds'], 2, True)} (P {page.number(drop['prob'], 3, True)})"
     return (
         [] if pd.isna(drop["prob"]) else [fall],

@@ -91,7 +91,7 @@ def advantage_sentence(r: Any, rows: pd.DataFrame) -> str:
 
 
 def _baseline(data: RunData, rows: pd.DataFrame) -> Iterator[str]:
-    rows = rows[(rows["metric"] == data.primary.metric) & (rows["scale"] == "logodds") & (rows["control"] == "none")]
+    rows = rows[data.primary.chosen(rows) & (rows["scale"] == "logodds") & (rows["control"] == "none")]
     for r in page.rows_of(rows[rows["bucket"] == "all"]):
         if "lerf" in data.primary.directions and r.n_valid_baseline < VALID_SHARE * r.n:
             yield (

@@ -56,7 +56,7 @@ def _choices(data: RunData) -> Iterator[str]:
 
 def _baselines(data: RunData) -> Iterator[str]:
     rows = data.buckets
-    rows = rows[(rows["metric"] == data.primary.metric) & (rows["scale"] == "logodds") & (rows["control"] == "none")]
+    rows = rows[data.primary.chosen(rows) & (rows["scale"] == "logodds") & (rows["control"] == "none")]
     rows = rows[(rows["bucket"] == "all") & (rows["explainer"] == data.primary.explainer)]
     rows = rows[(rows["grid"] == data.first.grid) & (rows["target_rule"] == data.first.rule)]
     found: dict[str, list[str]] = {}

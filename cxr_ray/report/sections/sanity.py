@@ -82,8 +82,9 @@ def _setting(measured: pd.DataFrame) -> str:
     if measured.empty:
         return ""
     r = next(page.rows_of(measured))
+    level = "" if pd.isna(r.level) else f" at level {r.level:g}"
     return (
-        f"; advantage: in {METRICS[r.metric].label}, {SCALES[r.scale]}, grid {r.grid}, fill {r.fill}, over "
+        f"; advantage: in {METRICS[r.metric].label}{level}, {SCALES[r.scale]}, grid {r.grid}, fill {r.fill}, over "
         f"{', '.join(dict.fromkeys(measured['control']))}; above 0: more faithful than the control"
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray.analysis.agreement.sign import sign_cells
-from cxr_ray.analysis.primary import ORIGINAL_LEVEL
+from cxr_ray.measure.metrics import ORIGINAL_LEVEL
 from cxr_ray.report import page
 from cxr_ray.report.figures import drops
 from cxr_ray.report.figures.marks import SCALES
