@@ -80,7 +80,6 @@ class Control:
             other images: (donors, name of the map, numbers of the draws, size) to maps [<= D, V, V] that are ranked as
             the map is, fewer where they run out, None without any.
         draw: the function.
-        strength: its place among the controls of a report; the strongest has the highest.
         caption: what it is, in a sentence or two.
         strong: beating it says more than that the map is smooth or central.
         grids: those of the sweep's grids on which it is drawn.
@@ -92,7 +91,6 @@ class Control:
 
     family: Family
     draw: Callable[..., Any]
-    strength: int
     caption: str
     strong: bool = False
     grids: Callable[[Sequence[str]], list[str]] = list
@@ -187,7 +185,6 @@ CONTROLS = Registry(
         "pixel_random": Control(
             "nothing",
             pixel_random,
-            strength=1,
             caption="Random pixels. A weak control: scattered pixels destroy texture everywhere, which flatters or "
             "ruins any map.",
             grids=on_pixels,
@@ -196,21 +193,18 @@ CONTROLS = Registry(
         "cell_random": Control(
             "nothing",
             cell_random,
-            strength=2,
             caption="Random cells of the grid (on grid pixel, of 7 x 7).",
             phrase="random cells",
         ),
         "smooth_random": Control(
             "ranking",
             smooth_random,
-            strength=3,
             caption="A random field as smooth as the map: at 25% its mask has as long an outline, on average.",
             phrase="a smooth random field",
         ),
         "shifted": Control(
             "ranking",
             shifted,
-            strength=4,
             caption="The map itself, rolled and turned: the same area and shape elsewhere. A prior for the centre "
             "alone beats it, so beating it is not localisation.",
             most_draws=SHIFTS,
@@ -219,22 +213,12 @@ CONTROLS = Registry(
         "random_cam": Control(
             "class weights",
             random_cam,
-            strength=5,
             caption="The same activations with the class's weights permuted.",
             phrase="the same activations with permuted weights",
-        ),
-        "other_image": Control(
-            "other images",
-            other_image,
-            strength=7,
-            caption="The map of another patient's image with the same prediction. A strong control.",
-            strong=True,
-            phrase="another patient's map",
         ),
         "mean_map": Control(
             "other images",
             mean_map,
-            strength=6,
             caption="The mean rank map over other patients' images with the same prediction: smoother than any single "
             "map, so a competitor and not a draw that a map could be exchanged with. A strong control; one draw, so no "
             "p per image.",
@@ -243,6 +227,13 @@ CONTROLS = Registry(
             sequential=False,
             rank_sums=True,
             phrase="the average map",
+        ),
+        "other_image": Control(
+            "other images",
+            other_image,
+            caption="The map of another patient's image with the same prediction. A strong control.",
+            strong=True,
+            phrase="another patient's map",
         ),
     },
 )
@@ -257,13 +248,17 @@ def of_family(family: Family, names: Iterable[str]) -> list[str]:
     return [name for name in names if CONTROLS[name].family == family]
 
 
-def strongest_first(names: Iterable[str]) -> list[str]:
-    """The named controls from the strongest to the weakest.
+def strong_first(names: Iterable[str]) -> list[str]:
+    """The strong controls, then the others, each from the last of the registry to the first.
 
-    >>> strongest_first(["pixel_random", "other_image", "shifted"])
+    An order that no result enters: of columns, and of the choice where a single control must be named beforehand (the
+    first of those measured). Which control is the hardest to beat is a result, column ``hardest`` of ``summary``.
+
+    >>> strong_first(["pixel_random", "other_image", "shifted"])
     ['other_image', 'shifted', 'pixel_random']
     """
-    return sorted(names, key=lambda name: -CONTROLS[name].strength)
+    place = {name: i for i, name in enumerate(CONTROLS)}
+    return sorted(names, key=lambda name: (CONTROLS[name].strong, place[name]), reverse=True)
 
 
 def draws_at_most(control: str, fixed: int, sequential: Sequential | None) -> int:

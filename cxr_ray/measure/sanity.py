@@ -22,7 +22,7 @@ from torch import nn
 
 from cxr_ray.config import Sweep
 from cxr_ray.measure.batch import Batch
-from cxr_ray.measure.controls import CONTROLS, Family, of_family, strongest_first
+from cxr_ray.measure.controls import CONTROLS, Family, of_family, strong_first
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.measurement import make_maps, measure
 from cxr_ray.measure.metrics import primary
@@ -97,12 +97,12 @@ def _spearman(a_NK: Array, b_NK: Array) -> Array:
 def narrowed(sweep: Sweep) -> Sweep:
     """The sweep with the one test that randomised maps go through, and the explainers that read the model.
 
-    The test is the first grid, the first fill and one control: the strongest that is made from the map's ranking, else
-    the strongest that is made from nothing; none where there is none.
+    The test is the first grid, the first fill and one control: the first that is made from the map's ranking, else
+    the first that is made from nothing, by ``controls.strong_first``; none where there is none.
     """
     perturbation, grid = sweep.perturb, sweep.perturb.grids[0]
     drawn = [c for c in sweep.controls if CONTROLS[c].grids([grid])]
-    chosen = [c for family in MADE_ALONE for c in strongest_first(of_family(family, drawn))][:1]
+    chosen = [c for family in MADE_ALONE for c in strong_first(of_family(family, drawn))][:1]
     explainers = [e for e in sweep.explain.explainers if not EXPLAINERS[e].model_free]
     return sweep.model_copy(
         update={

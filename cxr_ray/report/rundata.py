@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.primary import PrimarySettings
-from cxr_ray.measure.controls import strongest_first
+from cxr_ray.measure.controls import strong_first
 from cxr_ray.results import Run
 
 WHOLE_MODELS = 6  # models shown with everything; of the others the primary table stands on the page
@@ -93,8 +93,8 @@ class RunData:
 
     @cached_property
     def controls(self) -> Sequence[str]:
-        """Those that were measured, the strongest first."""
-        return strongest_first(set(self.buckets["control"]) - {"none"})
+        """Those that were measured, strong ones first."""
+        return strong_first(set(self.buckets["control"]) - {"none"})
 
     @property
     def first(self) -> Setting:

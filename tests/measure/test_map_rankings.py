@@ -18,7 +18,7 @@ def shuffled_halves(monkeypatch):
         turned = torch.where(places == HALF, HALF, turned)
         return turned[:, None].expand(-1, len(draws.numbers), -1)
 
-    monkeypatch.setitem(CONTROLS, "toy", Control("ranking", draw, strength=9, caption="The same halves."))
+    monkeypatch.setitem(CONTROLS, "toy", Control("ranking", draw, caption="The same halves."))
 
 
 @pytest.mark.parametrize("sequential", [None, {"max_draws": 19, "extreme": 19}])

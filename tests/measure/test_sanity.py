@@ -248,7 +248,7 @@ def test_the_gap_is_that_of_a_test_split_whose_maps_the_randomised_model_makes(m
         ({"controls": {}}, "drop", None),
     ],
 )
-def test_the_test_is_the_strongest_that_the_sweep_measures_and_its_passes_are_counted(changes, metric, control):
+def test_the_test_is_one_control_of_the_sweep_and_its_passes_are_counted(changes, metric, control):
     config, model = sweep(**changes), trained()
     forward, backward = [], []
     model.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))

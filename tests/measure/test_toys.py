@@ -10,7 +10,7 @@ import torch
 from cxr_ray.config import Sweep
 from cxr_ray.errors import UnknownNameError
 from cxr_ray.measure.attribution.inputs import Explainer
-from cxr_ray.measure.controls import CONTROLS, Control, Family, strongest_first
+from cxr_ray.measure.controls import CONTROLS, Control, Family, strong_first
 from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.edits import EDITS, Edit
 from cxr_ray.measure.explainers import EXPLAINERS
@@ -81,7 +81,7 @@ def test_a_fill_replaces_pixels_and_costs_its_images(monkeypatch):
 
 
 def toy_control(family: Family, draw, **more) -> Control:
-    return Control(family, draw, strength=9, caption="A toy.", **more)
+    return Control(family, draw, caption="A toy.", **more)
 
 
 def rows_first(draws, grid, size):
@@ -107,7 +107,7 @@ def test_a_control_has_curves_and_tests_and_costs_its_draws(monkeypatch, control
     assert set(curves.draw) == {0, 1}
     assert (out["faithfulness"].query("control == 'toy'").n_draws == 2).all()
     assert passes(config) == before + 2 * 2
-    assert strongest_first(CONTROLS)[0] == "toy"
+    assert strong_first(CONTROLS)[2] == "toy"  # after the two strong ones
 
 
 def test_a_control_is_drawn_on_its_own_grids_alone(monkeypatch):

@@ -11,7 +11,7 @@ from scipy.stats import permutation_test, rankdata
 
 from cxr_ray.analysis.agreement.rows import row
 from cxr_ray.analysis.primary import PrimarySettings
-from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.controls import CONTROLS, strong_first
 
 Floats = NDArray[np.floating]
 
@@ -42,9 +42,10 @@ def accuracy_and_gaps(
 
     Returns:
         A row for each model and explainer: trial_id, variant, seed; accuracy (at 0.5) and auroc on test, each with its
-        95% interval, n_patients; control (the strongest that is measured for the explainer), gap (its mean, in log-odds
-        of the primary metric, above 0 more faithful) with its 95% interval over n images; and what else the gap is of:
-        metric, level, scale, grid, fill and target_rule.
+        95% interval, n_patients; control (one for all models: of those measured for the explainer the first by
+        ``controls.strong_first``), gap (its mean, in log-odds of the primary metric, above 0 more faithful) with its
+        95% interval over n images; and what else the gap is of: metric, level, scale, grid, fill and
+        target_rule.
     """
     measured = [f"{name}{end}" for name in PERFORMANCES for end in ("", "_lower", "_upper")]
     ends = ["trial_id", "explainer", "control", "gap", "gap_lower", "gap_upper", "n", *SETTING]
@@ -53,8 +54,8 @@ def accuracy_and_gaps(
         chosen &= summary[name] == getattr(primary, name)
     chosen &= primary.chosen(summary)
     gaps = summary[chosen]
-    strength = gaps["control"].map(lambda control: CONTROLS[control].strength)
-    gaps = gaps[strength == strength.groupby(gaps["explainer"]).transform("max")]
+    place = gaps["control"].map({control: i for i, control in enumerate(strong_first(CONTROLS))})
+    gaps = gaps[place == place.groupby(gaps["explainer"]).transform("min")]
     gaps = gaps.rename(columns={"mean": "gap", "lower": "gap_lower", "upper": "gap_upper"})[ends]
     at_half = classification[(classification["split"] == "test") & (classification["threshold_rule"] == "half")]
     models = trials[["trial_id", "variant", "seed"]].merge(at_half[["trial_id", *measured, "n_patients"]])

@@ -21,7 +21,7 @@ from cxr_ray.analysis.hypotheses.margins import NOT_APPLICABLE, Margin
 from cxr_ray.analysis.hypotheses.rows import Row, of_models, row
 from cxr_ray.analysis.resampling import MIN_PATIENTS, Floats, patient_codes
 from cxr_ray.config import Sweep
-from cxr_ray.measure.controls import strongest_first
+from cxr_ray.measure.controls import strong_first
 
 MARGIN = Margin.around_zero(0.05)  # false positive rate
 PAIR = ("plain", "balanced")
@@ -98,7 +98,7 @@ def _comparisons(
 
     faith = inputs.faithfulness
     faith = faith[(faith["target"] == 1) & faith["gap"].notna()]
-    control = next(iter(strongest_first(c for c in set(faith["control"]) if c != "none")), None)
+    control = next(iter(strong_first(c for c in set(faith["control"]) if c != "none")), None)
     gaps = faith[faith["control"] == control].pivot(index="image_id", columns="trial_id", values="gap")
     if control is not None and {t for pair in pairs for t in pair} <= set(gaps.columns):
         gaps = gaps[[t for pair in pairs for t in pair]].dropna()

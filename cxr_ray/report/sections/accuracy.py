@@ -29,7 +29,7 @@ def _blocks(data: RunData, folder: Folder, found: pd.DataFrame) -> Iterator[Bloc
     r = next(page.rows_of(found))
     where = (
         f"advantage in {data.metric}, log-odds, grid {r.grid}, fill {r.fill}, target rule {r.target_rule}, bucket all, "
-        "over the strongest control measured"
+        "over one control for all models"
     )
     control = {str(r.subject): str(r.b) for r in page.rows_of(found)}
     models = _models(data, control)
@@ -39,7 +39,7 @@ def _blocks(data: RunData, folder: Folder, found: pd.DataFrame) -> Iterator[Bloc
             models, words, f"advantage in {data.metric},\nlog-odds", "Faithfulness against accuracy: one point a model"
         ),
         "accuracy.png",
-        "Advantage over the strongest control against accuracy, one point a model",
+        "Advantage over a control against accuracy, one point a model",
         f"Across: accuracy on test at 0.5; up: {where}. Lines: 95% intervals over patients of each. Above 0: more "
         "faithful than the control.",
     )

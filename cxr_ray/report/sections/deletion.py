@@ -82,7 +82,7 @@ def _with_controls(rows: pd.DataFrame, controls: list[str]) -> pd.DataFrame:
     return own
 
 
-def _table(data: RunData, trial_id: str, means: pd.DataFrame, strongest: list[str]) -> Block:
+def _table(data: RunData, trial_id: str, means: pd.DataFrame, shown: list[str]) -> Block:
     rows: list[list[Cell]] = []
     for bucket, matched in itertools.product(ORDER, (False, True)):
         part = means[(means["bucket"] == bucket) & (means["matched"] == matched)]
@@ -96,11 +96,11 @@ def _table(data: RunData, trial_id: str, means: pd.DataFrame, strongest: list[st
                 f"{page.count(prob['n'])} ({page.count(prob['n_patients'])})",
                 *(page.interval(cells[s]["mean"], cells[s]["lower"], cells[s]["upper"], sign=True) for s in SCALES),
                 page.NONE if pd.isna(prob["n_negative"]) else f"{page.count(prob['n_negative'])} of {prob['n']}",
-                *(page.number(cells[s][c], sign=True) for c in strongest for s in SCALES),
+                *(page.number(cells[s][c], sign=True) for c in shown for s in SCALES),
             ]
         )
     head = ["bucket", "images (patients)", "drop in probability", "drop in log-odds", "probability rose"]
-    head += [f"drop under {c}, {x}" for c in strongest for x in ("probability", "log-odds")]
+    head += [f"drop under {c}, {x}" for c in shown for x in ("probability", "log-odds")]
     caption = (
         f"Deletion at level {data.primary.level:g} by {data.primary.explainer}: mean drop of the target's score [95% "
         f"interval]; model {trial_id}; {data.first}; control none. Above 0: the score fell; for a difference of "

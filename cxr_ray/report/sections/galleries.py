@@ -135,7 +135,7 @@ def _of_image(frame: pd.DataFrame, image_id: str, target: int) -> pd.DataFrame:
 
 
 def _numbers(data: RunData, measured: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """The drop and the advantage over the strongest control in words, each where it was measured."""
+    """The drop and the advantage over the first control in words, each where it was measured."""
     drops = measured[(measured["metric"] == "drop") & (measured["level"] == data.primary.level)]
     drop = {s: _one(drops[drops["scale"] == s], "none", "value") for s in SCALES}
     tested = measured[data.primary.chosen(measured) & (measured["scale"] == data.primary.scale)]

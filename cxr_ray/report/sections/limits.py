@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cxr_ray.data.sources import SOURCES
-from cxr_ray.measure.controls import CONTROLS, strongest_first
+from cxr_ray.measure.controls import CONTROLS, strong_first
 from cxr_ray.report import page
 from cxr_ray.report.page import Block, Cell
 from cxr_ray.report.rundata import RunData
@@ -42,7 +42,7 @@ def _choices(data: RunData) -> Iterator[str]:
         f"targets {', '.join(data.rules)}. Results may differ under others; the tables above show how far they differ "
         "among these."
     )
-    missing = [c for c in strongest_first(CONTROLS) if c not in data.controls]
+    missing = [c for c in strong_first(CONTROLS) if c not in data.controls]
     if missing:
         yield f"Controls that were not measured: {', '.join(missing)}."
     if "pixel" in grids:
