@@ -537,6 +537,7 @@ _OF_EXPLAINERS = {
     **_RULE,
     **_TEST,
     "metric": ("str", "the primary metric"),
+    "level": ("level", "of a drop; null for areas"),
     "scale": ("str", "logodds"),
     "bucket": ("str", "images: all, TP or FP"),
 }

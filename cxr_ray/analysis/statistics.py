@@ -57,6 +57,7 @@ class Measured:
                 of_rule = buckets.of_rule(values, self.test_of(trial_id), rule)
                 for (grid, fill), part in of_rule.groupby(["grid", "fill"], sort=False):
                     same = {"trial_id": trial_id, "target_rule": rule, "grid": grid, "fill": fill, "scale": SCALE}
+                    same["level"] = self.primary.metric_level
                     explainers = self.sweep["explain"]["explainers"]
                     found = ranks.compare_explainers(
                         part, self.patients, explainers, self.primary.metric, seed=self.seed
@@ -67,7 +68,7 @@ class Measured:
 
     def map_values(self, trial_id: str) -> pd.DataFrame:
         """The primary metric of a model's maps themselves, in log-odds, image by image."""
-        chosen = (pads.field("trial_id") == trial_id) & (pads.field("metric") == self.primary.metric)
+        chosen = (pads.field("trial_id") == trial_id) & self.primary.expression
         chosen &= (pads.field("control") == "none") & (pads.field("scale") == SCALE)
         columns = ["image_id", "target", "explainer", "grid", "fill", "value"]
         return self.run.pandas("faithfulness", columns, chosen)
@@ -267,7 +268,7 @@ def agreement(measured: Measured) -> Rows:
             settings.grid,
         )
         values = buckets.of_rule(measured.map_values(trial_id), measured.test_of(trial_id), settings.target_rule)
-        primary_rows = ranked & (pads.field("metric") == settings.metric) & (pads.field("scale") == SCALE)
+        primary_rows = ranked & settings.expression & (pads.field("scale") == SCALE)
         primary_rows &= (pads.field("target_rule") == settings.target_rule) & ~pads.field("contrast")
         advantages = measured.run.pandas("summary", filter=primary_rows)
         rows += reliability.reliability_rows(values, measured.patients, advantages, trial_id, measured.seed)
