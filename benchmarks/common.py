@@ -8,6 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -78,12 +79,19 @@ def trained(drawn: Sequence[Phantom], epochs: int, seed: int, lr: float = 1e-3) 
     return model.eval().requires_grad_(False)
 
 
-def arguments(text: str | None, run: str | None = None, **options: tuple[type, Any, str]) -> argparse.Namespace:
-    """Parses ``--json``, the options (name: type, default, help) and, where ``run`` says what for, a run's folder."""
+def arguments(
+    text: str | None,
+    run: str | None = None,
+    flags: Mapping[str, str] = MappingProxyType({}),
+    **options: tuple[type, Any, str],
+) -> argparse.Namespace:
+    """Parses ``--json``, flags (name: help), options (name: type, default, help) and, where ``run`` says so, a run."""
     parser = argparse.ArgumentParser(description=text)
     if run is not None:
         parser.add_argument("run", nargs="?", help=run)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    for name, spec in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=spec)
     for name, (kind, default, spec) in options.items():
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{spec} (default: {default})")
     return parser.parse_args()

@@ -188,8 +188,17 @@ def hypothesis_rows(measured: Measured, sweep: Sweep) -> Rows:
             measured.run.pandas("regions"),
             measured.run.pandas("saliency", maps, of_explainer),
             measured.run.pandas("faithfulness", gaps, chosen),
+            _donor_swaps(measured),
         )
     )
+
+
+def _donor_swaps(measured: Measured) -> pd.DataFrame:
+    """The table; no rows where an older version measured the run."""
+    try:
+        return measured.run.pandas("donor_swaps")
+    except RunError:
+        return pd.DataFrame(columns=[*TABLES["donor_swaps"].columns, "trial_id"])
 
 
 def saliency_rows(measured: Measured) -> Rows:

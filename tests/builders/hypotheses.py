@@ -20,7 +20,7 @@ def sweep(**changes):
         "explain": {"explainers": ["saliency", "gradcam"]},
         "perturb": {"grids": ["pixel"], "fills": ["mean", "blur"], "levels": [0.25, 0.5, 0.75]},
         "controls": {"shifted": 39},
-        "regions": {"names": ["border", "corners"], "draws": 2},
+        "regions": {"names": ["border", "corners"], "draws": 2, "donors": 120},
         "search": {"scheduler": "none", "num_samples": 1},
     }
     return resolve({**base, **changes})
@@ -84,6 +84,33 @@ def region_rows(trial, image_ids, effects, fill="patch_swap", target=1):
     )
 
 
+def donor_rows(trial, image_ids, contrast, region="corners", draws=2, outcome="TN", share_of_area=0.09):
+    """Rows of donor_swaps whose contrasts are as given, one or one for each image; scores differ from draw to draw."""
+    n, noise = len(image_ids), np.random.default_rng(1)
+    contrast = np.broadcast_to(contrast, n)
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "trial_id": trial,
+                    "image_id": pd.Series(image_ids, dtype=object),
+                    "outcome": outcome,
+                    "region": region,
+                    "donor_label": label,
+                    "draw": draw,
+                    "donor_id": [f"d{i}.{draw}.{label}" for i in range(n)],
+                    "share_of_area": share_of_area,
+                    "logit_pneumonia": label * contrast + shift,
+                    "logit_full": -1.0,
+                }
+            )
+            for draw in range(draws)
+            for shift in [noise.normal(0, 1, n)]
+            for label in (0, 1)
+        ]
+    )
+
+
 def map_rows(trial, image_ids, p_value, lung_share=0.8, half_mass_area=0.1, gap=0.1):
     """(saliency, faithfulness)."""
     same = {"trial_id": trial, "image_id": pd.Series(image_ids, dtype=object), "target": 1}
@@ -93,7 +120,7 @@ def map_rows(trial, image_ids, p_value, lung_share=0.8, half_mass_area=0.1, gap=
     return maps, pd.DataFrame({**same, "control": "shifted", "gap": gap, "p_value": p_value})
 
 
-def inputs(config=None, trial_rows=None, predicted=(), regions=(), maps=(), patients=None):
+def inputs(config=None, trial_rows=None, predicted=(), regions=(), maps=(), patients=None, swaps=()):
     predicted = pd.concat(predicted, ignore_index=True) if len(predicted) else predictions("m", [], np.array([], int))
     ids = predicted["image_id"].unique()
     saliency, faith = map_rows("m", [], [])
@@ -107,6 +134,7 @@ def inputs(config=None, trial_rows=None, predicted=(), regions=(), maps=(), pati
         pd.concat(regions) if len(regions) else region_rows("m", [], {("border", "none", 0): 0.0}),
         pd.concat([saliency, *(m for m, _ in maps)]),
         pd.concat([faith, *(f for _, f in maps)]),
+        pd.concat(swaps) if len(swaps) else donor_rows("m", names(0), 0.0),
     )
 
 
@@ -126,12 +154,6 @@ def false_positives(n, **more):
     """Model m takes n NORMAL images and n of PNEUMONIA for PNEUMONIA."""
     label = np.repeat([0, 1], n)
     return {"predicted": [predictions("m", np.full(2 * n, 2.0), label)], **more}
-
-
-def edges(border, corners, elsewhere=0.25):
-    return {("border", "none", 0): border, ("corners", "none", 0): corners} | {
-        (region, "matched", d): elsewhere + 0.5 * d for region in ("border", "corners") for d in (0, 1)
-    }
 
 
 def pair_tables(n_seeds, shift, n=120, seed=0):

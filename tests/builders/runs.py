@@ -117,6 +117,9 @@ def make_run(out: Path | str, **options: Any) -> str:
     measured = statistics.Measured(open_run(out))
     for name, rows_of in statistics.DERIVED.items():
         store.write_table(name, rows_of(measured))
+    for name in TABLES:
+        if not store.exists("tables", name):
+            store.write_table(name, [])
     return str(out)
 
 

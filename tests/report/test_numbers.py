@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cxr_ray.analysis.hypotheses.registry import TESTED
 from cxr_ray.data.sources import SOURCES
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.edits import EDITS
@@ -62,7 +63,8 @@ def prose() -> list[str]:
     captions = [entry.caption for registry in registries for entry in registry.values()]
     notes = [
         observations.NOTE,
-        *hypotheses.NOTES,
+        hypotheses.NOTE,
+        *(h.limits for h in TESTED.values() if h.limits),
         hypotheses.margins(),
         advantages.NOTE,
         advantages.BASELINE,

@@ -5,6 +5,7 @@ import pytest
 
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.sources import source_of
+from cxr_ray.measure.donor_swaps import assign_donors
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.run.plan import SHARD_IMAGES, PassCounts, TrialPlan, plan_shards, plan_trials
 from cxr_ray.sweepfile import resolve
@@ -48,17 +49,30 @@ def manifest() -> Manifest:
     return load_manifest(source_of(sweep.data, sweep.seed), training=False)
 
 
+def swaps_of(shard):
+    return [row["swap"] for row in shard.rows if row["swap"] is not None]
+
+
+def recipients_of(shard):
+    return {row["image_id"] for row in shard.rows if row["swap"] is None}
+
+
 @pytest.mark.parametrize(("passes", "length"), [(1, SHARD_IMAGES), (100, 10), (5000, 1)])
 def test_shards_hold_every_image_once_within_the_budget(manifest, passes, length):
     refs = {name: ModelRef(name, f"{name}.pt", None, 64) for name in ("a", "b")}
     counts = {name: PassCounts(passes) for name in refs}
     test = manifest.rows("test")
-    plan = plan_shards(manifest, refs, counts, "cpu", pd.DataFrame(test.iloc[:3]), {})
+    donors = assign_donors(test, manifest.rows("val"), 120, 0)
+    plan = plan_shards(manifest, refs, counts, "cpu", pd.DataFrame(test.iloc[:3]), {}, donors)
     assert set(plan) == {"a", "b"}
     for trial_id, shards in plan.items():
         of_test = [shard for shard in shards.values() if shard.split == "test"]
         assert [row["image_id"] for shard in of_test for row in shard.rows] == test["image_id"].tolist()
         assert max(len(shard.rows) for shard in of_test) == length
         assert sum(len(s.rows) for s in shards.values() if s.split == "sanity") == 3
+        of_donors = [shard for shard in shards.values() if shard.split == "donors"]
+        swaps = [swap for shard in of_donors for swap in swaps_of(shard)]
+        assert swaps == donors.to_dict("records"), "the same for every model"
+        assert all({s["image_id"] for s in swaps_of(shard)} <= recipients_of(shard) for shard in of_donors)
         assert {shard.trial_id for shard in shards.values()} == {trial_id}
         assert all(name == shard.name for name, shard in shards.items())

@@ -1,5 +1,7 @@
-"""H1, shortcuts: false positives lose log-odds when border and corners are swapped for those of another patient's
-NORMAL image, more than when the same shapes are swapped elsewhere.
+"""H1, shortcuts: the model reads the class from the corners of an image, where markers lie.
+
+Judged by donor swaps (``measure.donor_swaps``): the score with a region's pixels from PNEUMONIA donors minus that from
+NORMAL donors, same recipient and shape. It is 0 where the region holds no class information that the model uses.
 """
 
 from __future__ import annotations
@@ -12,77 +14,161 @@ import pandas as pd
 from cxr_ray.analysis.hypotheses.inputs import Inputs
 from cxr_ray.analysis.hypotheses.margins import NOT_APPLICABLE, Margin
 from cxr_ray.analysis.hypotheses.rows import Row, counts, means, row
-from cxr_ray.analysis.resampling import CI_METHOD, bootstrap_difference
+from cxr_ray.analysis.resampling import (
+    CI_METHOD,
+    MIN_PATIENTS,
+    bootstrap_difference,
+    bootstrap_weights,
+    patient_codes,
+    patient_sums,
+    percentile_interval,
+)
 from cxr_ray.measure.edits import EDITS
-from cxr_ray.schemas import PATCH_SWAP
+from cxr_ray.schemas import CLASSES, WHOLE
 
-MARGIN = Margin.around_zero(0.5)  # log-odds
-EDGES = ("border", "corners")
+MARGIN = Margin.around_zero(0.5)  # log-odds, of the corners, which hold a little anatomy
+MARKER_MARGIN = Margin.around_zero(0.1)  # log-odds, of a marker whose place is known
+MIN_DONORS, MIN_RECIPIENTS = 40, 20  # of each class; fewer settle nothing
+LIMITS = (
+    "Limits of H1: weak markers are missed where no mask says where they lie. It cannot tell a marker from framing. "
+    "The margin of 0.5 suits networks whose whole image gives a contrast of about 10 log-odds; elsewhere read the "
+    "share of the whole image's contrast (5% or more). The border holds anatomy: it is described, and never called a "
+    "shortcut."
+)
+CONTRAST = "log-odds of PNEUMONIA of NORMAL images with its pixels from PNEUMONIA donors minus from NORMAL donors"
+SHARE_METHOD = "percentile bootstrap over patients"
+SAYS_OF_EDITS = {"paste_marker": " (shifts networks that never saw a marker too, so proves nothing alone)"}
 
 
 def shortcuts(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) -> Iterator[Row]:
-    """Border and corners against their controls on false positives; then regions and fills, edits, maps at the border.
+    """The contrast of the corners, or of a marker whose place is known; then other regions, shares, edits and maps.
 
-    Judged by patch swap alone: a grey shape in a lung may look like an opacity, so that filling the control raises the
-    score of PNEUMONIA and the edge seems to speak for it (``benchmarks.calibration`` shows it).
+    A recipient's contrasts are averaged over the variant's models first: their donors are the same, so that their
+    contrasts move together.
     """
-    sweep, fill, seed = inputs.sweep, PATCH_SWAP, inputs.sweep.seed
-    judged: Row = {}
-    what = "drop of the log-odds of PNEUMONIA, false positives, minus the mean of the same shape elsewhere"
-    quantity = f"patch swap of border and corners (mean of both): {what}"
-    regions = inputs.regions[inputs.regions["trial_id"].isin(test["trial_id"])]
-    wrong = test.loc[test["outcome"] == "FP", ["trial_id", "image_id", "patient_id"]]
-    compared = _against_controls(_effects(regions).merge(wrong, on=["trial_id", "image_id"]))
-    edges = compared[compared["region"].isin(EDGES) & (compared["fill"] == fill)]
-    both = edges.groupby(["trial_id", "image_id", "patient_id"], as_index=False).agg(
-        gap=("gap", "mean"), n=("region", "size")
-    )
-    both = both[(both["n"] == len(EDGES)) & both["gap"].notna()]
-    missing = [r for r in EDGES if sweep.regions is None or r not in sweep.regions.names]
-    swapped = (regions["fill"] == fill).any()
-    if missing:
-        judged |= {"reason": f"add {' and '.join(missing)} to regions.names", "verdict": NOT_APPLICABLE}
-    elif both.empty:
-        judged["reason"] = (
-            "there are no false positives"
-            if wrong.empty
-            else "no false positive has a value"
-            if swapped
-            else "no patch was swapped: validation and test have no readable NORMAL image of another patient"
-        )
-    else:
-        judged = means(both, "gap", seed, n_boot, MARGIN)
-    yield row("H1", variant, quantity, "log-odds", **judged)
+    seed, swaps = inputs.sweep.seed, inputs.donor_swaps[inputs.donor_swaps["trial_id"].isin(test["trial_id"])]
+    found = contrasts(swaps, inputs.patients)
+    region = "marker" if (found["region"] == "marker").any() else "corners"
+    margin = MARKER_MARGIN if region == "marker" else MARGIN
+    judged = _mean(found[found["region"] == region], seed, n_boot, margin)
+    judged |= {"margin_low": margin.low, "margin_high": margin.high, "about": _about(inputs, variant, judged)}
+    if (missing := _missing(inputs, swaps[swaps["region"] == region])) is not None:
+        judged |= missing | {"p": None, "test": None, "alternative": None}
+    yield row("H1", variant, f"donor swap of the {_named(region)}: {CONTRAST}", "log-odds", **judged)
 
-    for (region, one_fill), part in compared.groupby(["region", "fill"], sort=False):
-        how = f"patch swap of {region}" if one_fill == PATCH_SWAP else f"filling {region} with {one_fill}"
-        yield row("H1", variant, f"{how}: {what}", "log-odds", **means(part, "gap", seed, n_boot))
-    normal = test.loc[test["label"] == 0, ["trial_id", "image_id", "patient_id"]]
-    edits = _effects(regions[regions["fill"] == "edit"]).merge(normal, on=["trial_id", "image_id"])
-    for edit in EDITS:
-        part = edits[edits["region"] == edit]
-        if len(part):
-            rise = means(part.assign(rise=-part["effect"]), "rise", seed, n_boot)
-            yield row("H1", variant, f"{edit}: rise of the log-odds of PNEUMONIA, NORMAL images", "log-odds", **rise)
+    for name, part in found.groupby("region", sort=False):
+        if name != region:
+            described = _mean(part, seed, n_boot)
+            yield row("H1", variant, f"donor swap of the {_named(str(name))}: {CONTRAST}", "log-odds", **described)
+    yield from _shares(found, variant, seed, n_boot)
+    of_region = found[found["region"] == region]
+    wrong = of_region[of_region["outcome"] == "FP"]
+    if len(wrong):
+        alone = f"donor swap of the {_named(region)}, false positives alone: {CONTRAST}"
+        yield row("H1", variant, alone, "log-odds", **_mean(wrong, seed, n_boot))
+    if of_region["trial_id"].nunique() > 1:
+        for trial_id, part in of_region.groupby("trial_id"):
+            quantity = f"donor swap of the {_named(region)}, model {trial_id}: {CONTRAST}"
+            yield row("H1", variant, quantity, "log-odds", **_mean(part, seed, n_boot))
+    yield from _edits(inputs, test, variant, n_boot)
     yield from _border_concentration(inputs, variant, test, n_boot)
 
 
-def _effects(regions: pd.DataFrame) -> pd.DataFrame:
-    """effect: how far the log-odds of PNEUMONIA fall; a row that stands for both targets counts once."""
-    sign = np.where(regions["target"] == 1, 1.0, -1.0)
-    effect = sign * (regions["logit_full_image"].astype(float) - regions["logit_target"].astype(float))
-    return regions.assign(effect=effect).drop_duplicates(["trial_id", "image_id", "region", "fill", "control", "draw"])[
-        ["trial_id", "image_id", "region", "fill", "control", "draw", "effect"]
-    ]
+def contrasts(swaps: pd.DataFrame, patients: pd.Series) -> pd.DataFrame:
+    """Contrast of each recipient: mean over draws of the score with the PNEUMONIA donor minus with the NORMAL one.
+
+    Args:
+        swaps: rows of ``donor_swaps``.
+        patients: image_id to patient_id.
+
+    Returns:
+        trial_id, image_id, patient_id, outcome, region, contrast (log-odds), share_of_area; a draw without a score of
+        both donors does not count.
+    """
+    key = ["trial_id", "image_id", "outcome", "region"]
+    swaps = swaps.assign(logit=swaps["logit_pneumonia"].astype(float))
+    signed = np.where(swaps["donor_label"] == 1, swaps["logit"], -swaps["logit"])
+    draws = swaps.assign(contrast=signed).groupby([*key, "draw"], sort=False)
+    both = draws.agg(contrast=("contrast", "sum"), n=("logit", "count"), share_of_area=("share_of_area", "mean"))
+    both = both[both["n"] == len(CLASSES)].reset_index()
+    found = both.groupby(key, sort=False, as_index=False)[["contrast", "share_of_area"]].mean()
+    return found.assign(patient_id=found["image_id"].map(patients))
 
 
-def _against_controls(effects: pd.DataFrame) -> pd.DataFrame:
-    """gap of each (trial, image, region, fill) that has matched draws, as for maps."""
-    key = ["trial_id", "image_id", "patient_id", "region", "fill"]
-    own = effects.loc[effects["control"] == "none", [*key, "effect"]]
-    draws = effects[effects["control"] == "matched"].merge(own, on=key, suffixes=("_draw", ""))
-    ahead = draws["effect"] - draws["effect_draw"]
-    return draws.assign(gap=ahead).groupby(key, as_index=False, sort=False)[["gap"]].mean()
+def _mean(part: pd.DataFrame, seed: int, n_boot: int, margin: Margin | None = None) -> Row:
+    """Mean over recipients of the mean over models."""
+    n_trials = part["trial_id"].nunique()
+    averaged = part.groupby(["image_id", "patient_id"], as_index=False)["contrast"].mean()
+    if averaged.empty:
+        return {"n_trials": n_trials, "n": 0, "n_patients": 0}
+    return means(averaged.assign(trial_id="mean"), "contrast", seed, n_boot, margin) | {"n_trials": n_trials}
+
+
+def _missing(inputs: Inputs, swaps: pd.DataFrame) -> Row | None:
+    """Why there is nothing to judge, if so."""
+    regions = inputs.sweep.regions
+    if regions is None or regions.donors is None:
+        return {"reason": "add regions with donors to the sweep (regions: {donors: 120})", "verdict": NOT_APPLICABLE}
+    donors = swaps.groupby("donor_label")["donor_id"].nunique().reindex(range(len(CLASSES)), fill_value=0).min()
+    recipients = swaps["image_id"].nunique()
+    if donors >= MIN_DONORS and recipients >= MIN_RECIPIENTS:
+        return None
+    return {
+        "reason": (
+            f"got {donors} donor images of each class and {recipients} recipients; expected {MIN_DONORS} and "
+            f"{MIN_RECIPIENTS} or more (validation and NORMAL test images, one a patient, no patient in both); raise "
+            "data.limit, data.val_share or regions.donors"
+        )
+    }
+
+
+def _about(inputs: Inputs, variant: str, judged: Row) -> str | None:
+    """Of several models only: other subjects are named as those of any hypothesis."""
+    models = judged["n_trials"]
+    if models < 2:
+        return None
+    return f"the mean of these {models} trained models of the variant {variant}, not resampled: other seeds may differ"
+
+
+def _named(region: str) -> str:
+    return "whole image" if region == WHOLE else region
+
+
+def _shares(found: pd.DataFrame, variant: str, seed: int, n_boot: int) -> Iterator[Row]:
+    """Each region's share of the whole image's contrast, beside its share of the area."""
+    wide = found.groupby(["patient_id", "region"])["contrast"].mean().unstack()
+    area = found.groupby("region", sort=False)["share_of_area"].mean()
+    n_trials = found["trial_id"].nunique()
+    for region in (r for r in area.index if r != WHOLE and WHOLE in wide):
+        both = wide[[region, WHOLE]].dropna()
+        n = len(both)
+        known: Row = {
+            "n_trials": n_trials,
+            "n": n,
+            "n_patients": n,
+            "effect": float(both[region].sum() / both[WHOLE].sum()),
+        }
+        if n >= MIN_PATIENTS:
+            sums_PK, _ = patient_sums(both.to_numpy(), *patient_codes(both.index))
+            of_region_B, of_whole_B = (bootstrap_weights(n, n_boot, seed) @ sums_PK).T
+            lower, upper = percentile_interval((of_region_B / of_whole_B)[:, None])
+            known |= {"lower": lower[0], "upper": upper[0], "ci_method": SHARE_METHOD}
+        note = "; it holds anatomy, and is described alone" if region == "border" else ""
+        quantity = f"{_named(region)}: share of the whole image's contrast, on {area[region]:.1%} of the area{note}"
+        yield row("H1", variant, quantity, "share", **known)
+
+
+def _edits(inputs: Inputs, test: pd.DataFrame, variant: str, n_boot: int) -> Iterator[Row]:
+    normal = test.loc[test["label"] == 0, ["trial_id", "image_id", "patient_id"]]
+    edited = inputs.regions[inputs.regions["fill"] == "edit"].merge(normal, on=["trial_id", "image_id"])
+    sign = np.where(edited["target"] == 1, 1.0, -1.0)
+    rise = sign * (edited["logit_target"].astype(float) - edited["logit_full_image"].astype(float))
+    edited = edited.assign(rise=rise).drop_duplicates(["trial_id", "image_id", "region"])  # a row for each target
+    for edit in EDITS:
+        part = edited[edited["region"] == edit]
+        if len(part):
+            quantity = f"{edit}: rise of the log-odds of PNEUMONIA, NORMAL images{SAYS_OF_EDITS.get(edit, '')}"
+            yield row("H1", variant, quantity, "log-odds", **means(part, "rise", inputs.sweep.seed, n_boot))
 
 
 def _border_concentration(inputs: Inputs, variant: str, test: pd.DataFrame, n_boot: int) -> Iterator[Row]:

@@ -24,6 +24,7 @@ class Inputs:
         saliency: trial_id, image_id, target, half_mass_area, concentration and lung_share of the primary explainer.
         faithfulness: trial_id, image_id, target, control, gap and p_value of the same explainer, in the metric, level,
             scale, first grid and fill of `primary`.
+        donor_swaps: the whole table; no rows where the run lacks it.
     """
 
     sweep: Sweep
@@ -34,6 +35,7 @@ class Inputs:
     regions: pd.DataFrame
     saliency: pd.DataFrame
     faithfulness: pd.DataFrame
+    donor_swaps: pd.DataFrame
 
     @property
     def test(self) -> pd.DataFrame:

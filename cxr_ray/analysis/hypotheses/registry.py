@@ -29,6 +29,7 @@ class Hypothesis:
         unit: of the judged effect.
         margin: effects that do not count.
         says: what above, within and below the margin mean here, in words.
+        limits: what no verdict on it can show; stands beside each.
     """
 
     question: str
@@ -37,23 +38,25 @@ class Hypothesis:
     unit: str
     margin: Margin
     says: Mapping[str, str]
+    limits: str = ""
 
 
 TESTED = Registry(
     "hypothesis",
     {
         "H1": Hypothesis(
-            "Shortcuts: where it calls a NORMAL image PNEUMONIA, does the model lean on borders and corners, where "
-            "markers lie?",
+            "Shortcuts: does the model read the class from the corners of an image, where markers lie?",
             h1_shortcuts.shortcuts,
             per="variant",
             unit="log-odds",
             margin=h1_shortcuts.MARGIN,
             says={
-                ABOVE: "border and corners weigh more than the same shapes elsewhere",
-                WITHIN: "border and corners weigh about as much as the same shapes elsewhere",
-                BELOW: "border and corners weigh less than the same shapes elsewhere",
+                ABOVE: "uses class information from the corners (or a known marker) beyond the margin: a shortcut "
+                "candidate",
+                WITHIN: "uses class information from the corners (or a known marker) within the margin at most",
+                BELOW: "corners (or known markers) of PNEUMONIA images speak for NORMAL, beyond the margin",
             },
+            limits=h1_shortcuts.LIMITS,
         ),
         "H2": Hypothesis(
             "Imbalance: does training on unbalanced classes push the model towards PNEUMONIA?",

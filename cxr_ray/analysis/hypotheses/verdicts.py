@@ -11,7 +11,7 @@ import pandas as pd
 
 from cxr_ray.analysis.hypotheses.h2_imbalance import PAIR
 from cxr_ray.analysis.hypotheses.inputs import Inputs
-from cxr_ray.analysis.hypotheses.margins import INCONCLUSIVE, NOT_APPLICABLE, verdict
+from cxr_ray.analysis.hypotheses.margins import INCONCLUSIVE, NOT_APPLICABLE, Margin, verdict
 from cxr_ray.analysis.hypotheses.registry import TESTED
 from cxr_ray.analysis.hypotheses.rows import Row
 from cxr_ray.analysis.resampling import holm
@@ -48,7 +48,8 @@ def _judged(per: str, inputs: Inputs, test: pd.DataFrame, subject: str, n_boot: 
             first, *others = hypothesis.rows(inputs, test, subject, n_boot)
             ends = {"margin_low": hypothesis.margin.low, "margin_high": hypothesis.margin.high}
             known = {"role": "verdict", "unit": hypothesis.unit, "about": _about(inputs, subject, first)}
-            judged.append({**first, **ends, **known})
+            own = {name: first[name] for name in (*ends, "about") if first[name] is not None}
+            judged.append({**first, **ends, **known, **own})
             secondary += others
     return judged
 
@@ -89,9 +90,10 @@ def _judge(row: Row) -> None:
     lower, upper, lower_90, upper_90, p_holm = (
         np.nan if row[name] is None else row[name] for name in ("lower", "upper", "lower_90", "upper_90", "p_holm")
     )
-    row["verdict"] = verdict(hypothesis.margin, (lower, upper), (lower_90, upper_90), p_holm)
+    margin = Margin(row["margin_low"], row["margin_high"])
+    row["verdict"] = verdict(margin, (lower, upper), (lower_90, upper_90), p_holm)
     found = hypothesis.says.get(row["verdict"], "neither beyond nor within the margin is shown")
     row["reason"] = (
         f"{found}: 95% interval [{lower:.3g}, {upper:.3g}], 90% interval [{lower_90:.3g}, {upper_90:.3g}], margin "
-        f"{hypothesis.margin} {row['unit']}; p {p_holm:.2g} after Holm's correction"
+        f"{margin} {row['unit']}; p {p_holm:.2g} after Holm's correction"
     )

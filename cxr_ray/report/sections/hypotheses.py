@@ -15,13 +15,9 @@ from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section
 
 RULE = "; ".join(f"{name}: {meaning}" for name, meaning in VERDICTS.items())
-NOTES = (
+NOTE = (
     f"The rule of all verdicts. {RULE}. p is against the end of the margin on the side of the effect, never against 0; "
-    "Holm corrects over the hypotheses of one variant that apply. Where the margin is a line, nothing lies within it.",
-    "H1 swaps patches with a NORMAL validation image of another patient; it cannot see what most of these images show "
-    "as well. It is not judged by fills: a grey shape in a lung can look like an opacity. On phantoms without a "
-    "shortcut, filling an edge seemed to cost 1 to 2 log-odds more than filling the same shape elsewhere "
-    "(benchmarks/calibration.py). Effects of fills are secondary outcomes.",
+    "Holm corrects over the hypotheses of one variant that apply. Where the margin is a line, nothing lies within it."
 )
 CAPTION = (
     "Effect with its 95% interval (thin) and its 90% interval (thick; cross: no interval). Blue: the margin; dashed: "
@@ -47,11 +43,12 @@ def section(data: RunData, folder: Folder) -> Section:
                 "kind": "hypothesis",
                 "name": name,
                 "question": hypothesis.question,
+                "limits": hypothesis.limits,
                 "verdicts": [verdict(r) for r in page.rows_of(judged[judged["hypothesis"] == name])],
                 "secondary": secondary(name, mine[mine["role"] != "verdict"]),
             }
         )
-    return Section("hypotheses", "Hypotheses", [NOTES[0], margins(), *NOTES[1:]], blocks)
+    return Section("hypotheses", "Hypotheses", [NOTE, margins()], blocks)
 
 
 def margins() -> str:
