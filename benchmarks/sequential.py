@@ -9,23 +9,18 @@ the patients, images and ties of a real run; the answers to the run's own questi
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow.dataset as pads
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from benchmarks import common
-from cxr_ray.analysis import betting, primary
+from benchmarks import common, relabelling
+from cxr_ray.analysis import betting
 from cxr_ray.analysis.beating import N_PERM
 from cxr_ray.analysis.resampling import holm, sign_flip
-from cxr_ray.errors import RunError
-from cxr_ray.results import open_run
 
 WIN_RATES = (0.5, 0.55, 0.6, 0.7, 0.8)
 ALPHAS = (0.05, 0.0025)  # one series; one of a family of 20
@@ -76,18 +71,65 @@ def one_image_each(
 
 def sequential(x_RT: Floats, alpha: float) -> Outcome:
     """`betting.decide` of many series at once, without its bounds."""
-    steps = x_RT.shape[1]
-    better_R = betting.crossing(betting.e_process(x_RT), alpha)
-    futile_R = betting.crossing(betting.e_process(1 - x_RT, 1 - betting.FUTILE), alpha)
+    return decided(betting.e_process(x_RT), betting.e_process(1 - x_RT, 1 - betting.FUTILE), alpha)
+
+
+def decided(log_e_RT: Floats, log_e_futile_RT: Floats, alpha: float) -> Outcome:
+    """The first of two e-processes that reaches 1 / alpha."""
+    steps = log_e_RT.shape[1]
+    better_R, futile_R = betting.crossing(log_e_RT, alpha), betting.crossing(log_e_futile_RT, alpha)
     first_R = np.minimum(better_R, futile_R)
     decided_R = first_R <= steps
     return Outcome(decided_R & (better_R < futile_R), decided_R & (futile_R < better_R), np.minimum(first_R, steps))
 
 
+def plug_in(_: float, __: Floats, variance_RT: Floats, t_T: Floats, alpha: float) -> Floats:
+    """The paper's predictable plug-in: the bet that is best at step t for that variance."""
+    return np.asarray(np.sqrt(2 * np.log(1 / alpha) / (variance_RT * t_T * np.log(1 + t_T))))
+
+
+def agrapa(mean: float, mean_RT: Floats, variance_RT: Floats, *_: Floats | float) -> Floats:
+    """The paper's aGRAPA: the bet of the largest log capital to second order."""
+    return np.asarray((mean_RT - mean) / (variance_RT + (mean_RT - mean) ** 2))
+
+
+def predictable(x_RT: Floats, mean: float, alpha: float, stake: Callable[..., Floats]) -> Floats:
+    """Log e-values of a bet made of the steps before, between 0 and 0.95 / mean: [R, T].
+
+    The mean and variance of the steps before begin with one step of mean 1/2 and variance 1/4, as in the paper.
+    """
+    t_T = np.arange(1.0, x_RT.shape[1] + 1)
+    mean_RT = (0.5 + x_RT.cumsum(1)) / (t_T + 1)
+    variance_RT = (0.25 + ((x_RT - mean_RT) ** 2).cumsum(1)) / (t_T + 1)
+    starts = ((0.5, mean_RT), (0.25, variance_RT))
+    before = (np.hstack([np.full((len(x_RT), 1), start), of_RT[:, :-1]]) for start, of_RT in starts)
+    bet_RT = np.clip(stake(mean, *before, t_T, alpha), 0, 0.95 / mean)
+    return np.asarray(np.log1p(bet_RT * (x_RT - mean)).cumsum(1))
+
+
+def bets(rng: np.random.Generator, runs: int, alpha: float = 0.0025) -> dict[str, str]:
+    """The package's mixture of bets beside the paper's predictable ones: decisions and patients, one draw."""
+    found = {}
+    for win_rate in WIN_RATES[2:]:
+        x_RT = one_image_each(rng, runs, 1, win_rate)
+        outcomes = {"mixture": sequential(x_RT, alpha)}
+        for stake in (plug_in, agrapa):
+            better_RT = predictable(x_RT, betting.CHANCE, alpha, stake)
+            futile_RT = predictable(1 - x_RT, 1 - betting.FUTILE, alpha, stake)
+            outcomes[stake.__name__] = decided(better_RT, futile_RT, alpha)
+        for name, outcome in outcomes.items():
+            found[f"{name}, {win_rate:g}"] = f"better {outcome.better.mean():.3f}, {outcome.n.mean():.0f} patients"
+    return found
+
+
+def at_stop(values_RT: Floats, n_R: NDArray[np.int64]) -> Floats:
+    """Values at the step where each series stopped: [R]."""
+    return values_RT[np.arange(len(n_R)), n_R - 1]
+
+
 def missed(x_RT: Floats, n_R: NDArray[np.int64], mean: float, alpha: float) -> float:
     """Share of series whose bounds, one-sided at alpha each, leave out the mean at the step where they stopped."""
-    at = n_R[:, None] - 1
-    sides = (np.take_along_axis(betting.e_process(x, m), at, 1) for x, m in ((x_RT, mean), (1 - x_RT, 1 - mean)))
+    sides = (at_stop(betting.e_process(x, m), n_R) for x, m in ((x_RT, mean), (1 - x_RT, 1 - mean)))
     return float(np.mean(np.maximum(*sides) >= -np.log(alpha)))
 
 
@@ -140,7 +182,7 @@ def power(rng: np.random.Generator, runs: int) -> dict[str, dict[str, float]]:
             for alpha in ALPHAS:
                 outcome = sequential(x_RT, alpha)
                 patients = outcome.n.mean()
-                stopped = np.cumsum(x_RT, 1)[np.arange(runs), outcome.n - 1] / outcome.n
+                stopped = at_stop(np.cumsum(x_RT, 1), outcome.n) / outcome.n
                 cells[f"win rate {win_rate:g}, {draws} draw{'s' * (draws > 1)}, alpha {alpha:g}"] = {
                     "better": float(outcome.better.mean()),
                     "futile": float(outcome.futile.mean()),
@@ -164,7 +206,7 @@ def family(rng: np.random.Generator, runs: int) -> dict[str, float]:
         outcome = sequential(x_RT, alpha)
         highest_RT = np.maximum.accumulate(betting.e_process(x_RT), axis=1)
         better_RF[:, f], futile_RF[:, f] = outcome.better, outcome.futile
-        p_RF[:, f] = np.exp(-np.maximum(highest_RT[np.arange(runs), outcome.n - 1], 0))
+        p_RF[:, f] = np.exp(-np.maximum(at_stop(highest_RT, outcome.n), 0))
     by_holm_RF = np.array([holm(p) for p in p_RF]) <= 0.05
     rates = np.array(FAMILY)
     shares = {}
@@ -176,109 +218,6 @@ def family(rng: np.random.Generator, runs: int) -> dict[str, float]:
     return shares
 
 
-@dataclass(frozen=True)
-class Series:
-    """Win rates of one model and explainer over one control, an image a row.
-
-    Attributes:
-        name: of model, explainer and control.
-        x_N: win rates, [N].
-        patients_N: their patients, [N].
-    """
-
-    name: str
-    x_N: Floats
-    patients_N: NDArray[Any]
-
-
-def of_run(path: str) -> list[Series]:
-    """All series of a run's primary metric, grid and fill: the target PNEUMONIA where it was asked for."""
-    run = open_run(path)
-    settings = primary.of_run(run)
-    wanted = (
-        (pads.field("metric") == settings.metric)
-        & (pads.field("scale") == settings.scale)
-        & (pads.field("grid") == settings.grid)
-        & (pads.field("fill") == settings.fill)
-        & (pads.field("control") != "none")
-    )
-    columns = ["trial_id", "explainer", "control", "image_id", "target", "win_rate"]
-    rows = run.pandas("faithfulness", columns, wanted).dropna(subset="win_rate")
-    rows = rows[rows["target"] == rows.groupby(["trial_id", "explainer", "image_id"])["target"].transform("max")]
-    patient_of = run.pandas("images", ["image_id", "patient_id"]).set_index("image_id")["patient_id"]
-    return [
-        Series(
-            ", ".join(map(str, names)),
-            part["win_rate"].to_numpy(float),
-            patient_of.loc[part["image_id"]].to_numpy(object),
-        )
-        for names, part in rows.groupby(["trial_id", "explainer", "control"], observed=True)
-    ]
-
-
-def in_random_order(rng: np.random.Generator, series: Series) -> Floats:
-    """Win rates of one random image of each patient, patients in random order: [T]."""
-    shuffled = rng.permutation(len(series.x_N))
-    _, first = np.unique(series.patients_N[shuffled].astype(str), return_index=True)
-    return series.x_N[shuffled[np.sort(first)]]
-
-
-def relabelled(series: Series, relabellings: int, seed: int) -> dict[str, float]:
-    """Shares of true nulls rejected at 0.05: map and draws change sides at random for each patient."""
-    rng = np.random.default_rng(seed)
-    codes_N = pd.factorize(series.patients_N)[0]
-    side_RP = rng.integers(0, 2, (relabellings, codes_N.max() + 1)) * 2 - 1
-    x_RT = np.stack([in_random_order(rng, series) for _ in range(relabellings)])
-    # An order is random, and so are the sides: step t may take those of patient t.
-    x_RT = 0.5 + side_RP * (x_RT - 0.5)
-    p_R = sign_flip((side_RP[:, codes_N] * (series.x_N - 0.5)).T, series.patients_N, N_PERM, seed=seed)
-    return {
-        "sequential": float(np.mean(betting.crossing(betting.e_process(x_RT), 0.05) <= x_RT.shape[1])),
-        "fixed": float(np.mean(p_R <= 0.05)),
-    }
-
-
-def answers(all_series: list[Series]) -> dict[str, str]:
-    """The sequential answer to each of a run's own questions beside the fixed one."""
-    alpha = betting.family_alpha(0.05, len(all_series))
-    shown = {}
-    for series in all_series:
-        d = betting.decide(in_random_order(np.random.default_rng(0), series), alpha)
-        p = sign_flip(series.x_N[:, None] - 0.5, series.patients_N, N_PERM, seed=0)[0]
-        total = len(set(series.patients_N))
-        shown[series.name] = (
-            f"{d.decision} after {d.n} of {total} patients, win rate {d.win_rate:.2f} [{d.lower:.2f}, {d.upper:.2f}]; "
-            f"fixed: win rate {series.x_N.mean():.2f} over {len(series.x_N)} images, p {p:.4f}"
-        )
-    return shown
-
-
-def show_run(args: argparse.Namespace) -> None:
-    """Prints what relabelling and the run's own questions give."""
-    try:
-        all_series = of_run(args.run)
-    except RunError as e:
-        raise SystemExit(str(e)) from None
-    if not all_series:
-        raise SystemExit(f"{args.run}: no win rate of the primary metric; expected a run with controls.")
-    nulls = {s.name: relabelled(s, args.runs, seed) for seed, s in enumerate(all_series)}
-    n = args.runs * len(nulls)
-    means = {way: float(np.mean([shares[way] for shares in nulls.values()])) for way in ("sequential", "fixed")}
-    common.show(
-        "sequential",
-        {},
-        {f"{way}: true nulls rejected at 0.05": share for way, share in means.items()},
-        dict.fromkeys((f"{way}: true nulls rejected at 0.05" for way in means), 0.05),
-        unit="",
-        as_json=args.json,
-        nulls=f"{args.runs} relabellings of {len(nulls)} series, which share their images",
-        monte_carlo_error=f"{100 * np.sqrt(0.05 * 0.95 / n):.2f}% were the series independent",
-        most_rejected={way: max(shares[way] for shares in nulls.values()) for way in means},
-        level_of_bounds=f"{100 * (1 - 2 * betting.family_alpha(0.05, len(nulls))):.2f}%",
-        **answers(all_series),
-    )
-
-
 def main() -> None:
     """The command."""
     args = common.arguments(
@@ -287,7 +226,7 @@ def main() -> None:
         runs=(int, 1000, "series of each win rate (nulls: twice as many), or relabellings of RUN"),
     )
     if args.run:
-        show_run(args)
+        relabelling.show(args.run, args.runs, args.json)
         return
     rng = np.random.default_rng(0)
     nulls = RUNS_OF_TYPE_I * args.runs
@@ -320,6 +259,7 @@ def main() -> None:
         type_I=type_I,
         nulls_rejected_by_designs_that_do_not_hold=contrasts(rng, args.runs),
         family_of_20=family(rng, args.runs // 2),
+        bets_at_alpha_0025=bets(rng, args.runs // 2),
         **shown,
     )
 

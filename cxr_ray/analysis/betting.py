@@ -36,8 +36,8 @@ class Decision:
     """What a series of win rates shows at the step at which it is decided, or at its end.
 
     The decision and the bounds say the same: `lower` is 1/2 or more if and only if the decision is "better", and
-    `upper` is `futile` or less if and only if it is "futile" (to within 1e-6). The usual two-sided bounds at 1 - alpha
-    would hold 1/2 at nearly every "better": each of their sides has half of alpha only.
+    `upper` is `futile` or less if and only if it is "futile" (to within 1e-6). Two-sided bounds at 1 - alpha would hold
+    1/2 at every "better": they need twice the capital, and a step multiplies it by 1.95 at most.
 
     Attributes:
         decision: "better" than chance, "futile" (below the win rate of interest), or "undecided".

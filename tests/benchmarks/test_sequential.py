@@ -1,9 +1,11 @@
 """The benchmark of sequential verdicts, small: its simulated truth, its decisions, its nulls."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from benchmarks import sequential
+from benchmarks import relabelling, sequential
 from cxr_ray.analysis import betting
 from tests.builders.runs import make_run
 
@@ -58,6 +60,15 @@ def test_sequential_verdicts_hold_and_cost_little():
     assert passes / (624 * 6 * sequential.PASSES) < 0.055  # 0.04, and what 100 series may be off by
 
 
+def test_predictable_bets_are_martingales_and_need_more_patients():
+    """By enumeration: the capital of fair coins is 1 on average, whatever is learnt from the past."""
+    coins = np.array(list(itertools.product([0.0, 1.0], repeat=10)))
+    for stake in (sequential.plug_in, sequential.agrapa):
+        np.testing.assert_allclose(np.exp(sequential.predictable(coins, 0.5, 0.05, stake)).mean(0), 1)
+    patients = {name: int(cell.split()[-2]) for name, cell in sequential.bets(rng(8), 60).items()}
+    assert patients["mixture, 0.7"] < patients["agrapa, 0.7"] < patients["plug_in, 0.7"]
+
+
 def test_images_as_steps_and_repeated_looks_do_not_hold():
     rejected = sequential.contrasts(rng(5), 100)
     assert rejected["patients' means as steps"] < 0.12
@@ -67,25 +78,25 @@ def test_images_as_steps_and_repeated_looks_do_not_hold():
 
 def test_relabelling_makes_a_null_of_a_map_that_always_wins():
     patients = np.repeat(np.arange(60), rng(6).integers(1, 5, 60))
-    series = sequential.Series("m, gradcam, shifted", rng(6).choice([0.8, 1.0], len(patients)), patients)
-    shares = sequential.relabelled(series, 400, seed=0)
+    series = relabelling.Series("m, gradcam, shifted", rng(6).choice([0.8, 1.0], len(patients)), patients)
+    shares = relabelling.relabelled(series, 400, seed=0)
     assert all(share < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400) for share in shares.values())
     assert shares["fixed"] > 0.02
-    [answer] = sequential.answers([series]).values()
+    [answer] = relabelling.answers([series]).values()
     assert answer.startswith("better after ")
     assert "of 60 patients" in answer
 
 
 def test_each_patient_is_one_step_in_random_order():
-    series = sequential.Series("", np.arange(6) / 10, np.array(list("aabbcc"), dtype=object))
-    orders = {tuple(sequential.in_random_order(rng(seed), series)) for seed in range(300)}
+    series = relabelling.Series("", np.arange(6) / 10, np.array(list("aabbcc"), dtype=object))
+    orders = {tuple(relabelling.in_random_order(rng(seed), series)) for seed in range(300)}
     assert all(len({int(10 * x) // 2 for x in order}) == 3 for order in orders)
     assert len(orders) == 6 * 8  # every order, and every choice of an image
 
 
 def test_win_rates_of_a_run_are_those_of_its_primary_metric(tmp_path):
     path = make_run(tmp_path / "run", rules=("pneumonia", "predicted"))
-    series = {s.name: s for s in sequential.of_run(path)}
+    series = {s.name: s for s in relabelling.of_run(path)}
     assert all(len(s.x_N) == len(s.patients_N) == 6 for s in series.values())
     assert {name.split(", ")[2] for name in series} == {"pixel_random", "shifted"}
     assert all(((s.x_N >= 0) & (s.x_N <= 1)).all() for s in series.values())
