@@ -38,6 +38,20 @@ DESIGN = (
     ),
     ("win rate", "Share of control draws that the map beats, ties half; 0.5 is chance."),
     (
+        "hardest control",
+        "Of the strong controls measured, the one with the smallest mean advantage (of an explainer, bucket and setting).",
+    ),
+    (
+        "beaten",
+        "Mean advantage and win rate are both above chance, each by its p after Holm's correction and by its 95% "
+        "interval. Not beaten: it is not shown. differs: one of the two is above chance.",
+    ),
+    (
+        "rank set",
+        "The ranks of an explainer that paired comparisons over the same images allow; with 95% confidence the sets of "
+        "all explainers hold at once (Mogstad et al., Review of Economic Studies 2024).",
+    ),
+    (
         "patch swap",
         "A region is replaced by the same pixels of a NORMAL validation image of another patient (the donor image).",
     ),
