@@ -39,7 +39,7 @@ DESIGN = (
     ("win rate", "Share of control draws that the map beats, ties half; 0.5 is chance."),
     (
         "hardest control",
-        "Of the strong controls measured, the one with the smallest mean advantage (of an explainer, bucket and setting).",
+        "The strong control with the smallest mean advantage of an explainer, bucket and setting.",
     ),
     (
         "beaten",
