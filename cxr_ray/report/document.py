@@ -30,6 +30,7 @@ from cxr_ray.report.sections import (
     ranking,
     regions,
     sanity,
+    sequential,
     signs,
 )
 from cxr_ray.report.sections.headlines import headlines
@@ -74,6 +75,7 @@ def sections(data: RunData, folder: Folder, images: Images) -> list[Section]:
     """In the order of the page, which is that of the Grad-CAM findings study."""
     return [
         performance.section(data, folder),
+        sequential.section(data, folder),
         observations.section(data, folder),
         galleries.section(data, folder, images),
         hypotheses.section(data, folder),

@@ -71,6 +71,7 @@ def summary_lines(out: str) -> Iterator[str]:
     """Models, then each map's advantage over each control. Every number stands in a table of the run."""
     run = results.open_run(out)
     yield from _model_lines(run)
+    yield from _sequential_lines(run)
     yield from _verdict_lines(run)
     summary = run.pandas("summary")
     if (summary["control"] != "none").any():
@@ -91,6 +92,16 @@ def _model_lines(run: results.Run) -> Iterator[str]:
     for r in at_half.to_dict("records"):
         accuracy, auroc = (_interval(r[m], r[f"{m}_lower"], r[f"{m}_upper"]) for m in ("accuracy", "auroc"))
         yield f"  {r['trial_id']:<26}{variant_of[r['trial_id']]:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}"
+
+
+def _sequential_lines(run: results.Run) -> Iterator[str]:
+    """Sequential verdicts over all patients, a sentence each."""
+    verdicts = run.pandas("verdicts")
+    if verdicts.empty:
+        return
+    decided, patients = (verdicts["decision"] != "undecided").sum(), verdicts["n_available"].max()
+    yield f"\nSequential verdicts (table verdicts): {decided} of {len(verdicts)} decided; over all {patients} patients:"
+    yield from (f"  {sentence}" for sentence in verdicts.loc[verdicts["bucket"] == "all", "sentence"])
 
 
 def _verdict_lines(run: results.Run) -> Iterator[str]:

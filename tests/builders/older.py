@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-LATER_TABLES = ("saliency_summary", "region_summary", "sanity_summary", "agreement", "comparisons", "ranks")
+LATER_TABLES = ("verdicts", "saliency_summary", "region_summary", "sanity_summary", "agreement", "comparisons", "ranks")
 LATER_COLUMNS = {
     "classification": ("tp", "fp", "tn", "fn"),
     "summary": (

@@ -113,6 +113,7 @@ def make_run(out: Path | str, **options: Any) -> str:
     store.write_table("summary", summary_rows(o) + (contrast_rows(o.trial) if o.more else []))
     store.write_table("errors", list(o.errors))
     store.write_table("hypotheses", hypothesis_rows() if o.more else [])
+    store.write_table("verdicts", verdict_rows(o.trial) if o.more else [])
     write_images(store, o)
     measured = statistics.Measured(open_run(out))
     for name, rows_of in statistics.DERIVED.items():
@@ -484,3 +485,29 @@ def _partition(store: Store, name: str, where: Mapping[str, str], columns: Mappi
     folder = Path(store.path("tables", name, *(f"{k}={v}" for k, v in where.items())))
     folder.mkdir(parents=True)
     pq.write_table(TABLES[name].build(columns), folder / "part-0.parquet")
+
+
+def verdict_rows(trial_id: str) -> list[Row]:
+    """Rows of ``verdicts``: gradcam over both controls, of all patients and of a bucket without any."""
+    rows = []
+    for n, (control, decision) in enumerate([("shifted", "better"), ("mean_map", "undecided")]):
+        for bucket in ("all", "FN"):
+            known = bucket == "all"
+            rows.append(
+                {
+                    **{"trial_id": trial_id, "explainer": "gradcam", "target_rule": "pneumonia", "control": control},
+                    **{"bucket": bucket, "metric": "abpc", "scale": "logodds", "grid": "pixel", "fill": "mean"},
+                    **{"n_patients": 41 + n if known else 0, "n_available": 427 if known else 0, "n_lost": 0},
+                    **{"draws": 1, "passes": (41 + n) * 20 if known else 0},
+                    "e_value": 331.5 - 300 * n if known else None,
+                    "e_value_futile": 0.8125 if known else None,
+                    **dict(
+                        zip(("win_rate", "lower", "upper"), (0.781, 0.541, 0.937) if known else [None] * 3, strict=True)
+                    ),
+                    **{"confidence": 0.975, "futile": 0.6, "alpha": 0.0125, "family": "made up", "family_size": 4},
+                    "decision": decision if known else "undecided",
+                    "sentence": f"Grad-CAM on {trial_id}, {bucket}: told of {control}.",
+                    **{"method": "betting", "seconds": 12.5},
+                }
+            )
+    return rows

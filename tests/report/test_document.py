@@ -93,6 +93,7 @@ def test_a_run_that_measured_less_says_what_it_lacks(page):
     text = text_of(page)
     assert "This run judges no hypothesis" in text
     assert "The run measured no regions" in text
+    assert "Not measured in this run (verdicts: null, or an older run)." in text
     assert "The run has no randomised models" in text
     assert "it takes two models and a control" in text
 
@@ -111,6 +112,12 @@ def test_hypotheses_have_verdicts_in_words(findings_text):
     assert "This run has no verdict on H2." in findings_text
     assert "Not applicable (plain): there are no lung masks" in findings_text
     assert "nan" not in findings_text.lower().split()
+
+
+def test_sequential_verdicts_lead_and_stand_with_their_numbers(findings_text):
+    assert findings_text.count(f"Grad-CAM on {TRIAL}, all: told of shifted.") == 2  # a headline, and its section
+    assert "gradcam pneumonia shifted all 41 of 427 820 332 0.781 [0.541, 0.937] better" in findings_text
+    assert "gradcam pneumonia mean_map FN 0 of 0 0 – – undecided" in findings_text
 
 
 def test_the_sign_stands_under_every_choice(findings_text):

@@ -20,7 +20,16 @@ from cxr_ray.report import page
 from cxr_ray.report.document import reading
 from cxr_ray.report.galleries import GALLERY
 from cxr_ray.report.load import load, optional
-from cxr_ray.report.sections import advantages, definitions, hypotheses, observations, ranking, sanity, signs
+from cxr_ray.report.sections import (
+    advantages,
+    definitions,
+    hypotheses,
+    observations,
+    ranking,
+    sanity,
+    sequential,
+    signs,
+)
 from cxr_ray.results import open_run
 from cxr_ray.schemas import TABLES
 from tests.builders.pages import page_of, text_of
@@ -68,6 +77,7 @@ def prose() -> list[str]:
         hypotheses.margins(),
         advantages.NOTE,
         advantages.BASELINE,
+        sequential.NOTE,
         signs.NOTE,
         ranking.NOTE,
         ranking.TAU_NOTE,

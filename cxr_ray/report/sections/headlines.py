@@ -12,6 +12,7 @@ from cxr_ray.analysis.summary import VALID_SHARE
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.report import page
 from cxr_ray.report.rundata import RunData
+from cxr_ray.report.sections import sequential
 
 
 def headlines(data: RunData) -> list[str]:
@@ -22,7 +23,8 @@ def headlines(data: RunData) -> list[str]:
     rows = data.buckets[(data.buckets["trial_id"] == trial_id) & (data.buckets["explainer"] == data.primary.explainer)]
     rows = data.first.rows(rows)
     found = (_performance(data, trial_id), _verdicts(data), _deletion(data, rows), _advantages(data, trial_id))
-    return [sentence for sentences in (*found, _baseline(data, rows)) for sentence in sentences]
+    told = (found[0], sequential.headlines(data, trial_id), *found[1:], _baseline(data, rows))
+    return [sentence for sentences in told for sentence in sentences]
 
 
 def _performance(data: RunData, trial_id: str) -> Iterator[str]:
