@@ -254,6 +254,11 @@ FAITHFULNESS = Table(
             "draws were stopped; null under 19 draws",
         ),
         "p_draws": ("small", "draws behind p_value: n_draws, or more where sequential; null without p_value"),
+        "overlap": (
+            "float",
+            "mean over draws of the share of the map's most salient 25% that the draw's 25% covers; null for controls "
+            "that no map enters",
+        ),
         "score_full": ("float", "score of the wholly filled image, on this row's scale"),
         "baseline_valid": ("bool", "the filled image is at least 1 log-odds below the untouched one"),
     },
@@ -422,6 +427,11 @@ SUMMARY = Table(
         "control_mean": (
             "float",
             "mean over images of the metric's mean over the control's draws; null for control none and contrasts",
+        ),
+        "overlap": (
+            "float",
+            "mean over images of faithfulness.overlap: how much of the map's 25% its control covers; null for control "
+            "none, controls that no map enters and contrasts",
         ),
         "n_valid_baseline": (
             "small",

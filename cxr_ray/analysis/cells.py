@@ -29,6 +29,7 @@ class Cells:
         measure_NK: the metric itself for control none, the gap to the control for the others.
         win_NK: share of draws that the map beats, minus 1/2.
         control_NK: mean of the metric over the control's draws.
+        overlap_NK: mean share of the map's most salient quarter that the control's draws cover.
         valid_NK: the filled image is a valid baseline.
         degenerate_NK: the map is constant.
         draws_K: most draws that any image has.
@@ -38,6 +39,7 @@ class Cells:
     measure_NK: Floats
     win_NK: Floats
     control_NK: Floats
+    overlap_NK: Floats
     valid_NK: NDArray[np.bool_]
     degenerate_NK: NDArray[np.bool_]
     draws_K: Ints
@@ -98,6 +100,7 @@ def cells_of(faithfulness: pd.DataFrame, degenerate: pd.DataFrame, image_ids: pd
         measure_NK=matrix(measure, np.nan),
         win_NK=matrix(np.where(np.isnan(measure), np.nan, part["win_rate"].to_numpy(np.float64) - 0.5), np.nan),
         control_NK=matrix(part["control_mean"].to_numpy(np.float64), np.nan),
+        overlap_NK=matrix(part["overlap"].to_numpy(np.float64), np.nan),
         valid_NK=matrix(part["baseline_valid"].astype("boolean").fillna(False).to_numpy(bool), False),
         degenerate_NK=degenerate_NE[:, explainer_K],
         draws_K=draws.max(axis=0, initial=0),

@@ -42,7 +42,7 @@ BUCKETS = {
 CONTRASTS = (("TP", "FP"), ("TN", "FN"), ("correct", "wrong"))
 CALIPER = 0.25  # log-odds of the target
 VALID_SHARE = 0.95  # of a bucket's images, below which no absolute area is shown
-OF_BUCKET = ("control_mean", "n_valid_baseline", "n_negative")
+OF_BUCKET = ("control_mean", "overlap", "n_valid_baseline", "n_negative")
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,11 @@ def _bucket(
 
 
 def _of_bucket(cells: Cells, chosen: Ints) -> dict[str, NDArray[Any]]:
-    """Mean of the control and counts that a contrast has not, each an array over K."""
+    """Means of the control and counts that a contrast has not, each an array over K."""
     measure_NK = cells.measure_NK[chosen]
     return {
         "control_mean": np.where(cells.absolute_K, np.nan, _mean(cells.control_NK[chosen])),
+        "overlap": np.where(cells.absolute_K, np.nan, _mean(cells.overlap_NK[chosen])),
         "n_valid_baseline": (cells.valid_NK[chosen] & ~np.isnan(measure_NK)).sum(0),
         "n_negative": (measure_NK < 0).sum(0),
     }

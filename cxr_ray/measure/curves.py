@@ -82,12 +82,14 @@ class Curves:
         drawn: whether there is such a draw, bool [P, D].
         overlap: share of the map's own perturbed units that the control perturbs too, [P, D, O, L + 2]; None: not
             measured, for controls made from nothing.
+        overlap_quarter: the same of the most salient quarter, [P, D], whatever the levels; None: not measured.
     """
 
     axes: Axes
     logit: Array
     drawn: NDArray[np.bool_]
     overlap: Array | None = None
+    overlap_quarter: Array | None = None
 
     @property
     def logit_full(self) -> Array:

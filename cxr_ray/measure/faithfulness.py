@@ -96,6 +96,7 @@ def faithfulness_rows(
                 higher = np.array([METRICS[name].higher_is_faithful for name, _ in names])
                 compared = compare(value_PM, of_control.metrics(fill, scale)[1], higher)
             compared |= _tested(compared, scale == "logodds")
+            compared["overlap"] = np.where(np.isnan(value_PM), np.nan, _mean_overlap(of_control)[:, None])
             if scale == "logodds" and control in tests:
                 tested = place(names, own.axes.primary)
                 compared["p_value"][:, tested] = tests[control].p_value[:, fill]
@@ -104,6 +105,14 @@ def faithfulness_rows(
             columns = {name: column.ravel() for name, column in compared.items()}
             tables.append(FAITHFULNESS.build({**same, "control": take([control], once), **columns}))
     return pa.concat_tables(tables)
+
+
+def _mean_overlap(curves: Curves) -> Array:
+    """Mean over the draws of the share of the map's most salient quarter that the draw's covers, [P]; NaN for none."""
+    if curves.overlap_quarter is None:
+        return np.full(len(curves.drawn), np.nan)
+    n = curves.drawn.sum(1)
+    return np.where(n > 0, np.where(curves.drawn, curves.overlap_quarter, 0.0).sum(1) / np.maximum(n, 1), np.nan)
 
 
 def _not_compared(shape: tuple[int, ...]) -> dict[str, Array]:

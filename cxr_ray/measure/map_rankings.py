@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxr_ray.measure import rankings
+from cxr_ray.measure import rankings, smoothness
 from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.controls import CONTROLS, Draws
 from cxr_ray.measure.curves import Axes, Curves, overlaps, score_rankings, with_equal_masks
@@ -118,15 +118,18 @@ class MapRankings:
         curves = {}
         for (control, (control_places, control_drawn)), part in parts:
             overlap = overlaps(axes, own_places, control_places)
+            quarter = smoothness.overlap_of_quarters(own_places, control_places).cpu().numpy()
             if control == "none":
-                overlap[:] = np.nan
+                overlap[:] = quarter[:] = np.nan
             of_control = with_equal_masks(part, logit_own, overlap, control_drawn)
-            curves[control] = Curves(axes, of_control, control_drawn, overlap)
+            curves[control] = Curves(axes, of_control, control_drawn, overlap, quarter)
         return curves
 
     def _joined(self, axes: Axes, parts: Sequence[Curves]) -> Curves:
         """One control's draws from portions of them; NaN for maps that are not finite."""
         logit = np.concatenate([part.logit for part in parts], 1)
         logit[self.missing] = np.nan
+        drawn = np.concatenate([part.drawn for part in parts], 1)
         overlap = [part.overlap for part in parts if part.overlap is not None]
-        return Curves(axes, logit, np.concatenate([part.drawn for part in parts], 1), np.concatenate(overlap, 1))
+        quarter = [part.overlap_quarter for part in parts if part.overlap_quarter is not None]
+        return Curves(axes, logit, drawn, np.concatenate(overlap, 1), np.concatenate(quarter, 1))

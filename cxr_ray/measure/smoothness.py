@@ -1,6 +1,7 @@
-"""How smooth a ranking is, and random fields that are as smooth.
+"""The most salient quarter of a ranking, how smooth its mask is, and random fields that are as smooth.
 
-Shapes: N maps, D draws, U units (pixels or cells), G side of the grid in units, K knots along each side.
+Shapes: N maps, P (image, target) pairs, D draws, U units (pixels or cells), G side of the grid in
+units, K knots along each side.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from scipy.special import ndtri, owens_t
 from torch import Tensor
 
 from cxr_ray import randomness
+from cxr_ray.measure import rankings
 
 QUARTER = 0.25  # the share at which masks are compared
 FINEST, STEP = 0.25, 1.05  # units, and the step between the length scales that a field may have
@@ -28,6 +30,11 @@ def quarter(places_U: Tensor) -> Tensor:
     units = places_U.shape[-1]
     g = math.isqrt(units)
     return (places_U < round(QUARTER * units)).unflatten(-1, (g, g))
+
+
+def overlap_of_quarters(places_PU: Tensor, control_PDU: Tensor) -> Tensor:
+    """Share of the most salient quarter of rankings that the quarter of each draw covers, float32 [P, D]."""
+    return rankings.overlap(places_PU, control_PDU, round(QUARTER * places_PU.shape[-1]), "morf")
 
 
 def perimeter(masks_GG: Tensor) -> Tensor:

@@ -190,6 +190,15 @@ def test_absolute_areas_need_a_valid_baseline():
     assert not one(frame, bucket="all", control="none", metric="abpc")["hidden"]  # 7 of 200 images
 
 
+def test_overlap_is_its_mean_over_a_buckets_images_and_null_where_no_map_enters():
+    faithfulness, predictions, images = many(control=("none", "shifted", "cell_random"))
+    faithfulness.loc[faithfulness.control == "cell_random", "overlap"] = np.nan
+    frame = summary_of(faithfulness, predictions, images)
+    cell = faithfulness.query("outcome == 'TP' and control == 'shifted'")
+    assert one(frame, bucket="TP", control="shifted")["overlap"] == pytest.approx(cell.overlap.mean(), abs=1e-6)
+    assert frame[frame.contrast | frame.control.isin(["none", "cell_random"])].overlap.isna().all()
+
+
 def test_families_are_explainers_by_controls():
     faithfulness, predictions, images = many(
         explainer=("gradcam", "occlusion", "saliency"),

@@ -64,6 +64,7 @@ def faithfulness_of(predictions, seed=0, **choices):
             "gap": np.where(none, np.nan, rng.normal(0.2, 1, n * k)).astype(np.float32),
             "win_rate": np.where(none, np.nan, rng.choice([0.0, 0.4, 0.6, 0.8, 1.0], n * k)).astype(np.float32),
             "control_mean": np.where(none, np.nan, rng.normal(0.5, 1, n * k)).astype(np.float32),
+            "overlap": np.where(none, np.nan, rng.uniform(0, 0.5, n * k)).astype(np.float32),
             "n_draws": np.where(none, 0, 5),
             "baseline_valid": True,
         }

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 LATER_TABLES = ("verdicts", "saliency_summary", "region_summary", "sanity_summary", "agreement", "comparisons", "ranks")
 LATER_COLUMNS = {
     "classification": ("tp", "fp", "tn", "fn"),
+    "faithfulness": ("overlap",),
     "summary": (
-        *("control_mean", "n_valid_baseline", "n_negative"),
+        *("control_mean", "overlap", "n_valid_baseline", "n_negative"),
         *("mean_p", "mean_p_holm", "win_lower", "win_upper", "hardest", "beaten"),
     ),
 }

@@ -87,3 +87,27 @@ def test_random_cams_weights_are_permuted_over_channels(shape):
     if len(shape) == 4:  # a channel keeps its places
         channels = {tuple(c.flatten().tolist()) for c in weights[0]}
         assert {tuple(c.flatten().tolist()) for c in made[0][0]} == channels
+
+
+def test_without_the_draws_that_overlap_the_map_p_of_shifted_would_be_too_small():
+    """Maps in random places of their orbit are true nulls. What each place loses is a smooth random field."""
+    g, draws, maps, fields = 14, 19, 20, 200
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(g), torch.arange(g), indexing="ij")
+    lobes = torch.randn(maps, 3, 3, generator=generator)  # one or two blobs, as a class activation map has
+    places = rankings.rank(rankings.upsample(lobes, g).flatten(1), (y * g + x).float().flatten().expand(maps, -1))
+    orbits = torch.cat([places[:, None], controls.shifted(asked([f"{i}" for i in range(maps)], range(391)), places)], 1)
+    quarters = (orbits < g * g // 4).float()
+    rejected = {"all": 0, "apart": 0}
+    rng = np.random.default_rng(0)
+    for quarter in quarters:
+        apart = (quarter @ quarter.T / (g * g // 4) <= 0.5).numpy()
+        lost = rankings.upsample(torch.randn(fields, 7, 7, generator=generator), g).flatten(1)
+        for score in (quarter @ lost.T).T.numpy():
+            own = rng.integers(len(score))
+            for which, allowed in (("all", np.arange(len(score)) != own), ("apart", apart[own])):
+                drawn = rng.choice(np.flatnonzero(allowed), draws, replace=False)
+                rejected[which] += (1 + (score[drawn] >= score[own]).sum()) / (1 + draws) <= 0.05
+    share = {which: count / (maps * fields) for which, count in rejected.items()}
+    assert abs(share["all"] - 0.05) < 0.011  # three standard errors of 4,000 tests
+    assert share["apart"] > 0.061

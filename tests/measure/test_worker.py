@@ -340,3 +340,19 @@ def test_orders_and_targets_can_be_left_out():
     assert set(out["faithfulness"].metric) == {"insertion_auc"}
     assert set(out["curves"].direction) == {"lerf"}
     assert set(itertools.chain(out["faithfulness"].control)) == {"none"}
+
+
+def test_overlap_is_that_of_the_most_salient_quarter_on_average_over_draws():
+    perturb = {"grids": ["pixel", "7"], "fills": ["mean"], "levels": [0.25], "orders": ["morf"]}
+    out = frames(worker(sweep(perturb=perturb), linear_model())(shard()))
+    key = ["explainer", "image_id", "target", "grid", "control"]
+    curves = out["curves"].query("level == 0.25 and control in ('shifted', 'smooth_random')")
+    expected = curves.groupby(key).overlap.mean()
+    assert len(expected)
+    for extreme in ("min", "max"):  # of metrics and scales
+        found = out["faithfulness"].groupby(key).overlap.agg(extreme)
+        assert np.allclose(found.reindex(expected.index), expected, atol=1e-6)
+    alone = out["faithfulness"].control.isin(["none", "cell_random", "pixel_random"])
+    assert out["faithfulness"][alone].overlap.isna().all()
+    other_levels = frames(worker(sweep(), linear_model())(shard()))["faithfulness"]
+    assert np.allclose(other_levels.groupby(key).overlap.mean().reindex(expected.index), expected, atol=1e-6)

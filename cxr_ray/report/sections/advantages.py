@@ -22,7 +22,9 @@ NOTE = (
     "share of control draws that the map beats, ties half, 0.5 is chance [95% interval], and p_holm of a one-sided "
     "sign-flip test over patients. Both are corrected by Holm over explainers x controls. They answer two questions: "
     "by how much on average, and how often. Bold: beaten, by both tests (p_holm < 0.05) and both intervals; differs: "
-    "by one of the two. hardest: the strong control with the smallest mean advantage; a map is judged by it."
+    "by one of the two. hardest: the strong control with the smallest mean advantage; a map is judged by it. overlap: "
+    "the mean share of the map's most salient 25% that the control's 25% covers (0.25 by chance); a control that "
+    "covers much of the map has much of its effect."
 )
 BASELINE = (
     "An area ends on the wholly filled image. That image is a valid baseline where it scores at least 1 log-odds below "
@@ -196,6 +198,7 @@ def _cell(r: Any) -> Cell:
     sub = f"p_holm {page.p_text(r.mean_p_holm)} · win rate {win}, p_holm {page.p_text(r.p_holm)}"
     sub += " · hardest" if r.hardest is True else ""
     sub += " · differs" if r.beaten == beating.DIFFERS else ""
+    sub += "" if pd.isna(r.overlap) else f" · overlap {page.number(r.overlap, 2)}"
     if r.n_null or r.n_degenerate:
         sub += f" · {page.count(r.n_null)} null, {page.count(r.n_degenerate)} constant"
     return {"text": page.mean(r), "sub": sub, "strong": r.beaten == beating.YES}
