@@ -149,6 +149,10 @@ def answer(local: LocalVerdict, args: argparse.Namespace, screen: Screen) -> Non
     screen.line("")
     for row in rows:
         screen.line(row["sentence"])
+    screen.line(
+        f"The chance of any wrong sentence is at most {local.alpha:g}. Each interval holds at all times with a "
+        f"probability of {rows[0]['confidence']:.1%}; a win rate at a stop lies too far from 0.50 on average."
+    )
     if args.out is not None:
         keep(args.out, local.sweep, rows)
         screen.line(f"Table: {args.out}/tables/verdicts")

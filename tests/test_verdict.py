@@ -49,7 +49,10 @@ def test_it_ends_with_a_sentence_for_each_control_and_keeps_the_table(said, tmp_
     assert list(table.control) == ["shifted", "mean_map"]
     assert (table.family_size == 2).all()
     assert (table.n_available == 12).all()
-    assert lines[-3:-1] == list(table.sentence)
+    assert lines[-4:-2] == list(table.sentence)
+    assert lines[-2].startswith(
+        "The chance of any wrong sentence is at most 0.05. Each interval holds at all times with "
+    )
     assert table.sentence[0].startswith("Grad-CAM on mine_1: ")
     assert lines[-1] == f"Table: {out}/tables/verdicts"
 

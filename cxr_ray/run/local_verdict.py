@@ -90,6 +90,12 @@ class LocalVerdict:
             donor_maps=self.maps,
         )
 
+    @property
+    def alpha(self) -> float:
+        """Chance of any wrong decision."""
+        assert self.sweep.verdicts is not None  # else there are none
+        return self.sweep.verdicts.alpha
+
     @cached_property
     def test(self) -> pd.DataFrame:
         """The test split."""

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxr_ray.analysis.primary import resolve
 from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
 from cxr_ray.measure import donors
 from cxr_ray.measure.donors import DonorMaps, build_donor_index
@@ -14,16 +15,38 @@ from cxr_ray.measure.steps import in_random_order, verdict_sweep
 from cxr_ray.measure.worker import ModelRef, Worker
 from cxr_ray.storage import Store
 from tests.builders import networks
-from tests.builders.shards import frames, shard, sweep
+from tests.builders.shards import frames, linear_model, shard, sweep
 
 SIZE = 56
 CONTROLS = ["cell_random", "shifted", "random_cam", "other_image", "mean_map"]
 EXPLAINERS = ["gradcam", "random"]
 
 
+def after_map_pass(folder, config, model, whole, patients):
+    """A worker and its shards, the maps of all images kept and indexed."""
+    store = Store(str(folder), {})
+    size = whole.pixels.shape[-1]
+    worker = Worker(
+        config, {"m": ModelRef("m", "none", None, size)}, batch_size=16, donor_maps=DonorMaps(store, config)
+    )
+    worker.model = lambda trial_id: model
+    parts, n = {}, len(whole.image_ids)
+    for k, chosen in enumerate(np.array_split(np.arange(n), 3)):
+        parts[f"m.test.{k}"] = dataclasses.replace(whole.only(np.isin(np.arange(n), chosen)), name=f"m.test.{k}")
+    for name, part in parts.items():
+        store.write_shard(name, worker.map_pass(part), donors.MAPS)
+    wanted = [(e, t) for e in config.explain.explainers for t in (0, 1)]
+    index = build_donor_index(store, parts, dict(zip(whole.image_ids, patients, strict=True)), wanted)
+    worker.donor_maps.write_index("m", index)
+    for target in wanted:
+        for predicted in (0, 1):
+            worker.donor_maps.write_total("m", target, predicted, size)
+    return worker, parts
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Twelve images of ten patients in three shards after a map pass: the worker, the shard of all, the sweep."""
+    """Twelve images of ten patients in three shards after a map pass: the worker, all images, the shards, the sweep."""
     config = sweep(
         data={"size": SIZE},
         explain={"explainers": EXPLAINERS, "targets": ["pneumonia", "predicted"]},
@@ -33,25 +56,25 @@ def measured(tmp_path_factory):
         regions=None,
         sanity=None,
     )
-    store = Store(str(tmp_path_factory.mktemp("maps")), {})
-    worker = Worker(
-        config, {"m": ModelRef("m", "none", None, SIZE)}, batch_size=16, donor_maps=DonorMaps(store, config)
-    )
-    worker.model = lambda trial_id: networks.small(size=SIZE)
     whole = shard(12, SIZE)
-    parts = {}
-    for n, chosen in enumerate(np.array_split(np.arange(12), 3)):
-        parts[f"m.test.{n}"] = dataclasses.replace(whole.only(np.isin(np.arange(12), chosen)), name=f"m.test.{n}")
-    for name, part in parts.items():
-        store.write_shard(name, worker.map_pass(part), donors.MAPS)
-    patients = {image_id: f"p{min(n, 9)}" for n, image_id in enumerate(whole.image_ids)}
-    wanted = [(e, t) for e in EXPLAINERS for t in (0, 1)]
-    index = build_donor_index(store, parts, patients, wanted)
-    worker.donor_maps.write_index("m", index)
-    for target in wanted:
-        for predicted in (0, 1):
-            worker.donor_maps.write_total("m", target, predicted, SIZE)
+    patients = [f"p{min(n, 9)}" for n in range(12)]
+    folder = tmp_path_factory.mktemp("maps")
+    worker, parts = after_map_pass(folder, config, networks.small(size=SIZE), whole, patients)
     return worker, whole, parts, config
+
+
+def decided(worker, whole, narrow, patients):
+    """The verdicts after all rounds of so many patients."""
+    worker.sweep = narrow
+    labels = dict(zip(whole.image_ids, whole.labels, strict=True))
+    verdicts = Verdicts("m", steps_of(worker.donor_maps.index("m").images, labels, 0), narrow)
+    while blocks := verdicts.next_round(patients, 4):
+        made = []
+        for ids, comparisons in blocks:
+            part = whole.only(np.isin(whole.image_ids, ids))
+            made.append(worker.wins(dataclasses.replace(part, comparisons=comparisons))["wins", ""])
+        verdicts.add(made)
+    return verdicts
 
 
 def wins_of(worker, part, comparisons):
@@ -115,23 +138,34 @@ def test_every_order_of_patients_is_as_likely():
 
 
 def test_rounds_of_any_length_give_the_same_rows(measured):
-    from cxr_ray.analysis.primary import resolve
-
     worker, whole, _, config = measured
     narrow = verdict_sweep(config, "7", "black", "abpc")
-    worker.sweep = narrow
-    labels = dict(zip(whole.image_ids, whole.labels, strict=True))
-    found = []
-    for patients in (3, 10):
-        verdicts = Verdicts("m", steps_of(worker.donor_maps.index("m").images, labels, 0), narrow)
-        while blocks := verdicts.next_round(patients, 4):
-            made = []
-            for ids, comparisons in blocks:
-                part = whole.only(np.isin(whole.image_ids, ids))
-                made.append(worker.wins(dataclasses.replace(part, comparisons=comparisons))["wins", ""])
-            verdicts.add(made)
-        found.append([{k: v for k, v in row.items() if k != "seconds"} for row in verdicts.rows(resolve(config))])
+    one, other = (
+        pd.DataFrame(decided(worker, whole, narrow, patients).rows(resolve(config))).drop(columns="seconds")
+        for patients in (3, 10)
+    )
     worker.sweep = config
-    one, other = (pd.DataFrame(rows) for rows in found)
     pd.testing.assert_frame_equal(one, other)
     assert one.n_patients.max() == 10
+
+
+def test_a_map_that_is_right_is_better_than_its_controls_and_a_random_one_is_not(tmp_path):
+    """Of a linear network, input times gradient ranks pixels by their exact effect under a fill of 0 in model space."""
+    config = sweep(
+        explain={"explainers": ["input_x_gradient", "random"], "targets": ["pneumonia"]},
+        perturb={"grids": ["7"], "fills": ["grey"], "levels": [0.25, 0.5, 0.75]},
+        controls={},
+        verdicts={"controls": ["shifted", "cell_random"], "alpha": 0.4},
+        regions=None,
+        sanity=None,
+    )
+    whole = shard(40)
+    worker, _ = after_map_pass(tmp_path, config, linear_model(), whole, whole.image_ids)
+    verdicts = decided(worker, whole, verdict_sweep(config, "7", "grey", "abpc"), 8)
+    everyone = {(c.comparison.explainer, c.comparison.control): c.found for c in verdicts.cells if c.bucket == "all"}
+    for control in ("shifted", "cell_random"):
+        right, chance = everyone["input_x_gradient", control], everyone["random", control]
+        assert (right.decision, right.win_rate) == ("better", 1.0)
+        assert right.n < 20
+        assert chance.decision in ("futile", "undecided")
+        assert chance.lower < 0.5
