@@ -67,11 +67,12 @@ def judge(model: Classifier, recipients: list[Phantom], donors: list[Phantom]) -
     ).assign(outcome="TN")
     trials = pd.DataFrame({"trial_id": ["m"], "variant": "m", "seed": np.nan, "status": "given", "config": "{}"})
     patients = pd.Series(ids, index=ids)
-    regions, saliency, faithfulness = (
-        pd.DataFrame(columns=["trial_id", *TABLES[name].columns]) for name in ("regions", "saliency", "faithfulness")
+    regions, saliency, faithfulness, lungs = (
+        pd.DataFrame(columns=["trial_id", *TABLES[name].columns])
+        for name in ("regions", "saliency", "faithfulness", "lungs")
     )
     given = Inputs(
-        sweep, primary_settings(sweep), trials, predictions, patients, regions, saliency, faithfulness, found
+        sweep, primary_settings(sweep), trials, predictions, patients, regions, saliency, faithfulness, found, lungs
     )
     row = next(r for r in hypothesis_rows(given) if r["hypothesis"] == "H1" and r["role"] == "verdict")
     by_region = contrasts(found, patients).groupby("region")["contrast"].mean()

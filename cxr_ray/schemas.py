@@ -210,6 +210,22 @@ SALIENCY = Table(
     ("trial_id", "explainer"),
 )
 
+LUNGS = Table(
+    "lungs",
+    {
+        **_IMAGE,
+        **_TARGET,
+        "control": ("str", "none: the map itself; else a control made from or for it, which gets the map's values"),
+        "mask": ("str", "of the lungs: given, or dilated or eroded by 4 pixels of 224"),
+        "draws": ("small", "draws of the control that the row is a mean over; 1 for none"),
+        "share": ("float", "share of the map's positive mass in the lungs; null without positive mass"),
+        "area": ("float", "share of the image that is lungs"),
+        "enrichment": ("float", "share / area: 1 is a map without information on where the lungs are"),
+    },
+    ("trial_id", "explainer", "image_id", "target", "control", "mask"),
+    ("trial_id", "explainer"),
+)
+
 CURVES = Table(
     "curves",
     {
@@ -492,6 +508,29 @@ SALIENCY_SUMMARY = Table(
     ("trial_id", "explainer", "target_rule", "bucket", "quantity"),
 )
 
+LUNG_SUMMARY = Table(
+    "lung_summary",
+    {
+        "trial_id": ("str", "the model"),
+        "explainer": ("str", "the maps' explainer"),
+        **_RULE,
+        **_BUCKET,
+        "control": ("str", "none: the map itself; else the control, as in lungs"),
+        "mask": ("str", "given, dilated or eroded, as in lungs"),
+        "quantity": (
+            "str",
+            "enrichment (mean); advantage (mean of the map's enrichment minus the control's); above_1 and above_1.5 "
+            "(share of maps whose enrichment is above it)",
+        ),
+        "draws": ("small", "most draws of the control that an image has"),
+        "area": ("float", "mean share of the image that is lungs"),
+        **_OVER_IMAGES,
+        "value": ("float", "the quantity"),
+        **_INTERVAL,
+    },
+    ("trial_id", "explainer", "target_rule", "bucket", "control", "mask", "quantity"),
+)
+
 REGION_SUMMARY = Table(
     "region_summary",
     {
@@ -743,6 +782,7 @@ _ALL = (
     TRIALS,
     PREDICTIONS,
     SALIENCY,
+    LUNGS,
     CURVES,
     FAITHFULNESS,
     REGIONS,
@@ -751,6 +791,7 @@ _ALL = (
     CLASSIFICATION,
     SUMMARY,
     SALIENCY_SUMMARY,
+    LUNG_SUMMARY,
     REGION_SUMMARY,
     SANITY_SUMMARY,
     COMPARISONS,

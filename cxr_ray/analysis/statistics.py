@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.dataset as pads
 
 from cxr_ray import results
-from cxr_ray.analysis import buckets, primary, ranks, region_summary, saliency_summary, sanity_summary
+from cxr_ray.analysis import buckets, lung_summary, primary, ranks, region_summary, saliency_summary, sanity_summary
 from cxr_ray.analysis.agreement import accuracy, ranking, reliability, sign, truth, twins
 from cxr_ray.analysis.classification import classification_rows
 from cxr_ray.analysis.hypotheses import verdicts
@@ -176,12 +176,13 @@ def hypothesis_rows(measured: Measured, sweep: Sweep) -> Rows:
     for name, value in setting.items():
         chosen &= pads.field(name) == value
     chosen &= settings.expression
-    maps = ["trial_id", "explainer", "image_id", "target", "half_mass_area", "concentration", "lung_share"]
-    gaps = ["trial_id", "image_id", "target", "control", "gap", "p_value"]
+    maps = ["trial_id", "explainer", "image_id", "target", "concentration"]
+    gaps = ["trial_id", "image_id", "target", "control", "gap", "win_rate", "p_value"]
+    lungs = ["trial_id", "image_id", "target", "control", "mask", "enrichment"]
     return verdicts.hypothesis_rows(
         Inputs(
             sweep,
-            measured.primary,
+            settings,
             measured.trials.reset_index(),
             measured.predictions,
             measured.patients,
@@ -189,6 +190,7 @@ def hypothesis_rows(measured: Measured, sweep: Sweep) -> Rows:
             measured.run.pandas("saliency", maps, of_explainer),
             measured.run.pandas("faithfulness", gaps, chosen),
             _donor_swaps(measured),
+            measured.run.pandas("lungs", lungs, of_explainer),
         )
     )
 
@@ -206,13 +208,24 @@ def saliency_rows(measured: Measured) -> Rows:
     rows: Rows = []
     for trial_id in measured.explained:
         maps = measured.of_trial("saliency", trial_id, list(saliency_summary.COLUMNS))
-        regions = measured.of_trial("regions", trial_id, ["region", "share_of_area"])
-        lung_area = 1 - regions.loc[regions["region"] == "outside_lungs", "share_of_area"].astype(float).mean()
+        lung_area = lung_summary.area_of(measured.of_trial("lungs", trial_id, list(lung_summary.OF_AREA)))
         for rule in measured.target_rules:
             same = {"trial_id": trial_id, "target_rule": rule}
             of_rule = buckets.of_rule(maps, measured.test_of(trial_id), rule)
             found = saliency_summary.saliency_rows(of_rule, measured.patients, lung_area, measured.seed)
             rows += [{**same, **row} for row in found]
+    return rows
+
+
+def lung_rows(measured: Measured) -> Rows:
+    """The rows of `lung_summary`."""
+    rows: Rows = []
+    for trial_id in measured.explained:
+        lungs = measured.of_trial("lungs", trial_id)
+        for rule in measured.target_rules if len(lungs) else []:
+            same = {"trial_id": trial_id, "target_rule": rule}
+            of_rule = buckets.of_rule(lungs, measured.test_of(trial_id), rule)
+            rows += [{**same, **row} for row in lung_summary.lung_rows(of_rule, measured.patients, measured.seed)]
     return rows
 
 
@@ -307,6 +320,7 @@ def drop_contrasts(trial_id: str, settings: primary.PrimarySettings) -> pads.Exp
 
 DERIVED: dict[str, Callable[[Measured], Rows]] = {
     "saliency_summary": saliency_rows,
+    "lung_summary": lung_rows,
     "region_summary": region_rows,
     "sanity_summary": sanity_rows,
     "comparisons": lambda measured: measured.ranked[0],

@@ -16,6 +16,7 @@ from cxr_ray.measure.curves import Axes
 from cxr_ray.measure.donors import DonorMaps, Maps
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.faithfulness import faithfulness_rows
+from cxr_ray.measure.lung_enrichment import lung_rows
 from cxr_ray.measure.map_rankings import MapRankings
 from cxr_ray.measure.sequential import sequential_test, tested_sequentially
 from cxr_ray.measure.shards import Tables
@@ -58,7 +59,7 @@ def maps_alone(batch: Batch, explainer: str, maps: Maps) -> pa.Table:
 def measure(
     batch: Batch, shared: SharedControls, explainer: str, maps: Maps, donor_maps: DonorMaps | None = None
 ) -> Tables:
-    """Rows of saliency, curves and faithfulness of one explainer's maps.
+    """Rows of saliency, lungs (where masks are known), curves and faithfulness of one explainer's maps.
 
     Args:
         batch: the images.
@@ -81,7 +82,8 @@ def measure(
             if tested_sequentially(batch.sweep, control)
         }
         faith_rows.append(faithfulness_rows(batch.pairs, outcome, curves, tests))
-    return {
+    lungs = lung_rows(batch, map_rankings)
+    return ({} if lungs is None else {("lungs", explainer): lungs}) | {
         ("saliency", explainer): saliency_rows(batch, maps.own.to(batch.device), map_rankings.full),
         ("curves", explainer): pa.concat_tables(curve_rows),
         ("faithfulness", explainer): pa.concat_tables(faith_rows),

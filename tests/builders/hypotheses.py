@@ -19,7 +19,7 @@ def sweep(**changes):
         "data": {"source": "phantom", "size": 64},
         "explain": {"explainers": ["saliency", "gradcam"]},
         "perturb": {"grids": ["pixel"], "fills": ["mean", "blur"], "levels": [0.25, 0.5, 0.75]},
-        "controls": {"shifted": 39},
+        "controls": {"shifted": 5, "other_image": 5},
         "regions": {"names": ["border", "corners"], "draws": 2, "donors": 120},
         "search": {"scheduler": "none", "num_samples": 1},
     }
@@ -111,19 +111,28 @@ def donor_rows(trial, image_ids, contrast, region="corners", draws=2, outcome="T
     )
 
 
-def map_rows(trial, image_ids, p_value, lung_share=0.8, half_mass_area=0.1, gap=0.1):
-    """(saliency, faithfulness)."""
+def map_rows(trial, image_ids, shifted=0.5, other_image=0.75, enrichment=None, gap=0.1, p_value=0.5):
+    """(saliency, faithfulness, lungs). Win rates over both controls; half of the maps are plausible unless told."""
     same = {"trial_id": trial, "image_id": pd.Series(image_ids, dtype=object), "target": 1}
-    maps = pd.DataFrame(
-        {**same, "half_mass_area": half_mass_area, "concentration": "compact", "lung_share": lung_share}
-    )
-    return maps, pd.DataFrame({**same, "control": "shifted", "gap": gap, "p_value": p_value})
+    if enrichment is None:
+        enrichment = np.where(np.arange(len(image_ids)) % 2, 0.5, 1.25)
+    maps = pd.DataFrame({**same, "concentration": "compact"})
+    lungs = [
+        pd.DataFrame({**same, "control": "none", "mask": mask, "enrichment": enrichment})
+        for mask in ("given", "dilated", "eroded")
+    ]
+    faith = [
+        pd.DataFrame({**same, "control": control, "gap": gap, "win_rate": win_rate, "p_value": p_value})
+        for control, win_rate in (("shifted", shifted), ("other_image", other_image))
+    ]
+    return maps, pd.concat(faith), pd.concat(lungs)
 
 
 def inputs(config=None, trial_rows=None, predicted=(), regions=(), maps=(), patients=None, swaps=()):
     predicted = pd.concat(predicted, ignore_index=True) if len(predicted) else predictions("m", [], np.array([], int))
     ids = predicted["image_id"].unique()
-    saliency, faith = map_rows("m", [], [])
+    parts = zip(map_rows("m", []), *maps, strict=True)
+    saliency, faith, lungs = (pd.concat(frames) for frames in parts)
     config = config or sweep()
     return Inputs(
         config,
@@ -132,9 +141,10 @@ def inputs(config=None, trial_rows=None, predicted=(), regions=(), maps=(), pati
         predicted,
         pd.Series(ids, index=ids) if patients is None else patients,
         pd.concat(regions) if len(regions) else region_rows("m", [], {("border", "none", 0): 0.0}),
-        pd.concat([saliency, *(m for m, _ in maps)]),
-        pd.concat([faith, *(f for _, f in maps)]),
+        saliency,
+        faith,
         pd.concat(swaps) if len(swaps) else donor_rows("m", names(0), 0.0),
+        lungs,
     )
 
 

@@ -9,10 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-LATER_TABLES = ("verdicts", "saliency_summary", "region_summary", "sanity_summary", "agreement", "comparisons", "ranks")
+LATER_TABLES = (
+    *("saliency_summary", "region_summary", "sanity_summary", "agreement", "comparisons", "ranks"),
+    *("lungs", "lung_summary", "verdicts"),
+)
 LATER_COLUMNS = {
     "classification": ("tp", "fp", "tn", "fn"),
     "faithfulness": ("overlap",),
+    "hypotheses": ("lower_90", "upper_90", "margin_low", "margin_high", "about"),
     "summary": (
         *("control_mean", "overlap", "n_valid_baseline", "n_negative"),
         *("mean_p", "mean_p_holm", "win_lower", "win_upper", "hardest", "beaten"),

@@ -103,6 +103,10 @@ def findings_text(tmp_path_factory):
     return text_of(page_of(make_run(tmp_path_factory.mktemp("more") / "run", more=True)))
 
 
+def test_lung_enrichment_stands_beside_its_controls(findings_text):
+    assert "gradcam all 6 (6) 0.240 1.250 0.750 0.938 1.875 1.000 0.000" in findings_text
+
+
 def test_hypotheses_have_verdicts_in_words(findings_text):
     assert "Above margin (plain): the interval lies above 0.5 Quantity removing <border> and corners" in findings_text
     assert "Effect +1.750 [+1.250, +2.250], 90% interval [+1.375, +2.125] log-odds; " in findings_text

@@ -24,6 +24,7 @@ from cxr_ray.report.sections import (
     advantages,
     definitions,
     hypotheses,
+    lungs,
     observations,
     ranking,
     sanity,
@@ -72,6 +73,7 @@ def prose() -> list[str]:
     captions = [entry.caption for registry in registries for entry in registry.values()]
     notes = [
         observations.NOTE,
+        lungs.NOTE,
         hypotheses.NOTE,
         *(h.limits for h in TESTED.values() if h.limits),
         hypotheses.margins(),

@@ -106,7 +106,7 @@ def _comparisons(
         gap_NS = (gaps.to_numpy(float).reshape(len(gaps), len(pairs), 2) * sign).sum(2)
         setting = f"{inputs.primary.explainer}, {inputs.setting}"
         yield (
-            f"mean advantage in ABPC over {control} ({setting}), all images, plain minus balanced",
+            f"mean advantage over {control} ({setting}), all images, plain minus balanced",
             "log-odds",
             part,
             mean_of(gap_NS, part["patient_id"]),

@@ -21,10 +21,11 @@ class Inputs:
         predictions: the whole table.
         patients: image_id to patient_id.
         regions: the whole table.
-        saliency: trial_id, image_id, target, half_mass_area, concentration and lung_share of the primary explainer.
-        faithfulness: trial_id, image_id, target, control, gap and p_value of the same explainer, in the metric, level,
-            scale, first grid and fill of `primary`.
+        saliency: trial_id, image_id, target and concentration of the primary explainer.
+        faithfulness: trial_id, image_id, target, control, gap, win_rate and p_value of the same explainer, in the
+            metric, level, scale, first grid and fill of `primary`.
         donor_swaps: the whole table; no rows where the run lacks it.
+        lungs: trial_id, image_id, target, control, mask and enrichment of the same explainer; none without masks.
     """
 
     sweep: Sweep
@@ -36,6 +37,7 @@ class Inputs:
     saliency: pd.DataFrame
     faithfulness: pd.DataFrame
     donor_swaps: pd.DataFrame
+    lungs: pd.DataFrame
 
     @property
     def test(self) -> pd.DataFrame:
@@ -49,10 +51,9 @@ class Inputs:
     @property
     def setting(self) -> str:
         """What `faithfulness` is measured with, in words."""
-        return f"grid {self.primary.first_grid}, fill {self.primary.fill}, PNEUMONIA, log-odds"
+        return f"{self.primary.label}, grid {self.primary.first_grid}, fill {self.primary.fill}, PNEUMONIA, log-odds"
 
     def maps(self, test: pd.DataFrame) -> pd.DataFrame:
         """Maps of the primary explainer towards PNEUMONIA, with predictions and patients."""
         maps = self.saliency[self.saliency["target"] == 1]
-        kept = ["trial_id", "image_id", "half_mass_area", "concentration", "lung_share"]
-        return test.merge(maps[kept], on=["trial_id", "image_id"])
+        return test.merge(maps[["trial_id", "image_id", "concentration"]], on=["trial_id", "image_id"])

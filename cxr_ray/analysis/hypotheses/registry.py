@@ -71,13 +71,16 @@ TESTED = Registry(
             },
         ),
         "H3": Hypothesis(
-            "Plausible but unfaithful: can a map look right, in the lungs and not diffuse, where the model did not use "
-            "what it shows?",
+            "Plausible but unfaithful: do maps that lie on the lungs show no better what the model used than another "
+            "patient's map, or the same map elsewhere?",
             h3_plausibility.plausibility,
             per="variant",
             unit="share",
             margin=h3_plausibility.MARGIN,
-            says={ABOVE: "plausible maps are faithful", BELOW: "plausible maps are unfaithful"},
+            says={
+                ABOVE: "plausible maps are faithful: they beat the harder control more often than the line",
+                BELOW: "plausible but unfaithful: plausible maps beat the harder control less often than the line",
+            },
         ),
     },
 )

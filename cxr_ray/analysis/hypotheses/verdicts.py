@@ -93,7 +93,8 @@ def _judge(row: Row) -> None:
     margin = Margin(row["margin_low"], row["margin_high"])
     row["verdict"] = verdict(margin, (lower, upper), (lower_90, upper_90), p_holm)
     found = hypothesis.says.get(row["verdict"], "neither beyond nor within the margin is shown")
+    inner = "" if np.isnan(lower_90) else f", 90% interval [{lower_90:.3g}, {upper_90:.3g}]"
     row["reason"] = (
-        f"{found}: 95% interval [{lower:.3g}, {upper:.3g}], 90% interval [{lower_90:.3g}, {upper_90:.3g}], margin "
-        f"{margin} {row['unit']}; p {p_holm:.2g} after Holm's correction"
+        f"{found}: 95% interval [{lower:.3g}, {upper:.3g}]{inner}, margin {margin} {row['unit']}; p "
+        f"{p_holm:.2g} after Holm's correction"
     )

@@ -15,6 +15,7 @@ from cxr_ray.report.figures import maps
 from cxr_ray.report.page import Block, Cell
 from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section, of_models
+from cxr_ray.report.sections import lungs
 
 SHARES = {"border_share": "border", "corner_share": "corners", "centre_share": "centre", "lung_share": "lungs"}
 NOTE = (
@@ -43,9 +44,13 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
             continue
         cells = {(r.explainer, r.bucket, r.quantity): r for r in page.rows_of(part)}
         keys = [(e, b) for e in data.explainers for b in BUCKETS if (e, b, CONCENTRATIONS[0]) in cells]
-        table = _table(cells, keys, f"model {trial_id}, target rule {rule}")
+        table, on_lungs = (
+            _table(cells, keys, f"model {trial_id}, target rule {rule}"),
+            lungs.enrichment(data, trial_id, rule),
+        )
+        tables = [t for t in (table, on_lungs) if t is not None]
         if rule != data.first.rule:
-            yield page.details(f"target rule {rule}", [table])
+            yield page.details(f"target rule {rule}", tables)
             continue
         yield folder.picture(
             maps.concentration(
@@ -55,7 +60,7 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
             f"Share of maps of each spatial concentration by bucket for model {trial_id}",
             "Every test image. A map that is not finite is left out; the table counts them.",
         )
-        yield table
+        yield from tables
 
 
 def _counts(cells: dict[Any, Any], keys: list[tuple[str, str]]) -> pd.DataFrame:

@@ -54,10 +54,10 @@ def test_h2_calibration_is_that_of_classification():
 def test_h2_compares_faithfulness_to_one_control():
     given = pair_tables(5, 2.0)
     ids = names(120)
-    maps = [map_rows(t, ids, 0.5, gap=0.75 if t.startswith("plain") else 0.5) for t in given["trial_rows"]["trial_id"]]
-    maps += [(m, f.assign(control="cell_random", gap=9.0)) for m, f in maps]
+    maps = [map_rows(t, ids, gap=0.75 if t.startswith("plain") else 0.5) for t in given["trial_rows"]["trial_id"]]
+    maps += [(m[:0], f[f["control"] == "shifted"].assign(control="cell_random", gap=9.0), n[:0]) for m, f, n in maps]
     (row,) = (r for r in judged(inputs(**given, maps=maps))[1] if r["quantity"].startswith("mean advantage"))
-    assert "shifted" in row["quantity"]
+    assert "other_image" in row["quantity"]
     assert row["effect"] == pytest.approx(0.25)
 
 

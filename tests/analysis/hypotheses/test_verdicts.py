@@ -88,9 +88,9 @@ def test_nothing_at_all_is_in_no_family():
     assert {h: row["verdict"] for h, row in rows.items()} == {
         "H1": "inconclusive",  # regions are measured, and there are no images
         "H2": "not applicable",
-        "H3": "inconclusive",
+        "H3": "not applicable",
     }
-    assert rows["H1"]["family"] == "H1 and H3 | none"
+    assert rows["H1"]["family"] == "H1 | none"
     assert rows["H2"]["family"] is rows["H2"]["p_holm"] is None
     assert set(VERDICTS) >= {row["verdict"] for row in rows.values()}
     assert not secondary
@@ -99,7 +99,7 @@ def test_nothing_at_all_is_in_no_family():
 def test_families_are_variants_and_h2_counts_once():
     given = pair_tables(5, 2.0)
     ids = names(120)
-    maps = [map_rows(t, ids, 0.5) for t in given["trial_rows"]["trial_id"]]
+    maps = [map_rows(t, ids) for t in given["trial_rows"]["trial_id"]]
     rows = [r for r in hypothesis_rows(inputs(**given, maps=maps), 200) if r["role"] == "verdict"]
     assert [(r["hypothesis"], r["subject"]) for r in rows] == [
         ("H1", "plain"),
