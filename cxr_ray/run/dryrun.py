@@ -113,7 +113,7 @@ def lines(context: RunContext) -> Iterator[str]:
     costs = planned_costs(context)
     n_test, n_val = (len(manifest.rows(split)) for split in ("test", "val"))
     yield (f"\nModels to explain: {sum(c.models for c in costs)}; test images: {n_test}; validation images: {n_val}")
-    most = "at most " if sweep.sequential or sweep.verdicts else ""
+    most = "at most " if sweep.sequential else ""
     seconds, rates = 0.0, []
     for cost in costs:
         yield from cost.lines(f" at {cost.size} x {cost.size}" if len(costs) > 1 else "", most)
@@ -121,7 +121,8 @@ def lines(context: RunContext) -> Iterator[str]:
         seconds += cost.total / rate
         rates.append(f"{rate:,.0f} forward passes a second at {cost.size} x {cost.size}")
     if len(costs) > 1:
-        yield f"All together: {most}{sum(c.total for c in costs):,}"
+        bound = "at most " if sweep.sequential or sweep.verdicts else ""
+        yield f"All together: {bound}{sum(c.total for c in costs):,}"
     device = "GPU" if torch.cuda.is_available() else "CPU"
     yield (
         f"This machine does about {', '.join(rates)} ({device}): about {duration(seconds)} for these alone. The start "

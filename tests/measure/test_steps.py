@@ -9,6 +9,7 @@ import pytest
 from cxr_ray.analysis.primary import resolve
 from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
 from cxr_ray.measure import donors
+from cxr_ray.measure.cost import passes_of_verdicts
 from cxr_ray.measure.donors import DonorMaps, build_donor_index
 from cxr_ray.measure.shards import Comparison
 from cxr_ray.measure.steps import in_random_order, verdict_sweep
@@ -110,6 +111,25 @@ def test_only_what_is_asked_for_is_scored(measured):
     assert set(zip(found.explainer, found.control, strict=True)) == {("gradcam", "shifted"), ("random", "other_image")}
     assert set(found.target) == {1}
     assert len(found) == 2 * 2
+
+
+def test_a_step_takes_the_passes_that_are_said(measured, monkeypatch):
+    worker, whole, _, config = measured
+    narrow = verdict_sweep(config, "7", "black", "abpc").model_copy(
+        update={"explain": config.explain.model_copy(update={"targets": ["pneumonia"]})}
+    )
+    worker.sweep, forward, passes = narrow, worker.forward("m"), []
+
+    def counted(images):
+        passes.append(len(images))
+        return forward(images)
+
+    monkeypatch.setattr(worker, "forward", lambda trial_id: counted)
+    found = wins_of(worker, whole.only(np.arange(12) < 3), every(narrow))
+    worker.sweep = config
+    assert found.win.notna().all()
+    assert len(found) == 3 * (2 * len(CONTROLS) - 1)  # random has no class weights
+    assert sum(passes) == 3 * passes_of_verdicts(narrow)[0]
 
 
 def test_deletion_alone_scores_one_direction(measured):

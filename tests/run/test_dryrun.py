@@ -47,6 +47,20 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, t
     )
 
 
+def test_dry_run_counts_verdicts_alone(capsys, tiny_folder):
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "regions=null", "--set", "sanity=null"]
+    argv += ["--set", "explain.explainers=[gradcam, saliency]", "--set", "perturb.levels=[0.25, 0.75]"]
+    argv += ["--set", "verdicts={controls: [pixel_random, random_cam, other_image], fixed_design: false}"]
+    assert sweep.main(argv) == 0
+    out = capsys.readouterr().out
+    total, formula = re.search(r"^Forward passes a test image and target: (\d+) = (.*)$", out, re.MULTILINE).groups()
+    assert int(total) == evaluated(formula) == 1 + 1 + 3  # untouched; Grad-CAM; saliency, forward and backward
+    # 2 orders x 2 levels of pixel_random once, 2 maps, their other_image, and random_cam of Grad-CAM
+    each = 1 + 4 * (1 + 2 + 2 + 1)
+    assert f"Forward passes a patient and target of verdicts: at most {each} = 1 filled + 4 (orders x levels) x " in out
+    assert f"Forward passes of verdicts, one target a patient: at most {12 * each} = 1 x 12 x {each}" in out
+
+
 def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder, monkeypatch):
     by_size = dataclasses.replace(EXPLAINERS["occlusion"], passes=lambda size: (size, 0))
     monkeypatch.setitem(EXPLAINERS, "occlusion", by_size)
