@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -191,8 +192,8 @@ class Screen:
         """Lines that take the place of those before; ``last``: these stay."""
         now = time.monotonic()
         if self.is_terminal:
-            up = f"\x1b[{self._drawn}F" if self._drawn else ""
-            sys.stdout.write(up + "".join(f"\x1b[2K{line}\n" for line in lines))
+            up, width = f"\x1b[{self._drawn}F" if self._drawn else "", shutil.get_terminal_size().columns
+            sys.stdout.write(up + "".join(f"\x1b[2K{line[:width]}\n" for line in lines))  # a line that wraps is two
         elif last or now - self._said > self.SECONDS:
             self._said = now
             sys.stdout.write("".join(f"{line}\n" for line in lines))
