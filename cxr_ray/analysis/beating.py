@@ -134,7 +134,7 @@ def in_words(row: Any) -> str:
         row: the columns of ``summary`` as attributes.
     """
     if pd.isna(row.beaten):
-        return "too few patients to say whether it is beaten"
+        return "not tested (under 20 patients)"
     words = {YES: "beaten", NO: "not beaten"}.get(row.beaten, "")
     if row.beaten == DIFFERS:
         on_average = row.mean_p_holm < ALPHA and row.lower > 0

@@ -119,6 +119,7 @@ def _advantage_lines(summary: pd.DataFrame, settings: PrimarySettings) -> Iterat
         chosen &= summary[key] == value
     chosen &= settings.chosen(summary)
     rows = summary[chosen & (summary["control"] != "none")]
+    rows = rows.sort_values("bucket", key=lambda c: c.map(BUCKETS.index), kind="stable")
     yield (
         f"\nAdvantage in {settings.label} over each control, in log-odds (above 0: the map is more "
         f"faithful than the control); grid {settings.grid}, fill {settings.fill}, target {settings.target_rule}:"

@@ -58,11 +58,11 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
 
 def _of_setting(data: RunData, folder: Folder, trial_id: str, s: Setting, part: pd.DataFrame) -> Iterator[Block]:
     where = f"model {trial_id}; {s}"
+    yield hardest_table(data, part, where)
     if not data.controls:
         yield page.text("The run has no controls, so there is no advantage to show.")
     elif data.drawn(trial_id, s):
         yield from forest(data, folder, trial_id, s, part)
-    yield hardest_table(data, part, where)
     yield advantage_table(data, part[data.primary.chosen(part)], data.primary.metric, "logodds", where)
     if trial_id not in data.whole:
         yield page.text("Only the primary table is shown for this model. The table summary holds the rest.")

@@ -12,19 +12,26 @@ from cxr_ray.analysis.summary import VALID_SHARE
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.report import page
 from cxr_ray.report.rundata import RunData
-from cxr_ray.report.sections import sequential
+from cxr_ray.report.sections import ranking, sequential
 
 
 def headlines(data: RunData) -> list[str]:
-    """Performance, verdicts, deletion, advantages over the hardest control, and a warning where one is due."""
+    """Performance, verdicts, deletion, the hardest controls, the best explainer, and a warning where one is due."""
     if not data.models:
         return []
     trial_id = data.models[0]
     rows = data.buckets[(data.buckets["trial_id"] == trial_id) & (data.buckets["explainer"] == data.primary.explainer)]
     rows = data.first.rows(rows)
-    found = (_performance(data, trial_id), _verdicts(data), _deletion(data, rows), _advantages(data, trial_id))
-    told = (found[0], sequential.headlines(data, trial_id), *found[1:], _baseline(data, rows))
-    return [sentence for sentences in told for sentence in sentences]
+    found = (
+        _performance(data, trial_id),
+        sequential.headlines(data, trial_id),
+        _verdicts(data),
+        _deletion(data, rows),
+        _advantages(data, trial_id),
+        _best(data, trial_id),
+        _baseline(data, rows),
+    )
+    return [sentence for sentences in found for sentence in sentences]
 
 
 def _performance(data: RunData, trial_id: str) -> Iterator[str]:
@@ -71,25 +78,35 @@ def _advantages(data: RunData, trial_id: str) -> Iterator[str]:
         known = rows.empty or rows["hardest"].notna().any()
         yield f"Maps against strong controls: {beating.NO_STRONG if known else 'not measured in this run'}."
         return
-    where = f"advantage in {data.metric}, log-odds; {data.first}"
+    yield (
+        "Maps against the hardest strong control, the one with the smallest mean advantage: advantage in "
+        f"{data.metric}, log-odds of the target, and win rate (0.5 is chance); {data.first}:"
+    )
     for r in page.rows_of(hardest):
         if r.explainer == data.primary.explainer or r.bucket == "all":
-            yield f"{advantage_sentence(r, rows)} ({where})."
+            yield advantage_sentence(r, rows)
 
 
 def advantage_sentence(r: Any, rows: pd.DataFrame) -> str:
     """The advantage over the hardest strong control, and how many strong ones are beaten."""
     strong = rows[(rows["explainer"] == r.explainer) & (rows["bucket"] == r.bucket)]
     strong = strong[strong["control"].map(lambda c: c in CONTROLS and CONTROLS[c].strong)]
+    images = f"{page.count(r.n)} images, {page.count(r.n_patients)} patients"
     text = (
-        f"{r.explainer}, {'all images' if r.bucket == 'all' else r.bucket}, {page.images(r)}: hardest strong control "
-        f"{r.control}: {page.mean(r)} log-odds, win rate {page.interval(r.win_rate, r.win_lower, r.win_upper)}, "
-        f"{beating.in_words(r)}"
+        f"{r.explainer}, {r.bucket} ({images}): hardest strong control {r.control}: {page.mean(r)}, win rate "
+        f"{page.interval(r.win_rate, r.win_lower, r.win_upper)}: {beating.in_words(r)}"
     )
-    if len(strong) == 1:
-        return text
-    beaten = int((strong["beaten"] == beating.YES).sum())
-    return f"{text}; {beaten} of {len(strong)} strong controls beaten" if not pd.isna(r.beaten) else text
+    if len(strong) == 1 or pd.isna(r.beaten):
+        return f"{text}."
+    return f"{text}; {int((strong['beaten'] == beating.YES).sum())} of {len(strong)} strong controls beaten."
+
+
+def _best(data: RunData, trial_id: str) -> Iterator[str]:
+    """Which explainer paired comparisons show to be the best."""
+    ranks = data.first.rows(data.of_model("ranks", trial_id))
+    ranks = ranks[ranks["bucket"] == "all"]
+    if len(ranks):
+        yield f"Explainers compared on the same images, in {data.metric}, log-odds; {data.first}. {ranking.best(ranks)}"
 
 
 def _baseline(data: RunData, rows: pd.DataFrame) -> Iterator[str]:

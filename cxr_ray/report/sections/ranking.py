@@ -112,8 +112,8 @@ def best(ranks: pd.DataFrame) -> str:
     first = ranks.loc[ranks["rank_lower"] == 1, "explainer"].astype(str).tolist()
     if len(first) == 1:
         return f"Shown to be more faithful than every other: {first[0]}."
-    everyone = " (every explainer)" if len(first) == len(ranks) else ""
-    return f"None is shown to be the best; the best may be any of {', '.join(first)}{everyone}."
+    candidates = "every one of them" if len(first) == len(ranks) else f"any of {', '.join(first)}"
+    return f"None is shown to be the best; {candidates} may be."
 
 
 def _reliability(data: RunData, trial_id: str) -> Iterator[Block]:
