@@ -54,7 +54,7 @@ def test_rows_hold_the_map_and_the_mean_over_draws_of_its_controls(monkeypatch):
         both = torch.stack([places, places.shape[1] - 1 - places], 1)
         return both[:, list(draws.numbers)]
 
-    monkeypatch.setitem(CONTROLS, "toy", Control("ranking", draw, strength=9, caption="The map, and its reverse."))
+    monkeypatch.setitem(CONTROLS, "toy", Control("ranking", draw, caption="The map, and its reverse."))
     given = shard()
     lungs = np.zeros((5, SIZE, SIZE), bool)
     lungs[1:, 2:14, 3:20] = True  # the first image has no mask
