@@ -145,3 +145,14 @@ def test_smooth_random_has_the_perimeter_of_real_maps(real_maps, explainer, grid
     places = rankings.rank_on(maps, ties, rankings.side(grid, 224))
     made = smooth_random(asked(len(maps)), places)
     assert float(lengths(made).mean()) == pytest.approx(float(lengths(places).mean()), rel=0.15)
+
+
+@pytest.mark.parametrize(("explainer", "least", "most"), [("gradcam", 0.05, 0.2), ("saliency", 0.0, 0.05)])
+def test_a_tenth_of_the_shifts_of_a_class_activation_map_cover_more_than_half_of_it(real_maps, explainer, least, most):
+    maps = real_maps[explainer]
+    ids = [f"{i:016x}" for i in range(len(maps))]
+    places = rankings.rank_on(maps, rankings.tie_fields(ids, 0, 224), 28)
+    made = CONTROLS["shifted"].draw(asked(len(maps), range(100)), places)
+    covered = smoothness.overlap_of_quarters(places, made)
+    assert float(covered.mean()) == pytest.approx(0.25, abs=0.05)
+    assert least <= float((covered > 0.5).float().mean()) <= most

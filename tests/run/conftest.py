@@ -33,7 +33,7 @@ def folder_with_a_sweep(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def told(capsys, tiny_folder):
+def refusal(capsys, tiny_folder):
     """Runs the command line on the tiny folder, checks that it says no, and returns what it says, line by line."""
 
     def run(*argv: str, given_data: str | None = None) -> list[str]:

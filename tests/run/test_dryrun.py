@@ -116,6 +116,6 @@ def evaluated(formula: str) -> int:
     return eval(text)
 
 
-def test_dry_run_tells_mistakes_too(told):
-    assert len(told("tiny.yaml", "--dry-run", "--set", "checkpoints={study: {path: nowhere.pt}}")) == 1
+def test_dry_run_tells_mistakes_too(refusal):
+    assert len(refusal("tiny.yaml", "--dry-run", "--set", "checkpoints={study: {path: nowhere.pt}}")) == 1
     assert not Path("results").exists()

@@ -29,7 +29,7 @@ def test_a_command_without_mistakes_starts_ray(reaches_ray):
 # The sweep file
 
 
-def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
+def test_all_mistakes_of_a_sweep_file_are_told_at_once(refusal):
     Path("bad.yaml").write_text(
         "trian: {epochs: 3}\n"
         "data: {sise: 224, fit: stretch}\n"
@@ -38,7 +38,7 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
         "controls: {shiftd: 3, pixel_random: 0}\n"
         "variants: {Plain: {}}\n"
     )
-    lines = told("bad.yaml", "--set", "seed=-1")
+    lines = refusal("bad.yaml", "--set", "seed=-1")
     assert sorted(lines) == sorted(
         [
             "train.epochs: got 'many'; expected a valid integer.",
@@ -53,7 +53,8 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
             "controls.pixel_random: got 0; expected a value greater than or equal to 1.",
             "variants.Plain: got 'Plain'; expected a name that matches [a-z][a-z0-9_-]*.",
             "trian: got an unknown key. Did you mean 'train'? Expected one of: name, data, variants, model, train, "
-            "search, evaluate, checkpoints, explain, perturb, controls, sequential, regions, sanity, resources, seed.",
+            "search, evaluate, checkpoints, explain, perturb, controls, sequential, verdicts, regions, sanity, "
+            "resources, seed.",
             "seed: got -1; expected a value greater than or equal to 0.",
         ]
     )
@@ -77,71 +78,75 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(told):
         ),
     ],
 )
-def test_a_sweep_file_that_is_no_mapping(told, text, sentence):
+def test_a_sweep_file_that_is_no_mapping(refusal, text, sentence):
     Path("bad.yaml").write_text(text)
-    (line,) = told("bad.yaml")
+    (line,) = refusal("bad.yaml")
     assert re.fullmatch(sentence, line), line
     assert not Path("executed").exists()
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\x00\xff", b"\xff\xfe\x00\x01", b"name: a\x00b"])
-def test_a_binary_sweep_file(told, content):
+def test_a_binary_sweep_file(refusal, content):
     Path("bad.yaml").write_bytes(content)
-    (line,) = told("bad.yaml")
+    (line,) = refusal("bad.yaml")
     assert re.fullmatch(r"(got )?bad\.yaml.* (cannot be read as text|not valid YAML).*", line), line
 
 
-def test_a_name_is_that_of_a_sweep_that_ships_unless_there_is_such_a_file(told):
+def test_a_name_is_that_of_a_sweep_that_ships_unless_there_is_such_a_file(refusal):
     for name in ("seeds", "seeds.yaml", "sweeps/seeds.yaml"):
         assert sweep.load(sweep.parser().parse_args([name])).name == "seeds"
     assert sweep.load(sweep.parser().parse_args([])).name == "quickstart"
     Path("seeds.yaml").write_text("name: mine\n")
     assert sweep.load(sweep.parser().parse_args(["seeds.yaml"])).name == "mine"
     assert sweep.load(sweep.parser().parse_args(["sweeps/seeds.yaml"])).name == "seeds"
-    (line,) = told("elsewhere/seeds.yaml")
+    (line,) = refusal("elsewhere/seeds.yaml")
     assert line.startswith("got elsewhere/seeds.yaml, which is no file; ")
     assert "seeds" in sweep.parser().format_help()
 
 
-def test_a_mistyped_name_of_a_sweep_lists_those_that_ship(told):
-    assert told("findngs") == [
+def test_a_mistyped_name_of_a_sweep_lists_those_that_ship(refusal):
+    assert refusal("findngs") == [
         "got the sweep 'findngs', no file and none that ships. Did you mean 'findings'? Expected one of: "
         f"{', '.join(sweep.shipped_names())}."
     ]
-    assert told("tiny") == ["got tiny, which is no file; expected a YAML file; did you mean tiny.yaml?"]
+    assert refusal("tiny") == ["got tiny, which is no file; expected a YAML file; did you mean tiny.yaml?"]
 
 
-def test_a_network_of_a_package_that_is_not_installed(told, monkeypatch):
+def test_a_network_of_a_package_that_is_not_installed(refusal, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     sentence = (
         "got resnet18d, a network of timm; expected timm to be installed; install it: pip install 'cxr-ray[timm]'."
     )
-    assert told("tiny.yaml", "--set", "model.arch={grid: [resnet18, resnet18d]}") == [sentence]
-    assert told("tiny.yaml", "--dry-run", "--set", "model.arch=resnet18d") == [sentence]
+    assert refusal("tiny.yaml", "--set", "model.arch={grid: [resnet18, resnet18d]}") == [sentence]
+    assert refusal("tiny.yaml", "--dry-run", "--set", "model.arch=resnet18d") == [sentence]
     torch.save(state(), "model.pt")
-    assert told("tiny.yaml", "--set", "checkpoints={study: {path: model.pt, arch: resnet18d}}") == [sentence]
+    assert refusal("tiny.yaml", "--set", "checkpoints={study: {path: model.pt, arch: resnet18d}}") == [sentence]
 
 
-def test_a_sweep_file_that_is_not_there(told):
-    assert told("tiny.yml") == ["got tiny.yml, which is no file; expected a YAML file; did you mean tiny.yaml?"]
-    assert told("nowhere/x.yaml") == [
+def test_a_sweep_file_that_is_not_there(refusal):
+    assert refusal("tiny.yml") == ["got tiny.yml, which is no file; expected a YAML file; did you mean tiny.yaml?"]
+    assert refusal("nowhere/x.yaml") == [
         "got nowhere/x.yaml, which is no file; expected a YAML file; give the path of one."
     ]
     Path("results.yaml").mkdir()
-    assert told("results.yaml") == ["got results.yaml, which is no file; expected a YAML file; give the path of one."]
+    assert refusal("results.yaml") == [
+        "got results.yaml, which is no file; expected a YAML file; give the path of one."
+    ]
 
 
-def test_overrides(told):
-    assert told("tiny.yaml", "--set", "train.epochs") == ["--set: got train.epochs; expected section.key=value."]
-    assert told("tiny.yaml", "--set", "=3") == ["--set: got =3; expected section.key=value."]
-    assert told("tiny.yaml", "--set", "name.x=3") == ["--set name.x: got a value for name; expected a section there."]
-    assert told("tiny.yaml", "--set", "train.epoch=3") == [
+def test_overrides(refusal):
+    assert refusal("tiny.yaml", "--set", "train.epochs") == ["--set: got train.epochs; expected section.key=value."]
+    assert refusal("tiny.yaml", "--set", "=3") == ["--set: got =3; expected section.key=value."]
+    assert refusal("tiny.yaml", "--set", "name.x=3") == [
+        "--set name.x: got a value for name; expected a section there."
+    ]
+    assert refusal("tiny.yaml", "--set", "train.epoch=3") == [
         "train.epoch: got an unknown key. Did you mean 'epochs'? Expected one of: epochs, batch_size, lr, "
         "weight_decay, loss, sampler, augment, labels, seed."
     ]
-    (line,) = told("tiny.yaml", "--set", "train.lr={grid: [1e-3")
+    (line,) = refusal("tiny.yaml", "--set", "train.lr={grid: [1e-3")
     assert line.startswith("--set train.lr={grid: [1e-3, line 1: got text that is not valid YAML (")
-    assert len(told("tiny.yaml", "--set", "nope", "--set", "seed=x", "--set", "train.lr=x")) == 3
+    assert len(refusal("tiny.yaml", "--set", "nope", "--set", "seed=x", "--set", "train.lr=x")) == 3
 
 
 def test_options_that_do_not_exist(capsys):
@@ -154,32 +159,32 @@ def test_options_that_do_not_exist(capsys):
 # The data
 
 
-def test_data_that_are_not_there(told, tmp_path):
-    (line,) = told("tiny.yaml", given_data="nowhere")
+def test_data_that_are_not_there(refusal, tmp_path):
+    (line,) = refusal("tiny.yaml", given_data="nowhere")
     assert line == (
         f"got {tmp_path}/nowhere, which is no folder; expected a folder with {folder.EXPECTED}; give --data the folder "
         "of the images. --data takes a folder in Kaggle's layout; 'phantom'; 'hub:NAME' (kaggle, huggingface)."
     )
-    assert told("tiny.yaml", given_data="") == ["data.path: got ''; expected at least 1 character."]
+    assert refusal("tiny.yaml", given_data="") == ["data.path: got ''; expected at least 1 character."]
     Path("empty/folder").mkdir(parents=True)
-    (line,) = told("tiny.yaml", given_data="empty")
+    (line,) = refusal("tiny.yaml", given_data="empty")
     assert line.startswith(f"got {tmp_path}/empty without class folders")
-    (line,) = told("tiny.yaml", given_data="hub:nope")
+    (line,) = refusal("tiny.yaml", given_data="hub:nope")
     assert line == "got hub:nope; expected one of: hub:kaggle, hub:huggingface."
-    (line,) = told("tiny.yaml", given_data="nosuch://bucket/data")
+    (line,) = refusal("tiny.yaml", given_data="nosuch://bucket/data")
     assert "got nosuch://bucket/data, which cannot be opened" in line
 
 
-def test_a_class_without_images(told, tiny_folder, tmp_path):
+def test_a_class_without_images(refusal, tiny_folder, tmp_path):
     for split in ("train", "test"):
         (tmp_path / "half" / split / "NORMAL").mkdir(parents=True)
         (tmp_path / "half" / split / "PNEUMONIA").symlink_to(tiny_folder / split / "PNEUMONIA")
-    (line,) = told("tiny.yaml", given_data="half")
+    (line,) = refusal("tiny.yaml", given_data="half")
     assert line.startswith(f"got {tmp_path}/half with no NORMAL image for the test split; expected ")
     assert not Path("results/tiny/sweep.yaml").exists()
 
 
-def test_images_that_have_a_header_and_no_pixels(told, tiny_folder, tmp_path):
+def test_images_that_have_a_header_and_no_pixels(refusal, tiny_folder, tmp_path):
     for split in ("train", "test"):
         (tmp_path / "cut" / split).mkdir(parents=True)
         (tmp_path / "cut" / split / "PNEUMONIA").symlink_to(tiny_folder / split / "PNEUMONIA")
@@ -187,28 +192,28 @@ def test_images_that_have_a_header_and_no_pixels(told, tiny_folder, tmp_path):
             file = tmp_path / "cut" / split / "NORMAL" / image.name
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(image.read_bytes()[:60])
-    (line,) = told("tiny.yaml", given_data="cut")
+    (line,) = refusal("tiny.yaml", given_data="cut")
     assert line.startswith(f"{tmp_path}/cut: got a train split with no readable image of one class")
 
 
-def test_mistakes_of_the_data_are_told_before_weights_are_fetched(told, monkeypatch):
+def test_mistakes_of_the_data_are_told_before_weights_are_fetched(refusal, monkeypatch):
     def fetched(weights):
         raise AssertionError("weights were fetched")
 
     monkeypatch.setattr(checkpoints, "pretrained_state", fetched)
-    assert len(told("tiny.yaml", "--set", "model.weights=imagenet", given_data="nowhere")) == 1
+    assert len(refusal("tiny.yaml", "--set", "model.weights=imagenet", given_data="nowhere")) == 1
 
 
 # Weights and checkpoints
 
 
-def test_weights_that_cannot_be_downloaded(told, reaches_ray, monkeypatch, tmp_path):
+def test_weights_that_cannot_be_downloaded(refusal, reaches_ray, monkeypatch, tmp_path):
     def no_network(*args, **kwargs):
         raise urllib.error.URLError("Temporary failure in name resolution")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.hub, "urlopen", no_network)
-    assert told("tiny.yaml", "--set", "model.weights=imagenet") == [
+    assert refusal("tiny.yaml", "--set", "model.weights=imagenet") == [
         "model.weights: got imagenet, which could not be downloaded (Temporary failure in name resolution); expected "
         "weights of resnet18; try again with network access, give a file (--set model.weights=path/to/resnet18.pth) or "
         "train from scratch (--set model.weights=none)."
@@ -217,21 +222,21 @@ def test_weights_that_cannot_be_downloaded(told, reaches_ray, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), OSError(errno.ENOSPC, "No space left")])
-def test_whatever_ends_a_download_is_one_sentence(told, monkeypatch, tmp_path, error):
+def test_whatever_ends_a_download_is_one_sentence(refusal, monkeypatch, tmp_path, error):
     def broken(*args, **kwargs):
         raise error
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.hub, "urlopen", broken)
-    (line,) = told("tiny.yaml", "--set", "model.weights=imagenet")
+    (line,) = refusal("tiny.yaml", "--set", "model.weights=imagenet")
     assert line.startswith("model.weights: got imagenet, which could not be downloaded (")
 
 
-def test_weights_in_a_file(told, reaches_ray, tmp_path):
-    (line,) = told("tiny.yaml", "--set", "model.weights=nowhere.pth")
+def test_weights_in_a_file(refusal, reaches_ray, tmp_path):
+    (line,) = refusal("tiny.yaml", "--set", "model.weights=nowhere.pth")
     assert line == "got nowhere.pth, which is no file; expected a checkpoint; give a .pt or .safetensors file."
     torch.save(torchvision.models.resnet34(num_classes=2).state_dict(), "resnet34.pth")
-    (line,) = told("tiny.yaml", "--set", "model.weights=resnet34.pth")
+    (line,) = refusal("tiny.yaml", "--set", "model.weights=resnet34.pth")
     assert re.fullmatch(
         r"got model\.weights=resnet34\.pth, of whose weights 0 are missing and \d+ are unknown or of another shape "
         r"\(such as layer\S+\); expected a state dict of resnet18; give one\.",
@@ -308,7 +313,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_checkpoint_that_cannot_be_used(told, kind):
+def test_a_checkpoint_that_cannot_be_used(refusal, kind):
     content, sentence = BROKEN[kind]
     made = content() if callable(content) else content
     if made == "folder":
@@ -317,7 +322,7 @@ def test_a_checkpoint_that_cannot_be_used(told, kind):
         Path("model.pt").write_bytes(made)
     elif made is not None:
         torch.save(made, "model.pt")
-    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.pt}}")
+    (line,) = refusal("tiny.yaml", "--set", "checkpoints={study: {path: model.pt}}")
     assert line.startswith(sentence.format("model.pt")), line
     assert not Path("executed").exists()
 
@@ -331,57 +336,57 @@ def test_the_attack_would_work_without_care():
 @pytest.mark.parametrize(
     "content", [b"", b"\xff" * 64, (2**60).to_bytes(8, "little") + b"{}", b"\x02" + b"\0" * 7 + b"[]"]
 )
-def test_a_safetensors_file_that_is_broken(told, content):
+def test_a_safetensors_file_that_is_broken(refusal, content):
     Path("model.safetensors").write_bytes(content)
-    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
+    (line,) = refusal("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line.startswith("got model.safetensors, which cannot be loaded safely")
 
 
-def test_a_safetensors_file_of_another_architecture(told):
+def test_a_safetensors_file_of_another_architecture(refusal):
     spec = '{"arch": "resnet50", "size": 32}'
     safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": spec})
-    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
+    (line,) = refusal("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line == (
         "got model.safetensors, which says it is a 'resnet50'. Did you mean 'resnet18'? Expected one of: resnet18, "
         "resnet18d, seresnet18."
     )
 
 
-def test_a_safetensors_file_of_another_preprocessing(told):
+def test_a_safetensors_file_of_another_preprocessing(refusal):
     spec = '{"arch": "resnet18", "size": 32, "preprocess": "sharpen"}'
     safetensors.torch.save_file(state(), "model.safetensors", metadata={"cxr_ray": spec})
-    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
+    (line,) = refusal("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line == (
         "got model.safetensors, whose images go through 'sharpen'. Expected one of: none, crop_border, mask_border, "
         "clahe."
     )
 
 
-def test_a_checkpoint_at_a_uri_that_nothing_opens(told):
-    (line,) = told("tiny.yaml", "--set", "checkpoints={study: {path: 'nosuch://bucket/model.pt'}}")
+def test_a_checkpoint_at_a_uri_that_nothing_opens(refusal):
+    (line,) = refusal("tiny.yaml", "--set", "checkpoints={study: {path: 'nosuch://bucket/model.pt'}}")
     assert line.startswith("got nosuch://bucket/model.pt, which cannot be read (")
 
 
 # --out
 
 
-def test_an_out_that_cannot_be_one(told):
+def test_an_out_that_cannot_be_one(refusal):
     Path("file").write_text("text")
-    assert told("tiny.yaml", "--out", "file") == [
+    assert refusal("tiny.yaml", "--out", "file") == [
         "--out: got file, a file; expected a folder; give another folder (--out PATH)."
     ]
-    (line,) = told("tiny.yaml", "--out", "file/below")
+    (line,) = refusal("tiny.yaml", "--out", "file/below")
     assert line.startswith("--out: got file/below, which cannot be written (")
-    (line,) = told("tiny.yaml", "--out", "nosuch://bucket/run")
+    (line,) = refusal("tiny.yaml", "--out", "nosuch://bucket/run")
     assert line.startswith("--out: got nosuch://bucket/run, which cannot be written (")
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
-    (line,) = told("tiny.yaml", "--out", "full")
+    (line,) = refusal("tiny.yaml", "--out", "full")
     assert line == (
         "--out: got full, which is not empty; expected an empty folder; go on with the run in it (--resume), or give "
         "another folder (--out PATH)."
     )
-    (line,) = told("tiny.yaml", "--out", "full", "--resume")
+    (line,) = refusal("tiny.yaml", "--out", "full", "--resume")
     assert line == (
         "--out: got full, which holds files but no run (no sweep.yaml); expected a run; give another folder (--out "
         "PATH)."
@@ -389,9 +394,9 @@ def test_an_out_that_cannot_be_one(told):
     assert [f.name for f in Path("full").iterdir()] == ["notes.txt"]
 
 
-def test_a_relative_out_in_a_ray_job(told, monkeypatch):
+def test_a_relative_out_in_a_ray_job(refusal, monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    (line,) = told("tiny.yaml")
+    (line,) = refusal("tiny.yaml")
     assert line.startswith(
         "--out: got results/tiny, a relative path in a Ray job, where it would lie in a temporary copy"
     )
@@ -426,14 +431,14 @@ def test_a_full_disk_is_told_and_other_errors_are_not_hidden(monkeypatch, capsys
         sweep.main(["tiny.yaml", "--resume", "--data", str(tiny_folder)])
 
 
-def test_lungs_that_cannot_be_had_are_told_before_training(told, monkeypatch):
+def test_lungs_that_cannot_be_had_are_told_before_training(refusal, monkeypatch):
     asked = ["tiny.yaml", "--set", "regions.names=[outside_lungs]", "--set"]
-    (line,) = told(*asked, "regions.lungs=no/such/folder")
+    (line,) = refusal(*asked, "regions.lungs=no/such/folder")
     assert re.match(
         r"regions\.lungs: got .*/no/such/folder, which is no folder; expected the folder of the lung masks, ", line
     )
     monkeypatch.setitem(sys.modules, "torchxrayvision.baseline_models.chestx_det", None)
-    (line,) = told(*asked, "regions.lungs=torchxrayvision")
+    (line,) = refusal(*asked, "regions.lungs=torchxrayvision")
     assert "pip install 'cxr-ray[lungs]'" in line
-    (line,) = told("tiny.yaml", "--set", "regions.names=[marker]")
+    (line,) = refusal("tiny.yaml", "--set", "regions.names=[marker]")
     assert line.startswith("regions.names: got marker")

@@ -35,10 +35,10 @@ def begun(tiny_folder):
     return asked
 
 
-def test_resume_of_the_same_sweep_goes_on_and_without_it_is_refused(begun, told, reaches_ray):
+def test_resume_of_the_same_sweep_goes_on_and_without_it_is_refused(begun, refusal, reaches_ray):
     assert reaches_ray("tiny.yaml", "--resume")
     assert reaches_ray("tiny.yaml", "--resume", "--set", "resources.workers=3"), "resources are no part of it"
-    assert told("tiny.yaml") == [
+    assert refusal("tiny.yaml") == [
         "--out: got results/tiny, which is not empty; expected an empty folder; go on with the run in it (--resume), "
         "or give another folder (--out PATH)."
     ]
@@ -48,8 +48,8 @@ def test_resume_of_nothing_starts(reaches_ray):
     assert reaches_ray("tiny.yaml", "--resume")
 
 
-def test_resume_of_another_sweep(begun, told):
-    (line,) = told("tiny.yaml", "--resume", "--set", "train.epochs=2")
+def test_resume_of_another_sweep(begun, refusal):
+    (line,) = refusal("tiny.yaml", "--resume", "--set", "train.epochs=2")
     assert re.fullmatch(
         rf"--out: got results/tiny, the run of another sweep \(tiny, hash {begun.hash}\); expected tiny, hash "
         r"[0-9a-f]{16}; give another folder \(--out PATH\), or the sweep as in results/tiny/sweep\.yaml\.",
@@ -57,24 +57,24 @@ def test_resume_of_another_sweep(begun, told):
     )
 
 
-def test_resume_with_other_images(begun, told, tiny_folder, tmp_path):
+def test_resume_with_other_images(begun, refusal, tiny_folder, tmp_path):
     for folder in ("train/NORMAL", "train/PNEUMONIA", "test/NORMAL", "test/PNEUMONIA"):
         (tmp_path / "less" / folder).mkdir(parents=True)
         for image in sorted((tiny_folder / folder).iterdir())[:5]:
             (tmp_path / "less" / folder / image.name).write_bytes(image.read_bytes())
-    (line,) = told("tiny.yaml", "--resume", given_data="less")
+    (line,) = refusal("tiny.yaml", "--resume", given_data="less")
     assert line == (
         "--out: got results/tiny, a run of other images (24 then, 20 now, or others); expected the same; give the data "
         "that it was begun with, or another folder (--out PATH)."
     )
 
 
-def test_resume_without_provenance_is_refused_where_work_was_done(begun, told, reaches_ray):
+def test_resume_without_provenance_is_refused_where_work_was_done(begun, refusal, reaches_ray):
     Path("results/tiny/provenance.json").unlink()
     assert reaches_ray("tiny.yaml", "--resume")
     Path("results/tiny/.work/shards").mkdir(parents=True)
     Path("results/tiny/provenance.json").unlink(missing_ok=True)
-    (line,) = told("tiny.yaml", "--resume")
+    (line,) = refusal("tiny.yaml", "--resume")
     assert line == (
         "--out: got results/tiny, a run without provenance.json, which says of which sweep it is; expected a whole "
         "run; give another folder (--out PATH)."
@@ -88,14 +88,14 @@ def test_resume_with_a_damaged_sweep_file_writes_it_again(begun, reaches_ray, te
     assert Path("results/tiny/sweep.yaml").read_text() == begun.to_yaml()
 
 
-def test_resume_with_another_file_as_checkpoint(begun, told, reaches_ray, tiny_folder):
+def test_resume_with_another_file_as_checkpoint(begun, refusal, reaches_ray, tiny_folder):
     torch.save(state(), "model.pt")
     given = ["--set", "checkpoints={study: {path: model.pt, size: 32}}", "--set", "sanity=null", "--out", "results/g"]
     asked = sweep.load(sweep.parser().parse_args(["tiny.yaml", "--data", str(tiny_folder), *given]))
     resume.begin(context.prepare(asked, "results/g"))
     assert reaches_ray("tiny.yaml", "--resume", *given)
     torch.save(state(**{"fc.bias": torch.ones(2)}), "model.pt")
-    (line,) = told("tiny.yaml", "--resume", *given)
+    (line,) = refusal("tiny.yaml", "--resume", *given)
     assert line == (
         "checkpoints.study.path: got another file than results/g was begun with; expected the same; give it, or "
         "another folder (--out PATH)."
@@ -103,19 +103,19 @@ def test_resume_with_another_file_as_checkpoint(begun, told, reaches_ray, tiny_f
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"sweep_hash": 1}'])
-def test_resume_of_a_damaged_run(begun, told, text):
+def test_resume_of_a_damaged_run(begun, refusal, text):
     Path("results/tiny/provenance.json").write_text(text)
-    (line,) = told("tiny.yaml", "--resume")
+    (line,) = refusal("tiny.yaml", "--resume")
     assert line == (
         "--out: got results/tiny, whose provenance.json is damaged; expected a whole run; give another folder (--out "
         "PATH)."
     )
 
 
-def test_resume_of_a_run_of_another_version(begun, told):
+def test_resume_of_a_run_of_another_version(begun, refusal):
     path = Path("results/tiny/provenance.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 1}))
-    (line,) = told("tiny.yaml", "--resume")
+    (line,) = refusal("tiny.yaml", "--resume")
     assert line == (
         f"--out: got results/tiny, with tables of schema version 1; expected version {SCHEMA_VERSION}, which this "
         "cxr_ray writes; finish it with the cxr_ray that began it, or give another folder (--out PATH)."

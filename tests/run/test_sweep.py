@@ -354,8 +354,8 @@ def test_a_device_without_memory_ends_the_run_with_advice(tmp_path, monkeypatch,
 
     monkeypatch.setattr(pipeline, "_Explain", Full)
     assert sweep.main([given_sweep(tmp_path), "--out", str(tmp_path / "out")]) == 1
-    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cxr_ray: ")]
-    assert told == [
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cxr_ray: ")]
+    assert lines == [
         "cxr_ray: Ray stopped: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 98.00 MiB. Less memory is "
         "taken by a smaller batch (--set resources.batch_size=32) or by fewer workers on a GPU "
         "(--set resources.gpu_per_worker=1).",
