@@ -27,7 +27,7 @@ def rank_sets(ranks: pd.DataFrame, buckets: Sequence[str], explainers: Sequence[
         for r in rows_of(ranks[(ranks["bucket"] == bucket) & ranks["explainer"].isin(order)]):
             y, mark = order.index(r.explainer), colour(explainers.index(r.explainer))
             ax.plot([r.rank_lower, r.rank_upper], [y, y], color=mark, lw=4, solid_capstyle="round")
-            ax.plot([r.rank_lower, r.rank_upper], [y, y], "|", color=mark, ms=9)
+            ax.plot([r.rank_lower, r.rank_upper], [y, y], "o", color=mark, ms=6)
         ax.set_xlim(0.5, len(order) + 0.5)
         ax.set_xticks(range(1, len(order) + 1))
         ax.tick_params(labelbottom=True)

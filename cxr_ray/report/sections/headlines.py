@@ -106,7 +106,9 @@ def _best(data: RunData, trial_id: str) -> Iterator[str]:
     ranks = data.first.rows(data.of_model("ranks", trial_id))
     ranks = ranks[ranks["bucket"] == "all"]
     if len(ranks):
-        yield f"Explainers compared on the same images, in {data.metric}, log-odds; {data.first}. {ranking.best(ranks)}"
+        caution = f" {ranking.PIXELS}" if data.first.grid == "pixel" else ""
+        where = f"in {data.metric}, log-odds; {data.first}"
+        yield f"Explainers compared on the same images, {where}. {ranking.best(ranks)}{caution}"
 
 
 def _baseline(data: RunData, rows: pd.DataFrame) -> Iterator[str]:

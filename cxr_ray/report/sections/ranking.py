@@ -19,6 +19,10 @@ NOTE = (
     "all pairs) leaves out 0. The rank set of an explainer holds every rank that these comparisons allow, 1 the most "
     "faithful; with 95% confidence all sets hold at once. Sets that overlap are no order."
 )
+PIXELS = (
+    "On grid pixel rough maps fill scattered pixels, which moves the score by itself: compare rough and smooth maps on a "
+    "grid of cells."
+)
 TAU_NOTE = (
     "Kendall's tau compares orders of means and knows nothing of their uncertainty. A high tau may be carried by a few "
     "explainers that are far below the others under every choice, such as model-independent ones, while the order of "
@@ -48,6 +52,7 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
             continue
         blocks = list(_of_setting(data, trial_id, setting, of_setting, setting.rows(pairs)))
         if setting == data.first:
+            yield from [page.text(PIXELS)] if setting.grid == "pixel" else []
             yield _figure(data, folder, trial_id, setting, of_setting)
             yield from blocks
         else:
@@ -81,7 +86,7 @@ def _of_setting(
         rows: list[list[Cell]] = [
             [
                 r.explainer,
-                f"{page.count(r.rank_lower)} to {page.count(r.rank_upper)}",
+                rank_set(r),
                 page.number(r.mean, sign=True),
                 page.images(r),
             ]
@@ -105,6 +110,12 @@ def _of_setting(
     head = ["bucket", "explainer", "minus", "images (patients)", "mean difference", "p, corrected", "shown"]
     caption = f"Paired comparisons [simultaneous 95% interval over patients]: {where}. Above 0: the first is better."
     yield page.details(f"Every pair of explainers: {setting}", [page.table(caption, head, compared)])
+
+
+def rank_set(r: Any) -> str:
+    """The ranks of a row: 2, or 1 to 3."""
+    lower, upper = page.count(r.rank_lower), page.count(r.rank_upper)
+    return lower if lower == upper else f"{lower} to {upper}"
 
 
 def best(ranks: pd.DataFrame) -> str:
@@ -134,7 +145,7 @@ def _reliability(data: RunData, trial_id: str) -> Iterator[Block]:
         f"How reliably each fill tells explainers apart, {data.metric}, log-odds, target rule {data.first.rule}, "
         f"bucket all, model {trial_id}. Intraclass correlation: variance between explainers over the total variance of "
         "single images' values (1: every image orders them alike; 0: an image says nothing). Explainer random knows "
-        "nothing of the model: an advantage of its maps is the fill's doing."
+        "nothing of the model: an advantage of its maps comes from fill and shape."
     )
     yield page.table(caption, ["fill", "grid", "quantity", "value [95% interval]", "images"], rows)
 
