@@ -20,8 +20,8 @@ NOTE = (
     "faithful; with 95% confidence all sets hold at once. Sets that overlap are no order."
 )
 PIXELS = (
-    "On grid pixel rough maps fill scattered pixels, which moves the score by itself: compare rough and smooth maps on a "
-    "grid of cells."
+    "On grid pixel rough maps fill scattered pixels, which moves the score by itself: compare rough and smooth maps on "
+    "a grid of cells."
 )
 TAU_NOTE = (
     "Kendall's tau compares orders of means and knows nothing of their uncertainty. A high tau may be carried by a few "
