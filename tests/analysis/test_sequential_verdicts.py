@@ -125,7 +125,8 @@ def test_rows_are_those_of_the_table_and_sentences_say_what_was_shown():
     )
     assert "FN: not shown better than another patient's map (no patient in this bucket)" in by_cell["other_image", "FN"]
     assert rows.e_value.dropna().gt(0).all()
-    assert list(rows.passes) == list(rows.n_patients * 2 * 2 * 2)  # curves of map and draw, directions, levels
+    curve = 2 * len(sweep().perturb.levels)  # directions, levels
+    assert list(rows.passes) == list(rows.n_patients * 2 * curve)  # of the map and of the draw
 
 
 def test_one_image_of_each_patient_in_an_order_of_the_seed():

@@ -5,13 +5,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 import yaml
 
 from cxr_ray import results, sweep
-from cxr_ray.models import checkpoints, networks
-from cxr_ray.models.networks import ModelSpec
+from cxr_ray.models import checkpoints
+from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.run import rounds
+from tests.builders.networks import varied_resnet18
 
 pytestmark = pytest.mark.slow  # Ray starts for every run
 
@@ -31,9 +31,9 @@ def given(folder: Path, **changes: Any) -> str:
     """A sweep of two untrained networks; with so large an alpha that comparisons are decided early."""
     models = {}
     for seed, name in enumerate(("one", "two")):
-        torch.manual_seed(seed)
         path = folder / f"{name}.safetensors"
-        path.write_bytes(checkpoints.to_bytes(networks.build("resnet18", ModelSpec("resnet18", 64))))
+        network = Classifier(varied_resnet18(seed=seed), ModelSpec("resnet18", 64))  # no near ties
+        path.write_bytes(checkpoints.to_bytes(network))
         models[name] = {"path": str(path)}
     file = folder / "decided.yaml"
     file.write_text(yaml.safe_dump({**SETTINGS, "checkpoints": models, **changes}))
