@@ -282,6 +282,39 @@ FAITHFULNESS = Table(
     ("trial_id", "explainer"),
 )
 
+FILLED = Table(
+    "filled",
+    {
+        **_IMAGE,
+        "fill": ("str", "what the whole image is filled with"),
+        "logit_pneumonia": ("float", "log-odds of PNEUMONIA of the filled image; validation split alone"),
+    },
+    ("trial_id", "image_id", "fill"),
+    ("trial_id",),
+)
+
+BASELINES = Table(
+    "baselines",
+    {
+        "trial_id": ("str", "the model"),
+        "target_rule": ("str", "pneumonia: over validation images predicted PNEUMONIA; predicted: over all of them"),
+        "fill": ("str", "what the whole image is filled with"),
+        "n": ("small", "validation images"),
+        "n_patients": ("small", "patients among them"),
+        "n_valid": (
+            "small",
+            "images whose filled image scores at least 1 log-odds of the target below the untouched one",
+        ),
+        "share": ("float", "n_valid / n; null without images"),
+        "lower": ("float", "lower bound of the share's 95% interval over patients; null under 20 patients"),
+        "upper": ("float", "upper bound of the share's 95% interval over patients; null under 20 patients"),
+        "method": ("str", "how share, interval and valid are made"),
+        "valid": ("bool", "the filled image is a valid baseline: share of at least 0.95"),
+        "mean_drop": ("float", "mean of the untouched image's log-odds of the target minus the filled one's"),
+    },
+    ("trial_id", "target_rule", "fill"),
+)
+
 REGIONS = Table(
     "regions",
     {
@@ -785,6 +818,8 @@ _ALL = (
     LUNGS,
     CURVES,
     FAITHFULNESS,
+    FILLED,
+    BASELINES,
     REGIONS,
     DONOR_SWAPS,
     SANITY,

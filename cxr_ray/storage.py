@@ -22,7 +22,7 @@ from cxr_ray.schemas import ERRORS, TABLES, file_metadata
 
 SHARDS = ".work/shards"
 ROW_GROUP = 2**17
-PER_SHARD = ("predictions", "saliency", "lungs", "curves", "faithfulness", "regions", "donor_swaps", "sanity")
+PER_SHARD = ("predictions", "saliency", "lungs", "curves", "faithfulness", "filled", "regions", "donor_swaps", "sanity")
 Tables = Mapping[tuple[str, str], pa.Table]
 
 

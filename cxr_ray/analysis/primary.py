@@ -1,13 +1,14 @@
 """Primary settings of a run: the one metric, scale, grid, fill, target rule, explainer and level that headlines are of.
 
-They follow from the sweep alone, before any number is known, and are chosen here and nowhere else.
+They follow from the sweep, and the fill also from the validation split: the first that is a valid baseline for every
+model. They are fixed before test is scored, and are chosen here and nowhere else.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,12 @@ class PrimarySettings:
         directions: those measured, as the sweep lists them.
         grid: of the page, the terminal and accuracy beside faithfulness: pixel if among the sweep's, else the first.
         first_grid: of hypotheses and sanity: the sweep's first. The two differ in a sweep that lists pixel later.
-        fill: the sweep's first.
+        fill: the sweep's first that is a valid baseline; where none is, the one with the largest smallest share of
+            validation images over models, and the metric is of deletion alone.
         target_rule: the sweep's first.
         explainer: gradcam, as in the original study, if among the sweep's, else the first.
         level: of drops, the primary metric or not: the one nearest to 0.25, the original study's.
+        baseline_valid: the fill makes a valid baseline for every model; None: not measured, in an older run.
     """
 
     metric: str
@@ -50,6 +53,7 @@ class PrimarySettings:
     target_rule: str
     explainer: str
     level: float
+    baseline_valid: bool | None = None
 
     @property
     def metric_level(self) -> float | None:
@@ -60,6 +64,21 @@ class PrimarySettings:
     def key(self) -> metrics.Key:
         """The primary metric and its level, NaN for an area."""
         return self.metric, np.nan if self.metric_level is None else self.level
+
+    @property
+    def tested(self) -> metrics.Tested:
+        """What a worker needs to know of it."""
+        return metrics.Tested(self.key, self.fill)
+
+    @property
+    def deletion_alone(self) -> bool:
+        """The primary metric does not read insertion, for which the filled image must be a neutral baseline."""
+        return "lerf" not in METRICS[self.metric].directions
+
+    def shows(self, metric: str) -> bool:
+        """Whether page and terminal show a metric: no area of insertion where no fill is a valid baseline."""
+        reads_insertion = not METRICS[metric].leveled and "lerf" in METRICS[metric].directions
+        return self.baseline_valid is not False or not reads_insertion or metric == self.metric
 
     @property
     def label(self) -> str:
@@ -105,6 +124,29 @@ def resolve(sweep: Sweep | Mapping[str, Any]) -> PrimarySettings:
         target_rule=plain["explain"]["targets"][0],
         explainer="gradcam" if "gradcam" in explainers else explainers[0],
         level=metrics.nearest_level(perturb["levels"]),
+    )
+
+
+def with_baselines(
+    settings: PrimarySettings, sweep: Sweep | Mapping[str, Any], baselines: Sequence[Mapping[str, Any]]
+) -> PrimarySettings:
+    """The settings once the fills are known as baselines, from rows of ``baselines`` of every model.
+
+    A model without a validation image under the primary target rule says nothing of the fills.
+    """
+    perturb = (sweep.model_dump() if isinstance(sweep, Sweep) else sweep)["perturb"]
+    judged = [row for row in baselines if row["target_rule"] == settings.target_rule and row["n"]]
+    of_fill = {fill: [row for row in judged if row["fill"] == fill] for fill in perturb["fills"]}
+    for fill, rows in of_fill.items():
+        if rows and all(row["valid"] for row in rows):
+            return dataclasses.replace(settings, fill=fill, baseline_valid=True)
+    least = {fill: min((row["share"] for row in rows), default=0.0) for fill, rows in of_fill.items()}
+    deletion = [d for d in settings.directions if d == "morf"] or settings.directions
+    return dataclasses.replace(
+        settings,
+        fill=max(least, key=lambda fill: least[fill]),  # the first of two alike
+        metric=metrics.primary(deletion, perturb["levels"])[0],
+        baseline_valid=False,
     )
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr_ray.analysis import beating
+from cxr_ray.analysis.baselines import VALID_SHARE
 from cxr_ray.analysis.cells import COLUMN, Cells, cells_of, targets
 from cxr_ray.analysis.resampling import (
     CI_METHOD,
@@ -41,7 +42,6 @@ BUCKETS = {
 }
 CONTRASTS = (("TP", "FP"), ("TN", "FN"), ("correct", "wrong"))
 CALIPER = 0.25  # log-odds of the target
-VALID_SHARE = 0.95  # of a bucket's images, below which no absolute area is shown
 OF_BUCKET = ("control_mean", "overlap", "n_valid_baseline", "n_negative")
 
 

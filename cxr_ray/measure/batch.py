@@ -19,15 +19,16 @@ from scipy.special import expit
 from torch import Tensor
 
 from cxr_ray.config import Sweep
-from cxr_ray.measure import rankings
+from cxr_ray.measure import metrics, rankings
 from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.lungs import Segmenter
+from cxr_ray.measure.metrics import Tested
 from cxr_ray.measure.scoring import Canvas
 from cxr_ray.measure.shards import Shard
 from cxr_ray.models.backends import Forward
 from cxr_ray.models.networks import Classifier
 from cxr_ray.randomness import key
-from cxr_ray.schemas import PREDICTIONS
+from cxr_ray.schemas import FILLED, PREDICTIONS
 
 OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])  # [label, predicted]
 
@@ -89,6 +90,7 @@ class Batch:
         raw: uint8 [B, 3, S, S].
         pixels, images: the same in pixel space [0, 1] and in model space.
         logit: log-odds of PNEUMONIA, float64 [B]; ``predicted`` and ``outcome`` follow from it.
+        tested: the primary metric and fill.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Batch:
         device: torch.device,
         logits: Mapping[str, float] | None = None,
         segmenter: Segmenter | None = None,
+        tested: Tested | None = None,
     ):
         """Put a shard on the device and score its images.
 
@@ -109,9 +112,11 @@ class Batch:
             device: where the images go.
             logits: image_id to the log-odds of a map pass, so that they are not made again.
             segmenter: of lungs, for shards of test.
+            tested: the primary metric and fill; None: those of the sweep alone.
         """
         self.sweep, self.shard, self.network, self.device = sweep, shard, network, device
         self._segmenter = segmenter
+        self.tested = tested or metrics.tested(sweep.perturb)
         self.ids = list(shard.image_ids)
         self.raw = torch.from_numpy(np.array(shard.pixels)).to(device)
         self.pixels = self.raw.float() / 255
@@ -190,6 +195,17 @@ class Batch:
             "outcome": self.outcome,
         }
         return PREDICTIONS.build(columns)
+
+
+def filled_rows(batch: Batch) -> pa.Table:
+    """Rows of ``filled``: the scores of wholly filled images."""
+    fills = batch.sweep.perturb.fills
+    columns = {
+        "image_id": np.repeat(batch.ids, len(fills)),
+        "fill": [*fills] * len(batch.ids),
+        "logit_pneumonia": batch.logit_filled.ravel(),
+    }
+    return FILLED.build(columns)
 
 
 def finite_scores(batch: Batch) -> tuple[NDArray[np.bool_], list[dict[str, Any]]]:

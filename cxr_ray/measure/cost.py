@@ -16,6 +16,11 @@ def passes_to_explain(sweep: Sweep, size: int) -> int:
     return sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(size) for e in sweep.explain.explainers))
 
 
+def passes_of_validation(sweep: Sweep) -> int:
+    """Passes of a validation image: untouched, and wholly filled with each fill."""
+    return 1 + len(sweep.perturb.fills)
+
+
 def passes_of_map_pass(sweep: Sweep, size: int) -> int:
     """Passes of the map pass: the untouched image and all explainers."""
     return 1 + passes_to_explain(sweep, size)

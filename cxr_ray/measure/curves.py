@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
-from cxr_ray.config import Perturb
 from cxr_ray.measure import rankings
 from cxr_ray.measure.batch import Batch, Pairs
-from cxr_ray.measure.metrics import Key, evaluate, place, primary
+from cxr_ray.measure.metrics import Key, evaluate, place
 from cxr_ray.measure.scoring import masked_scores
 from cxr_ray.measure.shards import take
 from cxr_ray.schemas import CURVES
@@ -37,6 +36,7 @@ class Axes:
         grid, units: its name, and how many pixels or cells it has.
         fills, directions: names, in the order of the axes.
         levels: those asked for.
+        primary: the metric that is tested, and its level.
     """
 
     grid: str
@@ -44,17 +44,14 @@ class Axes:
     fills: list[str]
     directions: list[str]
     levels: list[float]
+    primary: Key
 
     @classmethod
-    def of(cls, perturb: Perturb, grid: str, size: int) -> Axes:
-        """The axes of a sweep's curves on one of its grids, for images of this size."""
-        units = rankings.side(grid, size) ** 2
-        return cls(grid, units, [*map(str, perturb.fills)], [*map(str, perturb.orders)], list(perturb.levels))
-
-    @property
-    def primary(self) -> Key:
-        """The metric that is tested, and its level."""
-        return primary(self.directions, self.levels)
+    def of(cls, batch: Batch, grid: str) -> Axes:
+        """The axes of a batch's curves on one of its grids."""
+        perturb, units = batch.sweep.perturb, rankings.side(grid, batch.size) ** 2
+        fills, directions = [*map(str, perturb.fills)], [*map(str, perturb.orders)]
+        return cls(grid, units, fills, directions, list(perturb.levels), batch.tested.key)
 
     @cached_property
     def counts(self) -> list[int]:

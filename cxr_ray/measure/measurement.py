@@ -72,7 +72,7 @@ def measure(
     outcome = batch.outcome[batch.pairs.image].tolist()
     curve_rows, faith_rows = [], []
     for grid in batch.sweep.perturb.grids:
-        curves = map_rankings.scored(Axes.of(batch.sweep.perturb, grid, batch.size))
+        curves = map_rankings.scored(Axes.of(batch, grid))
         for control, of_control in curves.items():
             curve_rows.append(of_control.rows(control, batch.pairs))
         curves |= shared.on_grid(grid)

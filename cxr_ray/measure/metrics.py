@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_ray.config import Perturb
 from cxr_ray.registry import Registry
 
 Array = NDArray[np.floating]
@@ -210,6 +211,24 @@ def primary(directions: Iterable[str], levels: Iterable[float]) -> Key:
     found = measured(directions, levels) or measured(directions, with_areas(levels))  # insertion alone, of older runs
     name = max(found, key=lambda name: (not METRICS[name].leveled, len(METRICS[name].directions)))
     return name, nearest_level(levels) if METRICS[name].leveled else math.nan
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What sequential draws and randomised maps are tested with.
+
+    Attributes:
+        key: the primary metric, and its level.
+        fill: the primary one.
+    """
+
+    key: Key
+    fill: str
+
+
+def tested(perturb: Perturb) -> Tested:
+    """What a sweep tests where nothing was chosen on the validation split."""
+    return Tested(primary(perturb.orders, perturb.levels), perturb.fills[0])
 
 
 def place(names: Sequence[Key], key: Key) -> int:

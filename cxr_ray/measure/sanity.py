@@ -25,7 +25,6 @@ from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.controls import CONTROLS, Family, of_family, strong_first
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.measurement import make_maps, measure
-from cxr_ray.measure.metrics import primary
 from cxr_ray.measure.shared import SharedControls
 from cxr_ray.models.networks import NETWORKS, Classifier
 from cxr_ray.randomness import key
@@ -94,11 +93,11 @@ def _spearman(a_NK: Array, b_NK: Array) -> Array:
         return (a_NK * b_NK).sum(1) / np.sqrt((a_NK**2).sum(1) * (b_NK**2).sum(1))
 
 
-def narrowed(sweep: Sweep) -> Sweep:
+def narrowed(sweep: Sweep, fill: str | None = None) -> Sweep:
     """The sweep with the one test that randomised maps go through, and the explainers that read the model.
 
-    The test is the first grid, the first fill and one control: the first that is made from the map's ranking, else
-    the first that is made from nothing, by ``controls.strong_first``; none where there is none.
+    The test is the first grid, a fill (None: the first) and one control: the first that is made from the map's
+    ranking, else the first that is made from nothing, by ``controls.strong_first``; none where there is none.
     """
     perturbation, grid = sweep.perturb, sweep.perturb.grids[0]
     drawn = [c for c in sweep.controls if CONTROLS[c].grids([grid])]
@@ -107,7 +106,7 @@ def narrowed(sweep: Sweep) -> Sweep:
     return sweep.model_copy(
         update={
             "explain": sweep.explain.model_copy(update={"explainers": explainers}),
-            "perturb": perturbation.model_copy(update={"grids": [grid], "fills": perturbation.fills[:1]}),
+            "perturb": perturbation.model_copy(update={"grids": [grid], "fills": [fill or perturbation.fills[0]]}),
             "controls": {c: sweep.controls[c] for c in chosen},
             "sequential": None,
             "regions": None,
@@ -128,7 +127,7 @@ def sanity_rows(
     """
     sweep, pairs = batch.sweep, batch.pairs
     own = make_maps(batch, explainer, batch.network.model).own.cpu().numpy()
-    key, control = primary(sweep.perturb.orders, sweep.perturb.levels), next(iter(sweep.controls), None)
+    key, control = batch.tested.key, next(iter(sweep.controls), None)
     tables = []
     for layer, model in randomised:
         maps = make_maps(batch, explainer, model)

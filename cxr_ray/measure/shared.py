@@ -27,7 +27,7 @@ class SharedControls:
         self._further: dict[tuple[str, str, int], Array] = {}  # by control, grid and fill
         for control in of_family("nothing", batch.sweep.controls):
             for grid in CONTROLS[control].grids(batch.sweep.perturb.grids):
-                self.curves[control, grid] = self._fixed_draws(control, Axes.of(batch.sweep.perturb, grid, batch.size))
+                self.curves[control, grid] = self._fixed_draws(control, Axes.of(batch, grid))
 
     def _fixed_draws(self, control: str, axes: Axes) -> Curves:
         batch, images = self.batch, np.arange(len(self.batch.ids))

@@ -102,7 +102,7 @@ def wins(batch: Batch, comparisons: Iterable[Comparison], donor_maps: DonorMaps)
         donor_maps: the maps of all images.
     """
     started, comparisons = time.monotonic(), list(comparisons)
-    axes = Axes.of(batch.sweep.perturb, batch.sweep.perturb.grids[0], batch.size)
+    axes = Axes.of(batch, batch.sweep.perturb.grids[0])
     shared = SharedControls(batch).on_grid(axes.grid)
     trial_id, parts = batch.shard.trial_id, []
     for explainer in dict.fromkeys(c.explainer for c in comparisons):

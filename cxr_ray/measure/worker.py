@@ -11,12 +11,13 @@ import pyarrow as pa
 import torch
 
 from cxr_ray.config import Sweep
-from cxr_ray.measure import lungs, sanity, steps
-from cxr_ray.measure.batch import Batch, Network, finite_scores
+from cxr_ray.measure import lungs, metrics, sanity, steps
+from cxr_ray.measure.batch import Batch, Network, filled_rows, finite_scores
 from cxr_ray.measure.controls import needs_map_pass, of_family
 from cxr_ray.measure.donor_swaps import donor_swap_rows
 from cxr_ray.measure.donors import DonorMaps, MapFile, Maps, pack_maps
 from cxr_ray.measure.measurement import make_maps, maps_alone, measure
+from cxr_ray.measure.metrics import Tested
 from cxr_ray.measure.region_effects import region_rows
 from cxr_ray.measure.shards import ModelRef, Shard, Tables
 from cxr_ray.measure.shared import SharedControls
@@ -39,6 +40,7 @@ class Worker:
         batch_size: int | None = 32,
         passes: int = 0,
         donor_maps: DonorMaps | None = None,
+        tested: Tested | None = None,
     ):
         """Takes a sweep and the models it may be asked about.
 
@@ -49,8 +51,10 @@ class Worker:
             batch_size: masked images in one pass; None: found once for the device.
             passes: forward passes that each model will make; many make a faster backend worth its start-up.
             donor_maps: what the map pass made, for controls that need those of other images.
+            tested: the primary metric and fill; None: those of the sweep alone.
         """
         self.sweep, self.model_refs, self.passes, self.donor_maps = sweep, dict(model_refs), passes, donor_maps
+        self.tested = tested or metrics.tested(sweep.perturb)
         self._batch_size = batch_size
         self._found: dict[int, int] = {}  # by size of the images
         self.device = torch.device(device)
@@ -88,7 +92,7 @@ class Worker:
         return Network(self.model(trial_id), self.forward(trial_id), self.batch_size(trial_id))
 
     def __call__(self, shard: Shard) -> Tables:
-        """The scoring pass: rows of predictions and errors; for the test split also of all that is measured.
+        """The scoring pass: rows of predictions and errors; of val also of filled, of test of all that is measured.
 
         For a shard of sanity, rows of sanity and errors; for one of donors, rows of donor_swaps and errors.
         """
@@ -108,6 +112,8 @@ class Worker:
                     tables["predictions", ""] = batch.prediction_rows()
                     if shard.split == "test":
                         tables |= self._measured(batch, errors, file)
+                    else:
+                        tables["filled", ""] = filled_rows(batch)
         if errors:
             tables["errors", ""] = ERRORS.from_rows(errors)
         return tables
@@ -124,12 +130,13 @@ class Worker:
         """The shard on the device; images without a finite score become errors, None where no other is left."""
         network = self.network(shard.trial_id)
         logits = None if file is None else file.logits
-        batch = Batch(sweep, shard, network, self.device, logits, self.segmenter)
+        given = (network, self.device, logits, self.segmenter, self.tested)
+        batch = Batch(sweep, shard, *given)
         finite, unscored = finite_scores(batch)
         errors += unscored
         if finite.all():
             return batch
-        return Batch(sweep, shard.only(finite), network, self.device, logits, self.segmenter) if finite.any() else None
+        return Batch(sweep, shard.only(finite), *given) if finite.any() else None
 
     def _measured(self, batch: Batch, errors: Errors, file: MapFile | None) -> Tables:
         """All tables of a test shard but its predictions."""
@@ -183,7 +190,7 @@ class Worker:
 
     def _sanity(self, shard: Shard, errors: Errors) -> Tables:
         assert self.sweep.sanity is not None  # else there is no such shard
-        test = sanity.narrowed(self.sweep)
+        test = sanity.narrowed(self.sweep, self.tested.fill)
         batch = self._batch(shard, test, errors)
         if batch is None:
             return {}

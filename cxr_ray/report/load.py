@@ -47,7 +47,7 @@ def load(run: Run) -> RunData:
     models = [t for t in trials["trial_id"] if t in explained]
     tables = {name: statistics.table(run, name) for name in statistics.DERIVED}
     tables |= {"classification": completed(run, "classification"), "images": images}
-    tables |= {name: optional(run, name) for name in ("hypotheses", "verdicts", "errors")}
+    tables |= {name: optional(run, name) for name in ("hypotheses", "verdicts", "baselines", "errors")}
     return RunData(
         run=run,
         sweep=sweep,

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from cxr_ray.measure.cost import passes_of_donor_swaps, passes_of_sanity, passes_of_verdicts, passes_per_image
+from cxr_ray.measure.cost import (
+    passes_of_donor_swaps,
+    passes_of_sanity,
+    passes_of_validation,
+    passes_of_verdicts,
+    passes_per_image,
+)
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.passes import forward_rate
 from cxr_ray.run.plan import TrialPlan
@@ -25,6 +31,7 @@ class Cost:
         images: of the test split; validation, checked: images of val and of sanity.
         recipients: of donor swaps; donors: of each class a recipient; swaps: passes of a recipient.
         patients: of the test split.
+        of_validation: passes of a validation image.
         each: passes of a test image and target; sanity: of an image that sanity looks at; verdicts: of a patient of
             sequential verdicts, at most; with their formulas.
     """
@@ -33,6 +40,7 @@ class Cost:
     models: int
     images: int
     validation: int
+    of_validation: int
     checked: int
     trained_images: int
     each: tuple[int, str]
@@ -51,7 +59,7 @@ class Cost:
     @property
     def explaining(self) -> int:
         """Passes to explain, one target an image."""
-        return self.models * (self.images * self.each[0] + self.validation)
+        return self.models * (self.images * self.each[0] + self.validation * self.of_validation)
 
     @property
     def checking(self) -> int:
@@ -79,7 +87,7 @@ class Cost:
         yield f"Forward passes a test image and target{size}: {most}{each:,} = {formula}"
         yield (
             f"Forward passes to explain{size}, one target an image: {most}{self.explaining:,} = {self.models} x "
-            f"({self.images} x {each:,} + {self.validation})"
+            f"({self.images} x {each:,} + {self.validation} x {self.of_validation})"
         )
         if self.checked:
             each, formula = self.sanity
@@ -148,6 +156,7 @@ def planned_costs(context: RunContext) -> list[Cost]:
             models=sizes.count(size),
             images=len(manifest.rows("test")),
             validation=len(manifest.rows("val")),
+            of_validation=passes_of_validation(sweep),
             checked=n_checked,
             trained_images=epochs[size] * n_train,
             each=passes_per_image(sweep, size),

@@ -13,6 +13,8 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray import results
+from cxr_ray.analysis import baselines, primary
+from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.measure import donors
 from cxr_ray.measure.controls import CONTROLS, needs_map_pass
 from cxr_ray.measure.cost import passes_of_donor_swaps, passes_of_map_pass, passes_of_sanity, passes_per_image
@@ -24,6 +26,7 @@ from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
 from cxr_ray.run.plan import PassCounts, ShardPlan, Shards, plan_shards
+from cxr_ray.schemas import TABLES
 
 
 def chosen_models(context: RunContext, trials: pd.DataFrame) -> dict[str, ModelRef]:
@@ -64,6 +67,10 @@ def explain(
     sanity, donor_of = context.sanity_images(), _donor_images(context)
     plan = plan_shards(context.manifest, model_refs, passes, device, sanity, donor_of, swaps)
     scoring = ShardPass(context, allocation, model_refs, {t: p.test for t, p in passes.items()})
+    settings = primary_settings(scoring, plan)
+    if settings is None:
+        return False
+    scoring = replace(scoring, tested=settings.tested)
     asked = context.sweep.verdicts is not None
     if needs_map_pass(context.sweep) and (asked or missing_shards(scoring, plan)):
         with_maps = map_pass(scoring, plan)
@@ -83,6 +90,43 @@ def explain(
         terminal.say("Sequential verdicts: patients in random order, until each comparison is decided")
     context.store.write_table("verdicts", rounds.decide(scoring) if asked else [])
     return True
+
+
+def primary_settings(scoring: ShardPass, plan: Shards) -> PrimarySettings | None:
+    """The primary settings of the run. They are chosen once, when the validation split alone is scored, and written.
+
+    Returns:
+        None where a shard of the validation split was not written.
+    """
+    context, store, sweep = scoring.context, scoring.context.store, scoring.context.sweep
+    if store.exists(primary.FILE):
+        return PrimarySettings.from_json(store.read(primary.FILE).decode())
+    val = {
+        trial_id: {name: shard for name, shard in shards.items() if shard.split == "val"}
+        for trial_id, shards in plan.items()
+    }
+    if missing := missing_shards(scoring, val):
+        terminal.say(f"Validation images first, to choose a fill before test is scored: {len(missing)} shards")
+    if not _computed(scoring, val, "validation: "):
+        return None
+    images = context.manifest.images
+    patients = images.set_index("image_id")["patient_id"]
+    rules, fills = sweep.explain.targets, sweep.perturb.fills
+    rows = []
+    for trial_id, shards in val.items():
+        tables = [store.read_shard(name) for name in shards]
+        predictions, filled = (
+            pd.concat(
+                [TABLES[name].from_rows([]).to_pandas(), *(t[name, ""].to_pandas() for t in tables if (name, "") in t)]
+            )
+            for name in ("predictions", "filled")
+        )
+        rows += baselines.baseline_rows(trial_id, predictions, filled, patients, target_rules=rules, fills=fills)
+    store.write_table("baselines", rows)
+    settings = primary.with_baselines(primary.resolve(sweep), sweep, rows)
+    store.write(settings.to_json().encode(), primary.FILE)
+    terminal.say(baselines.sentence(rows, settings.target_rule, settings.fill))
+    return settings
 
 
 def missing_shards(shard_pass: ShardPass, plan: Shards) -> list[ShardPlan]:

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from cxr_ray.analysis import primary
+from cxr_ray.analysis.baselines import VALID_SHARE
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
 from cxr_ray.data.loading import load_pixels
@@ -33,7 +34,6 @@ from cxr_ray.run.plan import SHARD_IMAGES
 from cxr_ray.storage import chunks
 
 BASELINE_IMAGES = 32  # of the validation split, on which the fill is chosen
-VALID_SHARE = 0.95  # of them
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from cxr_ray.data.sources import counterfactuals_of
 from cxr_ray.storage import SHARDS, Store, pack
 
 if TYPE_CHECKING:  # these import torch, which tasks that read and write do without
+    from cxr_ray.measure.metrics import Tested
     from cxr_ray.measure.worker import ModelRef, Shard
     from cxr_ray.run.cluster import Allocation
     from cxr_ray.run.context import RunContext
@@ -40,6 +41,7 @@ class ShardPass:
         model_refs: the models by trial_id.
         passes: forward passes of a test image by trial_id.
         folder: where the shards' files lie; ``donors.MAPS``: predictions and maps are all that is made.
+        tested: the primary metric and fill, once they are chosen.
     """
 
     context: RunContext
@@ -47,6 +49,7 @@ class ShardPass:
     model_refs: Mapping[str, ModelRef]
     passes: Mapping[str, int]
     folder: str = SHARDS
+    tested: Tested | None = None
 
     @property
     def is_map_pass(self) -> bool:
@@ -104,6 +107,7 @@ class _Explain:
         allocation: Allocation,
         passes: int,
         is_map_pass: bool,
+        tested: Tested | None = None,
     ):
         import torch
 
@@ -118,7 +122,8 @@ class _Explain:
             torch.cuda.set_per_process_memory_fraction(gpus)
         self.shard_type, self.comparison_type, self.is_map_pass = Shard, Comparison, is_map_pass
         device = "cuda" if gpus else "cpu"
-        self.worker = Worker(sweep, model_refs, device, allocation.batch_size, passes, DonorMaps(store, sweep))
+        donor_maps = DonorMaps(store, sweep)
+        self.worker = Worker(sweep, model_refs, device, allocation.batch_size, passes, donor_maps, tested)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard = self._shard(row)
@@ -186,6 +191,7 @@ def compute_shards(shard_pass: ShardPass, shards: Sequence[ShardPlan]) -> Genera
                 "allocation": allocation,
                 "passes": shard_pass.passes_of_a_worker(shards, workers),
                 "is_map_pass": shard_pass.is_map_pass,
+                "tested": shard_pass.tested,
             },
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,

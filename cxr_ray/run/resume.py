@@ -19,7 +19,6 @@ from pyarrow.fs import FileSelector
 
 import cxr_ray
 from cxr_ray import results
-from cxr_ray.analysis import primary
 from cxr_ray.errors import DamagedRunError, RunError, UserError
 from cxr_ray.run.context import RunContext
 from cxr_ray.schemas import SCHEMA_VERSION
@@ -73,10 +72,9 @@ def _make_folder(out: str, resume: bool) -> None:
 
 
 def begin(context: RunContext) -> None:
-    """Write what a run starts with: sweep, primary settings and provenance. Nothing where they are there."""
+    """Write what a run starts with: sweep and provenance. Nothing where they are there."""
     if not context.store.exists(PROVENANCE):
         context.store.write(context.sweep.to_yaml().encode(), "sweep.yaml")
-        context.store.write(primary.resolve(context.sweep).to_json().encode(), primary.FILE)
         context.store.write_json(provenance(context), PROVENANCE)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray import results
-from cxr_ray.analysis import beating, primary
+from cxr_ray.analysis import baselines, beating, primary
+from cxr_ray.analysis.baselines import VALID_SHARE
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.primary import PrimarySettings
-from cxr_ray.analysis.summary import VALID_SHARE
 from cxr_ray.schemas import TABLES
 
 PROGRESS_SECONDS = 5.0  # between two lines
@@ -75,7 +75,11 @@ def summary_lines(out: str) -> Iterator[str]:
     yield from _verdict_lines(run)
     summary = run.pandas("summary")
     if (summary["control"] != "none").any():
-        yield from _advantage_lines(summary, primary.of_run(run))
+        settings = primary.of_run(run)
+        if settings.baseline_valid is False:
+            rows = run.pandas("baselines").to_dict("records")
+            yield "\n" + baselines.sentence(rows, settings.target_rule, settings.fill)
+        yield from _advantage_lines(summary, settings)
     else:
         yield f"\nHardest strong control: {beating.NO_STRONG}."
     errors = run.arrow("errors").num_rows
@@ -156,7 +160,7 @@ def _baseline_lines(maps: pd.DataFrame, settings: PrimarySettings) -> Iterator[s
     """Models for which the fully filled image is not a neutral baseline, where that matters: for insertion."""
     once = maps[maps["bucket"] == "all"].drop_duplicates("trial_id")  # about the same for any map
     few = once[once["n_valid_baseline"] < VALID_SHARE * once["n"]]
-    if "lerf" in settings.directions and len(few):
+    if not settings.deletion_alone and len(few):
         counts = ", ".join(f"{r.n_valid_baseline:.0f} of {r.n} images of {r.trial_id}" for r in few.itertuples())
         yield (
             f"  Filled with {settings.fill}, the image scores 1 log-odds or more below the untouched one for {counts}: "

@@ -48,6 +48,7 @@ class Options:
         data: the sweep's section.
         rules: target rules.
         valid: filled images are valid baselines.
+        val_valid: validation images, of 20, whose filled image is a valid baseline; None: not measured.
         strong: with strong controls.
         more: with regions, randomised models, hypotheses and contrasts of drops.
     """
@@ -61,6 +62,7 @@ class Options:
     data: Mapping[str, Any] | None = None
     rules: Sequence[str] = ("pneumonia",)
     valid: bool = True
+    val_valid: int | None = None
     strong: bool = False
     more: bool = False
 
@@ -106,7 +108,12 @@ def make_run(out: Path | str, **options: Any) -> str:
     store.write(yaml.safe_dump(sweep).encode(), "sweep.yaml")
     notes = {"name": "byhand", "run_id": "feedfeedfeedfeed", "data_notes": ["Six <phantoms>."]}
     store.write_json(notes, "provenance.json")
-    store.write(primary.resolve(sweep).to_json().encode(), "primary.json")
+    settings = primary.resolve(sweep)
+    if o.val_valid is not None:
+        baselines = baseline_rows_of(o)
+        store.write_table("baselines", baselines)
+        settings = primary.with_baselines(settings, sweep, baselines)
+    store.write(settings.to_json().encode(), "primary.json")
     store.write_table("images", image_rows())
     store.write_table("trials", trial_rows(o))
     store.write_table("classification", [classification_row(o.trial)])
@@ -155,6 +162,14 @@ def image_rows() -> list[Row]:
         )
         for i, label in enumerate(LABELS)
     ]
+
+
+def baseline_rows_of(o: Options) -> list[Row]:
+    """Of the one fill, over 20 validation images of as many patients."""
+    assert o.val_valid is not None
+    share = {"share": o.val_valid / 20, "lower": o.val_valid / 25, "upper": o.val_valid / 22, "mean_drop": 0.3125}
+    same = {"trial_id": o.trial, "fill": "mean", "n": 20, "n_patients": 20, "n_valid": o.val_valid, **share}
+    return [_row("baselines", **same, target_rule=rule, method="by hand", valid=o.val_valid >= 19) for rule in o.rules]
 
 
 def trial_rows(o: Options) -> list[Row]:

@@ -178,6 +178,28 @@ def test_levels_too_far_apart_for_areas_leave_the_drop_as_the_primary_metric(tmp
     assert "auc" not in text.lower().replace("auroc", "").replace("auprc", "")
 
 
+def test_a_single_invalid_fill_leads_the_page_with_deletion_and_shows_no_area_of_insertion(tmp_path):
+    text = text_of(page_of(make_run(tmp_path / "run", val_valid=3, valid=False, more=True)))
+    said = (
+        f"Filled with mean, the image scores at least 1 log-odds below the untouched one for 3 of 20 validation images "
+        f"of {TRIAL}: no fill that was asked for is a valid baseline (at least 95% of the images of every model), so "
+        "the primary metric is deletion alone and areas of insertion are not shown."
+    )
+    assert text.count(said) == 2  # at the top and among the limitations
+    assert "The primary number is the advantage in deletion area, in log-odds" in text
+    assert "Advantage over the control in deletion area, log-odds" in text
+    assert "Advantage over the control in area between" not in text
+    assert "Advantage over the control in insertion" not in text
+    assert "insertion area: higher" not in text
+    assert f"{TRIAL} pneumonia mean 20 (20) 3 0.150 [0.120, 0.136] +0.312 no" in text
+
+
+def test_a_valid_fill_is_told_and_insertion_is_shown(tmp_path):
+    text = text_of(page_of(make_run(tmp_path / "run", val_valid=20)))
+    assert f"for 20 of 20 validation images of {TRIAL}: a valid baseline, and the primary fill." in text
+    assert "Advantage over the control in area between perturbation curves (ABPC), log-odds" in text
+
+
 def test_missing_values_two_rules_and_a_given_model_have_a_page(tmp_path):
     out = make_run(tmp_path / "run", null_map=True, given=True, rules=("pneumonia", "predicted"))
     page = page_of(out)

@@ -63,6 +63,7 @@ PHRASES = (
     r"\(1: every image orders them alike; 0: an image says nothing\)",
     r"H[123]\b",
     r"\(0 and 1 included\)",
+    r"at least 95%",
     r"also holds 0 \(the untouched image\) and 1 \(",
 )
 

@@ -40,7 +40,10 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, t
     assert int(total) == per_image
     assert evaluated(formula) == per_image
     # 6 train patients of each class: 2 of each validate
-    assert f"Forward passes to explain, one target an image: {2 * (12 * per_image + 4):,} = 2 x (12 x 42 + 4)" in out
+    assert (
+        f"Forward passes to explain, one target an image: {2 * (12 * per_image + 4 * 2):,} = 2 x (12 x 42 + 4 x 2)"
+        in out
+    )
     assert f"To train: at most {2 * 3 * 1 * 8} (images x epochs x trials, a backward pass counted as two)" in out
     assert re.search(
         r"about [\d,]+ forward passes a second at 32 x 32 \(\wPU\): about .*\. Nothing was started\.$", out
@@ -73,10 +76,10 @@ def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder, monkeypa
     assert at.keys() == {32, 40}
     assert at[40] == at[32] + 8
     assert "has nothing to rank on these grids" not in out
-    assert f"at 32 x 32, one target an image: {12 * at[32] + 4:,} = 1 x (12 x {at[32]:,} + 4)" in out
-    assert f"at 40 x 40, one target an image: {2 * (12 * at[40] + 4):,} = 2 x (12 x {at[40]:,} + 4)" in out
+    assert f"at 32 x 32, one target an image: {12 * at[32] + 8:,} = 1 x (12 x {at[32]:,} + 4 x 2)" in out
+    assert f"at 40 x 40, one target an image: {2 * (12 * at[40] + 8):,} = 2 x (12 x {at[40]:,} + 4 x 2)" in out
     assert "To train at 40 x 40: at most 48 (" in out
-    assert f"All together: {12 * at[32] + 4 + 2 * (12 * at[40] + 4) + 3 * 24:,}" in out
+    assert f"All together: {12 * at[32] + 8 + 2 * (12 * at[40] + 8) + 3 * 24:,}" in out
 
 
 def test_dry_run_counts_donor_swaps(capsys, tiny_folder):

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray.analysis import beating
-from cxr_ray.analysis.summary import VALID_SHARE
+from cxr_ray.analysis.baselines import VALID_SHARE
 from cxr_ray.measure.metrics import METRICS, areas, no_areas
 from cxr_ray.report import page
 from cxr_ray.report.figures import advantages as figures
@@ -51,6 +51,7 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
     whole = trial_id in data.whole
     for i, s in enumerate(data.settings if whole else data.settings[:1]):
         part = s.rows(mine)
+        part = part[part["metric"].map(data.primary.shows).astype(bool)]
         if len(part):
             blocks = list(_of_setting(data, folder, trial_id, s, part))
             yield from [page.details(str(s), blocks)] if i else blocks

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from cxr_ray.analysis import beating
-from cxr_ray.analysis.summary import VALID_SHARE
+from cxr_ray.analysis import baselines, beating
+from cxr_ray.analysis.baselines import VALID_SHARE
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.report import page
 from cxr_ray.report.rundata import RunData
@@ -112,9 +112,12 @@ def _best(data: RunData, trial_id: str) -> Iterator[str]:
 
 
 def _baseline(data: RunData, rows: pd.DataFrame) -> Iterator[str]:
+    if data.primary.baseline_valid is False:
+        yield baselines.sentence(data.tables["baselines"].to_dict("records"), data.first.rule, data.first.fill)
+        return
     rows = rows[data.primary.chosen(rows) & (rows["scale"] == "logodds") & (rows["control"] == "none")]
     for r in page.rows_of(rows[rows["bucket"] == "all"]):
-        if "lerf" in data.primary.directions and r.n_valid_baseline < VALID_SHARE * r.n:
+        if not data.primary.deletion_alone and r.n_valid_baseline < VALID_SHARE * r.n:
             yield (
                 f"Caution: the fully filled image is not a neutral baseline. Filled with {data.first.fill}, "
                 f"{page.count(r.n_valid_baseline)} of {page.count(r.n)} images score at least 1 log-odds below the "

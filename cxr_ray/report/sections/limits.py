@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cxr_ray.analysis import baselines
 from cxr_ray.data.sources import SOURCES
 from cxr_ray.measure.controls import CONTROLS, strong_first
 from cxr_ray.report import page
@@ -17,7 +18,8 @@ MOST_REASONS = 50
 def section(data: RunData, folder: Folder) -> Section:
     """A list of limits, then the errors."""
     limits = [*_data(data), *_choices(data), *_baselines(data), *_meaning(data), *_statistics(data)]
-    return Section("limitations", "Limitations", blocks=[{"kind": "list", "items": limits}, errors(data)])
+    blocks = [{"kind": "list", "items": limits}, *baseline_table(data), errors(data)]
+    return Section("limitations", "Limitations", blocks=blocks)
 
 
 def _data(data: RunData) -> Iterator[str]:
@@ -55,6 +57,11 @@ def _choices(data: RunData) -> Iterator[str]:
 
 
 def _baselines(data: RunData) -> Iterator[str]:
+    table = data.tables["baselines"]
+    if len(table):
+        yield baselines.sentence(table.to_dict("records"), data.first.rule, data.first.fill)
+    else:
+        yield "Whether fills are valid baselines on the validation split was not measured in this run."
     rows = data.buckets
     rows = rows[data.primary.chosen(rows) & (rows["scale"] == "logodds") & (rows["control"] == "none")]
     rows = rows[(rows["bucket"] == "all") & (rows["explainer"] == data.primary.explainer)]
@@ -66,10 +73,36 @@ def _baselines(data: RunData) -> Iterator[str]:
     if found:
         each = "; ".join(f"{trial_id} {', '.join(counts)}" for trial_id, counts in found.items())
         yield (
-            "The fully filled image is not a neutral baseline. It is a valid one (at least 1 log-odds below the "
-            f"untouched image) for this number of images, by model and fill: {each}. For the others curves end on an "
-            "image that the model still takes for the target. Advantages share that end, absolute areas do not."
+            "On test the fully filled image is a valid baseline (at least 1 log-odds below the untouched image) for "
+            f"this number of images, by model and fill: {each}. For the others curves end on an image that the "
+            "model still takes for the target. Advantages share that end, absolute areas do not."
         )
+
+
+def baseline_table(data: RunData) -> Iterator[Block]:
+    """Each fill as a baseline, by model and target rule; nothing of an older run."""
+    rows: list[list[Cell]] = [
+        [
+            r.trial_id,
+            r.target_rule,
+            r.fill,
+            f"{page.count(r.n)} ({page.count(r.n_patients)})",
+            page.count(r.n_valid),
+            page.interval(r.share, r.lower, r.upper),
+            page.number(r.mean_drop, sign=True),
+            "yes" if r.valid else "no",
+        ]
+        for r in page.rows_of(data.tables["baselines"])
+    ]
+    if rows:
+        head = ["model", "target rule", "fill", "validation images (patients)", "at least 1 log-odds lower", "share"]
+        caption = (
+            "Fills as baselines, on the validation split: images whose wholly filled image scores at least 1 log-odds "
+            "of the target below the untouched one [95% interval]. Target rule pneumonia: of the images predicted "
+            f"PNEUMONIA. Valid: a share of at least {baselines.VALID_SHARE:.0%}. The primary fill is the "
+            "first that is valid for every model."
+        )
+        yield page.table(caption, [*head, "mean fall in log-odds", "valid"], rows)
 
 
 def _meaning(data: RunData) -> Iterator[str]:
