@@ -192,6 +192,16 @@ SENTENCES = [
     ),
     ("controls: {shifted: 392}", "controls.shifted: got 392; expected at most 391, since no more of its draws differ."),
     ("controls: {mean_map: 5}", "controls.mean_map: got 5; expected at most 1, since no more of its draws differ."),
+    (
+        "{explain: {explainers: [gradcam]}, verdicts: {explainers: [saliency]}}",
+        "verdicts.explainers: got saliency; expected one of explain.explainers; add it there.",
+    ),
+    (
+        "{perturb: {grids: ['14']}, verdicts: {controls: [pixel_random]}}",
+        "verdicts.controls: got pixel_random, which is not drawn on grid 14; expected another; leave it out.",
+    ),
+    ("verdicts: {controls: [shifted, shifted]}", "verdicts.controls: got shifted twice; expected each once."),
+    ("verdicts: {futile: 0.5}", "verdicts.futile: got 0.5; expected a value greater than 0.5."),
     ("controls: {shifted: 0}", "controls.shifted: got 0; expected a value greater than or equal to 1."),
     ("explain: {explainers: [saliency, saliency]}", "explain.explainers: got saliency twice; expected each once."),
     ("explain: {explainers: []}", "explain.explainers: got []; expected at least 1 item."),
