@@ -38,7 +38,7 @@ from cxr_ray.models.networks import Classifier, ModelSpec
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
-RATES = (None, 0.5, 0.6, 0.75, 0.9)
+RATES = "none,0.5,0.6,0.75,0.9"
 TRAIN, DONORS, RECIPIENTS, TESTED = 500, 96, 24, 150  # images of a class, at most
 EPOCHS, RATE = 8, 4e-3
 INK = 242  # of 255
@@ -231,6 +231,7 @@ def main() -> None:
         seeds=(int, 10, "networks of each rate"),
         network=(str, "small", "small or resnet18"),
         size=(int, 64, "side of the images in pixels"),
+        rates=(str, RATES, "rates of the marker, with commas"),
         draws=(int, 200, "studies drawn from each network"),
         keep=(str, "", "folder that keeps each network's scores, so that a later call goes on"),
     )
@@ -240,8 +241,8 @@ def main() -> None:
     print({k: [len(part) for part in getattr(data, k)] for k in ("train", "donors", "test")}, flush=True)
     told, rows = [], []
     for seed in range(args.seeds):
-        for rate in RATES:
-            started, name = time.monotonic(), "none" if rate is None else f"{rate:g}"
+        for name in args.rates.split(","):
+            started, rate = time.monotonic(), None if name == "none" else float(name)
             found = kept(args.keep, f"{args.network}-{args.size}-{name}-{seed}", data, args.network, rate, seed)
             of_regions = {r: contrast(found[r]) for r in ("corners", "marker", "border", "centre", "whole")}
             told.append({"rate": name, "seed": seed, "effect": found["effect"], "auroc": found["auroc"], **of_regions})
