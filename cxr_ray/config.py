@@ -159,6 +159,7 @@ class Regions(Section):
         120, ge=1, description="validation images of each class whose pixels are swapped in, at most; null: none"
     )
     lungs: str | None = Field(None, min_length=1, description="lung masks: a folder, or torchxrayvision; phantoms: own")
+    marker: str | None = Field(None, min_length=1, description="marker masks: a folder; phantoms: own")
     edits: list[Name] = Field([], description="changes of the whole image, each scored once")
 
 

@@ -802,7 +802,7 @@ ERRORS = Table(
         "image_id": ("str", "null where the file could not be read as an image"),
         "stage": (
             "str",
-            "read, decode, lungs (a mask), patch_swap (a donor image), score:<trial_id>, "
+            "read, decode, lungs or marker (a mask), patch_swap (a donor image), score:<trial_id>, "
             "explain:<trial_id>:<explainer> or sanity:<the same>",
         ),
         "reason": ("str", "what was wrong"),

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from cxr_ray.analysis import primary
 from cxr_ray.config import NULLABLE, SEGMENTER, SPACES, WITH_SPACES, Sweep
 from cxr_ray.data.images import PREPROCESS
-from cxr_ray.data.sources import SOURCES
+from cxr_ray.data.sources import SOURCES, known_masks
 from cxr_ray.errors import SweepError, shown
 from cxr_ray.measure import metrics
 from cxr_ray.measure.controls import CONTROLS
@@ -292,7 +292,7 @@ def _contradictions(sweep: Sweep) -> Iterator[str]:
     yield from _verdicts_impossible(sweep)
     if sweep.regions is None or sweep.data.source not in SOURCES:
         return
-    have = {*SOURCES[sweep.data.source].masks, *(["lungs"] if sweep.regions.lungs else [])}
+    have = known_masks(sweep)
     for name in sweep.regions.names:
         needs = REGIONS[name].needs if name in REGIONS else None
         if needs is not None and needs not in have:
@@ -319,7 +319,8 @@ def _mask_missing(sweep: Sweep, region: str, needs: str) -> str:
             f"{SEGMENTER} (a segmenter); set it, or leave {region} out."
         )
     know = " or ".join(name for name, kind in SOURCES.items() if needs in kind.masks)
+    masks = ", or regions.marker to name a folder of masks" if needs == "marker" else ""
     return (
         f"regions.names: got {region}, but {sweep.data.source} images do not say where it is; expected data.source: "
-        f"{know}; leave it out."
+        f"{know}{masks}; leave it out."
     )

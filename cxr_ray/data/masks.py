@@ -26,21 +26,24 @@ from cxr_ray.errors import DataError, ImageError
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Lung masks: images of any ending under ``path``, above 127 in the lungs, each named as its image.
+    """Masks of a part of the images: images of any ending under ``path``, above 127 in it, each named as its image.
 
-    Where a name stands in several folders below it, the one whose path there is the image's counts.
+    ``part`` is lungs or marker, a key of ``regions``. Where a name stands in several folders below ``path``, the one
+    whose path there is the image's counts.
     """
 
     path: str
+    part: str = "lungs"
 
     def __post_init__(self) -> None:
         if "://" not in self.path:  # as in FolderSource
             object.__setattr__(self, "path", os.path.abspath(os.path.expanduser(self.path)))  # noqa: PTH100, PTH111
         fs, base = opened(self.path)
         if fs.get_file_info(base or "/").type != pafs.FileType.Directory:
+            segmenter = f", {SEGMENTER} (a segmenter)" if self.part == "lungs" else ""
             raise DataError(
-                f"regions.lungs: got {self.path}, which is no folder; expected the folder of the lung masks, "
-                f"{SEGMENTER} (a segmenter), or null; set it to one of them."
+                f"regions.{self.part}: got {self.path}, which is no folder; expected the folder of the "
+                f"{self.part.removesuffix('s')} masks{segmenter}, or null; set it to one of them."
             )
 
     def find(self, path: str) -> str | None:
@@ -79,16 +82,27 @@ def lungs_of(sweep: Sweep) -> MaskFolder | None:
     return MaskFolder(lungs)
 
 
-def lung_note(lungs: MaskFolder, manifest: Manifest) -> str:
+def marker_of(sweep: Sweep) -> MaskFolder | None:
+    """The folder of marker masks that a sweep names, if it does and the source does not know better.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    marker = sweep.regions.marker if sweep.regions else None
+    return None if marker is None or "marker" in SOURCES[sweep.data.source].masks else MaskFolder(marker, "marker")
+
+
+def mask_note(folder: MaskFolder, manifest: Manifest) -> str:
     """How many of the test images have a mask. Raises DataError where none has."""
     paths = list(manifest.rows("test")["path"])
-    found = sum(lungs.find(path) is not None for path in paths)
+    found = sum(folder.find(path) is not None for path in paths)
     if not found:
         raise DataError(
-            f"regions.lungs: got {lungs.path}, where no file is named as a test image; expected names such as "
+            f"regions.{folder.part}: got {folder.path}, where no file is named as a test image; expected names such as "
             f"{PurePosixPath(paths[0]).with_suffix('')}; give the masks their images' names."
         )
-    return f"Lung masks: {found} of {len(paths)} test images have one in {lungs.path}; the others' columns are null."
+    kind = folder.part.removesuffix("s").capitalize()
+    return f"{kind} masks: {found} of {len(paths)} test images have one in {folder.path}; the others' columns are null."
 
 
 class Parts(NamedTuple):
@@ -106,7 +120,7 @@ class Parts(NamedTuple):
 
 def load_parts(
     source: Source,
-    lungs: MaskFolder | None,
+    folders: Sequence[MaskFolder],
     rows: Sequence[Mapping[Any, Any]],
     size: int,
     fit: images.Fit = "squash",
@@ -115,22 +129,26 @@ def load_parts(
 ) -> Parts:
     """Masks of the images of ``rows`` (path, image_id), and their counterfactual renderings named by ``changes``.
 
-    All lie where ``load_pixels`` puts the images. An annotated source brings both; lungs of other images come from the
-    folder of masks.
+    All lie where ``load_pixels`` puts the images. An annotated source brings both; masks of other images come from
+    folders, one a part.
     """
     paths = [row["path"] for row in rows]
     if rows and isinstance(source, AnnotatedSource):
         return _annotated_parts(source, paths, size, fit, preprocess, changes)
-    if not rows or lungs is None:
+    if not rows:
         return Parts({}, {}, [])
-    loaded = in_threads(functools.partial(_lung_mask, lungs, size, fit, preprocess), paths)
-    errors = [
-        {"path": row["path"], "image_id": row["image_id"], "stage": "lungs", "reason": mask}
-        for row, mask in zip(rows, loaded, strict=True)
-        if isinstance(mask, str)
-    ]
+    masks: dict[str, NDArray[np.bool_]] = {}
+    errors: list[Row] = []
     nowhere = np.zeros((size, size), bool)
-    return Parts({"lungs": np.stack([nowhere if isinstance(mask, str) else mask for mask in loaded])}, {}, errors)
+    for folder in folders:
+        loaded = in_threads(functools.partial(_mask_in, folder, size, fit, preprocess), paths)
+        errors += [
+            {"path": row["path"], "image_id": row["image_id"], "stage": folder.part, "reason": mask}
+            for row, mask in zip(rows, loaded, strict=True)
+            if isinstance(mask, str)
+        ]
+        masks[folder.part] = np.stack([nowhere if isinstance(mask, str) else mask for mask in loaded])
+    return Parts(masks, {}, errors)
 
 
 def _annotated_parts(
@@ -158,13 +176,13 @@ def _annotated_parts(
     )
 
 
-def _lung_mask(lungs: MaskFolder, size: int, fit: images.Fit, preprocess: str, path: str) -> NDArray[np.bool_] | str:
+def _mask_in(folder: MaskFolder, size: int, fit: images.Fit, preprocess: str, path: str) -> NDArray[np.bool_] | str:
     """The mask of the image at ``path``, nowhere where there is none; or why it cannot be read."""
-    mask_path = lungs.find(path)
+    mask_path = folder.find(path)
     if mask_path is None:
         return np.zeros((size, size), bool)
     try:
-        return images.preprocess_mask(images.decode_mask(lungs.read(mask_path), size, fit), preprocess)
+        return images.preprocess_mask(images.decode_mask(folder.read(mask_path), size, fit), preprocess)
     except ImageError as e:
         return str(e)
     except (OSError, pa.ArrowException) as e:

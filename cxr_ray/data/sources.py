@@ -93,6 +93,12 @@ def source_of(settings: Data, seed: int) -> Source:
     return SOURCES[settings.source].open(settings, seed)
 
 
+def known_masks(sweep: Sweep) -> set[str]:
+    """Parts of the images whose place is known: by the source, or by masks that ``regions`` names."""
+    named = [] if sweep.regions is None else [("lungs", sweep.regions.lungs), ("marker", sweep.regions.marker)]
+    return {*SOURCES[sweep.data.source].masks, *(part for part, where in named if where is not None)}
+
+
 def usages() -> str:
     """What ``--data`` takes.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cxr_ray import randomness
 from cxr_ray.config import Sweep
-from cxr_ray.data.sources import SOURCES
+from cxr_ray.data.sources import known_masks
 from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.regions import REGIONS, of_images
 from cxr_ray.schemas import CLASSES, DONOR_SWAPS, WHOLE
@@ -106,7 +106,7 @@ def swapped_regions(sweep: Sweep) -> list[str]:
     """The regions whose pixels are swapped, in the order of the registry; without the whole image."""
     if sweep.regions is None or sweep.regions.donors is None:
         return []
-    known = {*SOURCES[sweep.data.source].masks, *(["lungs"] if sweep.regions.lungs else [])}
+    known = known_masks(sweep)
     return [name for name, r in REGIONS.items() if r.donor_swap and (r.needs is None or r.needs in known)]
 
 

@@ -78,8 +78,9 @@ def prepare(sweep: Sweep, out: str) -> RunContext:
         )
     except NoFolderError as e:  # the text may be meant for another kind of source
         raise NoFolderError(f"{e} --data takes {sources.usages()}.") from e
-    if (lungs := masks.lungs_of(sweep)) is not None:
-        manifest.notes.append(masks.lung_note(lungs, manifest))
+    for folder in (masks.lungs_of(sweep), masks.marker_of(sweep)):
+        if folder is not None:
+            manifest.notes.append(masks.mask_note(folder, manifest))
     manifest.notes.extend(
         f"Control {c} has nothing to rank on these grids ({', '.join(map(str, sweep.perturb.grids))}) and is left out."
         for c in sweep.controls

@@ -76,10 +76,10 @@ def allocate(context: RunContext, n_trials: int) -> Allocation:
     sizes = [sweep.images_of(t.model)[0] for t in context.trials] + [ref.size for ref in context.given.values()]
     request = cluster.Request(sweep.resources, n_trials, max(sizes), local)
     allocation = cluster.allocate(cluster.ray_nodes(), request)
-    lungs = masks.lungs_of(sweep)
+    folders = [masks.lungs_of(sweep), masks.marker_of(sweep)]
     paths = [context.store.out]
     paths += [context.source.where] if sources.SOURCES[sweep.data.source].on_disk else []
-    paths += [] if lungs is None else [lungs.path]
+    paths += [folder.path for folder in folders if folder is not None]
     for path in paths:
         if allocation.n_nodes > 1 and "://" not in path:
             raise UserError(

@@ -18,7 +18,7 @@ import ray
 from cxr_ray.config import Sweep
 from cxr_ray.data.entries import Source
 from cxr_ray.data.loading import load_pixels
-from cxr_ray.data.masks import MaskFolder, load_parts, lungs_of
+from cxr_ray.data.masks import MaskFolder, load_parts, lungs_of, marker_of
 from cxr_ray.data.sources import counterfactuals_of
 from cxr_ray.storage import SHARDS, Store, pack
 
@@ -66,7 +66,8 @@ class _Decode:
     """A shard's images, read and decoded; runs in tasks next to the actors."""
 
     def __init__(self, source: Source, lungs: MaskFolder | None, sweep: Sweep):
-        self.source, self.lungs, self.fit = source, lungs, sweep.data.fit
+        self.source, self.fit = source, sweep.data.fit
+        self.folders = [folder for folder in (lungs, marker_of(sweep)) if folder is not None]
         self.parts, self.changes = sweep.regions is not None, counterfactuals_of(sweep)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class _Decode:
         shard["rows"] = [r for r, kept in zip(shard["rows"], keep, strict=True) if kept]
         rows = shard["rows"] if self.parts and shard["split"] in ("test", "donors") else []
         changes = self.changes if shard["split"] == "test" else ()
-        parts = load_parts(self.source, self.lungs, rows, size, self.fit, preprocess, changes)
+        parts = load_parts(self.source, self.folders, rows, size, self.fit, preprocess, changes)
         donors = frame[keep & frame["donor_image"].notna() & self.parts]
         donors = donors[["image_id", "donor_image"]].rename(columns={"donor_image": "path"})
         pixels_of_donors, readable, unreadable = load_pixels(self.source, donors, size, self.fit, preprocess)

@@ -162,6 +162,7 @@ def test_regions_are_swapped_where_the_data_can_have_them():
     same = ["border", "corners", "centre"]
     assert swapped_regions(sweep()) == same
     assert swapped_regions(sweep(regions={"lungs": "masks"})) == [*same, "lungs"]
+    assert swapped_regions(sweep(regions={"marker": "masks"})) == [*same, "marker"]
     assert swapped_regions(sweep(data={"size": 64, "source": "phantom"})) == [*same, "lungs", "marker"]
     assert swapped_regions(sweep(regions={"donors": None})) == []
     assert swapped_regions(sweep(regions=None)) == []

@@ -37,7 +37,7 @@ def phantom_block(n: int, correlation: float, size: int = SIZE, train: int = 0) 
     source = PhantomSource(train, n, 0.5, correlation, size, seed=1)
     rows = load_manifest(source, training=False).rows("test")
     pixels = load_pixels(source, rows, size).images_NCHW
-    parts = load_parts(source, None, rows.to_dict("records"), size, changes=VERSIONS)
+    parts = load_parts(source, (), rows.to_dict("records"), size, changes=VERSIONS)
     by_path = dict(zip(rows["path"], pixels, strict=True))
     donors = {i: by_path[path] for i, path in patch_swap.donor_images(rows, rows.iloc[:0], seed=0).items()}
     shard = Shard(
