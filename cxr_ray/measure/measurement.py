@@ -51,9 +51,16 @@ def make_maps(batch: Batch, explainer: str, model: Classifier) -> Maps:
     return Maps(combine(weights, activations).float(), drawn)
 
 
-def maps_alone(batch: Batch, explainer: str, maps: Maps) -> pa.Table:
-    """Rows of saliency of one explainer's maps, where nothing is scored."""
-    return saliency_rows(batch, maps.own.to(batch.device), MapRankings(batch, explainer, maps, None).full)
+def maps_alone(batch: Batch, explainer: str, maps: Maps, donor_maps: DonorMaps | None = None) -> Tables:
+    """Rows of saliency, and of lungs where masks are known, of one explainer's maps, where nothing is scored."""
+    return _map_rows(batch, maps, MapRankings(batch, explainer, maps, donor_maps))
+
+
+def _map_rows(batch: Batch, maps: Maps, map_rankings: MapRankings) -> Tables:
+    rows = {"saliency": saliency_rows(batch, maps.own.to(batch.device), map_rankings.full)}
+    if (lungs := lung_rows(batch, map_rankings)) is not None:
+        rows["lungs"] = lungs
+    return {(name, map_rankings.explainer): table for name, table in rows.items()}
 
 
 def measure(
@@ -82,9 +89,7 @@ def measure(
             if tested_sequentially(batch.sweep, control)
         }
         faith_rows.append(faithfulness_rows(batch.pairs, outcome, curves, tests))
-    lungs = lung_rows(batch, map_rankings)
-    return ({} if lungs is None else {("lungs", explainer): lungs}) | {
-        ("saliency", explainer): saliency_rows(batch, maps.own.to(batch.device), map_rankings.full),
+    return _map_rows(batch, maps, map_rankings) | {
         ("curves", explainer): pa.concat_tables(curve_rows),
         ("faithfulness", explainer): pa.concat_tables(faith_rows),
     }

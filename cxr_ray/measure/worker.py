@@ -153,7 +153,7 @@ class Worker:
                 if maps is None:  # it failed in the map pass: an entry in errors says so
                     continue
                 if shared is None:
-                    tables["saliency", explainer] = maps_alone(batch, explainer, maps)
+                    tables |= maps_alone(batch, explainer, maps, self.donor_maps)
                 else:
                     tables |= measure(batch, shared, explainer, maps, self.donor_maps)
         return tables
