@@ -35,3 +35,10 @@ def test_columns_of_today_are_filled_in(pages):
     assert "of the NORMAL images 1 are called PNEUMONIA and 2 NORMAL" in older
     assert "TP 2 (1) −1.131 −1.130 0 of 2" in older  # images whose probability rose
     assert "gradcam all 6 (5) 6 of 6" in older  # images with a valid baseline
+
+
+def test_what_an_older_run_did_not_measure_is_said(pages):
+    today, older = pages
+    said = "Lung enrichment was not measured in this run"
+    assert said in older
+    assert said not in today

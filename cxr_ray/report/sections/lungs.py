@@ -17,12 +17,12 @@ NOTE = (
 )
 
 
-def enrichment(data: RunData, trial_id: str, rule: str) -> Block | None:
-    """The table of one model and target rule; None where no lung masks are known."""
+def enrichment(data: RunData, trial_id: str, rule: str) -> Block:
+    """The table of one model and target rule, or a sentence where lung enrichment was not measured."""
     every = data.of_model("lung_summary", trial_id)
     part = every[every["target_rule"] == rule]
     if part.empty:
-        return None
+        return page.text("Lung enrichment was not measured in this run: it takes lung masks (regions.lungs).")
     cells = {(r.explainer, r.bucket, r.control, r.mask, r.quantity): r for r in page.rows_of(part)}
     controls = [c for c in dict.fromkeys(part["control"]) if c != "none"]
     rows: list[list[Cell]] = []

@@ -44,11 +44,8 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
             continue
         cells = {(r.explainer, r.bucket, r.quantity): r for r in page.rows_of(part)}
         keys = [(e, b) for e in data.explainers for b in BUCKETS if (e, b, CONCENTRATIONS[0]) in cells]
-        table, on_lungs = (
-            _table(cells, keys, f"model {trial_id}, target rule {rule}"),
-            lungs.enrichment(data, trial_id, rule),
-        )
-        tables = [t for t in (table, on_lungs) if t is not None]
+        table = _table(cells, keys, f"model {trial_id}, target rule {rule}")
+        tables = [table, lungs.enrichment(data, trial_id, rule)]
         if rule != data.first.rule:
             yield page.details(f"target rule {rule}", tables)
             continue
