@@ -10,7 +10,7 @@ from torch import nn
 
 from cxr_ray.config import Sweep
 from cxr_ray.data.splits import choose
-from cxr_ray.measure import sanity
+from cxr_ray.measure import metrics, sanity
 from cxr_ray.measure.attribution.inputs import Explainer, Inputs
 from cxr_ray.measure.cost import passes_of_sanity
 from cxr_ray.measure.explainers import EXPLAINERS
@@ -371,3 +371,14 @@ def test_images_are_chosen_by_the_seed_and_balanced():
     assert sum(int(i, 16) >= 10 for i in chosen) == 4
     assert chosen == choose(ids[::-1], labels[::-1], 8, 0)
     assert chosen != choose(ids, labels, 8, 1)
+
+
+def test_randomised_maps_are_tested_with_the_fill_and_metric_that_were_chosen_on_validation(model):
+    levels = {"grids": ["7"], "fills": ["mean", "black"], "levels": [0.25, 0.5, 0.75]}
+    config = sweep(perturb=levels, explain={"explainers": ["saliency"], "targets": ["pneumonia"]})
+    w = worker(config, model)
+    w.tested = metrics.Tested(("deletion_auc", np.nan), "black")
+    frame = w(shard())["sanity", ""].to_pandas()
+    assert set(frame.fill) == {"black"}
+    assert set(frame.metric) == {"deletion_auc"}
+    assert frame.gap.notna().all()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxr_ray.measure import rankings
+from cxr_ray.measure import metrics, rankings
 from cxr_ray.measure.attribution import cam, perturbation
 from cxr_ray.measure.attribution.inputs import Explainer, Inputs
 from cxr_ray.measure.controls import CONTROLS
@@ -356,3 +356,17 @@ def test_overlap_is_that_of_the_most_salient_quarter_on_average_over_draws():
     assert out["faithfulness"][alone].overlap.isna().all()
     other_levels = frames(worker(sweep(), linear_model())(shard()))["faithfulness"]
     assert np.allclose(other_levels.groupby(key).overlap.mean().reindex(expected.index), expected, atol=1e-6)
+
+
+def test_sequential_draws_test_the_metric_that_was_chosen_on_validation():
+    config = sweep(
+        explain={"explainers": ["saliency"]},
+        perturb={"grids": ["7"], "fills": ["mean"], "levels": [0.25, 0.5, 0.75]},
+        controls={"cell_random": 1},
+        sequential={"max_draws": 19, "extreme": 99},
+    )
+    w = worker(config, linear_model())
+    w.tested = metrics.Tested(("deletion_auc", np.nan), "mean")
+    rows = frames(w(shard()))["faithfulness"].query("scale == 'logodds' and control == 'cell_random'")
+    assert set(rows[rows.p_draws.notna()].metric) == {"deletion_auc"}
+    assert set(rows.metric) == {"deletion_auc", "insertion_auc", "abpc", "drop"}
