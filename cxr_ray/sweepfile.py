@@ -304,7 +304,7 @@ def _verdicts_impossible(sweep: Sweep) -> Iterator[str]:
     if sweep.verdicts is None:
         return
     for name in sweep.verdicts.explainers:
-        if name not in sweep.explain.explainers:
+        if name in EXPLAINERS and name not in sweep.explain.explainers:
             yield f"verdicts.explainers: got {name}; expected one of explain.explainers; add it there."
     grid = primary.resolve(sweep).grid
     for name in sweep.verdicts.controls:

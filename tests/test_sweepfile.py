@@ -15,6 +15,7 @@ from cxr_ray.errors import SweepError
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.fills import FILLS
+from cxr_ray.measure.metrics import WIDEST_STEP, widest_step
 from cxr_ray.sweep import parser as sweep_parser
 from cxr_ray.sweepfile import NAMES, load_sweep, resolve
 from cxr_ray.yamlfile import parse_yaml
@@ -49,6 +50,14 @@ def test_there_is_a_sweep_file_for_each_question():
         "pretraining",
         "architectures",
     }
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_sweeps_that_ship_have_strong_controls_and_levels_that_make_areas(path):
+    sweep = load_sweep(path)
+    assert {name for name, control in CONTROLS.items() if control.strong} <= set(sweep.controls)
+    assert widest_step(sweep.perturb.levels) <= WIDEST_STEP
+    assert max(sweep.perturb.levels) >= 0.95
 
 
 def test_sweeps_that_settle_the_imbalance_are_paired_by_seed_and_stop_nothing_early():
@@ -106,7 +115,7 @@ def outcome_of(dotted: str, name: str) -> list[str]:
         raw = {section: {"m": {"path": "m.pt", key.removeprefix("*."): name}}}
     elif section == "controls":
         raw = {section: {name: 1}}
-    elif section in ("explain", "perturb", "regions"):
+    elif section in ("explain", "perturb", "regions", "verdicts"):
         raw = {section: {key: [name]}}
     found = outcome(lambda: resolve(raw))
     return found if isinstance(found, list) else []

@@ -93,7 +93,8 @@ def trained(tmp_path_factory) -> str:
 
 def test_a_sweep_fills_every_table(trained):
     frames = tables(trained)
-    assert all(len(frame) for name, frame in frames.items() if name != "errors")
+    empty = {name for name, frame in frames.items() if not len(frame)}
+    assert empty <= {"errors", "verdicts"}  # no verdicts are asked for
     assert set(frames["trials"].status) == {"completed"}
     assert set(frames["trials"].variant) == {"plain", "balanced"}
     assert frames["trials"].val_auroc.between(0, 1).all()
