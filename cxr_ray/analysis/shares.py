@@ -28,11 +28,6 @@ class Share:
     lower: float
     upper: float
 
-    def tail(self, threshold: float) -> float:
-        """p-value that the share is at or above the threshold: the upper tail of the interval's beta distribution."""
-        hits = self.value * self.effective
-        return float(beta.sf(threshold, hits + 1, self.effective - hits)) if hits < self.effective else 1.0
-
 
 def patient_share(hits_N: ArrayLike, patients_N: ArrayLike) -> Share:
     """Share of images that are hits, with its 95% interval over patients.
