@@ -136,9 +136,8 @@ def run(args: argparse.Namespace) -> int:
 
 def answer(local: LocalVerdict, args: argparse.Namespace, screen: Screen) -> None:
     """All stages, on the screen."""
-    baseline = local.baseline()
-    settings = local.settings(baseline)
-    screen.line(baseline.line)
+    settings, said = local.settings()
+    screen.line(said)
     for done, total in local.make_maps():
         screen.live([f"Maps of all test images: {done} of {total}"], last=done == total)
     verdicts = None

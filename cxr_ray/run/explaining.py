@@ -77,6 +77,9 @@ def explain(
         if with_maps is None:
             return False
         plan = with_maps
+    if asked:
+        terminal.say("Sequential verdicts: patients in random order, until each comparison is decided")
+    context.store.write_table("verdicts", rounds.decide(scoring) if asked else [])
     missing, planned = missing_shards(scoring, plan), sum(map(len, plan.values()))
     pairs = sum(len(shard.rows) for shard in missing)
     finished = f"; {planned - len(missing)} were there" if len(missing) < planned else ""
@@ -86,9 +89,6 @@ def explain(
     if not _computed(scoring, plan, ""):
         return False
     context.store.merge({trial_id: list(shards) for trial_id, shards in plan.items()}, errors)
-    if asked:
-        terminal.say("Sequential verdicts: patients in random order, until each comparison is decided")
-    context.store.write_table("verdicts", rounds.decide(scoring) if asked else [])
     return True
 
 

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
-import numpy as np
 import pandas as pd
 import torch
 
 from cxr_ray.analysis import primary
-from cxr_ray.analysis.baselines import VALID_SHARE
+from cxr_ray.analysis.baselines import baseline_rows, sentence
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.splits import choose
 from cxr_ray.errors import CheckpointError, DataError, UserError
 from cxr_ray.measure import donors
-from cxr_ray.measure.batch import Batch
+from cxr_ray.measure.batch import Batch, filled_rows
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.donors import DonorMaps
-from cxr_ray.measure.faithfulness import VALID_BASELINE
 from cxr_ray.measure.shards import Shard
 from cxr_ray.measure.steps import verdict_sweep
 from cxr_ray.measure.worker import Worker
@@ -33,36 +31,7 @@ from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import SHARD_IMAGES
 from cxr_ray.storage import chunks
 
-BASELINE_IMAGES = 32  # of the validation split, on which the fill is chosen
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """Whether a fully filled image says nothing to the model, as far as the validation split shows.
-
-    Attributes:
-        valid: by fill, images that lose at least 1 log-odds of the target when they are fully filled.
-        images: how many were looked at.
-    """
-
-    valid: dict[str, int]
-    images: int
-
-    @property
-    def fill(self) -> str | None:
-        """The first fill that is valid for nearly all of them; None where none is, or nothing was looked at."""
-        return next((f for f, n in self.valid.items() if self.images and n >= VALID_SHARE * self.images), None)
-
-    @property
-    def line(self) -> str:
-        """What it means for the verdict, for a terminal."""
-        if not self.images:
-            return "There are no validation images to check a fill on: maps are compared by deletion alone."
-        seen = ", ".join(f"{fill} for {n}" for fill, n in self.valid.items())
-        counts = f"The filled image loses 1 log-odds or more ({seen} of {self.images} validation images)"
-        if self.fill is None:
-            return f"{counts}: no fill is a valid baseline, so maps are compared by deletion alone."
-        return f"{counts}: filled with {self.fill}, maps are compared by the area between perturbation curves."
+BASELINE_IMAGES = 64  # of the validation split, on which the fill is chosen
 
 
 class LocalVerdict:
@@ -108,26 +77,22 @@ class LocalVerdict:
         ids, paths, labels = (list(rows[column][keep]) for column in ("image_id", "path", "label"))
         return Shard(self.trial_id, split, ids, paths, labels, pixels, errors=errors, name=name)
 
-    def baseline(self) -> Baseline:
-        """How often each fill is a valid baseline on the validation split."""
-        val = self.context.manifest.rows("val")
-        chosen = val[val["image_id"].isin(choose(val["image_id"], val["label"], BASELINE_IMAGES, self.sweep.seed))]
-        if not len(chosen):
-            return Baseline({}, 0)
-        shard = self._shard(chosen, split="val")
+    def settings(self) -> tuple[PrimarySettings, str]:
+        """The primary settings, the fill chosen on validation images as in a sweep; and what they are, in words."""
+        sweep, val = self.sweep, self.context.manifest.rows("val")
+        chosen = val[val["image_id"].isin(choose(val["image_id"], val["label"], BASELINE_IMAGES, sweep.seed))]
+        if chosen.empty:
+            settings = primary.with_baselines(primary.resolve(sweep), sweep, [])
+            return settings, "There are no validation images to check a fill on: maps are compared by deletion alone."
         with torch.no_grad():
-            batch = Batch(self.sweep, shard, self.worker.network(self.trial_id), self.worker.device)
-            lost_BF = batch.logit[:, None] - batch.logit_filled
-        sign_B = np.where((batch.predicted == 1) | (self.sweep.explain.targets[0] == "pneumonia"), 1, -1)
-        valid_F = (sign_B[:, None] * lost_BF >= VALID_BASELINE).sum(0)
-        return Baseline(dict(zip(self.sweep.perturb.fills, valid_F.tolist(), strict=True)), len(batch.ids))
-
-    def settings(self, baseline: Baseline) -> PrimarySettings:
-        """The run's primary settings, with a valid fill; deletion alone where there is none."""
-        settings = primary.resolve(self.sweep)
-        if baseline.fill is not None:
-            return replace(settings, fill=baseline.fill)
-        return replace(settings, metric="deletion_auc", directions=("morf",))
+            shard = self._shard(chosen, split="val")
+            batch = Batch(sweep, shard, self.worker.network(self.trial_id), self.worker.device)
+            predictions, filled = batch.prediction_rows().to_pandas(), filled_rows(batch).to_pandas()
+        patients = val.set_index("image_id")["patient_id"]
+        rules, fills = sweep.explain.targets, sweep.perturb.fills
+        rows = baseline_rows(self.trial_id, predictions, filled, patients, target_rules=rules, fills=fills)
+        settings = primary.with_baselines(primary.resolve(sweep), sweep, rows)
+        return settings, sentence(rows, settings.target_rule, settings.fill)
 
     def make_maps(self) -> Iterator[tuple[int, int]]:
         """Make the predictions and maps of all test images; yield (images done, all) after each block.

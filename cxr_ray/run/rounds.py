@@ -93,6 +93,8 @@ class _Rounds:
             while self.to_begin and len(self.waiting) <= len(idle):
                 self._plan(self.to_begin.popleft())
             if not self.waiting and not running:
+                for actor in idle:
+                    ray.kill(actor)  # the scoring pass needs their CPUs and GPUs
                 return
             if not idle and not running:
                 idle = self._actors()
