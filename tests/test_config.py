@@ -42,7 +42,7 @@ def test_the_defaults_are_those_of_the_design():
     assert have.pop("sequential") is None
     assert have.pop("verdicts") is None
     assert (have["regions"].pop("draws"), have["regions"].pop("lungs"), have["regions"].pop("edits")) == (5, None, [])
-    assert have["regions"].pop("donors") == 120
+    assert (have["regions"].pop("donors"), have["regions"].pop("marker")) == (120, None)
     written["perturb"]["grids"] = ["pixel", "14"]
     assert have == written
 
