@@ -174,7 +174,9 @@ def counts(tables: dict[str, pd.DataFrame]) -> set[int]:
 def out(tmp_path_factory):
     reasons = [{"path": f"a{i}.png", "image_id": None, "stage": "decode", "reason": "cut short"} for i in range(5)]
     rules = ("pneumonia", "predicted")
-    return make_run(tmp_path_factory.mktemp("numbers") / "run", more=True, errors=reasons, rules=rules, strong=True)
+    return make_run(
+        tmp_path_factory.mktemp("numbers") / "run", val_valid=19, more=True, errors=reasons, rules=rules, strong=True
+    )
 
 
 @pytest.fixture(scope="module")
