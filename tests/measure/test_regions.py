@@ -214,7 +214,7 @@ def test_a_linear_networks_effect_is_known_exactly(rows):
             assert row.share_of_area == pytest.approx(float(mask.float().mean()))
             assert row.logit_full_image == pytest.approx(float(full[i]), abs=1e-4)
             checked += 1
-    assert checked == 4 * 3 * (3 * 4 + 4) + 4 * 3 * (3 + 2)
+    assert checked == 4 * 3 * (3 * 4 + 4) + 4 * 3 * (3 + 3 + 2)
 
 
 def test_versions_and_edits_are_scored_as_they_are(rows):

@@ -213,9 +213,9 @@ def test_linear_is_scored_like_any_fill_and_ends_at_the_mean():
     assert sum(passes) + 2 * 5 * backward == 5 * passes_per_image(config, SIZE)[0]
 
 
-def test_validation_images_are_predicted_and_no_more():
+def test_validation_images_are_predicted_also_wholly_filled_and_no_more():
     tables = worker(sweep(), linear_model())(shard(split="val"))
-    assert list(tables) == [("predictions", "")]
+    assert list(tables) == [("predictions", ""), ("filled", "")]
 
 
 def _entry(function) -> Explainer:
