@@ -142,7 +142,7 @@ class Verdicts(Section):
 
     explainers: list[Name] = Field([], description="of explain.explainers; empty: all of them")
     controls: list[Name] = Field(["other_image", "mean_map", "shifted"], min_length=1, description="one draw of each")
-    alpha: float = Field(0.05, gt=0, lt=1, description="chance of any wrong verdict on a model, shared by Bonferroni")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of any wrong verdict on a model, shared by Bonferroni")
     futile: float = Field(0.6, gt=0.5, lt=1, description="a win rate shown to lie below it ends a comparison as well")
     round: int = Field(
         16, ge=1, le=4096, description="patients of a model that are scored at a time; no number changes"

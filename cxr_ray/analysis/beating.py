@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr_ray.analysis.cells import FAMILY, Cells
-from cxr_ray.analysis.resampling import Floats, Ints, holm, mean_p, sign_flip
+from cxr_ray.analysis.resampling import MIN_PATIENTS, Floats, Ints, holm, mean_p, sign_flip
 from cxr_ray.analysis.shares import mean_shares
 from cxr_ray.measure.controls import CONTROLS
 
@@ -134,7 +134,8 @@ def in_words(row: Any) -> str:
         row: the columns of ``summary`` as attributes.
     """
     if pd.isna(row.beaten):
-        return "not tested (under 20 patients)"
+        few = row.n_patients < MIN_PATIENTS
+        return f"not tested (under {MIN_PATIENTS} patients)" if few else "not tested (too few patients differ)"
     words = {YES: "beaten", NO: "not beaten"}.get(row.beaten, "")
     if row.beaten == DIFFERS:
         on_average = row.mean_p_holm < ALPHA and row.lower > 0

@@ -101,10 +101,7 @@ def primary_settings(scoring: ShardPass, plan: Shards) -> PrimarySettings | None
     context, store, sweep = scoring.context, scoring.context.store, scoring.context.sweep
     if store.exists(primary.FILE):
         return PrimarySettings.from_json(store.read(primary.FILE).decode())
-    val = {
-        trial_id: {name: shard for name, shard in shards.items() if shard.split == "val"}
-        for trial_id, shards in plan.items()
-    }
+    val = _of_split(plan, "val")
     if missing := missing_shards(scoring, val):
         terminal.say(f"Validation images first, to choose a fill before test is scored: {len(missing)} shards")
     if not _computed(scoring, val, "validation: "):
@@ -133,6 +130,13 @@ def missing_shards(shard_pass: ShardPass, plan: Shards) -> list[ShardPlan]:
     """The shards that no file holds yet."""
     finished = shard_pass.context.store.finished_shards(shard_pass.folder)
     return [shard for by_name in plan.values() for name, shard in by_name.items() if name not in finished]
+
+
+def _of_split(plan: Shards, split: str) -> Shards:
+    return {
+        trial_id: {name: shard for name, shard in shards.items() if shard.split == split}
+        for trial_id, shards in plan.items()
+    }
 
 
 def _donor_images(context: RunContext) -> dict[str, str]:
@@ -165,10 +169,7 @@ def map_pass(scoring: ShardPass, plan: Shards) -> Shards | None:
     maps_only = replace(context, sweep=sweep.model_copy(update={"regions": None, "controls": controls}))
     passes = {trial_id: passes_of_map_pass(sweep, ref.size) for trial_id, ref in scoring.model_refs.items()}
     maps = replace(scoring, context=maps_only, passes=passes, folder=donors.MAPS)
-    test = {
-        trial_id: {name: shard for name, shard in shards.items() if shard.split == "test"}
-        for trial_id, shards in plan.items()
-    }
+    test = _of_split(plan, "test")
     if missing := missing_shards(maps, test):
         terminal.say(f"Maps of all images first, since a control needs those of others: {len(missing)} shards")
     if not _computed(maps, test, "maps of "):

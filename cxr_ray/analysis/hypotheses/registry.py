@@ -53,7 +53,7 @@ TESTED = Registry(
             says={
                 ABOVE: "uses class information from the corners (or a known marker) beyond the margin: a shortcut "
                 "candidate",
-                WITHIN: "uses class information from the corners (or a known marker) within the margin at most",
+                WITHIN: "uses no class information from the corners (or a known marker) beyond the margin",
                 BELOW: "corners (or known markers) of PNEUMONIA images speak for NORMAL, beyond the margin",
             },
             limits=h1_shortcuts.LIMITS,

@@ -1,7 +1,7 @@
 """The rows of the table `hypotheses`: each hypothesis judged, its family, and whom the verdict is about.
 
 H1 and H3 are judged of each variant (a given checkpoint is one), H2 of the pair. Where a variant has several trained
-models, these are resampled with the patients.
+models, H2 and H3 resample these with the patients. H1 averages them first, since they share their donors, and says so.
 """
 
 from __future__ import annotations
