@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {
     "explain": {"explainers": ["gradcam", "random"], "targets": ["pneumonia", "predicted"]},
     "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.25, 0.5, 0.75]},
     "controls": {"shifted": 1, "other_image": 1},
-    "verdicts": {"controls": ["shifted", "other_image", "mean_map"], "alpha": 0.9, "round": 4},
+    "verdicts": {"controls": ["shifted", "other_image", "mean_map"], "alpha": 0.49, "round": 4},
     "regions": None,
     "sanity": None,
 }
