@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cxr_ray
-from cxr_ray.config import Sweep
-from cxr_ray.data import sources
 from cxr_ray.errors import CxrRayError, SweepError
 from cxr_ray.registry import did_you_mean
-from cxr_ray.sweepfile import load_sweep
+
+if TYPE_CHECKING:
+    from cxr_ray.config import Sweep
 
 DONE, UNFINISHED, INTERRUPTED = 0, 1, 130
 EXIT_CODES = "Exit codes: 0 done, 1 could not finish, 2 the request was wrong, 130 interrupted."
@@ -22,6 +23,8 @@ EXIT_CODES = "Exit codes: 0 done, 1 could not finish, 2 the request was wrong, 1
 
 def parser(prog: str = "python -m cxr_ray.sweep") -> argparse.ArgumentParser:
     """The arguments."""
+    from cxr_ray.data import sources
+
     p = argparse.ArgumentParser(
         prog=prog,
         description="Trains, explains and measures: whether saliency maps on chest X-rays show what the model used.",
@@ -94,6 +97,9 @@ def sweep_file(name: str | None) -> Path:
 
 def load(args: argparse.Namespace) -> Sweep:
     """The resolved sweep that the arguments ask for."""
+    from cxr_ray.data import sources
+    from cxr_ray.sweepfile import load_sweep  # torch, which --help does without
+
     changes = {} if args.data is None else sources.changes_of(args.data)
     return load_sweep(sweep_file(args.sweep), args.overrides, changes)
 
@@ -101,8 +107,12 @@ def load(args: argparse.Namespace) -> Sweep:
 def run(args: argparse.Namespace) -> int:
     """One sweep from its arguments to its report; returns the exit code."""
     sweep = load(args)
+    from cxr_ray.run import terminal
+
+    if not args.dry_run:
+        terminal.say(f"Sweep {sweep.name}: reading the images ({sweep.data.source}).")
     from cxr_ray.measure import lungs
-    from cxr_ray.run import context, dryrun, resume, terminal
+    from cxr_ray.run import context, dryrun, resume
 
     out = f"results/{sweep.name}" if args.out is None else args.out
     if args.dry_run:

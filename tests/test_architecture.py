@@ -88,6 +88,25 @@ def test_a_run_is_prepared_without_ray(folder):
     assert not imported(folder, ["run.context", "run.dryrun", "run.resume", "run.terminal"])["ray"]
 
 
+# Each takes a quarter of a second to two seconds to import; a sweep file is checked without them.
+SLOW = ("captum", "matplotlib", "ray", "scipy", "skimage", "sklearn", "timm", "torchvision", "torch._dynamo")
+FIRST_LINE = """
+import sys
+from cxr_ray import sweep
+from cxr_ray.run import terminal
+sweep.load(sweep.parser().parse_args(["quickstart"]))
+print(*(name for name in sys.argv[1:] if name in sys.modules))
+"""
+
+
+def test_a_sweep_file_is_read_and_checked_without_slow_imports(folder):
+    """So that the first line, or the mistakes in the file, come soon."""
+    command = [sys.executable, "-c", FIRST_LINE, *SLOW]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_the_probe_sees_ray_where_it_is_imported(folder):
     assert imported(folder, ["run.tuning"])["ray"]
 

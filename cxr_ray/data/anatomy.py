@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 Floats = NDArray[np.floating[Any]]
 
@@ -148,6 +147,8 @@ def trace(points: NDArray[np.float64], peaks: NDArray[np.float64], width: float,
 
     `peaks` [n] is a line's height times the step to its next point: independent of the size and of the sampling.
     """
+    from scipy.ndimage import gaussian_filter  # a quarter of a second
+
     sigma = max(width * size / 2, 0.5)
     place = (points + 1) * size / 2 - 0.5
     low = np.floor(place)

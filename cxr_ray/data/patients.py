@@ -7,8 +7,6 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 def patient_of(filename: str) -> tuple[str, str]:
@@ -35,6 +33,9 @@ def patient_of(filename: str) -> tuple[str, str]:
 
 def merged_patients(patients: pd.Series, contents: pd.Series) -> pd.Series:
     """Patients that share an image become one, under the smallest of their ids."""
+    from scipy.sparse import coo_array  # a quarter of a second
+    from scipy.sparse.csgraph import connected_components
+
     patient, _ = pd.factorize(patients)
     content, _ = pd.factorize(contents)
     n = len(patients)

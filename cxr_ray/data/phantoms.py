@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from cxr_ray.data.anatomy import bones, chest, depth, field, hypot, soft_tissue, step, trace, vessels
 from cxr_ray.data.markers import GLYPHS, plate_box, stamp
@@ -156,6 +155,8 @@ def render(
     1; 0.5 says nothing. `opacity=False` leaves the opacity out. `marker` shows the glyph drawn for this image, the
     other one in its place, or none.
     """
+    from scipy.ndimage import gaussian_filter  # a quarter of a second
+
     _check(seed, label, size, marker_correlation, marker)
     rng = np.random.default_rng((_STREAM, seed))
     p = {name: float(rng.uniform(low, high)) for name, (low, high) in RANGES.items()}

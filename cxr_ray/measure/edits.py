@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from cxr_ray.data import markers
 from cxr_ray.registry import Registry
@@ -67,6 +66,8 @@ def _with_contrast(pixels: Tensor, factor: float) -> Tensor:
 
 def equalize(pixels: Tensor) -> Tensor:
     """Histogram equalised."""
+    from torchvision.transforms.v2 import functional
+
     return functional.equalize(pixels).float() / 255
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from cxr_ray import randomness
 from cxr_ray.measure import imputation
@@ -59,6 +58,8 @@ def image_mean(images: Tensor, grey: Tensor, keys_B: Tensor) -> Tensor:
 
 def blur(images: Tensor, grey: Tensor, keys_B: Tensor) -> Tensor:
     """The image blurred: Gaussian, kernel 11, sigma 5 (RISE's)."""
+    from torchvision.transforms.v2.functional import gaussian_blur
+
     return gaussian_blur(images, [BLUR_KERNEL, BLUR_KERNEL], [BLUR_SIGMA, BLUR_SIGMA])
 
 

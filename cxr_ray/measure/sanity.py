@@ -16,8 +16,6 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-from skimage.metrics import structural_similarity
 from torch import nn
 
 from cxr_ray.config import Sweep
@@ -62,6 +60,8 @@ def similarity(a_NVV: Array, b_NVV: Array) -> dict[str, Array]:
         [0, 1], uniform windows of 7 x 7 places, 3 x 3 on maps under 14 x 14); 1: the same. NaN where either map is
         constant or not finite, and for ssim on maps under 3 x 3.
     """
+    from skimage.metrics import structural_similarity
+
     a_NVV, b_NVV = np.asarray(a_NVV, np.float64), np.asarray(b_NVV, np.float64)
     a_NK, b_NK = a_NVV.reshape(len(a_NVV), -1), b_NVV.reshape(len(b_NVV), -1)
     usable = _varies(a_NK) & _varies(b_NK)
@@ -87,6 +87,8 @@ def _unit(map_VV: Array) -> Array:
 
 
 def _spearman(a_NK: Array, b_NK: Array) -> Array:
+    from scipy.stats import rankdata  # most of a second
+
     a_NK, b_NK = rankdata(a_NK, axis=1), rankdata(b_NK, axis=1)
     a_NK, b_NK = a_NK - a_NK.mean(1, keepdims=True), b_NK - b_NK.mean(1, keepdims=True)
     with np.errstate(invalid="ignore"):  # absolute values may be constant where the map is not

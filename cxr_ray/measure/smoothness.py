@@ -12,7 +12,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtri, owens_t
 from torch import Tensor
 
 from cxr_ray import randomness
@@ -62,6 +61,8 @@ def expected_perimeter(sigma: float, g: int) -> float:
         sigma: of the filter, in units.
         g: units along each side.
     """
+    from scipy.special import ndtri, owens_t
+
     kernel = np.exp(-0.5 * (np.arange(-math.ceil(REACH * sigma) - 1, math.ceil(REACH * sigma) + 2) / sigma) ** 2)
     r = (kernel[1:] * kernel[:-1]).sum() / (kernel**2).sum()
     apart = 4 * owens_t(ndtri(1 - QUARTER), math.sqrt((1 - r) / (1 + r)))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from cxr_ray.config import IMAGENET_MEAN, IMAGENET_STD
@@ -102,12 +101,15 @@ def build(arch: str, spec: ModelSpec) -> Classifier:
 
 
 def _resnet18(outputs: int) -> nn.Module:
-    return torchvision.models.resnet18(weights=None, num_classes=outputs)
+    from torchvision.models import resnet18  # more than a second, which a mistake need not wait for
+
+    return resnet18(weights=None, num_classes=outputs)
 
 
 def _imagenet_resnet18() -> dict[str, Tensor]:
-    published = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
-    return dict(published.get_state_dict(progress=False, check_hash=True))
+    from torchvision.models import ResNet18_Weights
+
+    return dict(ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
 
 
 def _timm(arch: str) -> Any:

@@ -6,10 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import pyarrow as pa
-
 from cxr_ray.errors import CxrRayError
-from cxr_ray.report.document import write_report
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.report") -> int:
@@ -18,6 +15,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.repor
     parser.add_argument("out", help="the run's folder or URI, as --out named it")
     parser.add_argument("--data", help="where the images lie, if elsewhere now (galleries only)")
     args = parser.parse_args(argv)
+    import pyarrow as pa
+
+    from cxr_ray.report.document import write_report  # pandas and matplotlib, which --help does without
+
     try:
         write_report(args.out, args.data)
     except (CxrRayError, pa.ArrowInvalid) as e:

@@ -11,8 +11,7 @@ from cxr_ray import results
 from cxr_ray.data import masks, sources
 from cxr_ray.errors import UserError
 from cxr_ray.measure.worker import ModelRef
-from cxr_ray.report import document as report
-from cxr_ray.run import cluster, explaining, resume, statistics, terminal, tuning
+from cxr_ray.run import cluster, explaining, resume, terminal, tuning
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import TrialPlan
@@ -45,6 +44,8 @@ def execute(context: RunContext) -> bool:
         return False
     finally:
         ray.shutdown()
+    from cxr_ray.run import statistics  # scipy.stats, sklearn: a second and more, while which no shard waits
+
     terminal.say("Statistics")
     statistics.write_statistics(context.sweep, store)
     finish(store)
@@ -137,6 +138,8 @@ def _given_row(model_ref: ModelRef) -> dict[str, Any]:
 
 def finish(store: Store) -> None:
     """Write the report, mark the run as finished, and remove what only an unfinished run needs."""
+    from cxr_ray.report import document as report  # matplotlib
+
     report.write_report(store.out)
     resume.mark_finished(store)
     if store.exists("tune"):

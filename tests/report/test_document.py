@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cxr_ray.report.__main__ import main
-from cxr_ray.run.terminal import summary_lines
+from cxr_ray.run.outcome import summary_lines
 from tests.builders.pages import page_of, text_of
 from tests.builders.runs import TRIAL, make_run
 

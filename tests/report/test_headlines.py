@@ -9,7 +9,7 @@ import pytest
 from cxr_ray.report.load import load
 from cxr_ray.report.sections.headlines import headlines
 from cxr_ray.results import open_run
-from cxr_ray.run.terminal import summary_lines
+from cxr_ray.run.outcome import summary_lines
 from cxr_ray.schemas import TABLES
 from tests.builders.runs import make_run
 

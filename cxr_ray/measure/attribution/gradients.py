@@ -2,6 +2,8 @@
 
 Shapes: B (image, target) pairs, S side of an image, V side of a map, K channels of the last block, J altered copies of
 images in a pass, N altered copies of an image.
+
+captum is imported where it is used: it takes half a second, which a mistake in a sweep need not wait for.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import warnings
 
 import torch
-from captum import attr
 from torch import Tensor, nn
 
 from cxr_ray import randomness
@@ -24,7 +25,6 @@ from cxr_ray.measure.attribution.inputs import (
     keys_of,
     leaf,
 )
-from cxr_ray.measure.attribution.relus import ReluMaxPool, with_separate_relus
 from cxr_ray.models.networks import Classifier
 
 IG_STEPS = 32
@@ -34,6 +34,10 @@ GRADIENT_SHAP_SAMPLES = 16
 
 def guided_gradcam(model: Classifier, inputs: Inputs) -> Tensor:
     """Guided Grad-CAM (Selvaraju et al., ICCV 2017): guided backpropagation times Grad-CAM, bilinear at image size."""
+    from captum import attr
+
+    from cxr_ray.measure.attribution.relus import with_separate_relus
+
     maps = rankings.upsample(combine(*gradcam(model, inputs)), inputs.images.shape[-1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # captum's, on the hooks that it sets on our copy
@@ -43,11 +47,15 @@ def guided_gradcam(model: Classifier, inputs: Inputs) -> Tensor:
 
 def saliency(model: Classifier, inputs: Inputs) -> Tensor:
     """|d z_target / d input|, summed over channels (Simonyan et al., 2014)."""
+    from captum import attr
+
     return attr.Saliency(model).attribute(leaf(inputs.images), target=inputs.targets).sum(1).detach()
 
 
 def input_x_gradient(model: Classifier, inputs: Inputs) -> Tensor:
     """Input times gradient, in model space (Shrikumar et al., 2016)."""
+    from captum import attr
+
     return attr.InputXGradient(model).attribute(leaf(inputs.images), target=inputs.targets).sum(1).detach()
 
 
@@ -72,6 +80,8 @@ def smoothgrad(model: Classifier, inputs: Inputs) -> Tensor:
 
 def integrated_gradients(model: Classifier, inputs: Inputs) -> Tensor:
     """Integrated gradients (Sundararajan et al., ICML 2017) from the black image, 32 Gauss-Legendre steps."""
+    from captum import attr
+
     maps = attr.IntegratedGradients(model).attribute(
         inputs.images,
         baselines=inputs.black.expand_as(inputs.images),
@@ -113,6 +123,10 @@ def deeplift(model: Classifier, inputs: Inputs) -> Tensor:
     Max pooling is taken apart into ReLUs, since captum's rule for it drops all but one of the overlapping windows that
     share a maximum. Products of activations (squeeze and excite) have no rule and follow the gradient: not complete.
     """
+    from captum import attr
+
+    from cxr_ray.measure.attribution.relus import ReluMaxPool, with_separate_relus
+
     split = with_separate_relus(model)
     for parent in list(split.modules()):
         for name, child in list(parent.named_children()):

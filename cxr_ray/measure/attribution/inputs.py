@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from captum import attr
 from torch import Tensor
 
 from cxr_ray import randomness
@@ -104,4 +103,6 @@ def z_target(model: Classifier, images: Tensor, targets: Tensor) -> Tensor:
 
 def input_gradient(model: Classifier, images: Tensor, targets: Tensor) -> Tensor:
     """d z_target / d input, [J, 3, S, S]."""
+    from captum import attr
+
     return attr.Saliency(model).attribute(leaf(images), target=targets, abs=False).detach()
