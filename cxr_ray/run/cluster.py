@@ -1,22 +1,30 @@
-"""Ray's start, and what a sweep takes of the machines: an allocation, which is a pure function of nodes and request."""
+"""Ray's start, and what a sweep takes of the machines: an allocation, which is a pure function of nodes and request.
+
+No machine is asked for more than it has: an actor that fits on none would wait for ever, without a word. Workers
+leave CPUs for the tasks that read and write, which could not run otherwise.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
 from cxr_ray import config
+from cxr_ray.cpus import usable_cpus
 from cxr_ray.errors import ClusterError
 from cxr_ray.quiet import silent
 
 SPARE_CPUS = 1  # logical CPUs of one machine for tasks that read and write, next to the real ones that compute
 PROCESS_MEMORY = 1.25 * 2**30, 1.5 * 2**30 / 224**2  # bytes that a trial or worker takes: always, and a pixel's
 UNKNOWN_MEMORY = 2.0**60
+PER_GPU = 32  # workers or trials on one GPU: each has a CUDA context
+GRAIN = 10_000  # Ray counts CPUs and GPUs in parts of this
 
 
 def start_ray() -> bool:
@@ -48,12 +56,8 @@ def start_ray() -> bool:
             ) from None
         return False
     with silent(2):
-        ray.init(address="local", num_cpus=_cores() + SPARE_CPUS, include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=usable_cpus() + SPARE_CPUS, include_dashboard=False, **quiet)
     return True
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,11 @@ class Allocation:
         cpus, gpus: what they have, without the spare CPUs.
         local: as asked.
         trial_cpus, trial_gpus: of one trial; concurrent_trials: at a time.
-        workers: actors that explain; worker_gpus: of each; threads: torch threads of each, 0 for Ray's own choice.
+        workers: actors that explain; worker_cpus, worker_gpus: of each; threads: torch threads of each, 0 for Ray's own
+            choice.
         batch_size: masked images in one forward pass; None: found on the device.
         memory_bound: GiB of one worker, where memory allows fewer of them than the other resources do.
+        rounded: a sentence for each fraction of a GPU that was rounded.
     """
 
     n_nodes: int
@@ -120,25 +126,25 @@ class Allocation:
     trial_gpus: float
     concurrent_trials: int
     workers: int
+    worker_cpus: float
     worker_gpus: float
     threads: int
     batch_size: int | None
     memory_bound: float | None = None
+    rounded: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
-        """One line for the user."""
+        """One line for the user, and one for each fraction of a GPU that was rounded."""
         where = "this machine" if self.local else f"the cluster of {self.n_nodes} machine{'s' * (self.n_nodes != 1)}"
         device = f"GPUs {self.gpus:g}" if self.gpus else "no GPU, so on CPUs"
         line = (
             f"Ray on {where}: CPUs {self.cpus:g}, {device}. Trials at a time: up to {self.concurrent_trials}; then "
             f"workers: {self.workers}."
         )
-        if self.memory_bound is None:
-            return line
-        return line + (
-            f" More would not fit in memory, at {self.memory_bound:.1f} GiB each (resources.workers overrides)."
-        )
+        if self.memory_bound is not None:
+            line += f" More would not fit in memory, at {self.memory_bound:.1f} GiB each (resources.workers overrides)."
+        return "\n".join([line, *self.rounded])
 
 
 def allocate(nodes: Sequence[Node], request: Request) -> Allocation:
@@ -149,18 +155,15 @@ def allocate(nodes: Sequence[Node], request: Request) -> Allocation:
     """
     asked, spare = request.resources, SPARE_CPUS if request.local else 0
     cpus, gpus = sum(n.cpus for n in nodes) - spare, float(sum(n.gpus for n in nodes))
-    automatic = 1.0 if gpus else 0.0
-    trial_gpus = automatic if asked.gpu_per_trial == "auto" else float(asked.gpu_per_trial)
-    worker_gpus = automatic if asked.gpu_per_worker == "auto" else float(asked.gpu_per_worker)
+    trial_gpus, worker_gpus, rounded = _gpus_of_each(asked, 1.0 if gpus else 0.0)
     _check_machines(nodes, request, trial_gpus, worker_gpus)
 
-    by_memory = max(1, sum(int(min(n.memory // request.process_memory, n.cpus)) for n in nodes))
-    by_cpu = cpus // asked.cpu_per_trial
-    by_gpu = _slots(nodes, trial_gpus) if trial_gpus else by_cpu
-    concurrent = max(1, int(min(by_cpu, by_gpu, by_memory, request.n_trials or 1)))
+    free = [replace(n, cpus=n.cpus - spare) for n in nodes]
+    room = sum(_trials_on(n, request, trial_gpus) for n in free)
+    concurrent = max(1, min(room, request.n_trials or 1))
     share = cpus // concurrent if request.local and not trial_gpus else 0  # else CPUs would lie idle
 
-    room = _room(nodes, request, worker_gpus)
+    room, by_memory, worker_cpus = _room(nodes, request, worker_gpus)
     workers = min(room, by_memory) if asked.workers == "auto" else asked.workers
     return Allocation(
         n_nodes=len(nodes),
@@ -171,17 +174,50 @@ def allocate(nodes: Sequence[Node], request: Request) -> Allocation:
         trial_gpus=trial_gpus,
         concurrent_trials=concurrent,
         workers=workers,
+        worker_cpus=worker_cpus,
         worker_gpus=worker_gpus,
         threads=max(1, int(cpus) // workers) if request.local and not worker_gpus else 0,
         batch_size=None if asked.batch_size == "auto" else asked.batch_size,
         memory_bound=request.process_memory / 2**30 if asked.workers == "auto" and workers < room else None,
+        rounded=rounded,
     )
+
+
+def whole_share(gpus: float) -> float:
+    """The least share of a GPU, 1/2, 1/3, ... that holds ``gpus``, in Ray's grain; a whole number as it is.
+
+    A share that does not divide a GPU leaves a rest on each. Ray adds these up, takes a machine of many GPUs for free,
+    and waits there for ever: https://github.com/ray-project/ray/issues/52133.
+
+    >>> [whole_share(gpus) for gpus in (0, 0.5, 0.4, 0.3, 0.6, 1, 2)]
+    [0.0, 0.5, 0.5, 0.3333, 1.0, 1.0, 2.0]
+    """
+    if not 0 < gpus < 1:
+        return float(gpus)
+    pieces = min(int(1 / gpus + 1e-9), PER_GPU)
+    return GRAIN // pieces / GRAIN
+
+
+def _gpus_of_each(asked: config.Resources, automatic: float) -> tuple[float, float, tuple[str, ...]]:
+    """GPUs of a trial and of a worker, and a sentence for each that is not what was asked for."""
+    each, sentences = [], []
+    for key in ("gpu_per_trial", "gpu_per_worker"):
+        wanted = getattr(asked, key)
+        gpus = automatic if wanted == "auto" else whole_share(wanted)
+        if wanted != "auto" and abs(gpus - wanted) > 1 / GRAIN:
+            pieces = int(1 / gpus)
+            sentences.append(
+                f"resources.{key}: got {wanted:g}; expected 1, 1/2, 1/3, ... or 1/{PER_GPU} of a GPU; taken as "
+                f"{gpus:g}, {pieces} on each."
+            )
+        each.append(gpus)
+    return each[0], each[1], tuple(sentences)
 
 
 def _check_machines(nodes: Sequence[Node], request: Request, trial_gpus: float, worker_gpus: float) -> None:
     """Raise ClusterError where no single machine has what one trial or one worker takes."""
+    spare = SPARE_CPUS if request.local else 0
     most_gpus = max((n.gpus for n in nodes), default=0)
-    most_cpus = max((n.cpus for n in nodes), default=0.0) - (SPARE_CPUS if request.local else 0)
     wanted = {"gpu_per_trial": trial_gpus if request.n_trials else 0, "gpu_per_worker": worker_gpus}
     for key, gpus in wanted.items():
         if gpus > most_gpus:
@@ -190,34 +226,67 @@ def _check_machines(nodes: Sequence[Node], request: Request, trial_gpus: float, 
                 f"that, 0 or auto (--set resources.{key}=auto)."
             )
     cpus = request.resources.cpu_per_trial
+    most_cpus = max((n.cpus - spare for n in nodes if n.gpus >= trial_gpus), default=0.0)
     if request.n_trials and cpus > most_cpus:
+        where = "the largest machine" + " with GPUs" * (trial_gpus > 0)
         raise ClusterError(
-            f"resources.cpu_per_trial: got {cpus:g}; expected at most {most_cpus:g}, the CPUs of the largest machine; "
-            f"give at most that (--set resources.cpu_per_trial={most_cpus:g})."
+            f"resources.cpu_per_trial: got {cpus:g}; expected at most {most_cpus:g}, the CPUs of {where}; give at most "
+            f"that (--set resources.cpu_per_trial={most_cpus:g})."
         )
 
 
-def _room(nodes: Sequence[Node], request: Request, worker_gpus: float) -> int:
-    """How many workers the CPUs and GPUs hold, at least as many as are asked for; ClusterError where they do not."""
-    cpus = int(sum(n.cpus for n in nodes)) - 1  # reading and writing need a CPU that no worker holds
-    room = min(_slots(nodes, worker_gpus), cpus) if worker_gpus else cpus
+def _trials_on(node: Node, request: Request, gpus_each: float) -> int:
+    """Trials that one machine holds at a time."""
+    by_cpu = int(node.cpus // request.resources.cpu_per_trial)
+    by_memory = int(node.memory // request.process_memory)
+    return min(by_cpu, by_memory, _slots(node, gpus_each) if gpus_each else by_cpu)
+
+
+def _room(nodes: Sequence[Node], request: Request, gpus_each: float) -> tuple[int, int, float]:
+    """How many workers the machines hold; how many of them in memory, at least one; and the CPUs of each.
+
+    A worker takes a whole CPU where there are enough. Workers on GPUs take less where a machine has fewer CPUs than
+    places on its GPUs, so that no GPU lies idle. One CPU in each machine with GPUs, or one in all, is left for reading
+    and writing: half of it, where a machine has no more.
+
+    Raises:
+        ClusterError: fewer than are asked for.
+    """
+    cpus_each = 1.0
+    if gpus_each:
+        places = [_slots(n, gpus_each) if n.cpus >= 1 else 0 for n in nodes]
+        shares = [_left(n.cpus) / slots for n, slots in zip(nodes, places, strict=True) if slots]
+        cpus_each = min([1.0, *shares])
+    else:
+        total = sum(int(n.cpus) for n in nodes)
+        places = [int(n.cpus) for n in nodes]
+        if total == 1:
+            cpus_each = _left(total)
+        else:  # the CPU that is left is of the machine with the most
+            places[places.index(max(places, default=0))] -= 1 if total else 0
+    cpus_each = math.floor(cpus_each * GRAIN) / GRAIN
+    room = sum(places)
     if room < 1:
-        gpus = sum(n.gpus for n in nodes)
+        cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
         raise ClusterError(
-            f"got a cluster of {cpus + 1} CPUs and {gpus} GPUs; expected at least 2 CPUs, to read and to explain; "
+            f"got a cluster of {cpus:g} CPUs and {gpus} GPUs; expected at least 1 CPU on a machine that can explain; "
             "give it more (ray start --num-cpus=2)."
         )
     asked = request.resources.workers
     if asked != "auto" and asked > room:
         raise ClusterError(
-            f"resources.workers: got {asked}; expected at most {room}, since each takes one CPU and {worker_gpus:g} "
-            "GPUs; give at most that, or auto (--set resources.workers=auto)."
+            f"resources.workers: got {asked}; expected at most {room}, since each takes {cpus_each:g} CPUs and "
+            f"{gpus_each:g} GPUs; give at most that, or auto (--set resources.workers=auto)."
         )
-    return room
+    in_memory = sum(min(int(n.memory // request.process_memory), p) for n, p in zip(nodes, places, strict=True))
+    return room, max(1, in_memory), cpus_each
 
 
-def _slots(nodes: Sequence[Node], gpus_each: float) -> int:
-    """How many pieces of ``gpus_each`` GPUs fit on the machines; a fraction never spans two GPUs."""
-    if gpus_each >= 1:
-        return sum(int(n.gpus // gpus_each) for n in nodes)
-    return sum(n.gpus for n in nodes) * int(1 / gpus_each + 1e-9)
+def _left(cpus: float) -> float:
+    """CPUs of a machine that workers may hold: all but one, or half of the only one."""
+    return max(cpus - 1, cpus / 2)
+
+
+def _slots(node: Node, gpus_each: float) -> int:
+    """How many pieces of ``gpus_each`` GPUs fit on a machine; a fraction never spans two GPUs."""
+    return int(node.gpus // gpus_each) if gpus_each >= 1 else node.gpus * int(1 / gpus_each)

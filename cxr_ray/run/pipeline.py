@@ -195,7 +195,7 @@ def compute_shards(shard_pass: ShardPass, shards: Sequence[ShardPlan]) -> Genera
                 "tested": shard_pass.tested,
             },
             compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=1,
+            num_cpus=allocation.worker_cpus,
             num_gpus=allocation.worker_gpus or None,
         )
         .map(write.__call__, num_cpus=LIGHT_CPUS)
@@ -221,6 +221,6 @@ class _Total:
 def sum_maps(context: RunContext, groups: list[dict[str, Any]]) -> None:
     """Write the sums that mean_map needs: one for each group of trial_id, explainer, target, predicted and size."""
     total = _Total(context.sweep, context.store)
-    rows = ray.data.from_items(groups, override_num_blocks=len(groups)).map(total.__call__, num_cpus=1)
+    rows = ray.data.from_items(groups, override_num_blocks=len(groups)).map(total.__call__, num_cpus=LIGHT_CPUS)
     for _ in rows.iter_rows():
         pass

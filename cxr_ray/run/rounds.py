@@ -125,7 +125,10 @@ class _Rounds:
         decode = pipeline._Decode(self.scoring.context.source, None, sweep)
         write = pipeline._Write(self.store, ROUNDS)
         kind = ray.remote(_Actor).options(
-            num_cpus=1, num_gpus=allocation.worker_gpus or None, max_restarts=-1, max_task_retries=-1
+            num_cpus=allocation.worker_cpus,
+            num_gpus=allocation.worker_gpus or None,
+            max_restarts=-1,
+            max_task_retries=-1,
         )
         return [kind.remote(decode, write, arguments) for _ in range(allocation.workers)]
 

@@ -45,7 +45,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "fractions never span two GPUs": (
         lambda: allocated(TWO_GPUS, gpu_per_worker=0.6, gpu_per_trial=0.4),
-        {"workers": 2, "concurrent_trials": 4},
+        {"workers": 2, "worker_gpus": 1, "concurrent_trials": 4, "trial_gpus": 0.5},
     ),
     "whole GPUs never span two machines": (
         lambda: allocated((8, 3, 64), (8, 3, 64), local=False, gpu_per_worker=2),
@@ -73,6 +73,55 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "memory counts by machine": (
         lambda: allocated((17, 0, 5), (16, 0, 5), (16, 0, 2), local=False),
         {"workers": 2, "concurrent_trials": 2, "threads": 0},
+    ),
+    # few CPUs: who reads and writes must find one
+    "one CPU: half of it for the worker": (
+        lambda: allocated((1, 0, 64), local=False),
+        {"workers": 1, "worker_cpus": 0.5, "concurrent_trials": 1, "trial_cpus": 1},
+    ),
+    "one CPU of this machine, and the spare one": (
+        lambda: allocated((1, 0, 64)),
+        {"workers": 1, "worker_cpus": 1, "threads": 1, "concurrent_trials": 1, "trial_cpus": 1},
+    ),
+    "two CPUs": (lambda: allocated((2, 0, 64), local=False), {"workers": 1, "worker_cpus": 1, "concurrent_trials": 2}),
+    "three CPUs": (lambda: allocated((3, 0, 64), local=False), {"workers": 2, "worker_cpus": 1}),
+    "three machines of one CPU each": (
+        lambda: allocated(*[(1, 0, 64)] * 3, local=False),
+        {"workers": 2, "worker_cpus": 1, "concurrent_trials": 3},
+    ),
+    "a GPU and one CPU": (
+        lambda: allocated((1, 1, 64), local=False),
+        {"workers": 1, "worker_cpus": 0.5, "concurrent_trials": 1},
+    ),
+    "a GPU and two CPUs": (lambda: allocated((2, 1, 64), local=False), {"workers": 1, "worker_cpus": 1}),
+    "four GPUs and one CPU: all of them work": (
+        lambda: allocated((1, 4, 64), local=False),
+        {"workers": 4, "worker_cpus": 0.125, "concurrent_trials": 1},
+    ),
+    "four GPUs and two CPUs": (
+        lambda: allocated((2, 4, 64), local=False),
+        {"workers": 4, "worker_cpus": 0.25, "concurrent_trials": 2},
+    ),
+    "four GPUs and three CPUs, on this machine": (
+        lambda: allocated((3, 4, 64)),
+        {"workers": 4, "worker_cpus": 0.75, "concurrent_trials": 3},
+    ),
+    "as many GPUs as CPUs": (lambda: allocated((8, 8, 64), local=False), {"workers": 8, "worker_cpus": 0.875}),
+    "CPUs of a machine without GPUs help no GPU": (
+        lambda: allocated((1, 4, 64), (64, 0, 64), local=False),
+        {"workers": 4, "worker_cpus": 0.125, "concurrent_trials": 1},
+    ),
+    "a head without CPUs": (
+        lambda: allocated((0, 0, 64), (8, 2, 64), local=False),
+        {"workers": 2, "worker_cpus": 1, "concurrent_trials": 2},
+    ),
+    "GPUs without a CPU are left alone": (
+        lambda: allocated((0, 2, 64), (8, 2, 64), local=False),
+        {"workers": 2, "worker_cpus": 1, "concurrent_trials": 2},
+    ),
+    "CPUs for a trial are of one machine": (
+        lambda: allocated((3, 0, 64), (3, 0, 64), local=False, cpu_per_trial=2),
+        {"concurrent_trials": 2},
     ),
     "batches as asked": (lambda: allocated(LAPTOP, batch_size=32), {"batch_size": 32}),
     "batches found on the device": (lambda: allocated(LAPTOP), {"batch_size": None}),
@@ -121,15 +170,23 @@ TOO_MUCH = {
     ),
     "workers on CPUs": (
         lambda: allocated(LAPTOP, workers=999),
-        "resources.workers: got 999; expected at most 8, since each takes one CPU and 0 GPUs; give at most that, or ",
+        "resources.workers: got 999; expected at most 8, since each takes 1 CPUs and 0 GPUs; give at most that, or ",
     ),
     "workers on GPUs": (
         lambda: allocated(TWO_GPUS, workers=3),
-        "resources.workers: got 3; expected at most 2, since each takes one CPU and 1 GPUs; ",
+        "resources.workers: got 3; expected at most 2, since each takes 1 CPUs and 1 GPUs; ",
     ),
-    "explaining on one CPU": (
-        lambda: allocated((1, 0, 64), local=False),
-        "got a cluster of 1 CPUs and 0 GPUs; expected at least 2 CPUs, to read and to explain; ",
+    "explaining without a CPU": (
+        lambda: allocated((0, 0, 64), local=False, n_trials=0),
+        "got a cluster of 0 CPUs and 0 GPUs; expected at least 1 CPU on a machine that can explain; ",
+    ),
+    "explaining on GPUs without a CPU": (
+        lambda: allocated((0, 2, 64), (8, 0, 64), local=False, n_trials=0),
+        "got a cluster of 8 CPUs and 2 GPUs; expected at least 1 CPU on a machine that can explain; ",
+    ),
+    "CPUs for a trial on another machine than the GPUs": (
+        lambda: allocated((1, 4, 64), (64, 0, 64), local=False, cpu_per_trial=2),
+        "resources.cpu_per_trial: got 2; expected at most 1, the CPUs of the largest machine with GPUs; ",
     ),
 }
 
@@ -144,6 +201,33 @@ def test_more_than_there_is_is_refused(case):
 
 def test_a_machine_without_a_trial_may_be_asked_for_any_gpus_of_trials():
     assert allocated(LAPTOP, n_trials=0, gpu_per_trial=8).concurrent_trials == 1
+
+
+@pytest.mark.parametrize("pieces", range(1, cluster.PER_GPU + 1))
+def test_equal_shares_of_a_gpu_leave_no_rest_on_eight_gpus_that_looks_like_another_share(pieces):
+    share = cluster.whole_share(1 / pieces)
+    grains = round(share * cluster.GRAIN)
+    assert grains / cluster.GRAIN == share, "what Ray counts"
+    assert pieces * grains <= cluster.GRAIN, "all of them fit"
+    assert 8 * (cluster.GRAIN - pieces * grains) < grains
+    assert allocated((64, 8, 9e9), gpu_per_worker=1 / pieces, n_trials=0, local=False).workers == 8 * pieces
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken", "on_each"), [(0.3, 0.3333, 3), (0.34, 0.5, 2), (0.4, 0.5, 2), (0.51, 1, 1), (0.001, 0.0312, 32)]
+)
+def test_a_fraction_that_does_not_divide_a_gpu_is_rounded_up_and_said(asked, taken, on_each):
+    allocation = allocated((64, 2, 9e9), gpu_per_worker=asked, n_trials=0)
+    assert (allocation.worker_gpus, allocation.workers) == (taken, 2 * on_each)
+    assert allocation.line.splitlines()[1:] == [
+        f"resources.gpu_per_worker: got {asked:g}; expected 1, 1/2, 1/3, ... or 1/32 of a GPU; taken as {taken:g}, "
+        f"{on_each} on each."
+    ]
+
+
+def test_fractions_that_divide_a_gpu_are_not_mentioned():
+    for fraction in (0, 0.5, 1 / 3, 0.3333, 0.25, 0.2, 1 / 7, 1, 2):
+        assert "\n" not in allocated((64, 2, 9e9), gpu_per_worker=fraction, gpu_per_trial=fraction).line
 
 
 def test_a_node_is_as_ray_counts_it():
