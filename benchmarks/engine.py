@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.common import arguments, rates, ratio, show
 from cxr_ray.measure import fills, rankings, scoring
-from cxr_ray.models import backends, networks
+from cxr_ray.models import backend_choice, backends, networks
 from cxr_ray.models.networks import ModelSpec
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = networks.build("resnet18", ModelSpec("resnet18", args.size)).requires_grad_(False)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch_size = backends.batch_size(model, args.size)
+    batch_size = backend_choice.batch_size(model, args.size)
     n_images, n_rankings = 4, batch_size // 4  # two batches
     images = torch.rand(n_images, 3, args.size, args.size, device=device)
     keys = torch.arange(n_images, device=device)
@@ -63,9 +63,11 @@ def main() -> None:
         return jobs
 
     with torch.no_grad():
-        form, _ = backends.choose(model, args.size, batch_size, 10**7)
+        form, _ = backend_choice.choose(model, args.size, batch_size, 10**7)
         functions = {
-            n: backends.make(n, model, args.size, batch_size) for n, v in form.tried.items() if not isinstance(v, str)
+            n: backend_choice.make(n, model, args.size, batch_size)
+            for n, v in form.tried.items()
+            if not isinstance(v, str)
         }
         kinds = {name: plain(forward) for name, forward in functions.items()} | {"masked": masked}
         measured = rates(kinds, args.rounds, args.seconds)

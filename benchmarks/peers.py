@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks.common import arguments, rates, ratio, show
 from benchmarks.parity import PERCENTILES, chests, classifier, model_space, untied_maps, worker_scores
 from cxr_ray.measure import fills, metrics, rankings, scoring
-from cxr_ray.models import backends
+from cxr_ray.models import backend_choice, backends
 from cxr_ray.models.backends import Forward
 from cxr_ray.models.networks import Classifier
 
@@ -84,7 +84,7 @@ def main() -> int:
     theirs = classifier(SIZE).to(device)  # as a user would hand it over
     model = model.to(device).to(memory_format=torch.channels_last)
     pixels, maps = chests(SIZE, args.images), untied_maps(args.images, SIZE)
-    backend, forward = backends.choose(model, SIZE, args.batch, 10**7)
+    backend, forward = backend_choice.choose(model, SIZE, args.batch, 10**7)
     notes = {"backend": str(backend)}
     on_device, images = maps.to(device), model_space(classifier(SIZE), pixels)
     ways: dict[str, Callable[[], int]] = {}

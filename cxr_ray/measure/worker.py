@@ -21,8 +21,8 @@ from cxr_ray.measure.metrics import Tested
 from cxr_ray.measure.region_effects import region_rows
 from cxr_ray.measure.shards import ModelRef, Shard, Tables
 from cxr_ray.measure.shared import SharedControls
-from cxr_ray.models import backends, checkpoints
-from cxr_ray.models.backends import InferenceBackend
+from cxr_ray.models import backend_choice, backends, checkpoints
+from cxr_ray.models.backend_choice import InferenceBackend
 from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import ERRORS
 
@@ -74,8 +74,8 @@ class Worker:
         """The function that scores; its backend is measured for the first model and then kept."""
         model, size = self.model(trial_id), self.model_refs[trial_id].size
         if self.backend.tried:
-            return backends.make(self.backend.name, model, size, self.batch_size(trial_id))
-        self.backend, forward = backends.choose(
+            return backend_choice.make(self.backend.name, model, size, self.batch_size(trial_id))
+        self.backend, forward = backend_choice.choose(
             model, size, self.batch_size(trial_id), self.passes, self.sweep.perturb.precision
         )
         return forward
@@ -84,7 +84,7 @@ class Worker:
         """Masked images in one pass."""
         size = self.model_refs[trial_id].size
         if self._batch_size is None and size not in self._found:
-            self._found[size] = backends.batch_size(self.model(trial_id), size)
+            self._found[size] = backend_choice.batch_size(self.model(trial_id), size)
         return self._batch_size or self._found[size]
 
     def network(self, trial_id: str) -> Network:

@@ -1,4 +1,4 @@
-"""The inference backend in which a network scores masked images: the fastest of this machine, chosen by measurement.
+"""The inference backends: forms of a network that score masked images. ``backend_choice`` takes the fastest.
 
 Explainers stay on the eager module, since they need its hooks; only scoring uses another backend. Every backend gives
 the same probabilities within TOLERANCE, those in half precision within HALF_TOLERANCE, which is checked when one is
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import importlib
+import io
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,29 +31,12 @@ TOLERANCE = 1e-4  # in probability
 HALF_TOLERANCE = 1e-2
 TRIAL_SECONDS = 1.0  # that each backend is measured
 TRIAL_PAYS = 2 * TRIAL_SECONDS  # seconds of eager scoring from which measuring another backend can pay
-EXPORT_PAYS = 30.0  # and an export (6 seconds)
-COMPILE_PAYS = 600.0  # and a compilation (about a minute)
-
-BATCHES = (32, 64, 128, 256)
+EXPORT_PAYS = 10.0  # and an export (2 seconds)
+COMPILE_PAYS = 100.0  # and a compilation (10 seconds, which saves a tenth)
+COMPILE_HALF_PAYS = 40.0  # and one that halves the time of half precision, a fifth of eager's
+DIFFERS = "differs by"
 
 Forward = Callable[[Tensor], Tensor]  # model-space [B, 3, S, S] to the log-odds of PNEUMONIA [B]
-
-
-@dataclass(frozen=True)
-class InferenceBackend:
-    """The backend that was chosen, and why.
-
-    Attributes:
-        name: key of BACKENDS.
-        tried: images a second of every backend that was measured, or why one was not.
-    """
-
-    name: str
-    tried: dict[str, float | str]
-
-    def __str__(self) -> str:
-        tried = (f"{n} {v:.0f}/s" if isinstance(v, float) else f"{n}: {v}" for n, v in self.tried.items())
-        return f"{self.name} ({', '.join(tried)})" if self.tried else self.name
 
 
 def full_float32() -> None:
@@ -163,7 +146,7 @@ BACKENDS: Registry[Backend] = Registry(
         "onnxruntime": Backend(onnxruntime, EXPORT_PAYS, device="cpu", extra="fast"),
         "mnn": Backend(mnn, EXPORT_PAYS, device="cpu", extra="fast"),
         "compiled": Backend(compiled, COMPILE_PAYS, device="cuda"),
-        "compiled_half": Backend(compiled_half, COMPILE_PAYS, device="cuda", half=True),
+        "compiled_half": Backend(compiled_half, COMPILE_HALF_PAYS, device="cuda", half=True),
     },
 )
 _INPUT, _OUTPUT = "images", "outputs"
@@ -211,22 +194,27 @@ def _of_one_size(fast: Classifier, other: Classifier, batch_size: int) -> Forwar
 @lru_cache(maxsize=1)  # two backends want it
 def _exported(model: Classifier, example: Tensor) -> bytes:
     """The folded module as ONNX, for any batch size."""
-    import onnxscript  # noqa: F401  the export needs it
+    import onnx  # noqa: F401  the export needs it
 
     network = _folded(model).network.to(memory_format=torch.contiguous_format)
+    made = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
+        torch.onnx.export(
             network,
-            (example.contiguous(),),
-            dynamo=True,
-            verbose=False,
+            (example[:2].contiguous(),),
+            made,  # type: ignore[arg-type]
+            dynamo=False,  # traced in half a second; torch.export, the newer way, takes three
             input_names=[_INPUT],
             output_names=[_OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamic_axes={_INPUT: {0: "batch"}, _OUTPUT: {0: "batch"}},
         )
-    assert program is not None
-    return program.model_proto.SerializeToString()
+    return made.getvalue()
+
+
+def forget_export() -> None:
+    """Free the exported weights, which the next model does not need."""
+    _exported.cache_clear()
 
 
 def _channels_last(model: Classifier) -> Forward:
@@ -240,21 +228,6 @@ def _folded(model: Classifier) -> Classifier:
     except Exception as e:  # tracing fails in as many ways as there are networks
         raise RuntimeError(f"the network cannot be traced ({type(e).__name__})") from None
     return Classifier(network, model.spec).eval().to(memory_format=torch.channels_last)
-
-
-def make(name: str, model: Classifier, size: int, batch_size: int) -> Forward:
-    """A model on the backend that was chosen for another one; eager where this model cannot have it or differs on it.
-
-    Raises:
-        UnknownNameError: no backend of that name.
-    """
-    example = _example(model, size, batch_size)
-    if name == "eager":
-        return eager(model, example)
-    with torch.no_grad():
-        prepared = check(name, model, example, model.log_odds(example))
-    _exported.cache_clear()
-    return eager(model, example) if isinstance(prepared, str) else prepared
 
 
 def check(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Forward | str:
@@ -275,117 +248,4 @@ def check(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Fo
     except Exception as e:  # compilers and exporters fail in their own ways, a missing one at its first call
         return (str(e).splitlines() or [type(e).__name__])[0]
     tolerance = HALF_TOLERANCE if backend.half else TOLERANCE
-    return forward if difference <= tolerance else f"differs by up to {difference:.1e} in probability"
-
-
-def _example(model: Classifier, size: int, batch_size: int) -> Tensor:
-    device = next(model.parameters(), torch.empty(0)).device
-    return torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
-
-
-def batch_size(model: Classifier, size: int) -> int:
-    """Masked images in one pass: the smallest of the doubling sizes that comes within 5% of the fastest and fits.
-
-    On CPUs 32, from which on the rate is flat; on GPUs measured once, from 32 up to 256 or what the memory holds.
-
-    Raises:
-        torch.OutOfMemoryError: it does not hold 32.
-    """
-    if next(model.parameters()).device.type == "cpu":
-        return BATCHES[0]
-    rates: dict[int, float] = {}
-    for batch in BATCHES:
-        try:
-            rates[batch] = _rate_of(model, size, batch)
-        except torch.OutOfMemoryError:
-            break
-    torch.cuda.empty_cache()  # or the GPU's other workers could not have that memory
-    if not rates:
-        raise torch.OutOfMemoryError(f"the GPU has no memory left for {BATCHES[0]} images of {size} x {size}.")
-    return min(batch for batch, rate in rates.items() if rate >= 0.95 * max(rates.values()))
-
-
-def _rate_of(model: Classifier, size: int, batch_size: int) -> float:
-    """Images a second in batches of this size, with memory for what else a worker holds of that size."""
-    with torch.no_grad():
-        example = _example(model, size, batch_size)
-        headroom = example.new_empty(2, *example.shape)  # masked images and fills
-        forward = eager(model, example)
-        _rate(forward, example, 0.0)
-        rate = _rate(forward, example, TRIAL_SECONDS / 4)
-        del headroom
-    return rate
-
-
-def choose(
-    model: Classifier, size: int, batch_size: int, passes: int, precision: str = "float32"
-) -> tuple[InferenceBackend, Forward]:
-    """The fastest backend for so many passes, start-up included.
-
-    Args:
-        model: eager, on its device.
-        size: side of the images.
-        batch_size: images in a pass.
-        passes: forward passes that will be made; few passes try only what costs nothing to start.
-        precision: float32, or half: in half precision on GPUs, unless no such backend can be had.
-
-    Returns:
-        The backend and its function; its probabilities agree with the eager module's on random images.
-    """
-    example = _example(model, size, batch_size)
-    plain = eager(model, example)
-    halves = [name for name, backend in BACKENDS.items() if backend.half] if precision == "half" else []
-    must_be_half = any(BACKENDS[name].runs_on(example.device) for name in halves)
-    refused: dict[str, float | str] = {} if must_be_half else dict.fromkeys(halves, "for GPUs")
-    if not passes and not must_be_half:
-        return InferenceBackend("eager", refused), plain
-    with torch.no_grad():
-        expected = plain(example)
-        rate = _rate(plain, example, 0.0)
-        names = _worth_trying(passes / rate, example.device, must_be_half)
-        if not names:
-            return InferenceBackend("eager", {"eager": rate, **refused}), plain
-        forwards = {"eager": plain}
-        for name in names:
-            prepared = check(name, model, example, expected)
-            if isinstance(prepared, str):
-                refused[name] = prepared
-            else:
-                forwards[name] = prepared
-        rates = _rates(forwards, example, refused)
-    _exported.cache_clear()
-    # Half or not at all, where it can be had: else levels of a curve, scored by two workers, might differ in precision.
-    best = max(rates, key=lambda name: (must_be_half and BACKENDS[name].half, rates[name]))
-    return InferenceBackend(best, {**rates, **refused}), forwards[best]
-
-
-def _worth_trying(eager_seconds: float, device: torch.device, half: bool) -> list[str]:
-    """Backends whose start-up can pay in so much scoring; the cheap ones always where half precision is asked for."""
-    return [
-        name
-        for name, backend in BACKENDS.items()
-        if name != "eager"
-        and backend.runs_on(device)
-        and (half or not backend.half)
-        and (eager_seconds > backend.pays_after or (half and backend.pays_after <= TRIAL_PAYS))
-    ]
-
-
-def _rates(forwards: Mapping[str, Forward], example: Tensor, refused: dict[str, float | str]) -> dict[str, float]:
-    """Images a second of each backend; one that does not fit into memory goes to ``refused``."""
-    rates = {}
-    for name, forward in forwards.items():
-        try:
-            rates[name] = _rate(forward, example, TRIAL_SECONDS)
-        except torch.OutOfMemoryError:
-            refused[name] = "out of memory"
-    return rates
-
-
-def _rate(forward: Forward, example: Tensor, seconds: float) -> float:
-    """Images a second, over at least one pass."""
-    start, done = time.perf_counter(), 0
-    while done == 0 or time.perf_counter() - start < seconds:
-        np.asarray(forward(example).cpu())
-        done += len(example)
-    return done / (time.perf_counter() - start)
+    return forward if difference <= tolerance else f"{DIFFERS} up to {difference:.1e} in probability"

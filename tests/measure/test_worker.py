@@ -16,7 +16,7 @@ from cxr_ray.measure.attribution.inputs import Explainer, Inputs
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.explainers import EXPLAINERS
-from cxr_ray.models import backends
+from cxr_ray.models import backend_choice
 from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import TABLES
 from tests.builders import networks
@@ -28,10 +28,10 @@ def test_the_precision_asked_for_reaches_the_choice_of_a_backend(monkeypatch):
 
     def choose(*given):
         seen.append(given)
-        return backends.InferenceBackend("eager", {}), given[0].log_odds
+        return backend_choice.InferenceBackend("eager", {}), given[0].log_odds
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(backends, "choose", choose)
+    monkeypatch.setattr(backend_choice, "choose", choose)
     worker(sweep(perturb={"precision": "half"}), linear_model()).forward("m")
     assert seen[0][-1] == "half"
     assert not torch.backends.cudnn.allow_tf32

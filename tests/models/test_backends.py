@@ -10,11 +10,17 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from cxr_ray.models import backends, networks
+from cxr_ray.models import backend_choice, backends, kept, networks
 from cxr_ray.models.networks import ModelSpec
 from tests.builders.networks import small
 
 SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(tmp_path, monkeypatch):
+    """Records of other tests would answer before anything is measured."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 def model(outputs: int = 2, arch: str = "resnet18"):
@@ -34,7 +40,7 @@ def replaced(monkeypatch, name: str, **changes: Any) -> None:
 
 def without(monkeypatch, *names: str) -> None:
     for name in names:
-        monkeypatch.delitem(backends.BACKENDS, name)
+        replaced(monkeypatch, name, device="nowhere")
 
 
 @torch.no_grad()
@@ -86,16 +92,16 @@ def test_compiled_backends_compile_one_batch_size_and_take_any(name, tolerance):
 
 
 def test_half_precision_is_tried_where_it_is_asked_for_and_not_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(backend_choice, "TRIAL_SECONDS", 0.0)
     without(monkeypatch, "onnxruntime", "mnn")
     made = model()
-    assert backends.choose(made, SIZE, 2, 10**9, "half")[0].tried["half"] == "for GPUs"
+    assert backend_choice.choose(made, SIZE, 2, 10**9, "half")[0].tried["half"] == "for GPUs"
     replaced(monkeypatch, "half", device=None)
     replaced(monkeypatch, "compiled", device=None, prepare=backends.folded)
     replaced(monkeypatch, "compiled_half", device=None, prepare=backends.half)
-    assert set(backends.choose(made, SIZE, 2, 10**9)[0].tried) == {"eager", "folded", "compiled"}
+    assert set(backend_choice.choose(made, SIZE, 2, 10**9)[0].tried) == {"eager", "folded", "compiled"}
     for passes in (0, 1, 10**9):  # whatever a worker has to do: else one curve might have two precisions
-        chosen = backends.choose(made, SIZE, 2, passes, "half")[0]
+        chosen = backend_choice.choose(made, SIZE, 2, passes, "half")[0]
         assert backends.BACKENDS[chosen.name].half
     assert isinstance(chosen.tried["half"], float)
     assert isinstance(chosen.tried["compiled_half"], float)
@@ -105,7 +111,7 @@ def test_mnn_prints_nothing_and_reports_nothing():
     """In a process of its own: what C keeps in its buffer comes out at exit, and MNN speaks once."""
     code = f"""
 import sys, torch
-from cxr_ray.models import backends, networks
+from cxr_ray.models import backend_choice, backends, kept, networks
 images = torch.randn(2, 3, {SIZE}, {SIZE})
 model = networks.build("resnet18", networks.ModelSpec("resnet18", {SIZE}))
 with torch.no_grad():
@@ -143,10 +149,10 @@ def test_timms_networks_have_the_same_backends(name, arch):
 
 def test_few_passes_start_nothing_and_many_try_everything(monkeypatch):
     made = model()
-    assert backends.choose(made, SIZE, 2, 0)[0] == backends.InferenceBackend("eager", {})
-    assert set(backends.choose(made, SIZE, 2, 1)[0].tried) == {"eager"}
-    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
-    chosen, _ = backends.choose(made, SIZE, 2, 10**9)
+    assert backend_choice.choose(made, SIZE, 2, 0)[0] == backend_choice.InferenceBackend("eager", {})
+    assert set(backend_choice.choose(made, SIZE, 2, 1)[0].tried) == {"eager"}
+    monkeypatch.setattr(backend_choice, "TRIAL_SECONDS", 0.0)
+    chosen, _ = backend_choice.choose(made, SIZE, 2, 10**9)
     assert set(chosen.tried) == {"eager", "folded", "onnxruntime", "mnn"}
     rates = {name: rate for name, rate in chosen.tried.items() if isinstance(rate, float)}
     assert rates == chosen.tried
@@ -157,12 +163,12 @@ def test_few_passes_start_nothing_and_many_try_everything(monkeypatch):
 def test_without_the_extra_it_says_so_and_goes_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "MNN", None)
-    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(backend_choice, "TRIAL_SECONDS", 0.0)
     made = model()
-    chosen, _ = backends.choose(made, SIZE, 2, 10**9)
+    chosen, _ = backend_choice.choose(made, SIZE, 2, 10**9)
     for name in ("onnxruntime", "mnn"):
         assert "cxr-ray[fast]" in str(chosen.tried[name])
-        assert is_eager(backends.make(name, made, SIZE, 2), made)
+        assert is_eager(backend_choice.make(name, made, SIZE, 2), made)
 
 
 def test_a_network_that_cannot_be_traced_stays_eager(monkeypatch):
@@ -174,18 +180,18 @@ def test_a_network_that_cannot_be_traced_stays_eager(monkeypatch):
         def forward(self, x):
             return self.linear(x.flatten(1)) if x.mean() > 1e9 else self.linear(-x.flatten(1))
 
-    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(backend_choice, "TRIAL_SECONDS", 0.0)
     made = networks.Classifier(Branching(), ModelSpec("resnet18", SIZE)).requires_grad_(False)
-    chosen, forward = backends.choose(made, SIZE, 2, 10**9)
+    chosen, forward = backend_choice.choose(made, SIZE, 2, 10**9)
     assert chosen.name == "eager"
     assert "traced" in str(chosen.tried["folded"])
     assert is_eager(forward, made)
 
 
 def test_a_backend_that_disagrees_is_refused(monkeypatch):
-    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(backend_choice, "TRIAL_SECONDS", 0.0)
     replaced(monkeypatch, "folded", prepare=lambda m, example: lambda x: m.log_odds(x) + 0.01)
-    chosen, _ = backends.choose(model(), SIZE, 2, 10**9)
+    chosen, _ = backend_choice.choose(model(), SIZE, 2, 10**9)
     assert chosen.name != "folded"
     assert chosen.tried["folded"] == "differs by up to 2.5e-03 in probability"
 
@@ -199,13 +205,13 @@ def test_a_compiler_that_fails_costs_a_line_and_no_run(monkeypatch):
 
         return forward
 
-    monkeypatch.setattr(backends, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(backend_choice, "TRIAL_SECONDS", 0.0)
     replaced(monkeypatch, "compiled", device=None, prepare=fails_when_called)
     made = model()
-    chosen, _ = backends.choose(made, SIZE, 2, 10**9)
+    chosen, _ = backend_choice.choose(made, SIZE, 2, 10**9)
     assert chosen.name != "compiled"
     assert chosen.tried["compiled"] == "Failed to find C compiler."
-    assert is_eager(backends.make("compiled", made, SIZE, 2), made)
+    assert is_eager(backend_choice.make("compiled", made, SIZE, 2), made)
 
 
 def test_a_module_that_a_compiler_misses_is_named_without_the_extra_that_lacks_it(monkeypatch):
@@ -220,26 +226,38 @@ def test_a_module_that_a_compiler_misses_is_named_without_the_extra_that_lacks_i
 def test_another_model_that_differs_on_the_chosen_backend_stays_eager(monkeypatch):
     replaced(monkeypatch, "folded", prepare=lambda m, example: lambda x: m.log_odds(x) + 0.01)
     made = model()
-    assert is_eager(backends.make("folded", made, SIZE, 2), made)
+    assert is_eager(backend_choice.make("folded", made, SIZE, 2), made)
 
 
-def test_the_batch_size_is_the_smallest_near_the_fastest_that_fits(monkeypatch):
+def test_the_batch_size_is_the_smallest_near_the_fastest_that_fits_and_is_kept(monkeypatch):
     made = model()
-    assert backends.batch_size(made, SIZE) == 32  # a CPU
+    assert backend_choice.batch_size(made, SIZE) == 32  # a CPU
     speed = {32: 100.0, 64: 180.0, 128: 196.0, 256: 200.0}
+    measured: list[int] = []
 
     def rate(forward, example, seconds):
-        if len(example) > 256:
+        measured.append(len(example))
+        if len(example) > max(speed):
             raise torch.OutOfMemoryError
         return speed[len(example)]
 
     class Parameter:
         device = torch.device("cuda")
 
-    monkeypatch.setattr(backends, "_rate", rate)
-    monkeypatch.setattr(backends, "_example", lambda m, size, batch: torch.zeros(batch))
+    monkeypatch.setattr(backend_choice, "_rate", rate)
+    monkeypatch.setattr(backend_choice, "_example", lambda m, size, batch: torch.zeros(batch))
+    monkeypatch.setattr(kept, "key_of", lambda m, size, **more: {"size": size})
     monkeypatch.setattr(made, "parameters", lambda: iter([Parameter()]))
-    assert backends.batch_size(made, SIZE) == 128
-    monkeypatch.setattr(backends, "BATCHES", (512,))
-    with pytest.raises(torch.OutOfMemoryError, match=r"^the GPU has no memory left for 512 images of \d+ x \d+\.$"):
-        backends.batch_size(made, SIZE)
+    assert backend_choice.batch_size(made, SIZE) == 128
+    measured.clear()
+    assert backend_choice.batch_size(made, SIZE) == 128
+    assert 512 in measured  # memory set a bound, which may be gone
+    speed |= {size: 201.0 for size in backend_choice.BATCHES if size > 256}
+    assert backend_choice.batch_size(made, SIZE) == 128
+    measured.clear()
+    assert backend_choice.batch_size(made, SIZE) == 128
+    assert set(measured) == {128}
+    speed.clear()
+    speed[16] = 1.0  # others have the memory now
+    with pytest.raises(torch.OutOfMemoryError, match=r"^the GPU has no memory left for 32 images of \d+ x \d+\.$"):
+        backend_choice.batch_size(made, SIZE)
