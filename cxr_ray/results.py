@@ -104,7 +104,7 @@ class Run:
                     f"got {self.path}/{name}, which is damaged; expected JSON; run the sweep again."
                 ) from None
 
-    @property
+    @cached_property
     def sweep(self) -> dict[str, Any]:
         """The resolved sweep, as plain data."""
         with self.fs.open_input_stream(f"{self.root}/sweep.yaml") as f:

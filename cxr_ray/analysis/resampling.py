@@ -10,7 +10,8 @@ Shapes: N, M images; K columns; P patients; B bootstrap samples or permutations.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,7 @@ Ints = NDArray[np.int64]
 MIN_PATIENTS = 20  # an interval over fewer clusters is not to be trusted
 CI_METHOD = "symmetric bootstrap-t over patients"
 _BLOCK = 2**22  # elements of the largest temporary array: 32 MiB
+_KEPT = 32  # sets of random numbers that stay in memory, each of up to 8 MiB
 
 _ROUNDING = 1e-12  # of the largest sum: what equal sums may differ by in float64
 
@@ -49,8 +51,19 @@ def patient_sums(values_NK: ArrayLike, codes_N: Ints, n_patients: int) -> tuple[
 
 def bootstrap_weights(n_patients: int, n_boot: int, seed: int) -> Floats:
     """weights_BP: how often each patient is drawn when n_patients are drawn with replacement, n_boot times."""
+    draw = _kept_counts if n_patients * n_boot <= _BLOCK else _counts
+    return draw(n_patients, n_boot, seed).astype(np.float64)
+
+
+def _counts(n_patients: int, n_boot: int, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
-    return rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_boot).astype(np.float64)
+    return rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_boot)
+
+
+@lru_cache(maxsize=_KEPT)
+def _kept_counts(n_patients: int, n_boot: int, seed: int) -> NDArray[np.uint16 | np.uint32]:
+    """The same, kept: drawing takes longer than all else, and many tables resample the same buckets."""
+    return _counts(n_patients, n_boot, seed).astype(np.uint16 if n_patients < 2**16 else np.uint32)
 
 
 def percentile_interval(samples_BK: Floats) -> tuple[Floats, Floats]:
@@ -236,13 +249,25 @@ def sign_flip(win_NK: ArrayLike, patients_N: ArrayLike, n_perm: int = 9999, *, s
 
     many = np.flatnonzero(known_K & ~exact_K)
     if len(many):
-        rng = np.random.default_rng(seed)
         sums_PM, observed_M, reached_M = sums_PK[:, many], observed_K[many], np.zeros(len(many))
-        for draws in _chunks(np.arange(n_perm), _BLOCK // max(n_patients, len(many))):
-            signs_BP = 1.0 - 2.0 * rng.integers(0, 2, (len(draws), n_patients), dtype=np.int8)
-            reached_M += (signs_BP @ sums_PM >= observed_M).sum(0)
+        rows = max(1, _BLOCK // max(n_patients, len(many)))
+        draw = _kept_signs if n_patients * n_perm <= 2 * _BLOCK else _signs
+        for flips_BP in draw(n_patients, n_perm, rows, seed):
+            reached_M += (flips_BP.astype(np.float64) @ sums_PM >= observed_M).sum(0)
         p_K[many] = (1 + reached_M) / (1 + n_perm)
     return p_K
+
+
+def _signs(n_patients: int, n_perm: int, rows: int, seed: int) -> Iterator[NDArray[np.int8]]:
+    """Random signs of patients, [n_perm, P] in blocks of so many rows."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, n_perm, rows):
+        yield 1 - 2 * rng.integers(0, 2, (min(rows, n_perm - start), n_patients), dtype=np.int8)
+
+
+@lru_cache(maxsize=_KEPT)
+def _kept_signs(n_patients: int, n_perm: int, rows: int, seed: int) -> tuple[NDArray[np.int8], ...]:
+    return tuple(_signs(n_patients, n_perm, rows, seed))
 
 
 def holm(p_K: ArrayLike) -> Floats:

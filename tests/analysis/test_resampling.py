@@ -181,6 +181,19 @@ def test_difference_needs_twenty_patients_in_both_groups():
     assert np.isnan(stats.bootstrap_difference(a, patients_a, b, patients_b, seed=0)).all()
 
 
+def test_kept_random_numbers_are_those_drawn_anew():
+    rng = np.random.default_rng(3)
+    anew = rng.multinomial(25, np.full(25, 1 / 25), size=40)
+    first = stats.bootstrap_weights(25, 40, 3)
+    first[:] = -1  # the caller's own copy
+    np.testing.assert_array_equal(stats.bootstrap_weights(25, 40, 3), anew)
+    assert stats.bootstrap_weights(25, 40, 4).tolist() != anew.tolist()
+    u, patients = np.linspace(-0.4, 0.5, 25)[:, None], np.arange(25)
+    signs = 1 - 2 * np.random.default_rng(3).integers(0, 2, (99, 25), dtype=np.int8)
+    expected = (1 + (signs @ u[:, 0] >= u.sum() - 1e-6).sum()) / 100
+    assert [stats.sign_flip(u, patients, 99, seed=3)[0] for _ in range(2)] == [expected] * 2
+
+
 def test_sign_flip_enumerates_few_patients():
     # Sums 1 to 5: only no flip at all reaches 15. Sums 1, 1, 1, 1, -1: 6 of 32 flips reach 3.
     u = np.array([[1, 1, -1], [2, 1, -2], [3, 1, -3], [4, 1, -4], [5, -1, -5]], float)

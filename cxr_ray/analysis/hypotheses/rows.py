@@ -64,10 +64,8 @@ def _of_one(part: pd.DataFrame, column: str, seed: int, n_boot: int, margin: Mar
     found |= {"ci_method": CI_METHOD}
     if margin is None:
         return found
-    above, below = (
-        float(sign_flip(beyond_N1, patients, seed=seed)[0])
-        for beyond_N1 in (values_N1 - margin.high, margin.low - values_N1)
-    )
+    beyond_N2 = np.concatenate([values_N1 - margin.high, margin.low - values_N1], axis=1)
+    above, below = sign_flip(beyond_N2, patients, seed=seed).tolist()
     test = "sign-flip of the patients' sums of effect minus the margin's end"
     return found | {"p": margin.p(effect, above, below), "test": test, "alternative": ALTERNATIVE}
 

@@ -38,8 +38,7 @@ def forest(part: pd.DataFrame, controls: Sequence[str], explainers: Sequence[str
         ax.tick_params(labelbottom=True)
         draws = int(of_control["draws"].max())
         ax.set_title(f"over {control}\n({draws} draw{'s' * (draws != 1)})", fontsize=9)
-    figure.supxlabel(label, fontsize=9)
-    return finish(figure, title)
+    return finish(figure, title, label=label)
 
 
 def accuracy(models: pd.DataFrame, words: Mapping[str, str], label: str, title: str) -> Figure:

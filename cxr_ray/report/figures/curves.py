@@ -18,7 +18,7 @@ BUCKETS = ("all", "TP", "FP")
 
 
 def curves(part: pd.DataFrame, controls: Sequence[str], title: str) -> Figure:
-    """Rows: each direction in log-odds and probability; columns: BUCKETS.
+    """Rows: each direction in log-odds and probability; columns: those of BUCKETS that have images.
 
     Args:
         part: sums over images (logodds, prob, n) by outcome, control, draw, direction and level_done.
@@ -26,10 +26,11 @@ def curves(part: pd.DataFrame, controls: Sequence[str], title: str) -> Figure:
         title: of the figure.
     """
     rows = list(itertools.product([d for d in DIRECTIONS if d in set(part["direction"])], SCALES))
-    figure = Figure(figsize=(WIDTH, 1.3 + 2.1 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), len(BUCKETS), sharey="row", squeeze=False)
+    shown = shown_buckets(part)
+    figure = Figure(figsize=(WIDTH, 1.3 + 2.1 * len(rows)))
+    axes = figure.subplots(len(rows), len(shown), sharey="row", squeeze=False)
     for row, (direction, scale) in zip(axes, rows, strict=True):
-        for ax, bucket in zip(row, BUCKETS, strict=True):
+        for ax, bucket in zip(row, shown, strict=True):
             of_bucket = part[(part["direction"] == direction) & ((part["outcome"] == bucket) | (bucket == "all"))]
             _panel(ax, of_bucket, controls, direction, scale)
             n = images(of_bucket).get("none", 0)
@@ -41,6 +42,12 @@ def curves(part: pd.DataFrame, controls: Sequence[str], title: str) -> Figure:
     if part["draw"].max() > 0:
         handles["band: range of a control's draws"] = Patch(color="0.5", alpha=0.25, lw=0)
     return finish(figure, title, handles)
+
+
+def shown_buckets(part: pd.DataFrame) -> list[str]:
+    """Those of BUCKETS that have images."""
+    outcomes = set(part.loc[part["n"] > 0, "outcome"])
+    return [bucket for bucket in BUCKETS if bucket == "all" or bucket in outcomes]
 
 
 def images(sums: pd.DataFrame) -> dict[str, int]:
@@ -62,9 +69,8 @@ def _panel(ax: Axes, part: pd.DataFrame, controls: Sequence[str], direction: str
         i = controls.index(str(control))
         ax.fill_between(spread.index, spread["min"], spread["max"], color=colour(i), alpha=0.25, lw=0)
         ax.plot(spread.index, spread["mean"], DASHES[i % 4], color=colour(i), lw=1.2, label=str(control))
-    if sums.empty:
-        ax.text(0.5, 0.5, "no images", transform=ax.transAxes, ha="center", va="center", color="0.4", fontsize=8)
     ax.set_xlim(-0.02, 1.02)
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     ax.grid(color="0.93")
     ax.tick_params(labelsize=8)
     ax.set_xlabel("share of cells " + ("filled" if direction == "morf" else "restored"), fontsize=8)

@@ -82,7 +82,7 @@ def signs(cells: pd.DataFrame, title: str) -> Figure:
     rows = list(dict.fromkeys(cells[["target_rule", "fill", "level"]].itertuples(index=False, name=None)))
     contrasts = [c for c in ("TP-FP", "correct-wrong") if c in set(cells["contrast_of"])]
     shown = [(s, c) for s in ("prob", "logodds") for c in contrasts]
-    figure = Figure(figsize=(WIDTH, 1.9 + 0.21 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.9 + 0.21 * len(rows)))
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for ax, (scale, contrast) in zip(axes, shown, strict=True):
         rows_axis(ax, [f"{rule}, {fill}, {level:g}" for rule, fill, level in rows], [r[:2] for r in rows])

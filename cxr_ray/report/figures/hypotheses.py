@@ -9,15 +9,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cxr_ray.report.figures.layout import PAD, arrange
 from cxr_ray.report.figures.marks import COLOURS, WIDTH, point, zero
 
 
 def verdicts(rows: Sequence[Any]) -> Figure:
     """Each row of the table on an axis of its own."""
-    figure = Figure(figsize=(WIDTH, 0.2 + 0.85 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.2 + 0.85 * len(rows)))
     axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for ax, r in zip(axes, rows, strict=True):
         _verdict(ax, r)
+    arrange(figure, PAD)
     return figure
 
 

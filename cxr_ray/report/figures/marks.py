@@ -16,10 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cxr_ray.report.figures.layout import PAD, arrange, lines_high
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 MARKERS = "osD^vp*"
 SCALES = {"logodds": "log-odds", "prob": "probability"}
 WIDTH = 9.6  # inches
+LEGEND_ROW = 13.0  # points
 
 
 def colour(i: int) -> str:
@@ -46,7 +49,7 @@ def panels(n: int, columns: int, height: float, room: float, **shared: Any) -> t
     """A figure of n panels, ``columns`` in a row at most, a row ``height`` inches; ``room``: for title and legend."""
     columns = min(columns, n)
     rows = -(-n // columns)
-    figure = Figure(figsize=(WIDTH, room + height * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, room + height * rows))
     axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
     for spare in axes[n:]:
         spare.set_axis_off()
@@ -82,18 +85,26 @@ def zero(ax: Axes) -> None:
     ax.axvline(0, color="0.3", lw=0.8)
 
 
-def finish(figure: Figure, title: str, marks: dict[Any, Any] | None = None, columns: int = 4) -> Figure:
-    """Adds the title and, below the panels, a legend of ``marks`` (label to handle)."""
+def finish(
+    figure: Figure, title: str, marks: dict[Any, Any] | None = None, columns: int = 4, label: str = ""
+) -> Figure:
+    """Adds the title and, below the panels, ``label`` of all and a legend of ``marks`` (label to handle)."""
+    footer = LEGEND_ROW * -(-len(marks) // columns) + 6 if marks else 0.0
+    height = 72 * figure.get_figheight()
     if marks:
         figure.legend(
             list(marks.values()),
             list(marks),
-            loc="outside lower center",
+            loc="lower center",
             ncols=min(columns, len(marks)),
             fontsize=8,
             frameon=False,
         )
-    figure.suptitle(title, fontsize=10)
+    if label:
+        figure.supxlabel(label, fontsize=9, y=(footer + PAD) / height)
+        footer += lines_high(label, 9) + 2 * PAD
+    figure.suptitle(title, fontsize=10, y=1 - PAD / height)
+    arrange(figure, lines_high(title, 10) + 2 * PAD, footer)
     return figure
 
 

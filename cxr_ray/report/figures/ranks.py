@@ -33,5 +33,5 @@ def rank_sets(ranks: pd.DataFrame, buckets: Sequence[str], explainers: Sequence[
         ax.tick_params(labelbottom=True)
         n = ranks.loc[ranks["bucket"] == bucket, "n"].max()
         ax.set_title(f"{bucket}, {n} images", fontsize=9)
-    figure.supxlabel("rank (left: more faithful); a line holds the ranks that the data allow", fontsize=9)
-    return finish(figure, title)
+    label = "rank (left: more faithful); a line holds the ranks that the data allow"
+    return finish(figure, title, label=label)

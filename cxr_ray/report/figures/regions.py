@@ -26,7 +26,7 @@ def regions(means: pd.DataFrame, title: str) -> Figure:
     names = list(dict.fromkeys(means["region"]))
     counts = [int((means["region"] == n).sum()) for n in names]
     heights = [max(counts[i : i + COLUMNS]) for i in range(0, len(names), COLUMNS)]
-    figure = Figure(figsize=(WIDTH, 1.2 + sum(0.7 + 0.2 * h for h in heights)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.2 + sum(0.7 + 0.2 * h for h in heights)))
     ratios = [3 + h for h in heights]
     axes = list(
         figure.subplots(len(heights), min(COLUMNS, len(names)), squeeze=False, height_ratios=ratios, sharex=True).flat

@@ -83,6 +83,8 @@ def figure(data: RunData, folder: Folder, trial_id: str, explainer: str, s: Sett
         "images (how far draws differ, not an interval over patients). Deletion (MoRF): a curve below the control's is "
         "more faithful. Insertion (LeRF reversed): a curve above is."
     )
+    if lacking := [bucket for bucket in figures.BUCKETS if bucket not in figures.shown_buckets(part)]:
+        caption += f" No image is {' or '.join(lacking)}."
     if max(counts.values()) > counts["none"]:
         caption += (
             " Images without a finite map are missing from the map's line, but not from every control's; the table "

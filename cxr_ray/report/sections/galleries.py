@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from cxr_ray.report import galleries, page
 from cxr_ray.report.figures.marks import SCALES
@@ -19,16 +18,24 @@ from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section, of_models
 from cxr_ray.schemas import CLASSES
 
+_Key = tuple[str, int, str]  # image_id, target, explainer
+
 
 @dataclass(frozen=True)
 class _Model:
-    """What the gallery of one model is made of; ``signed``: explainers whose maps hold negative values."""
+    """What the gallery of one model is made of.
+
+    Attributes:
+        maps: each _Key to the row of ``saliency``.
+        measured: the same to the rows of ``faithfulness`` that a card may show.
+        signed: explainers whose maps hold negative values.
+    """
 
     trial_id: str
     inline: bool
     test: pd.DataFrame
-    maps: pd.DataFrame
-    measured: pd.DataFrame
+    maps: Mapping[_Key, Mapping[Any, Any]]
+    measured: Mapping[_Key, pd.DataFrame]
     signed: Mapping[str, bool]
 
     @property
@@ -87,10 +94,22 @@ def _model(data: RunData, trial_id: str, test: pd.DataFrame, ids: list[str]) -> 
     key = ["image_id", "target", "explainer"]
     maps = data.run.pandas("saliency", [*key, "map", "map_height", "map_width", "concentration"], chosen)
     setting = (pc.field("grid") == data.first.grid) & (pc.field("fill") == data.first.fill)
+    shown = (pc.field("metric") == "drop") & (pc.field("level") == data.primary.level) | data.primary.expression
     columns = [*key, "metric", "level", "scale", "control", "value", "gap"]
-    measured = data.run.pandas("faithfulness", columns, chosen & setting)
+    measured = data.run.pandas("faithfulness", columns, chosen & setting & shown)
     signed = {e: galleries.is_signed(maps, e) for e in data.explainers}
-    return _Model(trial_id, trial_id == data.models[0], test, maps, measured, signed)
+    return _Model(
+        trial_id,
+        trial_id == data.models[0],
+        test,
+        dict(zip(_keys(maps), maps.to_dict("records"), strict=True)),
+        {next(_keys(part)): part for _, part in measured.groupby(key)},
+        signed,
+    )
+
+
+def _keys(frame: pd.DataFrame) -> Iterator[_Key]:
+    return zip(frame["image_id"], frame["target"], frame["explainer"], strict=True)
 
 
 def card(data: RunData, folder: Folder, images: Images, model: _Model, name: str, image_id: str) -> Block:
@@ -101,18 +120,19 @@ def card(data: RunData, folder: Folder, images: Images, model: _Model, name: str
     score = f"P(PNEUMONIA) {page.number(r['prob_pneumonia'])}, log-odds {page.number(r['logit_pneumonia'], 2, True)}"
     outcome = f"{CLASSES[r['label']]} called {CLASSES[r['predicted']]}: {r['outcome']}"
     panels, lines, main = [Panel("X-ray", [score.replace("P(PNEUMONIA)", "P"), outcome])], [], "none"
-    maps = _of_image(model.maps, image_id, target)
-    measured = _of_image(model.measured, image_id, target)
     for explainer in data.explainers:
-        row = next((x for _, x in maps[maps["explainer"] == explainer].iterrows()), None)
+        key = image_id, target, explainer
+        row, measured = model.maps.get(key), model.measured.get(key)
         concentration = (page.known(row["concentration"]) if row is not None else "") or "none"
-        drop, advantage = _numbers(data, measured[measured["explainer"] == explainer])
+        drop, advantage = ([], []) if measured is None else _numbers(data, measured)
         below = [concentration, *drop]
         panels.append(Panel(explainer, below, galleries.values_of(row), model.signed[explainer]))
         lines.append(f"{explainer}: " + ", ".join([*below, *advantage]))
         main = concentration if explainer == data.primary.explainer else main
     name = name.format(main)
-    folder.store.write(galleries.encode(galleries.strip(xray, panels), "PNG"), *model.folder, name)
+    pictures = galleries.painted(xray, panels)
+    jpeg = galleries.encode(galleries.strip(pictures, panels, 0), "JPEG") if model.inline else None
+    folder.store.write(galleries.encode(galleries.strip(pictures, panels), "PNG"), *model.folder, name)
     return {
         "file": "/".join([*model.folder, name]),
         "name": name,
@@ -121,17 +141,9 @@ def card(data: RunData, folder: Folder, images: Images, model: _Model, name: str
         "lines": lines,
         "image_id": image_id,
         # On the page the caption holds what the file holds as text.
-        "jpeg": _jpeg(xray, panels) if model.inline else None,
+        "jpeg": None if jpeg is None else page.base64_of(jpeg),
         "alt": f"X-ray and saliency maps of image {image_id}, {outcome}; {data.primary.explainer}: {main}",
     }
-
-
-def _jpeg(xray: NDArray[np.uint8], panels: list[Panel]) -> str:
-    return page.base64_of(galleries.encode(galleries.strip(xray, panels, 0), "JPEG"))
-
-
-def _of_image(frame: pd.DataFrame, image_id: str, target: int) -> pd.DataFrame:
-    return frame[(frame["image_id"] == image_id) & (frame["target"] == target)]
 
 
 def _numbers(data: RunData, measured: pd.DataFrame) -> tuple[list[str], list[str]]:
