@@ -38,6 +38,14 @@ TINY: dict[str, Any] = {
     "sanity": {"images": 4, "layers": ["fc", "layer4"]},
 }
 
+LITTLE: dict[str, Any] = {  # to explain, where a test is about something else
+    "explain": {"explainers": ["edges"]},
+    "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
+    "controls": {"cell_random": 1},
+    "regions": None,
+    "sanity": None,
+}
+
 
 def write(folder: Path, content: dict, name: str = "tiny.yaml") -> str:
     path = folder / name
@@ -200,7 +208,7 @@ def test_resuming_a_finished_run_prints_its_table(trained, capsys):
 def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path):
     file = given_sweep(tmp_path)
     outs = []
-    for workers, batch in ((1, 8), (2, 1)):
+    for workers, batch in ((1, 8), (2, 3)):
         outs.append(str(tmp_path / f"{workers}-{batch}"))
         arguments = ["--set", f"resources.workers={workers}", "--set", f"resources.batch_size={batch}"]
         assert sweep.main([file, "--out", outs[-1], *arguments]) == 0
@@ -297,8 +305,7 @@ def test_killed_workers_and_drivers_lose_and_double_nothing(tmp_path):
 @pytest.mark.parametrize(("how", "code"), [("SIGKILL", -9), ("SIGINT", 130)])
 def test_a_training_that_was_killed_or_interrupted_goes_on_where_it_stopped(tmp_path, how, code):
     content = {**TINY, "train": {**TINY["train"], "epochs": 40}, "search": {"num_samples": 1, "scheduler": "none"}}
-    content["variants"] = {"plain": {}}
-    content["perturb"] = {"grids": ["7"], "fills": ["mean"], "levels": [0.5]}
+    content |= {"variants": {"plain": {}}, **LITTLE}
     file, out = write(tmp_path, content), tmp_path / "out"
     process = start(file, "--out", str(out), cwd=tmp_path)
     wait_for(lambda: len(list(out.glob("tune/experiment_state-*.json"))) and _epochs(out) >= 2, process)
@@ -404,14 +411,10 @@ def test_resuming_after_training_keeps_the_errors_that_training_met(tmp_path, mo
     monkeypatch.setattr(explaining, "explain", interrupted)
     content = {
         **TINY,
+        **LITTLE,
         "data": {"size": 64, "path": str(folder), "val_share": 0.3},
-        "regions": None,
-        "sanity": None,
         "variants": {"plain": {}},
         "train": {"epochs": 1, "batch_size": 8},
-        "explain": {"explainers": ["edges"]},
-        "controls": {"cell_random": 1},
-        "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
     }
     file, out = write(tmp_path, content), str(tmp_path / "out")
     assert sweep.main([file, "--out", out]) == 130
@@ -432,9 +435,8 @@ def test_broken_images_become_rows_of_errors(tmp_path):
     )
     content = {
         **TINY,
+        **LITTLE,
         "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3},
-        "regions": {"names": ["border"]},
-        "sanity": None,
         "checkpoints": {n: {"path": str(tmp_path / "m.safetensors")} for n in ("one", "two")},
     }
     content = {k: v for k, v in content.items() if k not in ("variants", "train")}
