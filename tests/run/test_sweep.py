@@ -20,7 +20,7 @@ from cxr_ray import results, sweep
 from cxr_ray.data import images
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
-from cxr_ray.run import explaining, terminal
+from cxr_ray.run import explaining
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import SHARDS
 
@@ -368,17 +368,6 @@ def test_a_device_without_memory_ends_the_run_with_advice(tmp_path, monkeypatch,
         "taken by a smaller batch (--set resources.batch_size=32) or by fewer workers on a GPU "
         "(--set resources.gpu_per_worker=1).",
         "cxr_ray: the same command with --resume goes on from here.",
-    ]
-
-
-def test_the_time_left_leaves_out_what_came_before_the_first_unit(monkeypatch, capsys):
-    moments = iter([100.0, 101, 106, 110, 122, 130])
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(moments))
-    terminal.watch(((4, "eager") for _ in range(6)), 6)
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        "  3 of 6 shards, 1.3 images/s, 9 seconds left",
-        "  5 of 6 shards, 0.7 images/s, 6 seconds left",
-        "  6 of 6 shards",
     ]
 
 

@@ -1,0 +1,41 @@
+"""What a run prints while it works."""
+
+import pytest
+
+from cxr_ray.run import terminal
+
+
+def test_the_time_left_leaves_out_what_came_before_the_first_shard(monkeypatch, capsys):
+    moments = iter([100.0, 101, 106, 110, 122, 130])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(moments))
+    terminal.watch(((4, "eager") for _ in range(6)), 6)
+    assert capsys.readouterr().out.splitlines() == [
+        "  forward passes: eager",
+        "  3 of 6 shards, 1.3 images/s, 9 seconds left",
+        "  5 of 6 shards, 0.7 images/s, 6 seconds left",
+        "  6 of 6 shards",
+    ]
+
+
+def test_an_interruption_closes_the_shards_so_that_ray_is_not_waited_for(monkeypatch):
+    closed = []
+
+    def shards():
+        try:
+            yield 4, "eager"
+            yield 4, "eager"
+        finally:
+            closed.append(True)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(terminal.time, "monotonic", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        terminal.watch(shards(), 2)
+    assert closed
+
+
+def test_each_line_of_a_mistake_names_the_program(capsys):
+    terminal.complain("got one; expected two.\ndo this.")
+    assert capsys.readouterr().err == "cxr_ray: got one; expected two.\ncxr_ray: do this.\n"
