@@ -27,7 +27,7 @@ from cxr_ray.run import cluster, pipeline
 from cxr_ray.run.cluster import Request
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
-from cxr_ray.run.plan import PassCounts, ShardPlan, plan_shards
+from cxr_ray.run.plan import Missing, PassCounts, plan_shards
 from cxr_ray.storage import Store
 from cxr_ray.sweepfile import resolve
 
@@ -91,14 +91,14 @@ def main() -> None:
     )
 
 
-def planned_shards(manifest: Manifest, model_refs: Any, passes: int) -> list[ShardPlan]:
+def planned_shards(manifest: Manifest, model_refs: Any, passes: int) -> Missing:
     """Shards of the test split for the one model."""
     nothing = manifest.rows("test").iloc[:0]
     plan = plan_shards(manifest, model_refs, {"m": PassCounts(passes)}, "cpu", nothing, {}, nothing)
-    return [shard for shard in plan["m"].values() if shard.split == "test"]
+    return plan.of_split("test").missing()
 
 
-def _rate(shard_pass: ShardPass, shards: list[ShardPlan]) -> float:
+def _rate(shard_pass: ShardPass, shards: Missing) -> float:
     """Images a second, from the first finished shard on."""
     start, done = None, 0
     for images, _ in pipeline.compute_shards(shard_pass, shards):
@@ -109,14 +109,14 @@ def _rate(shard_pass: ShardPass, shards: list[ShardPlan]) -> float:
     return done / (time.perf_counter() - (start or 0.0))
 
 
-def _bare(context: RunContext, shards: list[ShardPlan], passes: int) -> float:
+def _bare(context: RunContext, shards: Missing, passes: int) -> float:
     rows = context.manifest.rows("test")
     worker = Worker(context.sweep, context.given, passes=passes * len(rows))
     pixels = load_pixels(context.source, rows, context.sweep.data.size).images_NCHW
-    blocks = []
-    for i, shard in enumerate(shards):
+    blocks: list[Shard] = []
+    for shard in shards:
         columns = {key: [row[key] for row in shard.rows] for key in ("image_id", "path", "label")}
-        start = i * len(shards[0].rows)
+        start = sum(len(block.image_ids) for block in blocks)
         part = pixels[start : start + len(shard.rows)]
         blocks.append(Shard("m", "test", columns["image_id"], columns["path"], columns["label"], part))
     worker(blocks[0])

@@ -130,9 +130,9 @@ def computed(context: RunContext) -> str:
     alone = SimpleNamespace(worker_gpus=0, threads=0, batch_size=32)
     explain = pipeline._Explain(context.sweep, store, {"untrained": ref}, cast(Any, alone), 0, is_map_pass=False)
     write = pipeline._Write(store, SHARDS)
-    for shard in plan["untrained"].values():
+    for shard in plan.missing():
         write(explain(decode({"shard": json.dumps(shard.to_plain())})))
-    store.merge({"untrained": list(plan["untrained"])}, [])
+    store.merge({"untrained": list(plan.names("untrained"))}, [])
     write_statistics(context.sweep, store)
     return store.out
 

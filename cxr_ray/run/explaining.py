@@ -25,7 +25,7 @@ from cxr_ray.run import pipeline, rounds, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
-from cxr_ray.run.plan import PassCounts, ShardPlan, Shards, plan_shards
+from cxr_ray.run.plan import Missing, PassCounts, Plan, plan_shards
 from cxr_ray.schemas import TABLES
 
 
@@ -80,19 +80,19 @@ def explain(
     if asked:
         terminal.say("Sequential verdicts: patients in random order, until each comparison is decided")
     context.store.write_table("verdicts", rounds.decide(scoring) if asked else [])
-    missing, planned = missing_shards(scoring, plan), sum(map(len, plan.values()))
-    pairs = sum(len(shard.rows) for shard in missing)
-    finished = f"; {planned - len(missing)} were there" if len(missing) < planned else ""
+    missing = missing_shards(scoring, plan)
+    finished = f"; {len(plan) - len(missing)} were there" if len(missing) < len(plan) else ""
     terminal.say(
-        f"Models to explain: {len(model_refs)}, with {pairs} (model, image) pairs in {len(missing)} shards{finished}"
+        f"Models to explain: {len(model_refs)}, with {missing.n_images} (model, image) pairs in {len(missing)} shards"
+        f"{finished}"
     )
     if not _computed(scoring, plan, ""):
         return False
-    context.store.merge({trial_id: list(shards) for trial_id, shards in plan.items()}, errors)
+    context.store.merge({trial_id: list(plan.names(trial_id)) for trial_id in model_refs}, errors)
     return True
 
 
-def primary_settings(scoring: ShardPass, plan: Shards) -> PrimarySettings | None:
+def primary_settings(scoring: ShardPass, plan: Plan) -> PrimarySettings | None:
     """The primary settings of the run. They are chosen once, when the validation split alone is scored, and written.
 
     Returns:
@@ -101,7 +101,7 @@ def primary_settings(scoring: ShardPass, plan: Shards) -> PrimarySettings | None
     context, store, sweep = scoring.context, scoring.context.store, scoring.context.sweep
     if store.exists(primary.FILE):
         return PrimarySettings.from_json(store.read(primary.FILE).decode())
-    val = _of_split(plan, "val")
+    val = plan.of_split("val")
     if missing := missing_shards(scoring, val):
         terminal.say(f"Validation images first, to choose a fill before test is scored: {len(missing)} shards")
     if not _computed(scoring, val, "validation: "):
@@ -110,8 +110,8 @@ def primary_settings(scoring: ShardPass, plan: Shards) -> PrimarySettings | None
     patients = images.set_index("image_id")["patient_id"]
     rules, fills = sweep.explain.targets, sweep.perturb.fills
     rows = []
-    for trial_id, shards in val.items():
-        tables = [store.read_shard(name) for name in shards]
+    for trial_id in plan.model_refs:
+        tables = [store.read_shard(name) for name in val.names(trial_id)]
         predictions, filled = (
             pd.concat(
                 [TABLES[name].from_rows([]).to_pandas(), *(t[name, ""].to_pandas() for t in tables if (name, "") in t)]
@@ -126,17 +126,9 @@ def primary_settings(scoring: ShardPass, plan: Shards) -> PrimarySettings | None
     return settings
 
 
-def missing_shards(shard_pass: ShardPass, plan: Shards) -> list[ShardPlan]:
+def missing_shards(shard_pass: ShardPass, plan: Plan) -> Missing:
     """The shards that no file holds yet."""
-    finished = shard_pass.context.store.finished_shards(shard_pass.folder)
-    return [shard for by_name in plan.values() for name, shard in by_name.items() if name not in finished]
-
-
-def _of_split(plan: Shards, split: str) -> Shards:
-    return {
-        trial_id: {name: shard for name, shard in shards.items() if shard.split == split}
-        for trial_id, shards in plan.items()
-    }
+    return plan.missing(shard_pass.context.store.finished_shards(shard_pass.folder))
 
 
 def _donor_images(context: RunContext) -> dict[str, str]:
@@ -146,7 +138,7 @@ def _donor_images(context: RunContext) -> dict[str, str]:
     return donor_images(context.manifest.rows("test"), context.manifest.rows("val"), context.sweep.seed)
 
 
-def _computed(shard_pass: ShardPass, plan: Shards, kind: str) -> bool:
+def _computed(shard_pass: ShardPass, plan: Plan, kind: str) -> bool:
     """Compute the missing shards; whether all were written. ``kind``: of shards, for the message if not."""
     missing = missing_shards(shard_pass, plan)
     if missing:
@@ -157,7 +149,7 @@ def _computed(shard_pass: ShardPass, plan: Shards, kind: str) -> bool:
     return not lost
 
 
-def map_pass(scoring: ShardPass, plan: Shards) -> Shards | None:
+def map_pass(scoring: ShardPass, plan: Plan) -> Plan | None:
     """Make the predictions and maps of all test images, and index the donor images of each.
 
     Returns:
@@ -169,30 +161,25 @@ def map_pass(scoring: ShardPass, plan: Shards) -> Shards | None:
     maps_only = replace(context, sweep=sweep.model_copy(update={"regions": None, "controls": controls}))
     passes = {trial_id: passes_of_map_pass(sweep, ref.size) for trial_id, ref in scoring.model_refs.items()}
     maps = replace(scoring, context=maps_only, passes=passes, folder=donors.MAPS)
-    test = _of_split(plan, "test")
+    test = plan.of_split("test")
     if missing := missing_shards(maps, test):
         terminal.say(f"Maps of all images first, since a control needs those of others: {len(missing)} shards")
     if not _computed(maps, test, "maps of "):
         return None
-    images = context.manifest.images
+    images = context.manifest.rows("test")
     patients = dict(zip(images["image_id"], images["patient_id"], strict=True))
     targets = [(e, t) for e in sweep.explain.explainers for t in (0, 1)]
-    with_maps, groups = {}, []
-    for trial_id, shards in test.items():
-        index = donors.build_donor_index(store, shards, patients, targets)
+    lost, groups = {}, []
+    for trial_id, ref in scoring.model_refs.items():
+        index = donors.build_donor_index(store, test.names(trial_id), patients, targets)
         donors.DonorMaps(store, sweep).write_index(trial_id, index)
-        decoded = {
-            name: replace(shard, rows=tuple(r for r in shard.rows if r["image_id"] in index.images))
-            for name, shard in shards.items()
-        }
-        with_maps[trial_id] = {**plan[trial_id], **decoded}
-        size = scoring.model_refs[trial_id].size
+        lost[trial_id] = set(patients) - set(index.images)
         groups += [
-            {"trial_id": trial_id, "explainer": e, "target": t, "predicted": p, "size": size}
+            {"trial_id": trial_id, "explainer": e, "target": t, "predicted": p, "size": ref.size}
             for e, t in targets
             for p in (0, 1)
             if index.group(p, (e, t))
         ]
     if groups and any(CONTROLS[c].rank_sums for c in controls):
         pipeline.sum_maps(context, groups)
-    return with_maps
+    return plan.without(lost)

@@ -7,7 +7,7 @@ write them; only names come back. The same pipeline serves the map pass and the 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # these import torch, which tasks that read and write do with
     from cxr_ray.measure.worker import ModelRef, Shard
     from cxr_ray.run.cluster import Allocation
     from cxr_ray.run.context import RunContext
-    from cxr_ray.run.plan import ShardPlan
+    from cxr_ray.run.plan import Missing
 
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
 
@@ -56,9 +56,9 @@ class ShardPass:
         """Whether it is the map pass."""
         return self.folder != SHARDS
 
-    def passes_of_a_worker(self, shards: Sequence[ShardPlan], workers: int) -> int:
+    def passes_of_a_worker(self, shards: Missing, workers: int) -> int:
         """Forward passes that a worker makes with one model: many make a faster backend worth its start-up."""
-        total = sum(self.passes[s.trial_id] * len(s.rows) for s in shards if s.split == "test")
+        total = sum(self.passes[trial_id] * n for trial_id, n in shards.n_test.items())
         return total // (len(self.model_refs) * workers)
 
 
@@ -169,7 +169,7 @@ class _Write:
         return {key: row[key] for key in ("name", "images", "backend")}
 
 
-def compute_shards(shard_pass: ShardPass, shards: Sequence[ShardPlan]) -> Generator[tuple[int, str], None, None]:
+def compute_shards(shard_pass: ShardPass, shards: Missing) -> Generator[tuple[int, str], None, None]:
     """Compute the shards and write each as a file of the run; yield (images, inference backend) a shard.
 
     A killed actor is started again and its shards are computed again under the same names.

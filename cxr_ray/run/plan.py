@@ -3,14 +3,16 @@
 A trial is one network to be trained. A shard is a piece of work of the map pass and of the scoring pass: images of one
 split for one model, at most so many and about so many forward passes: seconds on a GPU, a minute on a CPU core. Its
 length depends on the sweep and on the kind of device alone, so that tables do not depend on workers and batches.
+
+A plan holds the images of each split once, and of shards only how long they are: a shard is made when it is asked for.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,6 @@ from cxr_ray.config import SPACES, Model, Sweep, Train, concrete
 from cxr_ray.data.manifest import Manifest
 from cxr_ray.measure.shards import Comparison, ModelRef
 from cxr_ray.schemas import to_json
-from cxr_ray.storage import chunks
 
 SHARD_IMAGES = 16
 SHARD_PASSES = {"gpu": 32768, "cpu": 1024}
@@ -123,9 +124,6 @@ class ShardPlan:
         return asdict(self)
 
 
-Shards = dict[str, dict[str, ShardPlan]]  # trial_id to shard name to shard
-
-
 @dataclass(frozen=True)
 class PassCounts:
     """Forward passes of one model: of a test image, of one whose maps sanity checks, of a recipient and its donors."""
@@ -133,6 +131,127 @@ class PassCounts:
     test: int
     sanity: int = 0
     donors: int = 0
+
+    def of_splits(self) -> dict[str, int]:
+        """Of one image, or of one recipient with its donors, by split."""
+        return {"val": 1, "test": self.test, "sanity": max(1, self.sanity), "donors": max(1, self.donors)}
+
+
+class _Images:
+    """Images of one split in columns; a group of them stays in one shard.
+
+    Attributes:
+        columns: image_id, path and label, and what else the split's rows hold.
+        ends: of each group, where it ends among the images; None: each image is a group.
+        longest: images of the longest group.
+    """
+
+    def __init__(self, columns: pd.DataFrame, ends: Sequence[int] | None = None):
+        self.columns = columns
+        self.ends = None if ends is None else np.asarray(ends, np.int64)
+        self.longest = 1 if self.ends is None else int(np.diff(self.ends, prepend=0).max(initial=1))
+
+    def __len__(self) -> int:
+        """Groups."""
+        return len(self.columns) if self.ends is None else len(self.ends)
+
+    def rows(self, start: int, stop: int) -> list[Any]:
+        """The images of the groups from ``start`` to ``stop``, each as the dictionary that travels."""
+        stop = min(stop, len(self))
+        if self.ends is not None:
+            start, stop = (int(self.ends[n - 1]) if n else 0 for n in (start, stop))
+        part = self.columns.iloc[start:stop]
+        columns = [[None if v is not None and v != v else v for v in part[c].tolist()] for c in part]
+        return [dict(zip(part, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shards of every model, as ranges of its images.
+
+    Attributes:
+        model_refs: the models by trial_id.
+        images: by split, the same for all models.
+        lengths: groups of images in a shard, by trial_id and split.
+        lost: by trial_id, images of test that the map pass could not decode; shards leave them out.
+        splits: those that are asked for.
+    """
+
+    model_refs: Mapping[str, ModelRef]
+    images: Mapping[str, _Images]
+    lengths: Mapping[tuple[str, str], int]
+    lost: Mapping[str, Container[str]] = field(default_factory=dict)
+    splits: tuple[str, ...] = (*SPLITS, "sanity", "donors")
+
+    def of_split(self, split: str) -> Plan:
+        """The shards of one split."""
+        return replace(self, splits=(split,))
+
+    def without(self, lost: Mapping[str, Container[str]]) -> Plan:
+        """The same shards without these images of test, by trial_id."""
+        return replace(self, lost=lost)
+
+    def __len__(self) -> int:
+        """Shards."""
+        return sum(self._number(trial_id, split) for trial_id in self.model_refs for split in self.splits)
+
+    def names(self, trial_id: str) -> Iterator[str]:
+        """The names of a model's shards, in their order."""
+        return (self._name(trial_id, split, n) for split, n in self._places(trial_id))
+
+    def missing(self, finished: Container[str] = ()) -> Missing:
+        """The shards that are not finished, model by model."""
+        return Missing(self, finished)
+
+    def shard(self, trial_id: str, split: str, n: int) -> ShardPlan:
+        """The n-th shard of a model and split."""
+        length, ref = self.lengths[trial_id, split], self.model_refs[trial_id]
+        rows = self.images[split].rows(n * length, (n + 1) * length)
+        lost = self.lost.get(trial_id) if split == "test" else None
+        kept = tuple(row for row in rows if lost is None or row["image_id"] not in lost)
+        return ShardPlan(self._name(trial_id, split, n), trial_id, split, ref.size, ref.preprocess, kept)
+
+    def _number(self, trial_id: str, split: str) -> int:
+        return -(-len(self.images[split]) // self.lengths[trial_id, split])
+
+    def _name(self, trial_id: str, split: str, n: int) -> str:
+        return f"{trial_id}.{split}.{self.lengths[trial_id, split]}.{n:05d}"
+
+    def _places(self, trial_id: str) -> Iterator[tuple[str, int]]:
+        return ((split, n) for split in self.splits for n in range(self._number(trial_id, split)))
+
+
+class Missing:
+    """The shards of a plan that are not finished: counted at once, made one by one as they are asked for.
+
+    Attributes:
+        n_images: (model, image) pairs in them.
+        n_test: by trial_id, those of test.
+    """
+
+    def __init__(self, plan: Plan, finished: Container[str]):
+        self.plan, self.places = plan, []
+        self.n_images, self.n_test = 0, dict.fromkeys(plan.model_refs, 0)
+        for trial_id in plan.model_refs:
+            for split, n in plan._places(trial_id):
+                if plan._name(trial_id, split, n) not in finished:
+                    self.places.append((trial_id, split, n))
+                    self._count(trial_id, split, n)
+
+    def _count(self, trial_id: str, split: str, n: int) -> None:
+        images, length = self.plan.images[split], self.plan.lengths[trial_id, split]
+        groups = min(length, len(images) - n * length)
+        if images.ends is not None:
+            first = images.ends[n * length - 1] if n else 0
+            groups = int(images.ends[n * length + groups - 1] - first)
+        self.n_images += groups
+        self.n_test[trial_id] += groups if split == "test" else 0
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[ShardPlan]:
+        return (self.plan.shard(*place) for place in self.places)
 
 
 def plan_shards(
@@ -143,8 +262,8 @@ def plan_shards(
     sanity: pd.DataFrame,
     donor_images: Mapping[str, str],
     donors: pd.DataFrame,
-) -> Shards:
-    """Blocks of images of one split, in order, for every model.
+) -> Plan:
+    """Ranges of images of one split, in order, for every model.
 
     Args:
         manifest: the images.
@@ -155,41 +274,40 @@ def plan_shards(
         donor_images: image_id to the path of the image that it swaps patches with.
         donors: of ``assign_donors``.
     """
-    images = {**{split: manifest.rows(split) for split in SPLITS}, "sanity": sanity}
-    rows_of = {split: rows[["image_id", "path", "label"]].to_dict("records") for split, rows in images.items()}
-    for row in rows_of["test"]:
-        row["donor_image"] = donor_images.get(row["image_id"])
-    groups = {split: [[row] for row in rows] for split, rows in rows_of.items()}
-    groups["donors"] = _recipients(rows_of["test"], donors)
-    return {
-        trial_id: _shards_of(model_ref, groups, passes[trial_id], SHARD_PASSES[device])
-        for trial_id, model_ref in model_refs.items()
+    columns = ["image_id", "path", "label"]
+    frames = {split: manifest.rows(split)[columns] for split in SPLITS}
+    test = frames["test"]
+    donor_of: Any = [donor_images.get(i) for i in test["image_id"]]
+    images = {
+        "val": _Images(frames["val"]),
+        "test": _Images(test.assign(donor_image=donor_of)),
+        "sanity": _Images(sanity[columns]),
+        "donors": _recipients(test, donors),
     }
+    lengths = {
+        (trial_id, split): _length(images[split].longest, each, SHARD_PASSES[device])
+        for trial_id in model_refs
+        for split, each in passes[trial_id].of_splits().items()
+    }
+    return Plan(model_refs, images, lengths)
 
 
-def _recipients(test: list[Any], donors: pd.DataFrame) -> list[list[Any]]:
+def _recipients(test: pd.DataFrame, donors: pd.DataFrame) -> _Images:
     """Each recipient and, behind it, its donor images."""
-    by_id = {row["image_id"]: row for row in test}
-    return [
-        [{k: by_id[recipient][k] for k in ("image_id", "path", "label")} | {"swap": None}]
-        + [
-            {"image_id": row["donor_id"], "path": row["donor_path"], "label": row["donor_label"], "swap": row}
-            for row in part.to_dict("records")
+    by_id = test.set_index("image_id")
+    rows: list[dict[str, Any]] = []
+    ends = []
+    for recipient, part in donors.groupby("image_id", sort=False):
+        own: Any = by_id.loc[recipient]
+        rows.append({"image_id": recipient, "path": own["path"], "label": int(own["label"]), "swap": None})
+        rows += [
+            {"image_id": swap["donor_id"], "path": swap["donor_path"], "label": swap["donor_label"], "swap": swap}
+            for swap in part.to_dict("records")
         ]
-        for recipient, part in donors.groupby("image_id", sort=False)
-    ]
+        ends.append(len(rows))
+    return _Images(pd.DataFrame(rows, columns=["image_id", "path", "label", "swap"]), ends)
 
 
-def _shards_of(
-    model_ref: ModelRef, groups: Mapping[str, list[list[Any]]], passes: PassCounts, budget: int
-) -> dict[str, ShardPlan]:
-    """The shards of one model, each of about ``budget`` forward passes; the images of a group stay together."""
-    each = {"val": 1, "test": passes.test, "sanity": max(1, passes.sanity), "donors": max(1, passes.donors)}
-    shards = {}
-    for split, all_groups in groups.items():
-        images = len(all_groups[0]) if all_groups else 1
-        length = max(1, min(SHARD_IMAGES // images, budget // each[split]))
-        for i, part in enumerate(chunks(all_groups, length)):
-            name, rows = f"{model_ref.trial_id}.{split}.{length}.{i:05d}", tuple(row for group in part for row in group)
-            shards[name] = ShardPlan(name, model_ref.trial_id, split, model_ref.size, model_ref.preprocess, rows)
-    return shards
+def _length(images: int, passes: int, budget: int) -> int:
+    """Groups of so many images in a shard of about ``budget`` forward passes, ``passes`` of each group."""
+    return max(1, min(SHARD_IMAGES // images, budget // passes))

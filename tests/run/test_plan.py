@@ -1,5 +1,7 @@
 """What a run will do: trials from search spaces, and shards that hold every image once."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
@@ -7,7 +9,7 @@ from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.sources import source_of
 from cxr_ray.measure.donor_swaps import assign_donors
 from cxr_ray.measure.worker import ModelRef
-from cxr_ray.run.plan import SHARD_IMAGES, PassCounts, TrialPlan, plan_shards, plan_trials
+from cxr_ray.run.plan import SHARD_IMAGES, PassCounts, Plan, ShardPlan, TrialPlan, plan_shards, plan_trials
 from cxr_ray.sweepfile import resolve
 
 
@@ -64,15 +66,63 @@ def test_shards_hold_every_image_once_within_the_budget(manifest, passes, length
     test = manifest.rows("test")
     donors = assign_donors(test, manifest.rows("val"), 120, 0)
     plan = plan_shards(manifest, refs, counts, "cpu", pd.DataFrame(test.iloc[:3]), {}, donors)
-    assert set(plan) == {"a", "b"}
-    for trial_id, shards in plan.items():
-        of_test = [shard for shard in shards.values() if shard.split == "test"]
+    shards = list(plan.missing())
+    assert len(shards) == len(plan)
+    assert [shard.name for shard in shards] == [name for trial_id in refs for name in plan.names(trial_id)]
+    for trial_id in refs:
+        own = [shard for shard in shards if shard.trial_id == trial_id]
+        of_test = [shard for shard in own if shard.split == "test"]
         assert [row["image_id"] for shard in of_test for row in shard.rows] == test["image_id"].tolist()
         assert max(len(shard.rows) for shard in of_test) == length
-        assert sum(len(s.rows) for s in shards.values() if s.split == "sanity") == 3
-        of_donors = [shard for shard in shards.values() if shard.split == "donors"]
+        assert sum(len(s.rows) for s in own if s.split == "sanity") == 3
+        of_donors = [shard for shard in own if shard.split == "donors"]
         swaps = [swap for shard in of_donors for swap in swaps_of(shard)]
         assert swaps == donors.to_dict("records"), "the same for every model"
         assert all({s["image_id"] for s in swaps_of(shard)} <= recipients_of(shard) for shard in of_donors)
-        assert {shard.trial_id for shard in shards.values()} == {trial_id}
-        assert all(name == shard.name for name, shard in shards.items())
+    assert len({shard.name for shard in shards}) == len(shards)
+
+
+def test_what_is_missing_is_counted_as_it_is_made(manifest):
+    refs = {name: ModelRef(name, f"{name}.pt", None, 64) for name in ("a", "b")}
+    test, donors = manifest.rows("test"), assign_donors(manifest.rows("test"), manifest.rows("val"), 120, 0)
+    counts = {name: PassCounts(100) for name in refs}
+    plan = plan_shards(manifest, refs, counts, "cpu", test.iloc[:3], {}, donors)
+    finished = {*list(plan.of_split("test").names("a"))[:2], *list(plan.of_split("donors").names("b"))[-1:]}
+    missing = plan.missing(finished)
+    shards = list(missing)
+    assert len(missing) == len(shards) == len(plan) - len(finished)
+    assert not finished & {shard.name for shard in shards}
+    assert missing.n_images == sum(len(shard.rows) for shard in shards)
+    assert missing.n_test == {t: sum(len(s.rows) for s in shards if (s.trial_id, s.split) == (t, "test")) for t in refs}
+
+
+def test_images_that_the_map_pass_lost_are_left_out_of_the_shards_of_test_alone(manifest):
+    ref, rows = ModelRef("a", "a.pt", None, 64), manifest.rows("test")
+    nothing = assign_donors(rows.iloc[:0], rows.iloc[:0], 0, 0)
+    plan = plan_shards(manifest, {"a": ref}, {"a": PassCounts(100)}, "cpu", rows.iloc[:3], {}, nothing)
+    lost = rows["image_id"].iloc[1]
+    left = plan.without({"a": {lost}})
+    assert list(left.names("a")) == list(plan.names("a"))
+    ids = {split: [r["image_id"] for s in left.of_split(split).missing() for r in s.rows] for split in left.splits}
+    assert ids["test"] == [i for i in rows["image_id"] if i != lost]
+    assert lost in ids["sanity"]
+
+
+def test_a_plan_of_many_models_makes_a_shard_only_when_it_is_asked_for(manifest, monkeypatch):
+    refs = {f"m{i}": ModelRef(f"m{i}", "a.pt", None, 64) for i in range(1000)}
+    rows = manifest.rows("test")
+    nothing = assign_donors(rows.iloc[:0], rows.iloc[:0], 0, 0)
+    plan = plan_shards(manifest, refs, dict.fromkeys(refs, PassCounts(5000)), "cpu", rows.iloc[:0], {}, nothing)
+    made: list[tuple[str, str, int]] = []
+    shard = Plan.shard
+
+    def counted(self: Plan, *place: Any) -> ShardPlan:
+        made.append(place)
+        return shard(self, *place)
+
+    monkeypatch.setattr(Plan, "shard", counted)
+    missing = iter(plan.of_split("test").missing())
+    assert not made
+    next(missing)
+    assert made == [("m0", "test", 0)]
+    assert len(plan.of_split("test")) == 1000 * len(rows)

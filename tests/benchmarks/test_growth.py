@@ -1,0 +1,27 @@
+"""The growth benchmark's lines: what is called flat or linear, and where it is read off."""
+
+import pytest
+
+from benchmarks.fits import fitted
+
+SIZES = [(10, 1), (100, 1), (1000, 1), (10, 5)]
+TARGET = (10_000, 3)
+
+
+def test_a_plane_is_found_and_read_off_further_out():
+    found = fitted("files", "", SIZES, [3 + 2 * n + 0.5 * n * (m - 1) for n, m in SIZES], TARGET)
+    assert (found.kind, found.bend) == ("linear", pytest.approx(1))
+    assert (found.fixed, found.an_image, found.a_pair) == pytest.approx((3, 2, 0.5))
+    assert found.at_target == pytest.approx(3 + 20_000 + 10_000)
+
+
+def test_what_hardly_grows_is_flat_and_extrapolated_as_a_constant():
+    found = fitted("memory", "MiB", SIZES, [700, 690, 720, 730], TARGET)
+    assert (found.kind, found.at_target) == ("flat", 720)
+
+
+@pytest.mark.parametrize(("power", "kind"), [(2, "faster than linear"), (0.5, "slower than linear")])
+def test_growth_that_bends_is_told_and_takes_the_last_slope(power, kind):
+    found = fitted("seconds", "s", SIZES, [n**power * m for n, m in SIZES], TARGET)
+    assert found.kind == kind
+    assert found.an_image == pytest.approx((1000**power - 100**power) / 900)
