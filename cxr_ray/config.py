@@ -113,8 +113,10 @@ class Perturb(Section):
     fills: list[Name] = Field(["mean", "blur"], min_length=1)
     levels: list[Share] = Field([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95], min_length=1)
     orders: list[Literal["morf", "lerf"]] = Field(["morf", "lerf"], min_length=1)
-    precision: Literal["float32", "half"] = Field(
-        "float32", description="of scoring; half: float16 on GPUs, within 1e-2 in probability"
+    precision: Literal["auto", "float32", "tf32", "half"] = Field(
+        "float32",
+        description="of scoring on GPUs; half (float16) and tf32: within 1e-2 in probability; auto: half where it "
+        "keeps that on the run's own model and images, else float32. CPUs score in float32",
     )
 
     @model_validator(mode="before")

@@ -22,7 +22,7 @@ def test_every_backend_scores_whole_and_masked_images_as_the_eager_module_does(s
     assert expected.max() - expected.min() > 0.9
     for name in ("folded", "onnxruntime", "mnn", "half"):
         made = torch.sigmoid(backends.BACKENDS[name].prepare(model, images[:2])(images))
-        tolerance = backends.HALF_TOLERANCE if backends.BACKENDS[name].half else backends.TOLERANCE
+        tolerance = backends.TOLERANCES[backends.BACKENDS[name].precision]
         assert (made - expected).abs().max() <= tolerance, name
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -57,6 +58,7 @@ class Worker:
         self.tested = tested or metrics.tested(sweep.perturb)
         self._batch_size = batch_size
         self._found: dict[int, int] = {}  # by size of the images
+        self._images: torch.Tensor | None = None  # pixel space, of the shard that comes: backends must agree on them
         self.device = torch.device(device)
         backends.full_float32()
         self.backend = InferenceBackend("eager", {})
@@ -71,12 +73,12 @@ class Worker:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _forward(self, trial_id: str) -> backends.Forward:
-        """The function that scores; its backend is measured for the first model and then kept."""
+        """The function that scores. Rates that were measured for one model are kept, so the next one only starts."""
         model, size = self.model(trial_id), self.model_refs[trial_id].size
-        if self.backend.tried:
-            return backend_choice.make(self.backend.name, model, size, self.batch_size(trial_id))
+        images = None if self._images is None else model.normalize(self._images)
+        precision = self.sweep.perturb.precision
         self.backend, forward = backend_choice.choose(
-            model, size, self.batch_size(trial_id), self.passes, self.sweep.perturb.precision
+            model, size, self.batch_size(trial_id), self.passes, precision, images
         )
         return forward
 
@@ -90,6 +92,10 @@ class Worker:
     def network(self, trial_id: str) -> Network:
         """The model in its two forms."""
         return Network(self.model(trial_id), self.forward(trial_id), self.batch_size(trial_id))
+
+    def _network_for(self, shard: Shard) -> Network:
+        self._images = torch.from_numpy(np.array(shard.pixels)).to(self.device).float() / 255
+        return self.network(shard.trial_id)
 
     def __call__(self, shard: Shard) -> Tables:
         """The scoring pass: rows of predictions and errors; of val also of filled, of test of all that is measured.
@@ -128,7 +134,7 @@ class Worker:
 
     def _batch(self, shard: Shard, sweep: Sweep, errors: Errors, file: MapFile | None = None) -> Batch | None:
         """The shard on the device; images without a finite score become errors, None where no other is left."""
-        network = self.network(shard.trial_id)
+        network = self._network_for(shard)
         logits = None if file is None else file.logits
         given = (network, self.device, logits, self.segmenter, self.tested)
         batch = Batch(sweep, shard, *given)
@@ -185,7 +191,7 @@ class Worker:
         logits = {i: self.donor_maps.logit(shard.trial_id, i) for i in shard.image_ids}
         sweep = steps.narrowed(self.sweep, shard.comparisons)
         with torch.no_grad():
-            batch = Batch(sweep, shard, self.network(shard.trial_id), self.device, logits)
+            batch = Batch(sweep, shard, self._network_for(shard), self.device, logits)
             return {("wins", ""): steps.wins(batch, shard.comparisons, self.donor_maps)}
 
     def _sanity(self, shard: Shard, errors: Errors) -> Tables:

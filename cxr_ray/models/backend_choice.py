@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from cxr_ray.models import kept
-from cxr_ray.models.backends import BACKENDS, DIFFERS, TRIAL_PAYS, TRIAL_SECONDS, Forward, check, eager, forget_export
+from cxr_ray.models.backends import (
+    BACKENDS,
+    DIFFERS,
+    TRIAL_PAYS,
+    TRIAL_SECONDS,
+    Form,
+    Forward,
+    check,
+    eager,
+    forget_export,
+)
 from cxr_ray.models.networks import Classifier
 
 BATCHES = (32, 64, 128, 256, 512, 1024, 2048)
@@ -29,15 +39,19 @@ class InferenceBackend:
         name: key of BACKENDS.
         tried: images a second of every backend that was measured, or why one was not.
         kept: the rates are those of an earlier worker or run.
+        difference: the greatest from the eager module's that was seen on the images, in probability.
     """
 
     name: str
     tried: dict[str, float | str]
     kept: bool = False
+    difference: float = 0.0
 
     def __str__(self) -> str:
         tried = [f"{n} {v:.0f}/s" if isinstance(v, float) else f"{n}: {v}" for n, v in self.tried.items()]
         earlier = ["measured earlier"] * self.kept
+        if (precision := BACKENDS[self.name].precision) != "float32":
+            earlier.append(f"in {precision} precision, within {self.difference:.1e} in probability of float32")
         return f"{self.name} ({', '.join(tried + earlier)})" if tried else self.name
 
 
@@ -108,7 +122,12 @@ def _rate_of(model: Classifier, size: int, batch_size: int, seconds: float) -> f
 
 
 def choose(
-    model: Classifier, size: int, batch_size: int, passes: int, precision: str = "float32"
+    model: Classifier,
+    size: int,
+    batch_size: int,
+    passes: int,
+    precision: str = "float32",
+    images: Tensor | None = None,
 ) -> tuple[InferenceBackend, Forward]:
     """The fastest backend for so many passes, start-up included.
 
@@ -117,23 +136,36 @@ def choose(
         size: side of the images.
         batch_size: images in a pass.
         passes: forward passes that will be made; few passes try only what costs nothing to start.
-        precision: float32, or half: in half precision on GPUs, unless no such backend can be had.
+        precision: float32; tf32 or half: in that precision on GPUs, unless no such backend can be had; auto: half on
+            GPUs where it keeps its tolerance, else float32.
+        images: on which backends must agree with the eager module, model space [B, 3, S, S]; None: random ones.
 
     Returns:
-        The backend and its function; its probabilities agree with the eager module's on random images.
+        The backend and its function.
     """
-    example = _example(model, size, batch_size)
+    example = _example(model, size, batch_size) if images is None else _masked(images, batch_size)
     plain = eager(model, example)
-    halves = [name for name, backend in BACKENDS.items() if backend.half] if precision == "half" else []
-    must_be_half = any(BACKENDS[name].runs_on(example.device) for name in halves)
-    refused: dict[str, float | str] = {} if must_be_half else dict.fromkeys(halves, "for GPUs")
-    if not passes and not must_be_half:
+    other = {"float32": None, "auto": "half"}.get(precision, precision)
+    others = [name for name, backend in BACKENDS.items() if backend.precision == other]
+    lower = other if any(BACKENDS[name].runs_on(example.device) for name in others) else None
+    refused: dict[str, float | str] = {} if lower or precision == "auto" else dict.fromkeys(others, "for GPUs")
+    if not passes and not lower:
         return InferenceBackend("eager", refused), plain
     here = [name for name, backend in BACKENDS.items() if backend.runs_on(example.device)]
     key = kept.key_of(model, size, what=here, batch_size=batch_size, precision=precision)
     with torch.no_grad():
-        task = _Task(model, example, {"eager": plain}, passes, must_be_half)
+        task = _Task(model, example, {"eager": plain}, passes, lower)
         return _kept(task, key) or _measured(task, key, refused)
+
+
+def _masked(images: Tensor, batch_size: int) -> Tensor:
+    """So many of the images and of copies whose lower rows, more and more of them, are their mean: as masked ones."""
+    copies = -(-batch_size // len(images))
+    many = images.repeat(copies, 1, 1, 1)[:batch_size]
+    share = torch.arange(len(many), device=images.device) // len(images) / copies
+    row = torch.arange(images.shape[2], device=images.device) / images.shape[2]
+    hidden = (row[None] >= 1 - share[:, None])[:, None, :, None]
+    return torch.where(hidden, many.mean((2, 3), keepdim=True), many)
 
 
 @dataclass(frozen=True)
@@ -144,22 +176,29 @@ class _Task:
     example: Tensor
     forwards: dict[str, Forward]
     passes: int
-    half: bool
+    lower: str | None  # the precision that it must have, where that can be had
 
     @cached_property
     def expected(self) -> Tensor:
         return self.forwards["eager"](self.example)
 
     def worth_trying(self, eager_rate: float) -> list[str]:
-        """Backends whose start-up can pay in so much scoring; the cheap ones always where it must be half."""
+        """Backends whose start-up can pay in so much scoring; the cheap ones of a lower precision always."""
         return [
             name
             for name, backend in BACKENDS.items()
             if name != "eager"
             and backend.runs_on(self.example.device)
-            and (self.half or not backend.half)
-            and (self.passes / eager_rate > backend.pays_after or (self.half and backend.pays_after <= TRIAL_PAYS))
+            and backend.precision in ("float32", self.lower)
+            and (self.passes / eager_rate > backend.pays_after or (self.lower and backend.pays_after <= TRIAL_PAYS))
         ]
+
+    def not_lower(self, name: str) -> bool:
+        """Whether a backend lacks the precision that it must have where one can be had.
+
+        Else images that two workers score might differ in precision.
+        """
+        return self.lower is not None and BACKENDS[name].precision != self.lower
 
     def start(self, name: str) -> float | str:
         """Prepare a backend: the seconds that it took, or why it cannot be had."""
@@ -179,7 +218,7 @@ def _kept(task: _Task, key: kept.Key) -> tuple[InferenceBackend, Forward] | None
     earlier = _Earlier.read(key)
     if earlier is None:
         return None
-    name = earlier.best(task.worth_trying(earlier.rates["eager"]), task.passes, task.half)
+    name = earlier.best(task)
     if name is None:
         return None
     seconds = task.start(name)
@@ -187,7 +226,7 @@ def _kept(task: _Task, key: kept.Key) -> tuple[InferenceBackend, Forward] | None
     if isinstance(seconds, str):
         return None
     earlier.started(key, name, seconds)
-    return InferenceBackend(name, earlier.tried, kept=True), task.forwards[name]
+    return _with_difference(name, earlier.tried, task, kept=True)
 
 
 def _measured(task: _Task, key: kept.Key, refused: dict[str, float | str]) -> tuple[InferenceBackend, Forward]:
@@ -205,11 +244,17 @@ def _measured(task: _Task, key: kept.Key, refused: dict[str, float | str]) -> tu
             starts[name] = seconds
     rates = _rates(task.forwards, task.example, refused)
     forget_export()
-    # Half or not at all, where it can be had: else levels of a curve, scored by two workers, might differ in precision.
-    best = max(rates, key=lambda name: (task.half and BACKENDS[name].half, rates[name]))
-    backend = InferenceBackend(best, {**rates, **refused})
-    _Earlier(backend.tried, starts).write(key)
-    return backend, task.forwards[best]
+    best = min(rates, key=lambda name: (task.not_lower(name), -rates[name]))
+    backend = _with_difference(best, {**rates, **refused}, task)
+    _Earlier(backend[0].tried, starts).write(key)
+    return backend
+
+
+def _with_difference(
+    name: str, tried: dict[str, float | str], task: _Task, kept: bool = False
+) -> tuple[InferenceBackend, Forward]:
+    forward = task.forwards[name]
+    return InferenceBackend(name, tried, kept, forward.difference if isinstance(forward, Form) else 0.0), forward
 
 
 @dataclass(frozen=True)
@@ -244,12 +289,12 @@ class _Earlier:
         if not any(reason.startswith((DIFFERS, NO_MEMORY)) for reason in reasons):
             kept.write(key, {"tried": self.tried, "starts": self.starts})
 
-    def best(self, names: Sequence[str], passes: int, half: bool) -> str | None:
-        """The backend that makes so many passes soonest; None where one that is worth trying was not tried."""
-        if any(name not in self.tried for name in names):
+    def best(self, task: _Task) -> str | None:
+        """The backend that makes the passes soonest; None where one that is worth trying was not tried."""
+        if any(name not in self.tried for name in task.worth_trying(self.rates["eager"])):
             return None
-        seconds = {name: self.starts[name] + passes / rate for name, rate in self.rates.items()}
-        return min(seconds, key=lambda name: (half and not BACKENDS[name].half, seconds[name]))
+        seconds = {name: self.starts[name] + task.passes / rate for name, rate in self.rates.items()}
+        return min(seconds, key=lambda name: (task.not_lower(name), seconds[name]))
 
     def started(self, key: kept.Key, name: str, seconds: float) -> None:
         """Keep a start-up that was faster than the one before, as a compiler's is whose code is kept."""

@@ -1,8 +1,8 @@
 """The inference backends: forms of a network that score masked images. ``backend_choice`` takes the fastest.
 
 Explainers stay on the eager module, since they need its hooks; only scoring uses another backend. Every backend gives
-the same probabilities within TOLERANCE, those in half precision within HALF_TOLERANCE, which is checked when one is
-chosen: in log-odds, four times as wide, since no probability changes faster than a quarter of its log-odds.
+the same probabilities within the tolerance of its precision, which is checked when one is chosen: in log-odds, four
+times as wide, since no probability changes faster than a quarter of its log-odds.
 """
 
 from __future__ import annotations
@@ -27,16 +27,50 @@ from cxr_ray.models.networks import Classifier
 from cxr_ray.quiet import silent
 from cxr_ray.registry import Registry
 
-TOLERANCE = 1e-4  # in probability
-HALF_TOLERANCE = 1e-2
+TOLERANCES = {"float32": 1e-4, "tf32": 1e-2, "half": 1e-2}  # in probability; TF32 keeps 10 bits, as float16 does
 TRIAL_SECONDS = 1.0  # that each backend is measured
 TRIAL_PAYS = 2 * TRIAL_SECONDS  # seconds of eager scoring from which measuring another backend can pay
 EXPORT_PAYS = 10.0  # and an export (2 seconds)
 COMPILE_PAYS = 100.0  # and a compilation (10 seconds, which saves a tenth)
 COMPILE_HALF_PAYS = 40.0  # and one that halves the time of half precision, a fifth of eager's
 DIFFERS = "differs by"
+SMALL_BATCH = 64  # that still fills a GPU
 
 Forward = Callable[[Tensor], Tensor]  # model-space [B, 3, S, S] to the log-odds of PNEUMONIA [B]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The type and memory format of the images that a form reads without a copy."""
+
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """A network in one form: a Forward that also takes images of another type or memory format.
+
+    Attributes:
+        run: as Forward, for images of the layout.
+        layout: that of the images it reads.
+        difference: the greatest from the eager module's that was seen, in probability.
+    """
+
+    run: Forward
+    layout: Layout
+    difference: float = 0.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Log-odds of PNEUMONIA, float32 [B]."""
+        if self.layout.channels_last:  # torch's convolutions are faster so; what they convert on their own costs more
+            return self.run(images.to(self.layout.dtype, memory_format=torch.channels_last))
+        return self.run(images.to(self.layout.dtype))
+
+
+def layout_of(forward: Forward) -> Layout:
+    """The layout that a forward reads without a copy."""
+    return forward.layout if isinstance(forward, Form) else Layout()
 
 
 def full_float32() -> None:
@@ -46,30 +80,39 @@ def full_float32() -> None:
 
 def eager(model: Classifier, example: Tensor) -> Forward:
     """The module as it is."""
-    return _channels_last(model)
+    return _of_torch(model, example)
 
 
 def folded(model: Classifier, example: Tensor) -> Forward:
     """Batch norms folded into the convolutions before them."""
-    return _channels_last(_folded(model))
+    return _of_torch(_folded(model), example)
 
 
 def compiled(model: Classifier, example: Tensor) -> Forward:
-    """torch.compile of the folded module, with CUDA graphs, for batches of the example's size."""
+    """torch.compile of the folded module, with CUDA graphs, for batches of the example's size and a quarter of it."""
     plain = _folded(model)
-    return _of_one_size(Classifier(_compiled(plain.network), model.spec), plain, len(example))
+    return _of_sizes(Classifier(_compiled(plain.network), model.spec), plain, example)
+
+
+def tf32(model: Classifier, example: Tensor) -> Forward:
+    """The folded module with convolutions in TF32."""
+    return _with_tf32(folded(model, example))
+
+
+def compiled_tf32(model: Classifier, example: Tensor) -> Forward:
+    """As ``compiled``, with convolutions in TF32."""
+    return _with_tf32(compiled(model, example))
 
 
 def half(model: Classifier, example: Tensor) -> Forward:
     """The folded module in float16; log-odds in float32."""
-    return _channels_last(Classifier(_Half(_folded(model).network.half()), model.spec))
+    return _of_torch(_halved(model), example)
 
 
 def compiled_half(model: Classifier, example: Tensor) -> Forward:
     """torch.compile of the folded module in float16, as ``compiled``."""
-    network = _folded(model).network.half()
-    fast, plain = (Classifier(_Half(n), model.spec) for n in (_compiled(network), network))
-    return _of_one_size(fast, plain, len(example))
+    plain = _halved(model)
+    return _of_sizes(Classifier(_compiled(plain.network), model.spec), plain, example)
 
 
 def onnxruntime(model: Classifier, example: Tensor) -> Forward:
@@ -122,14 +165,14 @@ class Backend:
             exporter or import raises; ModuleNotFoundError where a package is missing.
         pays_after: seconds of scoring on the eager module from which its start-up can pay.
         device: cpu or cuda; None: both.
-        half: whether it computes in float16.
+        precision: in which it computes, a key of TOLERANCES.
         extra: the extra of this package that brings what it needs.
     """
 
     prepare: Callable[[Classifier, Tensor], Forward]
     pays_after: float
     device: str | None = None
-    half: bool = False
+    precision: str = "float32"
     extra: str | None = None
 
     def runs_on(self, device: torch.device) -> bool:
@@ -142,11 +185,13 @@ BACKENDS: Registry[Backend] = Registry(
     {
         "eager": Backend(eager, 0.0),
         "folded": Backend(folded, TRIAL_PAYS),
-        "half": Backend(half, TRIAL_PAYS, device="cuda", half=True),
+        "tf32": Backend(tf32, TRIAL_PAYS, device="cuda", precision="tf32"),
+        "half": Backend(half, TRIAL_PAYS, device="cuda", precision="half"),
         "onnxruntime": Backend(onnxruntime, EXPORT_PAYS, device="cpu", extra="fast"),
         "mnn": Backend(mnn, EXPORT_PAYS, device="cpu", extra="fast"),
         "compiled": Backend(compiled, COMPILE_PAYS, device="cuda"),
-        "compiled_half": Backend(compiled_half, COMPILE_HALF_PAYS, device="cuda", half=True),
+        "compiled_tf32": Backend(compiled_tf32, COMPILE_HALF_PAYS, device="cuda", precision="tf32"),
+        "compiled_half": Backend(compiled_half, COMPILE_HALF_PAYS, device="cuda", precision="half"),
     },
 )
 _INPUT, _OUTPUT = "images", "outputs"
@@ -163,32 +208,54 @@ class _Network(nn.Module):
         return self.run(images.contiguous())
 
 
-class _Half(nn.Module):
-    """A network of float16 whose inputs and outputs are float32."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.half()).float()
-
-
 def _compiled(network: nn.Module) -> nn.Module:
-    return torch.compile(network, mode="reduce-overhead")  # type: ignore[return-value]
+    return torch.compile(network, mode="reduce-overhead", dynamic=False)  # type: ignore[return-value]
 
 
-def _of_one_size(fast: Classifier, other: Classifier, batch_size: int) -> Forward:
-    """``fast`` for batches of one size: any other would be compiled and recorded anew. Small ones take ``other``."""
-    forward, uncompiled = _channels_last(fast), _channels_last(other)
+def _of_torch(model: Classifier, example: Tensor) -> Form:
+    """In channels_last, of the weights' type. On CPUs images are made faster as they are, and then copied."""
+    dtype = next((w.dtype for w in model.network.parameters()), example.dtype)
+
+    def copied(images: Tensor) -> Tensor:
+        return model.log_odds(images.contiguous(memory_format=torch.channels_last))
+
+    if example.device.type == "cpu" and dtype == torch.float32:
+        return Form(copied, Layout())
+    return Form(model.log_odds, Layout(dtype, channels_last=True))
+
+
+def _of_sizes(fast: Classifier, other: Classifier, example: Tensor) -> Form:
+    """``fast`` for batches of the example's size, or a quarter of it where that is large: any other would be compiled
+    and recorded anew. What fills less than half of the smaller takes ``other``.
+    """
+    forward, uncompiled = _of_torch(fast, example), _of_torch(other, example)
+    largest = len(example)
+    smallest = largest // 4 if largest >= 4 * SMALL_BATCH else largest
 
     def run(images: Tensor) -> Tensor:
         n = len(images)
-        if not batch_size // 2 < n <= batch_size:
-            return uncompiled(images)
-        return forward(F.pad(images, (0,) * 7 + (batch_size - n,)))[:n]
+        size = largest if n > largest - smallest else smallest
+        if n > size:
+            return torch.cat([run(part) for part in images.split(size)])
+        if n <= size // 2:
+            return uncompiled.run(images)
+        return forward.run(images if n == size else F.pad(images, (0,) * 7 + (size - n,)))[:n]
 
-    return run
+    return Form(run, forward.layout)
+
+
+def _with_tf32(forward: Forward) -> Form:
+    """With TF32 on while it runs: explainers in the same process keep float32."""
+
+    def run(images: Tensor) -> Tensor:
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = True
+        try:
+            return forward(images)
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+    return Form(run, layout_of(forward))
 
 
 @lru_cache(maxsize=1)  # two backends want it
@@ -217,11 +284,6 @@ def forget_export() -> None:
     _exported.cache_clear()
 
 
-def _channels_last(model: Classifier) -> Forward:
-    """In channels_last, in which torch's convolutions are faster; what they convert on their own costs more."""
-    return lambda images: model.log_odds(images.contiguous(memory_format=torch.channels_last))
-
-
 def _folded(model: Classifier) -> Classifier:
     try:
         network = fuse(copy.deepcopy(model.network))
@@ -230,7 +292,12 @@ def _folded(model: Classifier) -> Classifier:
     return Classifier(network, model.spec).eval().to(memory_format=torch.channels_last)
 
 
-def check(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Forward | str:
+def _halved(model: Classifier) -> Classifier:
+    plain = _folded(model)
+    return Classifier(plain.network.half(), plain.spec)
+
+
+def check(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Form | str:
     """The model on this backend, or why it cannot be had: no backend is worth a run.
 
     Args:
@@ -247,5 +314,6 @@ def check(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Fo
         return f"no {e.name}" + (f": pip install 'cxr-ray[{backend.extra}]'" if backend.extra else "")
     except Exception as e:  # compilers and exporters fail in their own ways, a missing one at its first call
         return (str(e).splitlines() or [type(e).__name__])[0]
-    tolerance = HALF_TOLERANCE if backend.half else TOLERANCE
-    return forward if difference <= tolerance else f"{DIFFERS} up to {difference:.1e} in probability"
+    if not difference <= TOLERANCES[backend.precision]:
+        return f"{DIFFERS} up to {difference:.1e} in probability"
+    return Form(forward, layout_of(forward), difference)

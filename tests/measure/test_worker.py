@@ -32,8 +32,10 @@ def test_the_precision_asked_for_reaches_the_choice_of_a_backend(monkeypatch):
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(backend_choice, "choose", choose)
-    worker(sweep(perturb={"precision": "half"}), linear_model()).forward("m")
-    assert seen[0][-1] == "half"
+    given = shard()
+    worker(sweep(perturb={"precision": "half"}), linear_model())(given)
+    assert seen[0][4] == "half"
+    assert torch.equal(seen[0][5], linear_model().normalize(torch.from_numpy(given.pixels).float() / 255))
     assert not torch.backends.cudnn.allow_tf32
 
 

@@ -59,7 +59,7 @@ def test_backends_agree_with_the_eager_module_also_for_other_batch_sizes(name, o
         images = torch.randn(batch, 3, SIZE, SIZE)
         expected = eager.log_odds(images)
         assert torch.allclose(forward(images), expected, atol=1e-4)
-        assert (torch.sigmoid(forward(images)) - torch.sigmoid(expected)).abs().max() <= backends.TOLERANCE
+        assert (torch.sigmoid(forward(images)) - torch.sigmoid(expected)).abs().max() <= backends.TOLERANCES["float32"]
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def test_half_precision_keeps_probabilities_within_its_own_tolerance():
     made = backends.BACKENDS["half"].prepare(eager, images)(images)
     assert made.dtype == torch.float32
     difference = (torch.sigmoid(made) - expected).abs().max()
-    assert 1e-6 < difference <= backends.HALF_TOLERANCE
+    assert 1e-6 < difference <= backends.TOLERANCES["half"]
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
@@ -102,9 +102,84 @@ def test_half_precision_is_tried_where_it_is_asked_for_and_not_on_a_cpu(monkeypa
     assert set(backend_choice.choose(made, SIZE, 2, 10**9)[0].tried) == {"eager", "folded", "compiled"}
     for passes in (0, 1, 10**9):  # whatever a worker has to do: else one curve might have two precisions
         chosen = backend_choice.choose(made, SIZE, 2, passes, "half")[0]
-        assert backends.BACKENDS[chosen.name].half
+        assert backends.BACKENDS[chosen.name].precision == "half"
     assert isinstance(chosen.tried["half"], float)
     assert isinstance(chosen.tried["compiled_half"], float)
+
+
+def test_auto_takes_half_precision_where_it_keeps_its_tolerance_on_the_images_given(monkeypatch):
+    monkeypatch.setattr(backend_choice, "TRIAL_SECONDS", 0.0)
+    without(monkeypatch, "onnxruntime", "mnn")
+    made, images = small(size=32), torch.randn(3, 3, 32, 32)
+
+    def chosen(precision: str):
+        return backend_choice.choose(made, 32, 4, 10**9, precision, images)[0]
+
+    assert backends.BACKENDS[chosen("auto").name].precision == "float32"  # a CPU
+    replaced(monkeypatch, "half", device=None)
+    taken = chosen("auto")
+    assert taken.name == "half"
+    assert 0 < taken.difference <= backends.TOLERANCES["half"]
+    assert f"in half precision, within {taken.difference:.1e} in probability of float32" in str(taken)
+
+    def off_on_bright_images(m, example):
+        return lambda x: m.log_odds(x) + 0.05 * (x.amax((1, 2, 3)) > 50)
+
+    replaced(monkeypatch, "half", device=None, prepare=off_on_bright_images)
+    assert chosen("auto").name == "half"
+    images[1, 0, 0, 0] = 100.0
+    refused = chosen("auto")
+    assert backends.BACKENDS[refused.name].precision == "float32"
+    assert str(refused.tried["half"]).startswith(backends.DIFFERS)
+
+
+@torch.no_grad()
+def test_tf32_is_on_while_its_form_runs_and_off_behind_it(monkeypatch):
+    seen = []
+
+    class Looking(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            if x.shape[0] == 13:
+                raise RuntimeError
+            return x.mean((2, 3))[:, :2] * self.weight
+
+    monkeypatch.setattr(backends, "_folded", lambda model: model)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    forward = backends.tf32(networks.Classifier(Looking(), ModelSpec("resnet18", SIZE)), torch.zeros(1, 3, 4, 4))
+    forward(torch.zeros(2, 3, 4, 4))
+    with pytest.raises(RuntimeError):
+        forward(torch.zeros(13, 3, 4, 4))
+    assert seen == [True, True]
+    assert not torch.backends.cudnn.allow_tf32
+
+
+@torch.no_grad()
+def test_compiled_forms_cut_any_batch_into_the_two_sizes_that_they_compile(monkeypatch):
+    monkeypatch.setattr(backends, "SMALL_BATCH", 2)
+    model, sizes, others = small(size=32), [], []
+
+    class Counting(networks.Classifier):
+        def log_odds(self, images):
+            sizes.append(len(images))
+            return super().log_odds(images)
+
+    class Other(networks.Classifier):
+        def log_odds(self, images):
+            others.append(len(images))
+            return super().log_odds(images)
+
+    fast, other = Counting(model.network, model.spec), Other(model.network, model.spec)
+    form = backends._of_sizes(fast, other, torch.zeros(16, 3, 32, 32))
+    for n in (1, 2, 3, 4, 7, 12, 13, 16, 33):
+        images = torch.randn(n, 3, 32, 32)
+        assert torch.allclose(form(images), model.log_odds(images), atol=1e-6)
+    assert set(sizes) == {4, 16}
+    assert others == [1, 2, 1]  # of 1, 2 and the rest of 33; 7 is 4 and 3
 
 
 def test_mnn_prints_nothing_and_reports_nothing():
