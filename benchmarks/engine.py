@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import arguments, rates, ratio, show
-from cxr_ray.measure import fills, rankings, scoring
+from cxr_ray.measure import fills, masking, rankings, scoring
 from cxr_ray.models import backend_choice, backends, networks
 from cxr_ray.models.networks import ModelSpec
 
@@ -35,7 +35,7 @@ def main() -> None:
     images = torch.rand(n_images, 3, args.size, args.size, device=device)
     keys = torch.arange(n_images, device=device)
     filled = torch.stack([fills.FILLS[f].make(images, model.mean, keys) for f in ("mean", "blur")], 1)
-    canvas = scoring.Canvas.of(model.normalize(images), model.normalize(filled))
+    canvas = masking.Canvas.of(model.normalize(images), model.normalize(filled))
     levels, orders = [0.1, 0.5], ["morf", "lerf"]
     image_of = torch.arange(n_rankings, device=device) % n_images
     maps = torch.rand(n_rankings, args.size**2, device=device)

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from benchmarks.common import arguments, machine
 from cxr_ray.data import phantoms
-from cxr_ray.measure import fills, metrics, rankings, scoring
+from cxr_ray.measure import fills, masking, metrics, rankings, scoring
 from cxr_ray.measure.attribution.gradients import IG_STEPS
 from cxr_ray.measure.attribution.inputs import Explainer, Inputs
 from cxr_ray.measure.attribution.relus import with_separate_relus
@@ -132,7 +132,7 @@ def scores(
     orders: Sequence[str] = ORDERS,
 ) -> NDArray:
     """Our masked scores of one fill, float64 [B, O, L]."""
-    canvas = scoring.Canvas.of(images, fill[:, None])
+    canvas = masking.Canvas.of(images, fill[:, None])
     with torch.no_grad():
         made = scoring.masked_scores(forward, canvas, places, torch.arange(len(images)), ns, orders, 16)
     return made[:, 0].double().numpy()

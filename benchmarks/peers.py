@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.common import arguments, rates, ratio, show
 from benchmarks.parity import PERCENTILES, chests, classifier, model_space, untied_maps, worker_scores
-from cxr_ray.measure import fills, metrics, rankings, scoring
+from cxr_ray.measure import fills, masking, metrics, rankings, scoring
 from cxr_ray.models import backend_choice, backends
 from cxr_ray.models.backends import Forward
 from cxr_ray.models.networks import Classifier
@@ -57,7 +57,7 @@ def areas(
         flat = maps.flatten(1)
         places = rankings.rank(flat, rankings.smooth_field(torch.arange(len(flat), device=device), SIZE).flatten(1))
         ns = rankings.counts(levels, SIZE**2)
-        canvas, image_of = scoring.Canvas.of(images, filled[:, None]), torch.arange(len(flat), device=device)
+        canvas, image_of = masking.Canvas.of(images, filled[:, None]), torch.arange(len(flat), device=device)
         inner = scoring.masked_scores(forward, canvas, places, image_of, ns, orders, batch)[:, 0]
         ends = [forward(x)[:, None, None].expand(-1, len(orders), 1) for x in (images, filled)]
         logit = torch.cat([ends[0], inner, ends[1]], -1).double().cpu().numpy()

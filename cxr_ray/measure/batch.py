@@ -22,10 +22,11 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import metrics, rankings
 from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.lungs import Segmenter
+from cxr_ray.measure.masking import Canvas
 from cxr_ray.measure.metrics import Tested
-from cxr_ray.measure.scoring import Canvas
 from cxr_ray.measure.shards import Shard
-from cxr_ray.models.backends import Forward
+from cxr_ray.measure.transfer import Results, to_device, to_host
+from cxr_ray.models.backends import Forward, Layout, layout_of
 from cxr_ray.models.networks import Classifier
 from cxr_ray.randomness import key
 from cxr_ray.schemas import FILLED, PREDICTIONS
@@ -90,6 +91,8 @@ class Batch:
         raw: uint8 [B, 3, S, S].
         pixels, images: the same in pixel space [0, 1] and in model space.
         logit: log-odds of PNEUMONIA, float64 [B]; ``predicted`` and ``outcome`` follow from it.
+        logit_on_device: the same, float32.
+        results: what comes to the host together.
         tested: the primary metric and fill.
     """
 
@@ -118,20 +121,33 @@ class Batch:
         self._segmenter = segmenter
         self.tested = tested or metrics.tested(sweep.perturb)
         self.ids = list(shard.image_ids)
-        self.raw = torch.from_numpy(np.array(shard.pixels)).to(device)
+        self.results = Results()
+        self.raw = to_device(shard.pixels, device)
         self.pixels = self.raw.float() / 255
         self.size = self.pixels.shape[-1]
         self.images = network.model.normalize(self.pixels)
         if logits is None:
-            self.logit = network.scores(self.images).double().cpu().numpy()
+            self.logit_on_device = network.scores(self.images)
+            self.logit = to_host(self.logit_on_device).astype(np.float64)
         else:
             self.logit = np.array([logits[i] for i in self.ids])
+            self.logit_on_device = to_device(self.logit.astype(np.float32), device)
         self.predicted = (self.logit >= 0).astype(np.int64)
         self.outcome = OUTCOMES[np.asarray(shard.labels, dtype=np.int64), self.predicted]
 
     def keys(self, purpose: str) -> Tensor:
         """A key for each image, int64 [B]."""
-        return torch.tensor([key(self.sweep.seed, i, purpose) for i in self.ids], device=self.device)
+        return to_device(np.array([key(self.sweep.seed, i, purpose) for i in self.ids]), self.device)
+
+    @cached_property
+    def image_of_pair(self) -> Tensor:
+        """``pairs.image`` on the device."""
+        return to_device(self.pairs.image, self.device)
+
+    @cached_property
+    def sign(self) -> Tensor:
+        """``pairs.sign`` on the device, float32."""
+        return to_device(self.pairs.sign.astype(np.float32), self.device)
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -146,12 +162,12 @@ class Batch:
     @cached_property
     def ties(self) -> Tensor:
         """The field that breaks each pair's ties, [P, S, S]."""
-        return rankings.tie_fields(self.ids, self.sweep.seed, self.size, self.device)[self.pairs.image]
+        return rankings.tie_fields(self.ids, self.sweep.seed, self.size, self.device)[self.image_of_pair]
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:
         """Lungs, and what else is known of where things are: bool [B, S, S]; nowhere where it is not."""
-        masks = {name: torch.from_numpy(np.array(m)).to(self.device) for name, m in self.shard.masks.items()}
+        masks = {name: to_device(m, self.device) for name, m in self.shard.masks.items()}
         if self._segmenter and self.shard.split in ("test", "donors"):
             masks["lungs"] = self._segmenter(self.raw)
         nowhere = torch.zeros(len(self.ids), self.size, self.size, dtype=torch.bool, device=self.device)
@@ -175,13 +191,21 @@ class Batch:
         for place, name in enumerate(fills):
             if make := FILLS[name].for_masks:
                 masked[place] = make(self.pixels, self.keys(FILLS[name].purpose), self.network.model.normalize)
-        return Canvas.of(self.images, torch.stack([self.filled(name) for name in fills], dim=1), masked)
+        return Canvas.of(self.images, torch.stack([self.filled(name) for name in fills], dim=1), masked, self._layout)
+
+    @property
+    def _layout(self) -> Layout:
+        return layout_of(self.network.forward)
 
     @cached_property
+    def filled_on_device(self) -> Tensor:
+        """Log-odds of PNEUMONIA of the fully filled images, float32 [B, F]."""
+        return self.network.scores(self.canvas.as_images(self.canvas.fills)).view(len(self.ids), -1)
+
+    @property
     def logit_filled(self) -> NDArray[np.floating]:
-        """Log-odds of PNEUMONIA of the fully filled images, float64 [B, F]."""
-        filled = self.canvas.fills.unflatten(2, (self.size, self.size))
-        return self.network.scores(filled).double().cpu().numpy().reshape(len(self.ids), -1)
+        """``filled_on_device`` on the host, float64."""
+        return to_host(self.filled_on_device).astype(np.float64)
 
     def prediction_rows(self) -> pa.Table:
         """Rows of ``predictions``."""

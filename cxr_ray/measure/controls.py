@@ -17,6 +17,7 @@ from cxr_ray import randomness
 from cxr_ray.config import Sequential, Sweep
 from cxr_ray.measure import smoothness
 from cxr_ray.measure.rankings import KNOTS, cell_of, places_of, rank, side, smooth_field
+from cxr_ray.measure.transfer import to_device, to_host
 from cxr_ray.randomness import key
 from cxr_ray.registry import Registry
 
@@ -45,7 +46,7 @@ class Draws:
     def keys(self, purpose: str) -> Tensor:
         """A key for each image and draw, int64 [N * D]."""
         keys = [key(self.seed, i, purpose, number) for i in self.ids for number in self.numbers]
-        return torch.tensor(keys, device=self.device)
+        return to_device(np.array(keys, np.int64), self.device)
 
     def by_image(self, made: Tensor) -> Tensor:
         """[N, D, ...] from what was made for each key, [N * D, ...]."""
@@ -128,11 +129,11 @@ def smooth_random(draws: Draws, places_NU: Tensor) -> Tensor:
     else of the map.
     """
     n, g = len(draws.numbers), round(places_NU.shape[1] ** 0.5)
-    scales = smoothness.scale_of(smoothness.perimeter(smoothness.quarter(places_NU)).cpu().numpy(), g)
+    scales = smoothness.scale_of(to_host(smoothness.perimeter(smoothness.quarter(places_NU))), g)
     keys_ND = draws.keys("smooth_random").view(-1, n)
     made = places_NU[:, None].repeat(1, n, 1)
     for scale in np.unique(scales):
-        chosen = torch.from_numpy(scales == scale).to(draws.device)
+        chosen = to_device(np.flatnonzero(scales == scale), draws.device)
         fields = smoothness.gaussian_fields(keys_ND[chosen].flatten(), float(scale), g).flatten(1)
         raster = -torch.arange(g * g, device=draws.device).expand_as(fields)  # equal values are rare: any order
         made[chosen] = rank(fields, raster).view(-1, n, g * g)
@@ -147,8 +148,9 @@ def shifted(draws: Draws, places_NU: Tensor) -> Tensor:
     """
     device, units = places_NU.device, places_NU.shape[1]
     g = round(units**0.5)
-    keys = torch.tensor([key(draws.seed, i, "shifted") for i in draws.ids], device=device)
-    elements = randomness.permutation(keys, SHIFTS)[:, list(draws.numbers)] + 1  # 0 is the identity
+    keys = to_device(np.array([key(draws.seed, i, "shifted") for i in draws.ids]), device)
+    numbers = to_device(np.array(draws.numbers), device)
+    elements = randomness.permutation(keys, SHIFTS)[:, numbers] + 1  # 0 is the identity
     turn, roll = elements // (STEPS * STEPS), elements % (STEPS * STEPS)
     down, right = (
         torch.div(r * g * 2 + STEPS, 2 * STEPS, rounding_mode="floor") for r in (roll // STEPS, roll % STEPS)

@@ -21,6 +21,7 @@ from cxr_ray.measure.batch import Batch, Pairs
 from cxr_ray.measure.metrics import Key, evaluate, place
 from cxr_ray.measure.scoring import masked_scores
 from cxr_ray.measure.shards import take
+from cxr_ray.measure.transfer import Result, to_device
 from cxr_ray.schemas import CURVES
 
 MAX_PLACES = 2**23  # of rankings in memory at a time: 32 MiB, and eight times as much while they are made
@@ -75,18 +76,23 @@ class Curves:
 
     Attributes:
         axes: fills, directions and levels.
-        logit: float64 [P, D, F, O, L + 2]; NaN where there is no such draw, or the map is not finite.
+        made: the log-odds, [P, D, F, O, L + 2]; NaN where there is no such draw, or the map is not finite.
         drawn: whether there is such a draw, bool [P, D].
-        overlap: share of the map's own perturbed units that the control perturbs too, [P, D, O, L + 2]; None: not
+        overlaps: share of the map's own perturbed units that the control perturbs too, [P, D, O, L + 2]; None: not
             measured, for controls made from nothing.
-        overlap_quarter: the same of the most salient quarter, [P, D], whatever the levels; None: not measured.
+        quarters: the same of the most salient quarter, [P, D], whatever the levels; None: not measured.
     """
 
     axes: Axes
-    logit: Array
+    made: Result
     drawn: NDArray[np.bool_]
-    overlap: Array | None = None
-    overlap_quarter: Array | None = None
+    overlaps: Result | None = None
+    quarters: Result | None = None
+
+    @cached_property
+    def logit(self) -> Array:
+        """``made`` on the host, float64."""
+        return self.made.array().astype(np.float64)
 
     @property
     def logit_full(self) -> Array:
@@ -116,8 +122,8 @@ class Curves:
         pair, draw, fill, direction, level = np.nonzero(kept)
         logit = self.logit[kept]
         overlap = np.full(logit.shape, np.nan)
-        if self.overlap is not None:
-            overlap = np.broadcast_to(self.overlap[:, :, None], shape)[kept]
+        if self.overlaps is not None:
+            overlap = np.broadcast_to(self.overlaps.array()[:, :, None], shape)[kept]
         columns = {
             "image_id": take(pairs.ids, pair),
             "target": pairs.target[pair],
@@ -150,8 +156,8 @@ def score_rankings(
     image_N: NDArray[np.integer],
     fill: int | None = None,
     scored_ND: NDArray[np.bool_] | None = None,
-) -> Array:
-    """Log-odds of PNEUMONIA along the curves of rankings: float64 [N, D, F, O, L + 2], NaN if not scored.
+) -> Tensor:
+    """Log-odds of PNEUMONIA along the curves of rankings: float32 [N, D, F, O, L + 2], NaN if not scored.
 
     Args:
         batch: the images.
@@ -162,39 +168,44 @@ def score_rankings(
         scored_ND: the rankings that are scored; None: all.
     """
     n, draws, _ = places_NDU.shape
-    chosen = np.arange(n * draws) if scored_ND is None else np.flatnonzero(scored_ND)
-    chosen_on_device = torch.from_numpy(chosen).to(batch.device)
+    image_ND, places = np.repeat(image_N, draws), places_NDU.flatten(0, 1)
+    chosen = None if scored_ND is None or scored_ND.all() else to_device(np.flatnonzero(scored_ND), batch.device)
+    if scored_ND is not None and chosen is not None:
+        image_ND, places = image_ND[scored_ND.ravel()], places[chosen]
+    image = to_device(image_ND, batch.device)
     scores = masked_scores(
         batch.network.forward,
         batch.canvas if fill is None else batch.canvas.only(fill),
-        places_NDU.flatten(0, 1)[chosen_on_device],
-        torch.from_numpy(image_N).to(batch.device)[chosen_on_device // draws],
+        places,
+        image,
         axes.counts[1:-1],
         axes.directions,
         batch.network.batch_size,
     )
-    filled_BF = batch.logit_filled if fill is None else batch.logit_filled[:, [fill]]
-    image = image_N[chosen // draws]
-    curves = np.full((n * draws, *scores.shape[1:-1], len(axes.counts)), np.nan)
-    curves[chosen, ..., 0] = batch.logit[image, None, None]
-    curves[chosen, ..., 1:-1] = scores.double().cpu().numpy()
-    curves[chosen, ..., -1] = filled_BF[image][:, :, None]
-    return curves.reshape(n, draws, *curves.shape[1:])
+    filled_BF = batch.filled_on_device if fill is None else batch.filled_on_device[:, fill, None]
+    ends = (*scores.shape[:-1], 1)
+    untouched = batch.logit_on_device[image][:, None, None, None].expand(ends)
+    filled = filled_BF[image][:, :, None, None].expand(ends)
+    curves = torch.cat([untouched, scores, filled], -1)
+    if chosen is not None:
+        every = curves.new_full((n * draws, *curves.shape[1:]), torch.nan)
+        curves = every.index_copy_(0, chosen, curves)
+    return curves.unflatten(0, (n, draws))
 
 
-def overlaps(axes: Axes, places_PU: Tensor, control_PDU: Tensor) -> Array:
+def overlaps(axes: Axes, places_PU: Tensor, control_PDU: Tensor) -> Tensor:
     """Share of the map's own perturbed units that controls perturb too, [P, D, O, L + 2]; NaN at level 0."""
     shares = [
         torch.stack([rankings.overlap(places_PU, control_PDU, n, direction) for n in axes.counts], -1)
         for direction in axes.directions
     ]
-    return torch.stack(shares, 2).cpu().numpy()
+    return torch.stack(shares, 2)
 
 
-def with_equal_masks(logit_PDFOL: Array, own_PFOL: Array, overlap_PDOL: Array, drawn_PD: NDArray[np.bool_]) -> Array:
+def with_equal_masks(logit_PDFOL: Tensor, own_PFOL: Tensor, overlap_PDOL: Tensor, drawn_PD: Tensor) -> Tensor:
     """The log-odds of draws, with the map's own where a draw perturbs the same units in another order.
 
     It is the same masked image, and in another batch its score may round apart: a tie would look like a win.
     """
     equal = (overlap_PDOL == 1) & drawn_PD[:, :, None, None]
-    return np.where(equal[:, :, None], own_PFOL[:, None], logit_PDFOL)
+    return torch.where(equal[:, :, None], own_PFOL[:, None], logit_PDFOL)

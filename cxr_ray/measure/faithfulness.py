@@ -109,10 +109,10 @@ def faithfulness_rows(
 
 def _mean_overlap(curves: Curves) -> Array:
     """Mean over the draws of the share of the map's most salient quarter that the draw's covers, [P]; NaN for none."""
-    if curves.overlap_quarter is None:
+    if curves.quarters is None:
         return np.full(len(curves.drawn), np.nan)
     n = curves.drawn.sum(1)
-    return np.where(n > 0, np.where(curves.drawn, curves.overlap_quarter, 0.0).sum(1) / np.maximum(n, 1), np.nan)
+    return np.where(n > 0, np.where(curves.drawn, curves.quarters.array(), 0.0).sum(1) / np.maximum(n, 1), np.nan)
 
 
 def _not_compared(shape: tuple[int, ...]) -> dict[str, Array]:

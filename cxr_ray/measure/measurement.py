@@ -5,10 +5,12 @@ Shapes: P (image, target) pairs, V side of a map.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 import torch
 
-from cxr_ray.measure.attribution.inputs import Inputs, combine
+from cxr_ray.measure.attribution.inputs import Inputs, combine, images_in_a_pass
 from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.concentration import saliency_rows
 from cxr_ray.measure.controls import CONTROLS, Draws, draws_at_most, of_family
@@ -21,6 +23,7 @@ from cxr_ray.measure.map_rankings import MapRankings
 from cxr_ray.measure.sequential import sequential_test, tested_sequentially
 from cxr_ray.measure.shards import Tables
 from cxr_ray.measure.shared import SharedControls
+from cxr_ray.measure.transfer import to_device
 from cxr_ray.models.networks import Classifier
 
 
@@ -28,12 +31,13 @@ def make_maps(batch: Batch, explainer: str, model: Classifier) -> Maps:
     """One explainer's maps, of the batch's model or another, and those of the controls made from class weights."""
     pairs, sweep = batch.pairs, batch.sweep
     inputs = Inputs(
-        images=batch.images[pairs.image],
-        blurred=batch.blurred[pairs.image],
+        images=batch.images[batch.image_of_pair],
+        blurred=batch.blurred[batch.image_of_pair],
         black=batch.network.model.normalize(torch.zeros(3, 1, 1, device=batch.device)),
-        targets=torch.from_numpy(pairs.target).to(batch.device),
+        targets=to_device(pairs.target, batch.device),
         ids=pairs.ids,
         seed=sweep.seed,
+        in_a_pass=images_in_a_pass(batch.device, batch.size),
     )
     entry, from_weights = EXPLAINERS[explainer], of_family("class weights", sweep.controls)
     with torch.enable_grad():
@@ -75,21 +79,34 @@ def measure(
         maps: of the batch's pairs.
         donor_maps: maps of other images, where a control needs them.
     """
+    return begin(batch, shared, explainer, maps, donor_maps)()
+
+
+def begin(
+    batch: Batch, shared: SharedControls, explainer: str, maps: Maps, donor_maps: DonorMaps | None = None
+) -> Callable[[], Tables]:
+    """Ask the device for all that is scored, as ``measure``; the rows are made when they are called for.
+
+    So a shard's explainers are all under way before the host waits for the first.
+    """
     map_rankings = MapRankings(batch, explainer, maps, donor_maps)
-    outcome = batch.outcome[batch.pairs.image].tolist()
-    curve_rows, faith_rows = [], []
-    for grid in batch.sweep.perturb.grids:
-        curves = map_rankings.scored(Axes.of(batch, grid))
-        for control, of_control in curves.items():
-            curve_rows.append(of_control.rows(control, batch.pairs))
-        curves |= shared.on_grid(grid)
-        tests = {
-            control: sequential_test(map_rankings, shared, control, curves)
-            for control in curves
-            if tested_sequentially(batch.sweep, control)
+    scored = {grid: map_rankings.scored(Axes.of(batch, grid)) for grid in batch.sweep.perturb.grids}
+
+    def rows() -> Tables:
+        outcome = batch.outcome[batch.pairs.image].tolist()
+        curve_rows, faith_rows = [], []
+        for grid, curves in scored.items():
+            curve_rows += [of_control.rows(control, batch.pairs) for control, of_control in curves.items()]
+            every = curves | shared.on_grid(grid)
+            tests = {
+                control: sequential_test(map_rankings, shared, control, every)
+                for control in every
+                if tested_sequentially(batch.sweep, control)
+            }
+            faith_rows.append(faithfulness_rows(batch.pairs, outcome, every, tests))
+        return _map_rows(batch, maps, map_rankings) | {
+            ("curves", explainer): pa.concat_tables(curve_rows),
+            ("faithfulness", explainer): pa.concat_tables(faith_rows),
         }
-        faith_rows.append(faithfulness_rows(batch.pairs, outcome, curves, tests))
-    return _map_rows(batch, maps, map_rankings) | {
-        ("curves", explainer): pa.concat_tables(curve_rows),
-        ("faithfulness", explainer): pa.concat_tables(faith_rows),
-    }
+
+    return rows

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cxr_ray import randomness
+from cxr_ray.measure.transfer import to_device
 from cxr_ray.randomness import key
 
 GRIDS = ("pixel", "7", "14", "28")  # that a sweep may ask for; divisors of 224, so that cells are equal
@@ -101,7 +103,7 @@ def _rounded(maps_NVV: Tensor) -> Tensor:
 
 def tie_fields(ids: Sequence[str], seed: int, size: int, device: torch.device | str = "cpu") -> Tensor:
     """The smooth field that breaks each image's ties, [N, size, size]."""
-    return smooth_field(torch.tensor([key(seed, i, "ties") for i in ids], device=device), size)
+    return smooth_field(to_device(np.array([key(seed, i, "ties") for i in ids]), torch.device(device)), size)
 
 
 def at_size(maps_NVV: Tensor, size: int) -> Tensor:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cxr_ray import randomness
 from cxr_ray.data.sources import all_counterfactuals
+from cxr_ray.measure.transfer import to_device
 from cxr_ray.registry import Registry
 
 BORDER, CORNER, CENTRE = 0.10, 0.15, 0.50
@@ -114,9 +116,8 @@ def squares(masks_BSS: Tensor, keys_BD: Tensor) -> Tensor:
     """Four squares, moved inwards alike."""
     size, device = masks_BSS.shape[-1], keys_BD.device
     room = int(corners(size, {})[0, : size // 2].sum())
-    offsets = torch.arange(size // 2 - room + 1, device=device)
-    places = torch.cartesian_prod(offsets, offsets)
-    places = places[(places >= room).any(1)]
+    offsets = np.arange(size // 2 - room + 1)
+    places = to_device(np.argwhere(np.maximum.outer(offsets, offsets) >= room), device)
     down, right = places[_chosen(keys_BD, len(places))].unbind(-1)
     at = torch.arange(size, device=device)
     to_edge = torch.minimum(at, size - 1 - at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cxr_ray.config import Sweep
@@ -16,6 +17,7 @@ from cxr_ray.measure.curves import Array, Curves, overlaps, primary_metric, scor
 from cxr_ray.measure.map_rankings import MapRankings
 from cxr_ray.measure.metrics import METRICS
 from cxr_ray.measure.shared import SharedControls
+from cxr_ray.measure.transfer import to_device, to_host
 
 MIN_DRAWS_FOR_P = 19
 
@@ -118,9 +120,13 @@ def _further(
     pairs, numbers = asked
     places, drawn = maps.draws(control, own.axes.grid, pairs, numbers)
     image = maps.batch.pairs.image[pairs]
-    logit = score_rankings(maps.batch, own.axes, places, image, fill, drawn) * _signs(maps, pairs)
-    equal = maps.like_the_map(own.axes.grid, places, pairs) & drawn
-    own_NFOL = own.logit[pairs, 0, fill : fill + 1]
-    logit[equal] = own_NFOL[np.nonzero(equal)[0]]
-    overlap = overlaps(own.axes, maps.own(own.axes.grid)[pairs], places)
-    return with_equal_masks(logit, own_NFOL, overlap, drawn)
+    logit = score_rankings(maps.batch, own.axes, places, image, fill, drawn)
+    there = to_device(drawn, maps.batch.device)
+    equal = maps.like_the_map(own.axes.grid, places, pairs) & there
+    own_places = maps.own(own.axes.grid)[to_device(pairs, maps.batch.device)]
+    own_NFOL = to_device(
+        (own.logit[pairs, 0, fill : fill + 1] * _signs(maps, pairs)[:, 0]).astype(np.float32), maps.batch.device
+    )
+    logit = torch.where(equal[:, :, None, None, None], own_NFOL[:, None], logit)
+    logit = with_equal_masks(logit, own_NFOL, overlaps(own.axes, own_places, places), there)
+    return to_host(logit).astype(np.float64) * _signs(maps, pairs)

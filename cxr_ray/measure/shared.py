@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.controls import CONTROLS, Draws, draws_at_most, of_family
 from cxr_ray.measure.curves import Array, Axes, Curves, score_rankings
 from cxr_ray.measure.shards import Tables
+from cxr_ray.measure.transfer import to_host
 from cxr_ray.schemas import SHARED
 
 
@@ -35,8 +37,8 @@ class SharedControls:
             score_rankings(batch, axes, self._rankings(control, axes.grid, images, numbers), images)
             for numbers in axes.portions(batch.sweep.controls[control], len(images))
         ]
-        logit = np.concatenate(parts, 1)[batch.pairs.image] * batch.pairs.sign.reshape(-1, 1, 1, 1, 1)
-        return Curves(axes, logit, np.ones(logit.shape[:2], dtype=bool))
+        logit = torch.cat(parts, 1)[batch.image_of_pair] * batch.sign.view(-1, 1, 1, 1, 1)
+        return Curves(axes, batch.results.put(logit), np.ones(logit.shape[:2], dtype=bool))
 
     def _rankings(self, control: str, grid: str, images: NDArray[np.integer], numbers: range) -> Tensor:
         batch = self.batch
@@ -66,6 +68,6 @@ class SharedControls:
         if lacking.any():
             places = self._rankings(control, axes.grid, images, numbers)
             n, d = np.nonzero(lacking)
-            made = score_rankings(self.batch, axes, places, images, fill, lacking)
+            made = to_host(score_rankings(self.batch, axes, places, images, fill, lacking))
             curves_BDOL[images[n], draws[d]] = made[n, d, 0]
         return curves_BDOL[np.ix_(image_N, draws)][:, :, None]

@@ -104,7 +104,7 @@ def wins(batch: Batch, comparisons: Iterable[Comparison], donor_maps: DonorMaps)
     started, comparisons = time.monotonic(), list(comparisons)
     axes = Axes.of(batch, batch.sweep.perturb.grids[0])
     shared = SharedControls(batch).on_grid(axes.grid)
-    trial_id, parts = batch.shard.trial_id, []
+    trial_id, compared = batch.shard.trial_id, []
     for explainer in dict.fromkeys(c.explainer for c in comparisons):
         maps = donor_maps.maps(trial_id, explainer, batch.pairs.keys())
         if maps is None:  # the explainer failed in the map pass: an entry in errors says so
@@ -115,7 +115,8 @@ def wins(batch: Batch, comparisons: Iterable[Comparison], donor_maps: DonorMaps)
         curves = map_rankings.scored(axes)
         own = curves.pop("none")
         of_controls = curves | {control: of for control, of in shared.items() if control in asked}
-        parts += [_rows(batch, explainer, control, own, of) for control, of in of_controls.items()]
+        compared += [(explainer, control, own, of) for control, of in of_controls.items()]
+    parts = [_rows(batch, *names_and_curves) for names_and_curves in compared]  # all under way before the first is read
     table = pa.concat_tables(parts) if parts else WINS.empty_table()
     return table.replace_schema_metadata({SECONDS: str(time.monotonic() - started)})
 

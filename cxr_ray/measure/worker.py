@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -17,11 +16,12 @@ from cxr_ray.measure.batch import Batch, Network, filled_rows, finite_scores
 from cxr_ray.measure.controls import needs_map_pass, of_family
 from cxr_ray.measure.donor_swaps import donor_swap_rows
 from cxr_ray.measure.donors import DonorMaps, MapFile, Maps, pack_maps
-from cxr_ray.measure.measurement import make_maps, maps_alone, measure
+from cxr_ray.measure.measurement import begin, make_maps, maps_alone
 from cxr_ray.measure.metrics import Tested
-from cxr_ray.measure.region_effects import region_rows
+from cxr_ray.measure.region_effects import begin_regions
 from cxr_ray.measure.shards import ModelRef, Shard, Tables
 from cxr_ray.measure.shared import SharedControls
+from cxr_ray.measure.transfer import to_device
 from cxr_ray.models import backend_choice, backends, checkpoints
 from cxr_ray.models.backend_choice import InferenceBackend
 from cxr_ray.models.networks import Classifier
@@ -94,7 +94,7 @@ class Worker:
         return Network(self.model(trial_id), self.forward(trial_id), self.batch_size(trial_id))
 
     def _network_for(self, shard: Shard) -> Network:
-        self._images = torch.from_numpy(np.array(shard.pixels)).to(self.device).float() / 255
+        self._images = to_device(shard.pixels, self.device).float() / 255
         return self.network(shard.trial_id)
 
     def __call__(self, shard: Shard) -> Tables:
@@ -147,9 +147,8 @@ class Worker:
     def _measured(self, batch: Batch, errors: Errors, file: MapFile | None) -> Tables:
         """All tables of a test shard but its predictions."""
         shared = SharedControls(batch) if self.sweep.has_fixed_design else None
-        tables = shared.rows() if shared else {}
-        if self.sweep.regions and (rows := region_rows(batch)) is not None:
-            tables["regions", ""] = rows
+        regions = begin_regions(batch) if self.sweep.regions else None
+        begun: dict[str, Callable[[], Tables]] = {}
         for explainer in self.sweep.explain.explainers:
             with _lost_maps(batch.shard, "explain", explainer, errors):
                 if file is None:
@@ -159,9 +158,16 @@ class Worker:
                 if maps is None:  # it failed in the map pass: an entry in errors says so
                     continue
                 if shared is None:
-                    tables |= maps_alone(batch, explainer, maps, self.donor_maps)
+                    begun[explainer] = partial(maps_alone, batch, explainer, maps, self.donor_maps)
                 else:
-                    tables |= measure(batch, shared, explainer, maps, self.donor_maps)
+                    begun[explainer] = begin(batch, shared, explainer, maps, self.donor_maps)
+        # The device has all its work; from here on the host waits for it, and makes rows.
+        tables = shared.rows() if shared else {}
+        if regions is not None:
+            tables["regions", ""] = regions()
+        for explainer, rows in begun.items():
+            with _lost_maps(batch.shard, "explain", explainer, errors):
+                tables |= rows()
         return tables
 
     def map_pass(self, shard: Shard) -> bytes:

@@ -13,7 +13,7 @@ import io
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,10 +41,16 @@ Forward = Callable[[Tensor], Tensor]  # model-space [B, 3, S, S] to the log-odds
 
 @dataclass(frozen=True)
 class Layout:
-    """The type and memory format of the images that a form reads without a copy."""
+    """The type and memory format of the images that a form reads without a copy.
+
+    Attributes:
+        dtype, channels_last: of the images.
+        fused: whether compiling the kernel that makes them pays, as it does where the network is compiled.
+    """
 
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,7 +247,7 @@ def _of_sizes(fast: Classifier, other: Classifier, example: Tensor) -> Form:
             return uncompiled.run(images)
         return forward.run(images if n == size else F.pad(images, (0,) * 7 + (size - n,)))[:n]
 
-    return Form(run, forward.layout)
+    return Form(run, replace(forward.layout, fused=True))
 
 
 def _with_tf32(forward: Forward) -> Form:

@@ -17,7 +17,7 @@ from scipy.special import expit
 from sklearn.metrics import auc
 from torch import Tensor, nn
 
-from cxr_ray.measure import fills, metrics, rankings, scoring
+from cxr_ray.measure import fills, masking, metrics, rankings, scoring
 from cxr_ray.measure.attribution.inputs import Inputs
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import networks
@@ -68,7 +68,7 @@ def curves(
     with torch.no_grad():
         inner = scoring.masked_scores(
             model.log_odds,
-            scoring.Canvas.of(images, fill[:, None]),
+            masking.Canvas.of(images, fill[:, None]),
             places_BU,
             torch.arange(len(images)),
             ns,

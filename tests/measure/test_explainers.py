@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cxr_ray.measure import fills, rankings
 from cxr_ray.measure.attribution import cam, gradients, perturbation
 from cxr_ray.measure.attribution.cam import head_weights
-from cxr_ray.measure.attribution.inputs import PASS, Inputs, combine
+from cxr_ray.measure.attribution.inputs import MOST, PASS, Inputs, combine, images_in_a_pass
 from cxr_ray.measure.attribution.relus import ReluMaxPool, with_separate_relus
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import networks
@@ -588,6 +588,29 @@ def test_explainers_that_know_nothing_of_the_model_do_not_run_it(name):
 
 
 # All of them
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["occlusion", "integrated_gradients", "smoothgrad", "gradient_shap", "rise", "kernel_shap", "scorecam", "deeplift"],
+)
+def test_larger_passes_give_the_same_maps_and_are_filled(name):
+    model, given, sizes = small(), inputs(), []
+    expected = explain(name, model, given)
+    handle = model.network.register_forward_pre_hook(lambda m, a: sizes.append(len(a[0])))
+    made = explain(name, model, dataclasses.replace(given, in_a_pass=96))
+    handle.remove()
+    assert torch.allclose(made, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    most = {"smoothgrad": 48, "gradient_shap": 48, "scorecam": 48, "deeplift": 6}  # all that there are
+    assert max(sizes) == most.get(name, 96)
+
+
+def test_a_pass_fills_a_gpu_as_far_as_its_memory_goes(monkeypatch):
+    gpu = torch.device("cuda")
+    assert images_in_a_pass(torch.device("cpu"), 224) == PASS
+    for gigabytes, images in ((80, MOST), (12, 96), (1, PASS)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=gigabytes: (free * 2**30, 80 * 2**30))
+        assert images_in_a_pass(gpu, 224) == images
 
 
 @pytest.mark.parametrize("name", list(EXPLAINERS))

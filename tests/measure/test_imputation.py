@@ -10,7 +10,7 @@ from scipy.sparse.linalg import spsolve
 from torch.nn import functional as F
 
 from cxr_ray import randomness
-from cxr_ray.measure import fills, imputation, scoring
+from cxr_ray.measure import fills, imputation, masking, scoring
 
 
 def exact(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -97,11 +97,11 @@ def test_a_plane_does_not_depend_on_its_batch():
     assert imputation.linear(images[:0], torch.stack(given)[:0]).shape == (0, 56, 56)
 
 
-def canvas(images: torch.Tensor, keys: list[int]) -> scoring.Canvas:
+def canvas(images: torch.Tensor, keys: list[int]) -> masking.Canvas:
     """Fills mean and linear, in pixel space."""
     grey, keys_B = torch.zeros(3, 1, 1), torch.tensor(keys)
     made = torch.stack([fills.FILLS[f].make(images, grey, keys_B) for f in ("mean", "linear")], 1)
-    return scoring.Canvas.of(images, made, {1: fills.Linear.of(images, keys_B, lambda pixels: pixels)})
+    return masking.Canvas.of(images, made, {1: fills.Linear.of(images, keys_B, lambda pixels: pixels)})
 
 
 def masked(images: torch.Tensor, keys: list[int], ns: list[int], batch_size: int = 5) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_ray.measure import fills, rankings, scoring
+from cxr_ray.measure import fills, masking, rankings, scoring
 
 
 def share_filled(images: torch.Tensor) -> torch.Tensor:
@@ -15,8 +15,8 @@ def share_filled(images: torch.Tensor) -> torch.Tensor:
     return images[:, 0].flatten(1).sum(1)
 
 
-def zero_one_canvas(n_images: int, size: int, n_fills: int = 1) -> scoring.Canvas:
-    return scoring.Canvas.of(torch.zeros(n_images, 3, size, size), torch.ones(n_images, n_fills, 3, size, size))
+def zero_one_canvas(n_images: int, size: int, n_fills: int = 1) -> masking.Canvas:
+    return masking.Canvas.of(torch.zeros(n_images, 3, size, size), torch.ones(n_images, n_fills, 3, size, size))
 
 
 def test_no_rankings_are_no_pass():
@@ -96,7 +96,7 @@ def test_a_linear_models_curve_is_the_sorted_sum_of_its_exact_attribution():
     attribution = (weight * (image - fill)).sum(0).flatten()
     places = rankings.rank(attribution[None], torch.rand(1, size * size))
     ns = [0, 1, 5, 32, 63, 64]
-    canvas = scoring.Canvas.of(image[None], fill[None, None])
+    canvas = masking.Canvas.of(image[None], fill[None, None])
     scores = scoring.masked_scores(
         lambda x: (x * weight).sum((1, 2, 3)), canvas, places, torch.zeros(1, dtype=torch.long), ns, ["morf", "lerf"], 4
     )[0, 0]
@@ -111,7 +111,7 @@ def test_a_canvas_with_one_of_its_fills_gives_its_scores():
     size, given = 14, torch.rand(2, 3, 14, 14)
     filled = torch.rand(2, 3, 3, size, size)
     linear = fills.Linear.of(given, torch.tensor([1, 2]), lambda x: x)
-    canvas = scoring.Canvas.of(given, filled, {2: linear})
+    canvas = masking.Canvas.of(given, filled, {2: linear})
     places = rankings.rank(torch.rand(2, 49), torch.rand(2, 49))
     ask = places, torch.arange(2), [10, 30], ["morf", "lerf"], 5
     score = lambda x: x.sum((1, 2, 3))  # noqa: E731

@@ -17,7 +17,6 @@ from cxr_ray import randomness
 from cxr_ray.measure import rankings
 from cxr_ray.measure.attribution.cam import gradcam
 from cxr_ray.measure.attribution.inputs import (
-    PASS,
     Inputs,
     combine,
     copies,
@@ -87,7 +86,7 @@ def integrated_gradients(model: Classifier, inputs: Inputs) -> Tensor:
         baselines=inputs.black.expand_as(inputs.images),
         target=inputs.targets,
         n_steps=IG_STEPS,
-        internal_batch_size=max(IG_STEPS, len(inputs.images)),
+        internal_batch_size=max(inputs.in_a_pass, len(inputs.images)),
     )
     return maps.sum(1).float().detach()
 
@@ -135,7 +134,8 @@ def deeplift(model: Classifier, inputs: Inputs) -> Tensor:
     lift, maps = attr.DeepLift(split), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # captum's, on the hooks that it sets on our copy
-        for images, targets in zip(inputs.images.split(PASS // 2), inputs.targets.split(PASS // 2), strict=True):
+        n = inputs.in_a_pass // 2  # an image and its baseline
+        for images, targets in zip(inputs.images.split(n), inputs.targets.split(n), strict=True):
             black = inputs.black.expand_as(images)
             maps.append(lift.attribute(leaf(images), baselines=black, target=targets).sum(1).detach())
     return torch.cat(maps)

@@ -16,7 +16,21 @@ from torch import Tensor
 from cxr_ray import randomness
 from cxr_ray.models.networks import Classifier
 
-PASS = 32  # images in a pass, so that memory is bounded
+PASS = 32  # images in a pass on a CPU, from which on the rate is flat
+MOST = 512  # on a GPU, which that many fill
+ACTIVATIONS = 100  # bytes that a backward pass holds for each byte of its images: a ResNet-18's 60, and a margin
+
+
+def images_in_a_pass(device: torch.device, size: int) -> int:
+    """Images of size x size that an explainer alters and scores together: as many as fill the device and fit.
+
+    On GPUs the most, in steps of PASS, whose backward pass takes half of the free memory.
+    """
+    if device.type == "cpu":
+        return PASS
+    image = 3 * size * size * 4 * ACTIVATIONS
+    free = torch.cuda.mem_get_info(device)[0] // 2
+    return max(PASS, min(MOST, free // image // PASS * PASS))
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,7 @@ class Inputs:
         targets: int64 [B], class whose score is explained.
         ids: image ids.
         seed: the sweep's seed, for explainers that draw random numbers.
+        in_a_pass: images that are altered and scored together; maps do not depend on it but for rounding.
     """
 
     images: Tensor
@@ -38,6 +53,7 @@ class Inputs:
     targets: Tensor
     ids: Sequence[str]
     seed: int
+    in_a_pass: int = PASS
 
 
 class Explain(Protocol):
@@ -90,8 +106,8 @@ def keys_of(inputs: Inputs, purpose: str) -> Tensor:
 
 
 def copies(inputs: Inputs, n: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """N copies of every image, PASS at a time: the copies' images and their numbers under N, both int64 [J]."""
-    for job in torch.arange(len(inputs.images) * n, device=inputs.images.device).split(PASS):
+    """N copies of every image, a pass at a time: the copies' images and their numbers under N, both int64 [J]."""
+    for job in torch.arange(len(inputs.images) * n, device=inputs.images.device).split(inputs.in_a_pass):
         yield job // n, job % n
 
 
