@@ -68,13 +68,12 @@ def main() -> None:
             request = Request(sweep.resources, 0, sweep.data.size, local=True)
             allocation = replace(cluster.allocate(cluster.ray_nodes(), request), threads=1)
             for workers in (1, 2):
-                shard_pass = ShardPass(
-                    replace(context, store=Store(str(Path(folder, f"{r}-{workers}")), {})),
-                    replace(allocation, workers=workers),
-                    model_refs,
-                    {"m": passes},
-                )
+                stored = replace(context, store=Store(str(Path(folder, f"{r}-{workers}")), {}))
+                given = replace(allocation, workers=workers)
+                pool = pipeline.make_pool(stored, given, model_refs, passes * len(manifest.rows("test")) // workers)
+                shard_pass = ShardPass(stored, given, pool, model_refs, {"m": passes})
                 measured[f"{workers} Ray worker{'s' * (workers > 1)}"].append(_rate(shard_pass, shards))
+                pool.close()
             ray.shutdown()
     ratios = {
         "1 Ray worker / bare engine": max(measured["1 Ray worker"]) / max(measured["bare engine"]),

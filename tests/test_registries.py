@@ -128,7 +128,7 @@ def computed(context: RunContext) -> str:
     plan = plan_shards(context.manifest, context.given, passes, "cpu", sanity, images, donors)
     decode = pipeline._Decode(context.source, None, context.sweep)
     alone = SimpleNamespace(worker_gpus=0, threads=0, batch_size=32)
-    explain = pipeline._Explain(context.sweep, store, {"untrained": ref}, cast(Any, alone), 0, is_map_pass=False)
+    explain = pipeline._Explain(context.sweep, store, {"untrained": ref}, cast(Any, alone), 0)
     write = pipeline._Write(store, SHARDS)
     for shard in plan.missing():
         write(explain(decode({"shard": json.dumps(shard.to_plain())})))

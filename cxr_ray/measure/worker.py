@@ -67,6 +67,18 @@ class Worker:
         self.forward: Callable[[str], backends.Forward] = lru_cache(maxsize=2)(self._forward)
         self.segmenter = lungs.segmenter(self.device) if lungs.wants_segmenter(sweep) else None
 
+    def begin(self, sweep: Sweep, donor_maps: DonorMaps | None = None, tested: Tested | None = None) -> None:
+        """Begin another pass of the same run; models, batch sizes and the inference backend stay.
+
+        Args:
+            sweep: of the pass; its precision is the run's.
+            donor_maps, tested: as in the constructor.
+        """
+        self.sweep, self.donor_maps = sweep, donor_maps
+        self.tested = tested or metrics.tested(sweep.perturb)
+        if self.segmenter is None and lungs.wants_segmenter(sweep):
+            self.segmenter = lungs.segmenter(self.device)
+
     def _load(self, trial_id: str) -> Classifier:
         model_ref = self.model_refs[trial_id]
         model = checkpoints.load(model_ref.checkpoint, model_ref.spec).requires_grad_(False)
@@ -136,7 +148,8 @@ class Worker:
         """The shard on the device; images without a finite score become errors, None where no other is left."""
         network = self._network_for(shard)
         logits = None if file is None else file.logits
-        given = (network, self.device, logits, self.segmenter, self.tested)
+        segmenter = self.segmenter if lungs.wants_segmenter(sweep) else None
+        given = (network, self.device, logits, segmenter, self.tested)
         batch = Batch(sweep, shard, *given)
         finite, unscored = finite_scores(batch)
         errors += unscored

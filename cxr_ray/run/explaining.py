@@ -17,7 +17,13 @@ from cxr_ray.analysis import baselines, primary
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.measure import donors
 from cxr_ray.measure.controls import CONTROLS, needs_map_pass
-from cxr_ray.measure.cost import passes_of_donor_swaps, passes_of_map_pass, passes_of_sanity, passes_per_image
+from cxr_ray.measure.cost import (
+    passes_of_donor_swaps,
+    passes_of_map_pass,
+    passes_of_sanity,
+    passes_of_verdicts,
+    passes_per_image,
+)
 from cxr_ray.measure.patch_swap import donor_images
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints
@@ -66,7 +72,10 @@ def explain(
     device = "gpu" if allocation.worker_gpus else "cpu"
     sanity, donor_of = context.sanity_images(), _donor_images(context)
     plan = plan_shards(context.manifest, model_refs, passes, device, sanity, donor_of, swaps)
-    scoring = ShardPass(context, allocation, model_refs, {t: p.test for t, p in passes.items()})
+    pool = pipeline.make_pool(context, allocation, model_refs, _passes_of_a_worker(context, allocation, plan, passes))
+    scoring = ShardPass(context, allocation, pool, model_refs, {t: p.test for t, p in passes.items()})
+    if first := missing_shards(scoring, plan):
+        pool.start(len(first))
     settings = primary_settings(scoring, plan)
     if settings is None:
         return False
@@ -88,8 +97,21 @@ def explain(
     )
     if not _computed(scoring, plan, ""):
         return False
+    pool.close()
     context.store.merge({trial_id: list(plan.names(trial_id)) for trial_id in model_refs}, errors)
     return True
+
+
+def _passes_of_a_worker(
+    context: RunContext, allocation: Allocation, plan: Plan, passes: Mapping[str, PassCounts]
+) -> int:
+    """Forward passes that a worker makes with one model: many make a faster backend worth its start-up."""
+    missing = plan.missing(context.store.finished_shards())
+    total = sum(passes[trial_id].test * n for trial_id, n in missing.n_test.items())
+    if context.sweep.verdicts is not None:
+        patients = context.manifest.rows("test")["patient_id"].nunique()
+        total += len(passes) * patients * passes_of_verdicts(context.sweep)[0]
+    return total // (len(passes) * allocation.workers)
 
 
 def primary_settings(scoring: ShardPass, plan: Plan) -> PrimarySettings | None:
@@ -181,5 +203,5 @@ def map_pass(scoring: ShardPass, plan: Plan) -> Plan | None:
             if index.group(p, (e, t))
         ]
     if groups and any(CONTROLS[c].rank_sums for c in controls):
-        pipeline.sum_maps(context, groups)
+        pipeline.sum_maps(scoring, groups)
     return plan.without(lost)

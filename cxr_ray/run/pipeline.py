@@ -1,18 +1,22 @@
-"""Ray Data: read and decode, explain and score, write. One pipeline for all models and images of a sweep.
+"""Read and decode, explain and score, write. One pipeline for all models and images of a sweep.
 
-Its rows are shards. Tasks decode a shard's images, an actor that keeps its models computes the shard's tables, tasks
-write them; only names come back. The same pipeline serves the map pass and the scoring pass.
+Its rows are shards. Tasks of Ray Data read and decode a shard's images, a worker of the pool computes the shard's
+tables, tasks write them; only names come back. The same pipeline and the same workers serve all passes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import ray
 
 from cxr_ray.config import Sweep
@@ -20,6 +24,7 @@ from cxr_ray.data.entries import Source
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.masks import MaskFolder, load_parts, lungs_of, marker_of
 from cxr_ray.data.sources import counterfactuals_of
+from cxr_ray.run.workers import WorkerPool
 from cxr_ray.storage import SHARDS, Store, pack
 
 if TYPE_CHECKING:  # these import torch, which tasks that read and write do without
@@ -30,6 +35,7 @@ if TYPE_CHECKING:  # these import torch, which tasks that read and write do with
     from cxr_ray.run.plan import Missing
 
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
+PORTION = 128  # shards a worker that Ray Data is given at a time: the driver never holds all
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class ShardPass:
 
     Attributes:
         context, allocation: of the run.
+        pool: the workers, which all passes share.
         model_refs: the models by trial_id.
         passes: forward passes of a test image by trial_id.
         folder: where the shards' files lie; ``donors.MAPS``: predictions and maps are all that is made.
@@ -46,6 +53,7 @@ class ShardPass:
 
     context: RunContext
     allocation: Allocation
+    pool: WorkerPool
     model_refs: Mapping[str, ModelRef]
     passes: Mapping[str, int]
     folder: str = SHARDS
@@ -55,11 +63,6 @@ class ShardPass:
     def is_map_pass(self) -> bool:
         """Whether it is the map pass."""
         return self.folder != SHARDS
-
-    def passes_of_a_worker(self, shards: Missing, workers: int) -> int:
-        """Forward passes that a worker makes with one model: many make a faster backend worth its start-up."""
-        total = sum(self.passes[trial_id] * n for trial_id, n in shards.n_test.items())
-        return total // (len(self.model_refs) * workers)
 
 
 class _Decode:
@@ -97,18 +100,26 @@ class _Decode:
         }
 
 
+@dataclass(frozen=True)
+class PassSettings:
+    """What workers do in one pass.
+
+    Attributes:
+        sweep: of the pass.
+        is_map_pass: predictions and maps are all that is made.
+        tested: the primary metric and fill, once they are chosen.
+    """
+
+    sweep: Sweep
+    is_map_pass: bool = False
+    tested: Tested | None = None
+
+
 class _Explain:
-    """The actor: a Worker that takes and gives rows of Ray Data."""
+    """A worker of the pool: takes rows that ``_Decode`` made and gives rows for ``_Write``, pass after pass."""
 
     def __init__(
-        self,
-        sweep: Sweep,
-        store: Store,
-        model_refs: Mapping[str, ModelRef],
-        allocation: Allocation,
-        passes: int,
-        is_map_pass: bool,
-        tested: Tested | None = None,
+        self, sweep: Sweep, store: Store, model_refs: Mapping[str, ModelRef], allocation: Allocation, passes: int
     ):
         import torch
 
@@ -121,17 +132,27 @@ class _Explain:
             torch.set_num_threads(allocation.threads)
         if 0 < gpus < 1:  # its share of the memory as well
             torch.cuda.set_per_process_memory_fraction(gpus)
-        self.shard_type, self.comparison_type, self.is_map_pass = Shard, Comparison, is_map_pass
+        self.shard_type, self.comparison_type = Shard, Comparison
+        self.donor_maps, self.settings = partial(DonorMaps, store), PassSettings(sweep)
         device = "cuda" if gpus else "cpu"
-        donor_maps = DonorMaps(store, sweep)
-        self.worker = Worker(sweep, model_refs, device, allocation.batch_size, passes, donor_maps, tested)
+        self.worker = Worker(sweep, model_refs, device, allocation.batch_size, passes, self.donor_maps(sweep))
+
+    def begin(self, settings: PassSettings) -> None:
+        """Begin a pass, if it is another than the last; models and inference backends stay."""
+        if settings != self.settings:
+            self.settings = settings
+            self.worker.begin(settings.sweep, self.donor_maps(settings.sweep), settings.tested)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard = self._shard(row)
         measured = self.worker.wins if shard.comparisons else self.worker
-        tables = self.worker.map_pass(shard) if self.is_map_pass else pack(measured(shard))
-        backend = str(self.worker.backend)
-        return {"name": shard.name, "images": len(shard.image_ids), "backend": backend, "tables": tables}
+        tables = self.worker.map_pass(shard) if self.settings.is_map_pass else measured(shard)
+        return {
+            "name": shard.name,
+            "images": len(shard.image_ids),
+            "backend": str(self.worker.backend),
+            "tables": tables,
+        }
 
     def _shard(self, row: dict[str, Any]) -> Shard:
         plan = json.loads(row["shard"])
@@ -165,43 +186,77 @@ class _Write:
         self.store, self.folder = store, folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        self.store.write_shard(row["name"], row["tables"], self.folder)
+        tables = row["tables"]
+        self.store.write_shard(row["name"], tables if isinstance(tables, bytes) else pack(tables), self.folder)
         return {key: row[key] for key in ("name", "images", "backend")}
+
+
+def make_pool(
+    context: RunContext, allocation: Allocation, model_refs: Mapping[str, ModelRef], passes: int
+) -> WorkerPool:
+    """The workers of all passes of a run; none is started yet.
+
+    ``passes``: forward passes that a worker makes with one model in all passes over shards.
+    """
+    return WorkerPool(partial(_Explain, context.sweep, context.store, dict(model_refs), allocation, passes), allocation)
 
 
 def compute_shards(shard_pass: ShardPass, shards: Missing) -> Generator[tuple[int, str], None, None]:
     """Compute the shards and write each as a file of the run; yield (images, inference backend) a shard.
 
-    A killed actor is started again and its shards are computed again under the same names.
+    Tasks of Ray Data read and decode, a worker of the pool takes each block, tasks write. A killed worker or task is
+    started again, and its shard is computed again under the same name.
     """
-    context, allocation = shard_pass.context, shard_pass.allocation
-    sweep, store = context.sweep, context.store
-    rows = [{"shard": json.dumps(shard.to_plain())} for shard in shards]
-    workers = min(allocation.workers, len(rows))
-    # plain functions: classes would become actors of their own
-    decode, write = _Decode(context.source, lungs_of(sweep), sweep), _Write(store, shard_pass.folder)
-    written = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(decode.__call__, num_cpus=LIGHT_CPUS)
-        .map(
-            _Explain,  # type: ignore[arg-type]
-            fn_constructor_kwargs={
-                "sweep": sweep,
-                "store": store,
-                "model_refs": dict(shard_pass.model_refs),
-                "allocation": allocation,
-                "passes": shard_pass.passes_of_a_worker(shards, workers),
-                "is_map_pass": shard_pass.is_map_pass,
-                "tested": shard_pass.tested,
-            },
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=allocation.worker_cpus,
-            num_gpus=allocation.worker_gpus or None,
-        )
-        .map(write.__call__, num_cpus=LIGHT_CPUS)
-    )
-    for row in written.iter_rows():
-        yield row["images"], row["backend"]
+    pool = shard_pass.pool
+    pool.start(len(shards))
+    blocks = _decoded(shard_pass, shards)
+    settings = PassSettings(shard_pass.context.sweep, shard_pass.is_map_pass, shard_pass.tested)
+    write, writer = ray.remote(num_cpus=0)(_write), _Write(shard_pass.context.store, shard_pass.folder)
+    while True:
+        while pool.is_free and (block := next(blocks, None)) is not None:
+            pool.submit(_compute, settings, block, num_returns=2)
+        if not pool.running:
+            return
+        call, result = pool.wait()
+        if call.is_task:
+            yield from ((row["images"], row["backend"]) for row in result)
+        else:
+            pool.add(write.remote(writer, result, call.refs[1]))
+
+
+def _decoded(shard_pass: ShardPass, shards: Missing) -> Iterator[Any]:
+    """References to blocks of decoded shards, by Ray Data."""
+    sweep, pool, left = shard_pass.context.sweep, shard_pass.pool, iter(shards)
+    decode = _Decode(shard_pass.context.source, lungs_of(sweep), sweep)
+    limits = ray.data.ExecutionResources.for_limits(cpu=pool.free_cpus)  # Ray Data does not know of the workers
+    while portion := list(islice(left, PORTION * shard_pass.allocation.workers)):
+        rows = [{"shard": json.dumps(shard.to_plain())} for shard in portion]
+        # a plain function: a class would become an actor
+        decoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(decode.__call__, num_cpus=LIGHT_CPUS)
+        decoded.context.execution_options.resource_limits = limits
+        for bundle in decoded.iter_internal_ref_bundles():
+            yield from bundle.block_refs
+
+
+def _compute(explain: _Explain, settings: PassSettings, block: pa.Table) -> tuple[list[dict[str, Any]], list[Any]]:
+    """In a worker: a block of decoded shards to what the driver is told of each, and to the tables of each."""
+    explain.begin(settings)
+    rows = [explain(row) for row in block.to_pylist()]
+    tables = [row.pop("tables") for row in rows]
+    return rows, tables
+
+
+def compute_block(
+    explain: _Explain, settings: PassSettings, decode: _Decode, write: _Write, row: dict[str, Any]
+) -> None:
+    """In a worker: all that a block of sequential verdicts takes, which is less work than tasks would be."""
+    explain.begin(settings)
+    write(explain(decode(row)))
+
+
+def _write(writer: _Write, rows: list[dict[str, Any]], tables: list[Any]) -> list[dict[str, Any]]:
+    """In a task: put what ``_compute`` gave in place."""
+    return [writer({**row, "tables": made}) for row, made in zip(rows, tables, strict=True)]
 
 
 class _Total:
@@ -210,17 +265,24 @@ class _Total:
     def __init__(self, sweep: Sweep, store: Store):
         self.sweep, self.store = sweep, store
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, Any]) -> None:
         from cxr_ray.measure.donors import DonorMaps
 
         target = row["explainer"], row["target"]
         DonorMaps(self.store, self.sweep).write_total(row["trial_id"], target, row["predicted"], row["size"])
-        return {"trial_id": row["trial_id"]}
 
 
-def sum_maps(context: RunContext, groups: list[dict[str, Any]]) -> None:
+def sum_maps(shard_pass: ShardPass, groups: list[dict[str, Any]]) -> None:
     """Write the sums that mean_map needs: one for each group of trial_id, explainer, target, predicted and size."""
-    total = _Total(context.sweep, context.store)
-    rows = ray.data.from_items(groups, override_num_blocks=len(groups)).map(total.__call__, num_cpus=LIGHT_CPUS)
-    for _ in rows.iter_rows():
-        pass
+    pool, total = shard_pass.pool, _Total(shard_pass.context.sweep, shard_pass.context.store)
+    pool.start(len(groups))
+    waiting = deque(groups)
+    while waiting or pool.running:
+        while pool.is_free and waiting:
+            pool.submit(_sum, total, waiting.popleft())
+        pool.wait()
+
+
+def _sum(explain: _Explain, total: _Total, group: dict[str, Any]) -> None:
+    """In a worker, which has torch loaded and nothing else to do."""
+    total(group)

@@ -1,7 +1,7 @@
 """Rounds of sequential verdicts through Ray: blocks of patients of all models, a model's next round when one is done.
 
-Actors stay over all rounds, unlike those of Ray Data, whose start would cost more than a round. What a block found is
-a file, as of a shard: a run that was killed finds it, and plans the same rounds again.
+The workers are those of the other passes. What a block found is a file, as of a shard: a run that was killed finds it,
+and plans the same rounds again.
 """
 
 from __future__ import annotations
@@ -13,30 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ray
-
 from cxr_ray import results
 from cxr_ray.analysis import primary
 from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
-from cxr_ray.measure.cost import passes_of_verdicts
 from cxr_ray.measure.donors import DonorMaps
 from cxr_ray.measure.steps import verdict_sweep
 from cxr_ray.run import pipeline, terminal
-from cxr_ray.run.pipeline import ShardPass
+from cxr_ray.run.pipeline import PassSettings, ShardPass
 from cxr_ray.run.plan import ShardPlan
 
 ROUNDS = ".work/rounds"
 BLOCK = 4  # patients that a worker scores at a time: several workers share a round
-
-
-class _Actor:
-    """Decodes, scores and writes blocks; keeps the models that it used last."""
-
-    def __init__(self, decode: Any, write: Any, explain: Mapping[str, Any]):
-        self.decode, self.write, self.explain = decode, write, pipeline._Explain(**explain)
-
-    def score(self, row: dict[str, Any]) -> dict[str, Any]:
-        return self.write(self.explain(self.decode(row)))
 
 
 @dataclass
@@ -86,51 +73,23 @@ class _Rounds:
 
     def run(self) -> None:
         """Until no model has a round left."""
-        idle: list[Any] = []
-        last: dict[Any, str] = {}  # the model that an actor used last
-        running: dict[Any, tuple[Any, ShardPlan]] = {}
+        pool, context = self.scoring.pool, self.scoring.context
+        settings = PassSettings(self.sweep)
+        decode, write = pipeline._Decode(context.source, None, self.sweep), pipeline._Write(self.store, ROUNDS)
+        blocks: dict[Any, ShardPlan] = {}
         while True:
-            while self.to_begin and len(self.waiting) <= len(idle):
+            while self.to_begin and len(self.waiting) <= self.scoring.allocation.workers:
                 self._plan(self.to_begin.popleft())
-            if not self.waiting and not running:
-                for actor in idle:
-                    ray.kill(actor)  # the scoring pass needs their CPUs and GPUs
+            if not self.waiting and not pool.running:
                 return
-            if not idle and not running:
-                idle = self._actors()
-            while self.waiting and idle:
-                block = self.waiting[0]
-                actor = next((a for a in idle if last.get(a) == block.trial_id), idle[0])
-                idle.remove(actor)
-                self.waiting.popleft()
-                last[actor] = block.trial_id
-                running[actor.score.remote({"shard": json.dumps(block.to_plain())})] = actor, block
-            (done,), _ = ray.wait(list(running))
-            ray.get(done)
-            actor, block = running.pop(done)
-            idle.append(actor)
-            self._finish(block)
-
-    def _actors(self) -> list[Any]:
-        allocation, sweep = self.scoring.allocation, self.sweep
-        patients = max(len(m.verdicts.steps) for m in self.models.values())
-        arguments = {
-            "sweep": sweep,
-            "store": self.store,
-            "model_refs": dict(self.scoring.model_refs),
-            "allocation": allocation,
-            "passes": patients * passes_of_verdicts(sweep)[0] // allocation.workers,
-            "is_map_pass": False,
-        }
-        decode = pipeline._Decode(self.scoring.context.source, None, sweep)
-        write = pipeline._Write(self.store, ROUNDS)
-        kind = ray.remote(_Actor).options(
-            num_cpus=allocation.worker_cpus,
-            num_gpus=allocation.worker_gpus or None,
-            max_restarts=-1,
-            max_task_retries=-1,
-        )
-        return [kind.remote(decode, write, arguments) for _ in range(allocation.workers)]
+            pool.start(len(self.waiting))
+            while self.waiting and pool.is_free:
+                block = self.waiting.popleft()
+                row = {"shard": json.dumps(block.to_plain())}
+                call = pool.submit(pipeline.compute_block, settings, decode, write, row, topic=block.trial_id)
+                blocks[call] = block
+            call, _ = pool.wait()
+            self._finish(blocks.pop(call))
 
     def _plan(self, trial_id: str) -> None:
         """Plan a model's rounds until one has a block that is not there yet, or none is left."""

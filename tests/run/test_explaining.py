@@ -15,6 +15,8 @@ from cxr_ray.measure import worker
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.run import context, explaining, pipeline, resume
+from cxr_ray.run.pipeline import PassSettings
+from cxr_ray.run.workers import WorkerPool
 from cxr_ray.schemas import TABLES
 from cxr_ray.sweepfile import resolve
 
@@ -39,21 +41,15 @@ def without_ray(monkeypatch):
         run = shard_pass.context
         decode = pipeline._Decode(run.source, None, run.sweep)
         write = pipeline._Write(run.store, shard_pass.folder)
-        explain = pipeline._Explain(
-            run.sweep,
-            run.store,
-            shard_pass.model_refs,
-            shard_pass.allocation,
-            0,
-            shard_pass.is_map_pass,
-            shard_pass.tested,
-        )
+        explain = pipeline._Explain(run.sweep, run.store, shard_pass.model_refs, shard_pass.allocation, 0)
+        explain.begin(PassSettings(run.sweep, shard_pass.is_map_pass, shard_pass.tested))
         for shard in shards:
             write(explain(decode({"shard": json.dumps(shard.to_plain())})))
             computed.append(shard.name)
             yield len(shard.rows), "eager"
 
     monkeypatch.setattr(pipeline, "compute_shards", compute)
+    monkeypatch.setattr(WorkerPool, "start", lambda pool, n: None)
     bright = Classifier(Bright(), ModelSpec("resnet18", SIZE)).eval()
     monkeypatch.setattr(worker.Worker, "_load", lambda self, trial_id: bright)
     return computed

@@ -1,6 +1,8 @@
 """What tasks of Ray Data hand on, without Ray."""
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -8,8 +10,15 @@ import pytest
 
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.loading import load_pixels
-from cxr_ray.run import pipeline
+from cxr_ray.measure import worker
+from cxr_ray.measure.shards import ModelRef
+from cxr_ray.run import pipeline, workers
+from cxr_ray.run.pipeline import PassSettings
+from cxr_ray.run.plan import ShardPlan
+from cxr_ray.run.workers import WorkerPool
+from cxr_ray.storage import Store
 from cxr_ray.sweepfile import resolve
+from tests.builders import networks
 
 SIZE = 32
 
@@ -54,3 +63,102 @@ def test_donor_images_are_read_for_regions_alone(source):
     row = decoded(source, {"a": "c.png"}, regions=None)
     assert json.loads(row["shard"])["donor_images"] == []
     assert row["donor_images"] == b""
+
+
+def test_a_worker_gives_the_same_tables_after_other_passes_and_loads_its_model_once(source, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(_, trial_id):
+        loaded.append(trial_id)
+        return networks.small()
+
+    monkeypatch.setattr(worker.Worker, "_load", load)
+    sweep = resolve(
+        {
+            "data": {"size": SIZE, "path": "x"},
+            "explain": {"explainers": ["saliency"]},
+            "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
+            "controls": {"shifted": 2},
+            "regions": None,
+        }
+    )
+    other = sweep.model_copy(update={"perturb": sweep.perturb.model_copy(update={"levels": [0.25]}), "controls": {}})
+    rows = tuple({"image_id": i, "path": f"{i}.png", "label": 0, "donor_image": None} for i in "ac")
+    shard = ShardPlan("m.test.2.00000", "m", "test", SIZE, "none", rows)
+    row = pipeline._Decode(source, None, sweep)({"shard": json.dumps(shard.to_plain())})
+    alone: Any = SimpleNamespace(worker_gpus=0, threads=0, batch_size=8)
+
+    def explain(first: Any) -> pipeline._Explain:
+        return pipeline._Explain(first, Store(str(tmp_path), {}), {"m": ModelRef("m", "", None, SIZE)}, alone, 0)
+
+    expected, used = explain(sweep)(row)["tables"], explain(other)
+    loaded.clear()
+    different = used(row)["tables"]
+    used.begin(PassSettings(other, is_map_pass=True))
+    assert isinstance(used(row)["tables"], bytes)  # of the map pass
+    used.begin(PassSettings(sweep))
+    assert used(row)["tables"] == expected != different
+    assert loaded == ["m"]
+
+
+class Actor:
+    """A worker of a pool without Ray: a call of it is done once Ray is asked for it."""
+
+    def __init__(self, make):
+        self.worker, self.apply = make(), self
+
+    def options(self, num_returns):
+        return self
+
+    def remote(self, function, *arguments):
+        return (self, function, arguments)
+
+
+@pytest.fixture
+def actors(monkeypatch):
+    """Those that were started."""
+    started: list[Actor] = []
+
+    def start(make):
+        started.append(Actor(make))
+        return started[-1]
+
+    kind = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start))
+    fake = SimpleNamespace(
+        remote=lambda _: kind,
+        wait=lambda refs: (refs[:1], refs[1:]),
+        get=lambda ref: ref[1](ref[0].worker, *ref[2]),
+        kill=started.remove,
+    )
+    monkeypatch.setattr(workers, "ray", fake)
+    return started
+
+
+@pytest.mark.parametrize(("gpus", "ahead"), [(0, 1), (0.5, 2)])
+def test_workers_are_started_once_and_share_the_calls(actors, gpus, ahead):
+    pool = WorkerPool(lambda: "worker", cast(Any, SimpleNamespace(workers=3, worker_gpus=gpus, worker_cpus=1)))
+    pool.start(2)
+    assert len(actors) == 2  # no more than there is work for
+    for _ in range(2):
+        pool.start(99)
+        assert len(actors) == 3  # no more than there is room for
+        n = 0
+        while pool.is_free:
+            pool.submit(lambda worker, n: f"{worker} {n}", n)
+            n += 1
+        assert n == 3 * ahead
+        assert {pool.wait()[1] for _ in range(n)} == {f"worker {i}" for i in range(n)}
+    pool.close()
+    assert not actors
+    assert not pool.is_free
+
+
+def test_a_call_goes_to_an_idle_worker_and_best_to_the_last_one_of_its_topic(actors):
+    pool = WorkerPool(lambda: None, cast(Any, SimpleNamespace(workers=3, worker_gpus=0, worker_cpus=1)))
+    pool.start(3)
+    first = {topic: pool.submit(lambda _: None, topic=topic).actor for topic in "abc"}
+    assert len(set(first.values())) == 3
+    assert not pool.is_free
+    for _ in range(3):
+        pool.wait()
+    assert {topic: pool.submit(lambda _: None, topic=topic).actor for topic in "cab"} == first
