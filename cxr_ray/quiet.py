@@ -6,7 +6,20 @@ import contextlib
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
+
+_lock = threading.RLock()
+_kept: dict[int, int] = {}  # a silent descriptor to what it was
+
+
+def complain(text: str) -> None:
+    """A line on stderr, also while another thread keeps it silent."""
+    with _lock:
+        if 2 in _kept:
+            os.write(_kept[2], f"{text}\n".encode(errors="replace"))
+        else:
+            sys.stderr.write(f"{text}\n")
 
 
 @contextlib.contextmanager
@@ -16,14 +29,16 @@ def silent(descriptor: int) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     c.fflush(None)
-    kept = os.dup(descriptor)
+    with _lock, open(os.devnull, "wb") as nowhere:
+        kept = _kept[descriptor] = os.dup(descriptor)
+        os.dup2(nowhere.fileno(), descriptor)
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), descriptor)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        c.fflush(None)
-        os.dup2(kept, descriptor)
-        os.close(kept)
+        with _lock:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            c.fflush(None)
+            os.dup2(kept, descriptor)
+            os.close(kept)
+            del _kept[descriptor]

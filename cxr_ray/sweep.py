@@ -16,6 +16,7 @@ from cxr_ray.registry import did_you_mean
 
 if TYPE_CHECKING:
     from cxr_ray.config import Sweep
+    from cxr_ray.run.ahead import RayAhead
 
 DONE, UNFINISHED, INTERRUPTED = 0, 1, 130
 EXIT_CODES = "Exit codes: 0 done, 1 could not finish, 2 the request was wrong, 130 interrupted."
@@ -52,9 +53,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.sweep
     """Run the command line; returns the exit code."""
     args = parser(prog).parse_args(argv)
     from cxr_ray.run import terminal
+    from cxr_ray.run.ahead import RayAhead
 
+    ahead = RayAhead()
     try:
-        return run(args)
+        return run(args, ahead)
     except CxrRayError as e:
         terminal.complain(str(e))
         return e.exit_code
@@ -66,6 +69,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.sweep
     except KeyboardInterrupt:
         terminal.complain("interrupted; the same command with --resume goes on.")
         return INTERRUPTED
+    finally:  # after the line that says what is wrong
+        ahead.close()
 
 
 def shipped() -> Path:
@@ -104,8 +109,8 @@ def load(args: argparse.Namespace) -> Sweep:
     return load_sweep(sweep_file(args.sweep), args.overrides, changes)
 
 
-def run(args: argparse.Namespace) -> int:
-    """One sweep from its arguments to its report; returns the exit code."""
+def run(args: argparse.Namespace, ahead: RayAhead) -> int:
+    """One sweep from its arguments to its report; returns the exit code. ``ahead``: Ray, not begun."""
     sweep = load(args)
     from cxr_ray.run import terminal
 
@@ -120,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
             terminal.say(line)
         return DONE
     resume.check_out(out, resume=args.resume)
-    prepared = context.prepare(sweep, out)
+    prepared = context.prepare(sweep, out, None if args.resume else ahead)  # a finished run needs no Ray
     for note in prepared.manifest.notes:
         terminal.say(note)
     if resume.is_finished(prepared):
@@ -129,9 +134,10 @@ def run(args: argparse.Namespace) -> int:
         return DONE
     if lungs.wants_segmenter(sweep):
         lungs.segmenter()  # fails now, not after training
-    from cxr_ray.run import execute  # Ray: only now, so that mistakes are reported at once
+    ahead.imported()
+    from cxr_ray.run import execute  # imports Ray
 
-    return DONE if execute.execute(prepared) else UNFINISHED
+    return DONE if execute.execute(prepared, ahead) else UNFINISHED
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cxr_ray.data import images
-from cxr_ray.data.entries import Entry, Source
+from cxr_ray.data.entries import Entries, Entry, Source
 from cxr_ray.data.folder import EXPECTED
 from cxr_ray.data.loading import Row, in_threads, unreadable
 from cxr_ray.data.patients import merged_patients, patient_of
@@ -48,7 +48,13 @@ class Manifest:
 
 
 def load_manifest(
-    source: Source, *, seed: int = 0, val_share: float = 0.1, limit: int | None = None, training: bool = True
+    source: Source,
+    entries: Entries | None = None,
+    *,
+    seed: int = 0,
+    val_share: float = 0.1,
+    limit: int | None = None,
+    training: bool = True,
 ) -> Manifest:
     """Reads every file once and says what it is, whose it is, and which split it belongs to.
 
@@ -59,6 +65,7 @@ def load_manifest(
 
     Args:
         source: where the images are.
+        entries: what the source lists, where that is known already.
         seed: of the choice of val, of ``limit``, and of test in a folder without splits.
         val_share: share of each label's train images that validates, whole patients, at least one and never all.
         limit: at most so many images of each split (train before val is taken from it), balanced by label.
@@ -67,7 +74,7 @@ def load_manifest(
     Raises:
         DataError: a class has no image in test or (training) in train, or train has fewer than 2 patients of a label.
     """
-    entries = source.list()
+    entries = source.list() if entries is None else entries
     outcomes = in_threads(functools.partial(_describe, source), [e for e in entries if e.split != "val"])
     errors = [o for o in outcomes if "stage" in o]
     table = pd.DataFrame([o for o in outcomes if "stage" not in o], columns=[*IMAGES.columns, "person"])

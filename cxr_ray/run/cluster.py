@@ -6,6 +6,7 @@ leave CPUs for the tasks that read and write, which could not run otherwise.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
@@ -36,6 +37,7 @@ def start_ray() -> bool:
     # Tune's tables, Data's bars and plans give way to our own lines
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     for library in ("ray.data", "ray.tune"):  # their stack traces: one line says what ended a trial or a run
+        importlib.import_module(library)  # which sets the level itself
         logging.getLogger(library).setLevel(logging.CRITICAL)
     for name, value in (
         ("RAY_AIR_NEW_OUTPUT", "0"),

@@ -22,6 +22,7 @@ from cxr_ray.measure.donor_swaps import assign_donors
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
+from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.plan import TrialPlan, plan_trials
 from cxr_ray.storage import Store
 
@@ -61,23 +62,35 @@ class RunContext:
         return assign_donors(self.manifest.rows("test"), self.manifest.rows("val"), asked or 0, self.sweep.seed)
 
 
-def prepare(sweep: Sweep, out: str) -> RunContext:
-    """Read the images, sample the trials and load the given models; nothing is written and Ray is not started.
+def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext:
+    """Sample the trials, load the given models and read the images; nothing is written.
+
+    Args:
+        sweep: resolved.
+        out: the run's folder.
+        ahead: begun once the models are known to do and there are images; None: Ray is not started.
 
     Raises:
         UserError: the images, a package or a checkpoint is not there, or not what the sweep needs.
     """
     source = sources.source_of(sweep.data, sweep.seed)
     try:
-        manifest = load_manifest(
-            source,
-            seed=sweep.seed,
-            val_share=sweep.data.val_share,
-            limit=sweep.data.limit,
-            training=bool(sweep.variants),
-        )
+        entries = source.list()
     except NoFolderError as e:  # the text may be meant for another kind of source
         raise NoFolderError(f"{e} --data takes {sources.usages()}.") from e
+    trials, given = plan_trials(sweep), given_models(sweep)
+    for arch in {t.model.arch for t in trials}:
+        networks.build(arch, ModelSpec(arch, sweep.data.size))  # a package may be missing
+    if ahead is not None:
+        ahead.start()
+    manifest = load_manifest(
+        source,
+        entries,
+        seed=sweep.seed,
+        val_share=sweep.data.val_share,
+        limit=sweep.data.limit,
+        training=bool(sweep.variants),
+    )
     for folder in (masks.lungs_of(sweep), masks.marker_of(sweep)):
         if folder is not None:
             manifest.notes.append(masks.mask_note(folder, manifest))
@@ -88,12 +101,9 @@ def prepare(sweep: Sweep, out: str) -> RunContext:
     )
     if not metrics.has_areas(sweep.perturb.levels):
         manifest.notes.append(metrics.no_areas(sweep.perturb.levels))
-    trials = plan_trials(sweep)
-    for arch in {t.model.arch for t in trials}:
-        networks.build(arch, ModelSpec(arch, sweep.data.size))  # a package may be missing
     run_id = hashlib.sha256(f"{sweep.hash}:{manifest.fingerprint}".encode()).hexdigest()[:16]
     store = Store(out, {"run_id": run_id, "sweep_hash": sweep.hash})
-    return RunContext(sweep, source, manifest, tuple(trials), given_models(sweep), store)
+    return RunContext(sweep, source, manifest, tuple(trials), given, store)
 
 
 def given_models(sweep: Sweep) -> dict[str, ModelRef]:

@@ -12,6 +12,7 @@ from cxr_ray.data import masks, sources
 from cxr_ray.errors import UserError
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.run import cluster, explaining, resume, terminal, tuning
+from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import TrialPlan
@@ -19,8 +20,10 @@ from cxr_ray.schemas import to_json
 from cxr_ray.storage import Store
 
 
-def execute(context: RunContext) -> bool:
+def execute(context: RunContext, ahead: RayAhead) -> bool:
     """Run the sweep from its first stage, or from where it stopped, to its report. Returns whether it is finished.
+
+    ``ahead``: Ray, which may be starting. It ends with the last stage that needs it.
 
     Raises:
         UserError: the cluster does not answer, has less than the sweep asks for, or no trial can be used.
@@ -28,9 +31,10 @@ def execute(context: RunContext) -> bool:
     """
     started, store = time.monotonic(), context.store
     to_train = () if store.exists("tables", "trials") else context.trials
-    training = tuning.load_training_data(context, to_train)
     try:
-        allocation = allocate(context, len(to_train))
+        ahead.start()
+        training = tuning.load_training_data(context, to_train)
+        allocation = allocate(context, len(to_train), ahead)
         terminal.say(allocation.line)
         resume.begin(context)
         store.write_table("images", context.manifest.images.to_dict("records"))
@@ -42,9 +46,8 @@ def execute(context: RunContext) -> bool:
     except (ray.exceptions.RayError, ray.tune.TuneError) as e:
         terminal.complain(f"Ray stopped: {reason_of(e)}\nthe same command with --resume goes on from here.")
         return False
-    finally:
-        ray.shutdown()
-    from cxr_ray.run import statistics  # scipy.stats, sklearn: a second and more, while which no shard waits
+    ahead.close()
+    from cxr_ray.run import statistics  # scipy.stats, sklearn: seconds
 
     terminal.say("Statistics")
     statistics.write_statistics(context.sweep, store)
@@ -66,14 +69,14 @@ def reason_of(error: Exception) -> str:
     )
 
 
-def allocate(context: RunContext, n_trials: int) -> Allocation:
-    """Start Ray, and divide what it has. ``n_trials``: still to be trained.
+def allocate(context: RunContext, n_trials: int, ahead: RayAhead) -> Allocation:
+    """Wait for Ray, and divide what it has. ``n_trials``: still to be trained.
 
     Raises:
         UserError: paths that not every machine sees, or a cluster that does not do.
     """
     sweep = context.sweep
-    local = cluster.start_ray()
+    local = ahead.started()
     sizes = [sweep.images_of(t.model)[0] for t in context.trials] + [ref.size for ref in context.given.values()]
     request = cluster.Request(sweep.resources, n_trials, max(sizes), local)
     allocation = cluster.allocate(cluster.ray_nodes(), request)

@@ -6,6 +6,7 @@ predictions and the maps of all test images.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -76,6 +77,8 @@ def explain(
     scoring = ShardPass(context, allocation, pool, model_refs, {t: p.test for t, p in passes.items()})
     if first := missing_shards(scoring, plan):
         pool.start(len(first))
+        for later in ("cxr_ray.run.statistics", "cxr_ray.report.document"):
+            importlib.import_module(later)  # takes seconds, in which the workers start
     settings = primary_settings(scoring, plan)
     if settings is None:
         return False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Generator
+
+from cxr_ray import quiet
 
 PROGRESS_SECONDS = 5.0  # between two lines
 
@@ -18,7 +19,7 @@ def say(text: str = "") -> None:
 def complain(text: str) -> None:
     """One line on stderr for each line of ``text``."""
     for line in text.splitlines():
-        print(f"cxr_ray: {line}", file=sys.stderr)
+        quiet.complain(f"cxr_ray: {line}")
 
 
 def duration(seconds: float) -> str:
