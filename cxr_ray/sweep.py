@@ -123,6 +123,7 @@ def run(args: argparse.Namespace, ahead: RayAhead) -> int:
     if args.dry_run:
         for line in dryrun.lines(context.prepare(sweep, out)):
             terminal.say(line)
+        resume.check_out(out, resume=args.resume, dry=True)
         return DONE
     resume.check_out(out, resume=args.resume)
     prepared = context.prepare(sweep, out, None if args.resume else ahead)  # a finished run needs no Ray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from pyarrow.fs import FileSelector
+from pyarrow.fs import FileSelector, LocalFileSystem
 
 import cxr_ray
 from cxr_ray import results
@@ -31,8 +32,8 @@ PROVENANCE = "provenance.json"
 REQUIRED = ("sweep_hash", "name", "data_fingerprint", "images", "finished")  # of the provenance
 
 
-def check_out(out: str, *, resume: bool) -> None:
-    """Make the folder ``out`` and write into it.
+def check_out(out: str, *, resume: bool, dry: bool = False) -> None:
+    """Make the folder ``out`` and write into it; ``dry``: find out whether that could be done, and do nothing.
 
     Raises:
         UserError: it cannot be written, or holds something and is not to be resumed.
@@ -45,7 +46,8 @@ def check_out(out: str, *, resume: bool) -> None:
             "(--out s3://bucket/run)."
         )
     try:
-        _make_folder(out, resume)
+        _check_folder(out, resume)
+        (_require_writable if dry else _make_folder)(out)
     except (OSError, pa.ArrowException, UnicodeError) as e:
         reason = " ".join(str(e).split()).rstrip(".")
         shown = out.encode(errors="replace").decode()
@@ -54,7 +56,7 @@ def check_out(out: str, *, resume: bool) -> None:
         ) from None
 
 
-def _make_folder(out: str, resume: bool) -> None:
+def _check_folder(out: str, resume: bool) -> None:
     fs, root = results.filesystem(out)
     if fs.get_file_info(root).is_file:
         raise UserError(f"--out: got {out}, a file; expected a folder; {ANOTHER}")
@@ -66,9 +68,25 @@ def _make_folder(out: str, resume: bool) -> None:
         )
     if filled and not Store(out, {}).exists("sweep.yaml"):
         raise UserError(f"--out: got {out}, which holds files but no run (no sweep.yaml); expected a run; {ANOTHER}")
+
+
+def _make_folder(out: str) -> None:
+    fs, root = results.filesystem(out)
     fs.create_dir(root, recursive=True)
     Store(out, {}).write(b"", ".writable")
     fs.delete_file(f"{root.rstrip('/')}/.writable")
+
+
+def _require_writable(out: str) -> None:
+    """Raise OSError where the folder could not be made or written into. Of another machine's nothing is known."""
+    fs, root = results.filesystem(out)
+    if not isinstance(fs, LocalFileSystem):
+        return
+    there = next(folder for folder in [Path(root), *Path(root).absolute().parents] if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 def begin(context: RunContext) -> None:

@@ -1,6 +1,7 @@
 """What ``--dry-run`` says: the resolved sweep, its trials, and exact numbers of forward passes."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -122,3 +123,24 @@ def evaluated(formula: str) -> int:
 def test_dry_run_tells_mistakes_too(refusal):
     assert len(refusal("tiny.yaml", "--dry-run", "--set", "checkpoints={study: {path: nowhere.pt}}")) == 1
     assert not Path("results").exists()
+
+
+def test_dry_run_says_what_is_wrong_with_out_and_leaves_it_alone(monkeypatch, capsys, tiny_folder):
+    Path("file").write_text("text")
+    Path("full").mkdir()
+    Path("full/notes.txt").write_text("mine")
+    before = sorted(Path().rglob("*"))
+
+    def told(out: str) -> str:
+        assert sweep.main(["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--out", out]) == 2
+        printed = capsys.readouterr()
+        assert "Nothing was started." in printed.out
+        (line,) = printed.err.splitlines()
+        return line
+
+    assert told("file").startswith("cxr_ray: --out: got file, a file; expected a folder;")
+    assert told("full").startswith("cxr_ray: --out: got full, which is not empty; expected an empty folder;")
+    assert told("file/below").startswith("cxr_ray: --out: got file/below, which cannot be written (")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert told("new/below").startswith("cxr_ray: --out: got new/below, which cannot be written ([Errno 13] Permission")
+    assert sorted(Path().rglob("*")) == before
