@@ -28,6 +28,13 @@ class Entry(NamedTuple):
 Entries = list[Entry]
 
 
+class Stamp(NamedTuple):
+    """What tells that a file changed: its bytes, and when it was written, in nanoseconds."""
+
+    size: int
+    mtime_ns: int
+
+
 class Source(Protocol):
     """A place that images come from. Cheap to construct and picklable: it travels to the workers."""
 
@@ -42,6 +49,15 @@ class Source(Protocol):
 
     def read(self, path: str) -> bytes:
         """The bytes of the file at ``Entry.path``. Raises OSError."""
+        ...
+
+
+@runtime_checkable
+class StampedSource(Source, Protocol):
+    """A source whose files may stay as they are for years."""
+
+    def stamp(self, path: str) -> Stamp | None:
+        """The stamp of the file at ``Entry.path``; None where there is none. Raises OSError."""
         ...
 
 

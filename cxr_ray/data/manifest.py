@@ -10,10 +10,11 @@ import pandas as pd
 import pyarrow as pa
 
 from cxr_ray.data import images
-from cxr_ray.data.entries import Entries, Entry, Source
+from cxr_ray.data.entries import Entries, Entry, Source, StampedSource
 from cxr_ray.data.folder import EXPECTED
 from cxr_ray.data.loading import Row, in_threads, unreadable
 from cxr_ray.data.patients import merged_patients, patient_of
+from cxr_ray.data.remembered import Known, Memory
 from cxr_ray.data.splits import UNSPLIT_TEST_SHARE, choose, split_unsplit, with_val
 from cxr_ray.errors import DataError, ImageError
 from cxr_ray.schemas import CLASSES, IMAGES
@@ -75,7 +76,10 @@ def load_manifest(
         DataError: a class has no image in test or (training) in train, or train has fewer than 2 patients of a label.
     """
     entries = source.list() if entries is None else entries
-    outcomes = in_threads(functools.partial(_describe, source), [e for e in entries if e.split != "val"])
+    memory = Memory(source.where) if isinstance(source, StampedSource) else None
+    outcomes = in_threads(functools.partial(_describe, source, memory), [e for e in entries if e.split != "val"])
+    if memory is not None:
+        memory.keep()
     errors = [o for o in outcomes if "stage" in o]
     table = pd.DataFrame([o for o in outcomes if "stage" not in o], columns=[*IMAGES.columns, "person"])
     table = table.sort_values("path", ignore_index=True)
@@ -114,7 +118,7 @@ def load_manifest(
     )
 
 
-def _describe(source: Source, entry: Entry) -> Row:
+def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
     """A row of images (and the bare number of person123), or a row of errors."""
 
     def error(reason: str) -> Row:
@@ -123,29 +127,41 @@ def _describe(source: Source, entry: Entry) -> Row:
     if entry.problem:
         return error(entry.problem)
     try:
-        data = source.read(entry.path)
-        width, height, mode = images.header(data)
+        known = _content(source, memory, entry)
     except ImageError as e:
         return error(str(e))
     except (OSError, pa.ArrowException) as e:
         return error(unreadable(e))
-    identity = hashlib.sha256(f"{entry.split}/{entry.class_name}/{entry.name}\0".encode())
-    identity.update(data)
     patient, kind = patient_of(entry.name)
     return {
-        "image_id": identity.hexdigest()[:16],
-        "content_hash": hashlib.sha256(data).hexdigest(),
+        "image_id": known.image_id,
+        "content_hash": known.content_hash,
         "duplicate_of": None,
         "path": entry.path,
         "split": entry.split,
         "label": CLASSES.index(entry.class_name),
         "patient_id": patient,
         "kind": kind,
-        "width": width,
-        "height": height,
-        "mode": mode,
+        "width": known.width,
+        "height": known.height,
+        "mode": known.mode,
         "person": patient.split("-")[1] if kind in ("bacteria", "virus") else None,
     }
+
+
+def _content(source: Source, memory: Memory | None, entry: Entry) -> Known:
+    """What the bytes of a file say; they are read where they may have changed since the last time."""
+    identity = f"{entry.split}/{entry.class_name}/{entry.name}"
+
+    def read() -> Known:
+        data = source.read(entry.path)
+        header = images.header(data)
+        named = hashlib.sha256(f"{identity}\0".encode())
+        named.update(data)
+        return Known(identity, named.hexdigest()[:16], hashlib.sha256(data).hexdigest(), *header)
+
+    stamp = source.stamp(entry.path) if memory is not None and isinstance(source, StampedSource) else None
+    return read() if memory is None or stamp is None else memory.content(entry.path, stamp, identity, read)
 
 
 def _require_classes(table: pd.DataFrame, split: str, unsplit: bool, where: str, errors: list[Row]) -> None:

@@ -6,7 +6,6 @@ device, threads and versions. A file that cannot be read, that is of other thing
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -15,11 +14,11 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
 
+from cxr_ray import usercache
 from cxr_ray.models.networks import Classifier
 
 PACKAGES = ("cxr-ray", "torch", "onnxruntime", "mnn", "triton")  # whose versions change a rate
@@ -28,8 +27,8 @@ Key = Mapping[str, Any]
 
 
 def folder() -> Path:
-    """Where records lie: ``cxr_ray/backends`` in XDG_CACHE_HOME, ~/.cache by default. Deleting it is safe."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr_ray" / "backends"
+    """Where records lie: ``cxr_ray/backends`` in the user's cache folder. Deleting it is safe."""
+    return usercache.folder("backends")
 
 
 def key_of(model: Classifier, size: int, **more: Any) -> Key:
@@ -90,8 +89,4 @@ def read(key: Key) -> dict[str, Any] | None:
 def write(key: Key, value: Mapping[str, Any]) -> None:
     """Keep a value of JSON under the key; where the folder cannot be written, nothing is kept."""
     text = json.dumps({"key": key, "value": value}, indent=1)
-    with contextlib.suppress(OSError):
-        folder().mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=folder(), prefix=".", suffix=".json", delete=False) as part:
-            part.write(text)
-        Path(part.name).replace(_file(key))
+    usercache.write(_file(key), text.encode())

@@ -1,8 +1,11 @@
 import hashlib
 import os
+import time
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cxr_ray import schemas
@@ -187,3 +190,93 @@ def test_the_published_images_are_read_at_their_own_size():
         pixels = load_pixels(source, manifest.images, 224, fit)
         assert pixels.keep.all()
     assert set(load_manifest(source).images["split"]) == {"train", "val", "test"}
+
+
+@pytest.fixture
+def remembering(tmp_path, monkeypatch):
+    """A folder whose files were written an hour ago, a cache of its own, and the paths that were read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = write(tmp_path / "data", kaggle())
+    for file in folder.rglob("*.*"):
+        age(file, 3600)
+    read: list[str] = []
+    whole = FolderSource.read
+
+    def reading(self, path):
+        read.append(path)
+        return whole(self, path)
+
+    monkeypatch.setattr(FolderSource, "read", reading)
+    return folder, read
+
+
+def age(file, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(file, (then, then))
+
+
+def remembered_files(tmp_path):
+    return list((tmp_path / "cache" / "cxr_ray" / "images").glob("[!.]*"))
+
+
+def assert_equal_manifests(one, other):
+    pd.testing.assert_frame_equal(one.images, other.images)
+    assert (one.errors, one.notes, one.fingerprint) == (other.errors, other.notes, other.fingerprint)
+
+
+def test_a_manifest_from_memory_equals_the_one_that_was_read(tmp_path, remembering):
+    folder, read = remembering
+    (folder / "train" / "NORMAL" / "broken.jpeg").write_bytes(b"no image")
+    age(folder / "train" / "NORMAL" / "broken.jpeg", 3600)
+    first = load_manifest(FolderSource(str(folder)))
+    assert len(read) == len(kaggle()) + 1
+    read.clear()
+    assert_equal_manifests(load_manifest(FolderSource(str(folder))), first)
+    assert read == ["train/NORMAL/broken.jpeg"]  # what could not be read is tried again
+    (file,) = remembered_files(tmp_path)
+    file.unlink()
+    assert_equal_manifests(load_manifest(FolderSource(str(folder))), first)
+
+
+def test_only_files_that_changed_are_read_again(remembering):
+    folder, read = remembering
+    first = load_manifest(FolderSource(str(folder)))
+    paths = sorted(first.images["path"])
+    read.clear()
+    bytes_of_another = (folder / paths[1]).read_bytes()
+    (folder / paths[0]).write_bytes(bytes_of_another)
+    age(folder / paths[0], -3600)
+    (folder / paths[2]).rename(folder / f"{paths[2]}.png")  # another name is another image_id
+    again = load_manifest(FolderSource(str(folder)))
+    assert sorted(read) == sorted([paths[0], f"{paths[2]}.png"])
+    hashes = again.images.set_index("path")["content_hash"]
+    assert hashes[paths[0]] == hashes[paths[1]] == hashlib.sha256(bytes_of_another).hexdigest()
+    read.clear()
+    load_manifest(FolderSource(str(folder)))
+    assert read == [paths[0]]  # not old enough: it might change again at the same time
+
+
+@pytest.mark.parametrize("damage", [b"", b"no parquet", "half", "another table", "nulls"])
+def test_a_damaged_memory_counts_as_none(tmp_path, remembering, damage):
+    folder, read = remembering
+    first = load_manifest(FolderSource(str(folder)))
+    (file,) = remembered_files(tmp_path)
+    table = pq.read_table(file)
+    if damage == "another table":
+        pq.write_table(table.drop_columns(["mode"]), file)
+    elif damage == "nulls":
+        nulls = pa.array([None] * len(table), pa.string())
+        pq.write_table(table.set_column(table.schema.get_field_index("image_id"), "image_id", nulls), file)
+    else:
+        file.write_bytes(file.read_bytes()[:-40] if damage == "half" else damage)
+    read.clear()
+    assert_equal_manifests(load_manifest(FolderSource(str(folder))), first)
+    assert len(read) == len(kaggle())
+
+
+def test_a_cache_folder_that_cannot_be_written_is_no_mistake(tmp_path, remembering):
+    folder, read = remembering
+    (tmp_path / "cache").write_text("a file")
+    first = load_manifest(FolderSource(str(folder)))
+    assert_equal_manifests(load_manifest(FolderSource(str(folder))), first)
+    assert len(read) == 2 * len(kaggle())

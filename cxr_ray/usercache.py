@@ -1,0 +1,22 @@
+"""Files in the user's cache folder, which may be deleted at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+
+def folder(kind: str) -> Path:
+    """Where files of a kind lie: ``cxr_ray/KIND`` in XDG_CACHE_HOME, ~/.cache by default."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr_ray" / kind
+
+
+def write(file: Path, data: bytes) -> None:
+    """Put a file in place whole; where its folder cannot be written, nothing is kept."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=file.parent, prefix=".", suffix=file.suffix, delete=False) as part:
+            part.write(data)
+        Path(part.name).replace(file)
