@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -92,8 +93,12 @@ def known(text: Any) -> str:
 
 
 def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
-    """The rows, a column an attribute; their types are the tables', which pandas does not know."""
-    yield from frame.itertuples()
+    """The rows, a column an attribute; their types are the tables', which pandas does not know.
+
+    Column by column: ``itertuples`` takes each text of an Arrow column on its own.
+    """
+    columns = [frame[name].tolist() for name in frame.columns]
+    yield from (SimpleNamespace(**dict(zip(frame.columns, row, strict=True))) for row in zip(*columns, strict=True))
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Block:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,15 +17,16 @@ DASHES = ("-", "--", "-.", ":")
 BUCKETS = ("all", "TP", "FP")
 
 
-def curves(part: pd.DataFrame, controls: Sequence[str], title: str) -> Figure:
-    """Rows: each direction in log-odds and probability; columns: those of BUCKETS that have images.
+def curves(part: pd.DataFrame, controls: Sequence[str], title: str, scales: Iterable[str] = SCALES) -> Figure:
+    """Rows: each direction in each scale; columns: those of BUCKETS that have images.
 
     Args:
         part: sums over images (logodds, prob, n) by outcome, control, draw, direction and level_done.
         controls: in the order of their colours.
         title: of the figure.
+        scales: logodds and prob, or one of them.
     """
-    rows = list(itertools.product([d for d in DIRECTIONS if d in set(part["direction"])], SCALES))
+    rows = list(itertools.product([d for d in DIRECTIONS if d in set(part["direction"])], scales))
     shown = shown_buckets(part)
     figure = Figure(figsize=(WIDTH, 1.3 + 2.1 * len(rows)))
     axes = figure.subplots(len(rows), len(shown), sharey="row", squeeze=False)

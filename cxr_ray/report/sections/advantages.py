@@ -141,12 +141,14 @@ def advantage_table(data: RunData, part: pd.DataFrame, metric: str, scale: str, 
     """Advantages over each control, one row an explainer and bucket (and level, for drops)."""
     part = part[(part["metric"] == metric) & (part["scale"] == scale)]
     leveled = METRICS[metric].leveled
-    draws = {str(c): int(d) for c, d in part.groupby("control")["draws"].max().items()}
+    draws: dict[str, int] = {}
+    groups: dict[Any, dict[str, Any]] = {}
+    for r in page.rows_of(part):
+        groups.setdefault((r.explainer, r.bucket, r.level if leveled else None), {})[str(r.control)] = r
+        draws[r.control] = max(draws.get(r.control, 0), int(r.draws))
     controls = [c for c in data.controls if c in draws]
-    by = ["explainer", "bucket", *(["level"] if leveled else [])]
     rows: list[list[Cell]] = []
-    for _, group in part.groupby(by, sort=False, observed=True):
-        cells: dict[str, Any] = {str(r.control): r for r in page.rows_of(group)}
+    for cells in groups.values():
         r = next((cells[c] for c in controls if c in cells), next(iter(cells.values())))
         row: list[Cell] = [r.explainer, r.bucket, *([f"{r.level:g}"] if leveled else []), page.images(r)]
         if leveled:
@@ -168,8 +170,10 @@ def absolute_table(part: pd.DataFrame, scale: str, where: str) -> Block:
     part = part[(part["control"] == "none") & (part["scale"] == scale)]
     metrics = areas_of(part)
     rows: list[list[Cell]] = []
-    for _, group in part.groupby(["explainer", "bucket"], sort=False, observed=True):
-        cells: dict[str, Any] = {str(r.metric): r for r in page.rows_of(group)}
+    groups: dict[Any, dict[str, Any]] = {}
+    for r in page.rows_of(part):
+        groups.setdefault((r.explainer, r.bucket), {})[str(r.metric)] = r
+    for cells in groups.values():
         r = cells[metrics[-1]]
         valid = f"{page.count(r.n_valid_baseline)} of {page.count(r.n)}"
         values = [_area(cells[m], valid) for m in metrics if m in cells]

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from cxr_ray.report import page
 from cxr_ray.report.figures import curves as figures
+from cxr_ray.report.figures.marks import SCALES
 from cxr_ray.report.page import Block
 from cxr_ray.report.rundata import RunData, Setting
 from cxr_ray.report.section import Folder, Section, of_models
@@ -46,7 +47,7 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
             else:
                 others.append(block)
     if others:
-        yield page.text("Other settings, as files in the run's folder:")
+        yield page.text("Other settings, in log-odds, as files in the run's folder:")
         yield from others
 
 
@@ -91,7 +92,12 @@ def figure(data: RunData, folder: Folder, trial_id: str, explainer: str, s: Sett
             "above counts them as null."
         )
     return folder.picture(
-        figures.curves(part, data.controls, f"{trial_id}, {explainer}: mean over images\n{s}"),
+        figures.curves(
+            part,
+            data.controls,
+            f"{trial_id}, {explainer}: mean over images\n{s}",
+            SCALES if s == data.first else ["logodds"],
+        ),
         f"curves-{trial_id}-{explainer}-{s.slug}.png",
         f"Deletion and insertion curves of {explainer}, model {trial_id}; {s}",
         caption,
