@@ -64,7 +64,7 @@ def against_controls(
             "win_lower": win_lower_K,
             "win_upper": win_upper_K,
         }
-    found |= _holm(columns, found, family)
+    found |= _holm(columns, cells.family_K[tested], found, family)
     found |= {"hardest": hardest(columns, mean_K), "beaten": beaten(pd.DataFrame({**found, "lower": lower_K}))}
     full = {}
     for name in COLUMNS:
@@ -73,11 +73,12 @@ def against_controls(
     return full
 
 
-def _holm(columns: pd.DataFrame, found: Mapping[str, NDArray[Any]], family: str) -> dict[str, NDArray[Any]]:
+def _holm(
+    columns: pd.DataFrame, code_K: Ints, found: Mapping[str, NDArray[Any]], family: str
+) -> dict[str, NDArray[Any]]:
     """Corrected p-values of both tests, each over the explainers and controls of one setting, and the families."""
     corrected = {name: np.full(len(columns), np.nan) for name in ("p", "mean_p")}
     family_K, size_K = (np.full(len(columns), None, dtype=object) for _ in range(2))
-    code_K = columns.groupby(FAMILY, dropna=False, sort=True, observed=True).ngroup().to_numpy()
     for code in np.unique(code_K):
         where = np.flatnonzero(code_K == code)
         for name, corrected_K in corrected.items():

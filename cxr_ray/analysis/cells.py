@@ -8,6 +8,7 @@ Shapes: N images of the test split; K columns; E explainers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,13 @@ class Cells:
     degenerate_NK: NDArray[np.bool_]
     draws_K: Ints
 
-    @property
+    @cached_property
+    def family_K(self) -> Ints:
+        """The family of tests that each column belongs to, a number."""
+        families = self.columns.groupby(FAMILY, dropna=False, sort=True, observed=True)
+        return np.asarray(families.ngroup(), dtype=np.int64)
+
+    @cached_property
     def absolute_K(self) -> NDArray[np.bool_]:
         """Columns of the map alone, compared with nothing."""
         return (self.columns["control"] == "none").to_numpy()

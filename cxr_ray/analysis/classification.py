@@ -1,7 +1,7 @@
 """How well a model classifies: the rows of the table `classification`, each metric with a patient-bootstrap interval.
 
-scikit-learn computes the estimates. The bootstrap needs them a thousand times over, so its samples come from weighted
-counts by matrix products; tests compare these with scikit-learn's `sample_weight`.
+Metrics of a threshold come from counts, the others from scikit-learn. The bootstrap needs them a thousand times over,
+so its samples come from weighted counts by matrix products; tests compare all with scikit-learn and `sample_weight`.
 
 Shapes: N images, P patients, B bootstrap samples, G distinct scores.
 """
@@ -136,15 +136,8 @@ def _threshold_free(label_N: Ints, prob_N: Floats, logit_N: Floats) -> dict[str,
 
 
 def _at_threshold(label_N: Ints, positive_N: Ints) -> dict[str, float]:
-    def recall(pos_label: int) -> float:
-        return float(metrics.recall_score(label_N, positive_N, pos_label=pos_label, zero_division=np.nan))
-
-    return {
-        "accuracy": float(metrics.accuracy_score(label_N, positive_N)),
-        "sensitivity": recall(1) if label_N.any() else np.nan,
-        "specificity": recall(0) if not label_N.all() else np.nan,
-        "f1": float(metrics.f1_score(label_N, positive_N, zero_division=np.nan)),
-    }
+    alone = np.ones((1, 1)), np.zeros_like(label_N)  # one sample of one patient: the data
+    return {name: float(sample_1[0]) for name, sample_1 in _at_threshold_samples(*alone, label_N, positive_N).items()}
 
 
 def _threshold_free_samples(

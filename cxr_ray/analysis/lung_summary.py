@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.analysis import buckets
-from cxr_ray.analysis.shares import SHARE_METHOD, patient_share
+from cxr_ray.analysis.shares import SHARE_METHOD, patient_shares
 
 ABOVE = (1.0, 1.5)  # enrichments whose share of maps is told
 OF_AREA = ("image_id", "control", "mask", "area")  # read of `lungs` for ``area_of``
@@ -27,30 +27,36 @@ def lung_rows(lungs: pd.DataFrame, patients: pd.Series, seed: int, n_boot: int =
     own = lungs[lungs["control"] == "none"].set_index(KEY)["enrichment"].astype(float)
     with_own = lungs.join(own.rename("own"), on=KEY)
     with_own["advantage"] = with_own["own"] - with_own["enrichment"].astype(float)
+    columns = ["enrichment", "advantage", "draws", "area"]
+    groups = list(buckets.by_bucket(with_own, ["explainer", "control", "mask"], columns, patients))
+    parts = [(group.matrix(_names(group)), group.patients) for group in groups]
     rows = []
-    for (explainer, control, mask), part in with_own.groupby(["explainer", "control", "mask"], sort=False):
-        for bucket, images in buckets.by_bucket(part):
-            same = {"explainer": explainer, "bucket": bucket, "control": control, "mask": mask}
-            same |= {"draws": int(images["draws"].max()), "area": float(images["area"].mean())}
-            rows += [{**same, **row} for row in _quantities(images, str(control), patients, seed, n_boot)]
+    for group, means in zip(groups, buckets.means(parts, seed, n_boot), strict=True):
+        explainer, control, mask = group.key
+        same = {"explainer": explainer, "bucket": group.bucket, "control": control, "mask": mask}
+        same |= {"draws": int(np.nanmax(group.values["draws"])), "area": float(np.nanmean(group.values["area"]))}
+        found = [
+            {"quantity": name, "value": row.pop("mean"), **row} for name, row in zip(_names(group), means, strict=True)
+        ]
+        rows += [{**same, **row} for row in (*found, *_shares_above(group))]
     return rows
 
 
-def _quantities(
-    images: pd.DataFrame, control: str, patients: pd.Series, seed: int, n_boot: int
-) -> list[dict[str, Any]]:
-    """Enrichment and, of a control, the map's advantage in it; of the map, the shares above each of ABOVE."""
-    names = ["enrichment"] if control == "none" else ["enrichment", "advantage"]
-    whose = images["image_id"].map(patients)
-    means = buckets.means(images[names].to_numpy(float), whose, seed, n_boot)
-    rows = [{"quantity": name, "value": row.pop("mean"), **row} for name, row in zip(names, means, strict=True)]
-    known = images["enrichment"].notna()
-    if control != "none" or not known.any():
-        return rows
-    for threshold in ABOVE:
-        hits = (images.loc[known, "enrichment"] > threshold).to_numpy(bool)
-        share = patient_share(hits, whose[known])
-        counts = {"n": int(known.sum()), "n_patients": whose[known].nunique(), "n_boot": None}
+def _names(group: buckets.Group) -> list[str]:
+    """Enrichment and, of a control, the map's advantage in it."""
+    return ["enrichment"] if group.key[1] == "none" else ["enrichment", "advantage"]
+
+
+def _shares_above(group: buckets.Group) -> list[dict[str, Any]]:
+    """Of the map, the shares above each of ABOVE."""
+    known = ~np.isnan(group.values["enrichment"])
+    if group.key[1] != "none" or not known.any():
+        return []
+    enrichment, whose = group.values["enrichment"][known], group.patients[known]
+    counts = {"n": len(whose), "n_patients": len(set(whose)), "n_boot": None}
+    shares = patient_shares(enrichment[:, None] > np.array(ABOVE), whose)
+    rows = []
+    for threshold, share in zip(ABOVE, shares, strict=True):
         interval = {"value": share.value, "lower": share.lower, "upper": share.upper, "ci_method": SHARE_METHOD}
         rows.append({"quantity": f"above_{threshold:g}", **counts, **interval})
     return rows

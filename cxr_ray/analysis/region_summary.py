@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cxr_ray.analysis import buckets
@@ -50,17 +51,18 @@ def region_rows(effects: pd.DataFrame, patients: pd.Series, seed: int, n_boot: i
         n_boot: bootstrap samples.
     """
     cells = [(scale, quantity) for scale in SCALES for quantity in QUANTITIES]
+    columns = [f"{quantity}_{scale}" for scale, quantity in cells]
+    groups = list(buckets.by_bucket(effects, ["region", "fill"], [*columns, "draws", "share_of_area"], patients))
+    found = buckets.means([(group.matrix(columns), group.patients) for group in groups], seed, n_boot)
     rows = []
-    for (region, fill), of_region in effects.groupby(["region", "fill"], sort=False):
-        for bucket, part in buckets.by_bucket(of_region):
-            draws = 0 if part["draws"].isna().all() else int(part["draws"].max())
-            same = {"region": region, "fill": fill, "bucket": bucket, "draws": draws}
-            same |= {"share_of_area": float(part["share_of_area"].mean())}
-            values_NK = part[[f"{quantity}_{scale}" for scale, quantity in cells]]
-            found = buckets.means(values_NK, part["image_id"].map(patients), seed, n_boot)
-            rows += [
-                {**same, "scale": scale, "quantity": quantity, **row}
-                for (scale, quantity), row in zip(cells, found, strict=True)
-                if draws or quantity == "effect"
-            ]
+    for group, of_group in zip(groups, found, strict=True):
+        (region, fill), draws_N = group.key, group.values["draws"]
+        draws = 0 if np.isnan(draws_N).all() else int(np.nanmax(draws_N))
+        same = {"region": region, "fill": fill, "bucket": group.bucket, "draws": draws}
+        same |= {"share_of_area": float(np.nanmean(group.values["share_of_area"]))}
+        rows += [
+            {**same, "scale": scale, "quantity": quantity, **row}
+            for (scale, quantity), row in zip(cells, of_group, strict=True)
+            if draws or quantity == "effect"
+        ]
     return rows

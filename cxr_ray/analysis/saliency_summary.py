@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cxr_ray.analysis import buckets
-from cxr_ray.analysis.shares import SHARE_METHOD, patient_share
+from cxr_ray.analysis.shares import SHARE_METHOD, patient_shares
 from cxr_ray.measure.concentration import CONCENTRATIONS
 from cxr_ray.measure.regions import BORDER, CENTRE, CORNER
 
@@ -39,44 +38,42 @@ def saliency_rows(
         n_boot: bootstrap samples.
     """
     areas = {**AREAS, "lung_share": lung_area}
+    maps = maps.assign(degenerate=maps["degenerate"].astype("boolean"))  # may hold nulls
+    columns = ["concentration", "degenerate", "tied", *MEANS]
+    groups = list(buckets.by_bucket(maps, ["explainer"], columns, patients))
+    means = buckets.means([(group.matrix(MEANS), group.patients) for group in groups], seed, n_boot)
     rows = []
-    for explainer, of_explainer in maps.groupby("explainer", sort=False, observed=True):
-        for bucket, part in buckets.by_bucket(of_explainer):
-            same = {"explainer": explainer, "bucket": bucket}
-            rows += [
-                {**same, **row, "area": areas.get(row["quantity"])} for row in _quantities(part, patients, seed, n_boot)
-            ]
+    for group, of_group in zip(groups, means, strict=True):
+        same = {"explainer": group.key[0], "bucket": group.bucket}
+        rows += [{**same, **row, "area": areas.get(row["quantity"])} for row in _quantities(group, of_group)]
     return rows
 
 
-def _quantities(part: pd.DataFrame, patients: pd.Series, seed: int, n_boot: int) -> list[dict[str, Any]]:
+def _quantities(group: buckets.Group, means: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each of KINDS, tied and each of MEANS."""
-    kinds = {name: (part["concentration"] == name) for name in CONCENTRATIONS}
-    kinds |= {
-        "not_finite": part["concentration"].isna(),
-        "constant": part["degenerate"].astype("boolean").fillna(False),
-    }
-    whose = part["image_id"].map(patients)
-    rows = [{"quantity": kind, **_share(kinds[kind].to_numpy(bool), whose)} for kind in KINDS]
-    values_NK = np.stack([part[m].to_numpy(float) for m in MEANS], axis=1)
-    for quantity, row in zip(MEANS, buckets.means(values_NK, whose, seed, n_boot), strict=True):
+    concentration, tied = group.values["concentration"], group.values["tied"]
+    kinds = {name: concentration == name for name in CONCENTRATIONS}
+    kinds |= {"not_finite": pd.isna(concentration), "constant": np.nan_to_num(group.values["degenerate"]) != 0}
+    shares = patient_shares(np.stack([kinds[kind] for kind in KINDS], axis=1), group.patients)
+    n_patients = len(set(group.patients))
+    rows: list[dict[str, Any]] = [
+        {
+            "quantity": kind,
+            "count": int(kinds[kind].sum()),
+            "n": len(concentration),
+            "n_patients": n_patients,
+            "value": share.value,
+            "lower": share.lower,
+            "upper": share.upper,
+            "ci_method": SHARE_METHOD,
+            "n_boot": None,
+        }
+        for kind, share in zip(KINDS, shares, strict=True)
+    ]
+    for quantity, row in zip(MEANS, means, strict=True):
         rows.append({"quantity": quantity, "count": None, "value": row.pop("mean"), **row})
-    tied = part["tied"].notna()
+    known = ~np.isnan(tied)
     without = dict.fromkeys(("count", "lower", "upper", "ci_method", "n_boot"))
-    counts = {"n": int(tied.sum()), "n_patients": whose[tied].nunique(), "value": float(part["tied"].median())}
+    median = float(np.median(tied[known])) if known.any() else np.nan
+    counts = {"n": int(known.sum()), "n_patients": len(set(group.patients[known])), "value": median}
     return [*rows, {"quantity": "tied", **without, **counts}]
-
-
-def _share(hits_N: NDArray[np.bool_], patients: pd.Series) -> dict[str, Any]:
-    """Columns of the share of maps that are of a kind."""
-    share = patient_share(hits_N, patients)
-    return {
-        "count": int(hits_N.sum()),
-        "n": len(hits_N),
-        "n_patients": patients.nunique(),
-        "value": share.value,
-        "lower": share.lower,
-        "upper": share.upper,
-        "ci_method": SHARE_METHOD,
-        "n_boot": None,
-    }

@@ -28,13 +28,17 @@ def sanity_rows(
     """
     keys = pd.MultiIndex.from_frame(sanity[["explainer", "image_id", "control"]])
     sanity = sanity.assign(own_gap=own.reindex(keys).to_numpy(float))
+    parts = dict(iter(sanity.groupby(["explainer", "mode", "layer"], sort=False)))
+    found = buckets.means(
+        [(part[[*LIKENESS, *FAITHFULNESS]].to_numpy(float), part["image_id"].map(patients)) for part in parts.values()],
+        seed,
+        n_boot,
+    )
     rows = []
-    for (explainer, mode, layer), part in sanity.groupby(["explainer", "mode", "layer"], sort=False):
+    for ((explainer, mode, layer), part), means in zip(parts.items(), found, strict=True):
         same = {"explainer": explainer, "mode": mode, "layer": layer}
-        values_NK = part[[*LIKENESS, *FAITHFULNESS]].astype(float)
-        found = buckets.means(values_NK, part["image_id"].map(patients), seed, n_boot)
         measured = part["control"].notna().any()
-        for quantity, row in zip((*LIKENESS, *FAITHFULNESS), found, strict=True):
+        for quantity, row in zip((*LIKENESS, *FAITHFULNESS), means, strict=True):
             if quantity in LIKENESS:
                 rows.append({**same, "quantity": quantity, **dict.fromkeys((*SETTING, "level", "draws")), **row})
             elif measured:

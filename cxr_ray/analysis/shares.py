@@ -43,9 +43,13 @@ def patient_share(hits_N: ArrayLike, patients_N: ArrayLike) -> Share:
     >>> one_each.value, round(one_each.lower, 3), round(one_each.upper, 3)  # Clopper and Pearson: 0.087 to 0.491
     (0.25, 0.083, 0.498)
     """
-    hits_N1 = np.asarray(hits_N, dtype=np.float64)[:, None]
-    columns = _korn_graubard(hits_N1, patients_N, at_most_images=True)
-    return Share(*(float(column[0]) for column in columns))
+    return patient_shares(np.asarray(hits_N)[:, None], patients_N)[0]
+
+
+def patient_shares(hits_NK: ArrayLike, patients_N: ArrayLike) -> list[Share]:
+    """``patient_share`` of each column."""
+    columns = _korn_graubard(np.asarray(hits_NK, dtype=np.float64), patients_N, at_most_images=True)
+    return [Share(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def mean_shares(values_NK: ArrayLike, patients_N: ArrayLike) -> tuple[Floats, Floats]:

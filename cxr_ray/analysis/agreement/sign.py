@@ -45,14 +45,17 @@ def sign_turns(cells: pd.DataFrame) -> pd.DataFrame:
     Returns:
         axis, a, b (texts), pairs, turned (the means have opposite signs), clearly (so do both whole intervals).
     """
+    known = cells[cells["mean"].notna()]
+    columns = [known[name].tolist() for name in (*AXES, "mean", "sign")]
     rows = []
-    for axis in AXES:
-        others = [x for x in AXES if x != axis]
-        wide = cells.pivot_table(index=others, columns=axis, values=["mean", "sign"], aggfunc="first", dropna=False)
+    for i, axis in enumerate(AXES):
+        found: dict[Any, dict[tuple[Any, ...], tuple[float, float]]] = {}  # value of the axis, the other choices
+        for *place, mean, sign in zip(*columns, strict=True):
+            found.setdefault(place.pop(i), {})[tuple(place)] = mean, sign
         for a, b in itertools.combinations(sorted(cells[axis].unique()), 2):
-            both = wide.dropna(subset=[("mean", a), ("mean", b)])
-            turned = int((both["mean"][a] * both["mean"][b] < 0).sum())
-            clearly = int((both["sign"][a] * both["sign"][b] < 0).sum()) if "sign" in both else 0
+            of_a, of_b = found.get(a, {}), found.get(b, {})
+            both = [(of_a[place], of_b[place]) for place in of_a if place in of_b]
+            turned, clearly = (sum(x[k] * y[k] < 0 for x, y in both) for k in (0, 1))
             rows.append(
                 {"axis": axis, "a": str(a), "b": str(b), "pairs": len(both), "turned": turned, "clearly": clearly}
             )
