@@ -6,6 +6,7 @@ Shapes: N images, B images in a batch, S side of an image, A random numbers an i
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from cxr_ray.registry import Registry
 EVAL_BATCH = 64
 FOCAL_GAMMA = 2.0
 NUMBERS_AN_IMAGE = 6  # that an augmentation draws
+ALWAYS_ON_DEVICE = 1.5 * 2**30  # bytes: CUDA's context, weights, gradients and AdamW's moments
+ACTIVATIONS = 40 * 2**20 / 224**2  # bytes of an image for each pixel of its side squared; resnet18d's saved ones are 28
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits [B, 2] and labels [B] to their mean, in nats
 
@@ -61,6 +64,17 @@ class Epoch:
     def improved(self) -> bool:
         """Whether this epoch is the best so far."""
         return self.epoch == self.best_epoch
+
+
+def device_memory(n_images: int, size: int, batch_size: int) -> float:
+    """Bytes that ``fit`` takes of a GPU, from above: an estimate.
+
+    Args:
+        n_images: of the training split, which lie on the device.
+        size: their side in pixels.
+        batch_size: images in a step.
+    """
+    return ALWAYS_ON_DEVICE + size**2 * (3 * n_images + ACTIVATIONS * batch_size)
 
 
 def fit(
@@ -120,10 +134,12 @@ class _Training:
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
         self.steps = max(1, len(train.labels) // config.batch_size)  # of an epoch
+        total_steps = self.steps * config.epochs + 1
+        rise = 0.25 if total_steps != 4 else 0.5  # of one step in four, where torch divides by zero
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, max_lr=config.lr, total_steps=self.steps * config.epochs + 1, pct_start=0.25
+            self.optimizer, max_lr=config.lr, total_steps=total_steps, pct_start=rise
         )
-        self.pixels = torch.from_numpy(np.array(train.pixels)).to(device)
+        self.pixels = _read_only(train.pixels).to(device)
         labels = torch.from_numpy(np.array(train.labels))
         if config.labels == "shuffled":  # a function of the seed alone; validation keeps the given ones
             labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(config.seed))]
@@ -165,7 +181,8 @@ class _Training:
     def step(self, chosen_B: Tensor, numbers_AB: Tensor) -> Tensor:
         """One step of the optimizer on the chosen images; their mean loss, before it."""
         images = self.augment(self.pixels[chosen_B].float().div_(255), numbers_AB)
-        images = self.model.normalize(images).contiguous(memory_format=torch.channels_last)
+        images = images.sub_(self.model.mean).div_(self.model.std)  # in place, the values of ``normalize``
+        images = images.contiguous(memory_format=torch.channels_last)
         on_gpu = self.device.startswith("cuda")
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=on_gpu):
             logits = self.model(images)
@@ -175,6 +192,13 @@ class _Training:
         self.optimizer.step()
         self.schedule.step()
         return loss.detach()
+
+
+def _read_only(array: NDArray[np.uint8]) -> Tensor:
+    """A tensor on the array's own memory, which may be shared between processes: never write to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def freeze_backbone(model: Classifier) -> None:
@@ -196,7 +220,7 @@ def evaluate(model: Classifier, split: Split, device: str) -> tuple[float, float
     logits = []
     with torch.inference_mode():
         for start in range(0, len(split.labels), EVAL_BATCH):
-            pixels = torch.from_numpy(np.array(split.pixels[start : start + EVAL_BATCH])).to(device)
+            pixels = _read_only(split.pixels[start : start + EVAL_BATCH]).to(device)
             images = model.normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
             logits.append(model.log_odds(images))
     z = torch.cat(logits).double().cpu().numpy()
@@ -221,7 +245,7 @@ def augment(images_BCSS: Tensor, numbers_AB: Tensor) -> Tensor:
     grid = F.affine_grid(theta, list(images_BCSS.shape), align_corners=False)
     moved = F.grid_sample(images_BCSS, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     contrast, brightness = (1 + 0.2 * r[4]).view(-1, 1, 1, 1), (0.1 * r[5]).view(-1, 1, 1, 1)
-    return ((moved - 0.5) * contrast + 0.5 + brightness).clamp_(0, 1)
+    return moved.sub_(0.5).mul_(contrast).add_(0.5).add_(brightness).clamp_(0, 1)
 
 
 def _unchanged(images_BCSS: Tensor, numbers_AB: Tensor) -> Tensor:

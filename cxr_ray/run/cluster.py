@@ -6,6 +6,7 @@ leave CPUs for the tasks that read and write, which could not run otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import math
@@ -15,17 +16,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cxr_ray import config
 from cxr_ray.cpus import usable_cpus
 from cxr_ray.errors import ClusterError
 from cxr_ray.quiet import silent
+from cxr_ray.run.sharing import GRAIN, PER_GPU, smallest_gpu, trials_per_gpu, whole_share
 
 SPARE_CPUS = 1  # logical CPUs of one machine for tasks that read and write, next to the real ones that compute
 PROCESS_MEMORY = 1.25 * 2**30, 1.5 * 2**30 / 224**2  # bytes that a trial or worker takes: always, and a pixel's
 UNKNOWN_MEMORY = 2.0**60
-PER_GPU = 32  # workers or trials on one GPU: each has a CUDA context
-GRAIN = 10_000  # Ray counts CPUs and GPUs in parts of this
 
 
 def start_ray() -> bool:
@@ -64,11 +65,12 @@ def start_ray() -> bool:
 
 @dataclass(frozen=True)
 class Node:
-    """One machine: logical CPUs, GPUs, and bytes of memory for processes."""
+    """One machine: logical CPUs, GPUs, bytes of memory for processes, and bytes of its smallest GPU (0: unknown)."""
 
     cpus: float
     gpus: int = 0
     memory: float = UNKNOWN_MEMORY
+    gpu_memory: float = 0.0
 
     @classmethod
     def from_ray(cls, resources: Mapping[str, float]) -> Node:
@@ -77,9 +79,23 @@ class Node:
         return cls(float(resources.get("CPU", 0)), int(resources.get("GPU", 0)), memory)
 
 
-def ray_nodes() -> list[Node]:
-    """The machines of the Ray that was started."""
-    return [Node.from_ray(n["Resources"]) for n in ray.nodes() if n["Alive"]]
+def ray_nodes(ask_gpus: bool = False) -> list[Node]:
+    """The machines of the Ray that was started. ``ask_gpus``: for their memory, which Ray does not know."""
+    nodes = {n["NodeID"]: Node.from_ray(n["Resources"]) for n in ray.nodes() if n["Alive"]}
+    if ask_gpus:
+        asked = {node_id: _ask_gpus(node_id) for node_id, node in nodes.items() if node.gpus}
+        for node_id, answer in asked.items():
+            with contextlib.suppress(ray.exceptions.RayError):  # it stays unknown
+                nodes[node_id] = replace(nodes[node_id], gpu_memory=ray.get(answer, timeout=60))
+    return list(nodes.values())
+
+
+def _ask_gpus(node_id: str) -> Any:
+    """A reference to the bytes of a machine's smallest GPU."""
+    if node_id == ray.get_runtime_context().get_node_id():
+        return ray.put(smallest_gpu())
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(smallest_gpu).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
 
 
 @dataclass(frozen=True)
@@ -91,12 +107,14 @@ class Request:
         n_trials: still to be trained.
         size: side of the largest images in pixels.
         local: Ray was started on this machine for this run, with SPARE_CPUS more than it has.
+        trial_gpu_memory: bytes of a GPU that one trial takes.
     """
 
     resources: config.Resources
     n_trials: int
     size: int
     local: bool
+    trial_gpu_memory: float = math.inf
 
     @property
     def process_memory(self) -> float:
@@ -140,9 +158,10 @@ class Allocation:
         """One line for the user, and one for each fraction of a GPU that was rounded."""
         where = "this machine" if self.local else f"the cluster of {self.n_nodes} machine{'s' * (self.n_nodes != 1)}"
         device = f"GPUs {self.gpus:g}" if self.gpus else "no GPU, so on CPUs"
+        shared = f", {int(1 / self.trial_gpus)} on a GPU" if 0 < self.trial_gpus < 1 else ""
         line = (
-            f"Ray on {where}: CPUs {self.cpus:g}, {device}. Trials at a time: up to {self.concurrent_trials}; then "
-            f"workers: {self.workers}."
+            f"Ray on {where}: CPUs {self.cpus:g}, {device}. Trials at a time: up to {self.concurrent_trials}{shared}; "
+            f"then workers: {self.workers}."
         )
         if self.memory_bound is not None:
             line += f" More would not fit in memory, at {self.memory_bound:.1f} GiB each (resources.workers overrides)."
@@ -157,7 +176,7 @@ def allocate(nodes: Sequence[Node], request: Request) -> Allocation:
     """
     asked, spare = request.resources, SPARE_CPUS if request.local else 0
     cpus, gpus = sum(n.cpus for n in nodes) - spare, float(sum(n.gpus for n in nodes))
-    trial_gpus, worker_gpus, rounded = _gpus_of_each(asked, 1.0 if gpus else 0.0)
+    trial_gpus, worker_gpus, rounded = _gpus_of_each(nodes, request)
     _check_machines(nodes, request, trial_gpus, worker_gpus)
 
     free = [replace(n, cpus=n.cpus - spare) for n in nodes]
@@ -185,35 +204,32 @@ def allocate(nodes: Sequence[Node], request: Request) -> Allocation:
     )
 
 
-def whole_share(gpus: float) -> float:
-    """The least share of a GPU, 1/2, 1/3, ... that holds ``gpus``, in Ray's grain; a whole number as it is.
-
-    A share that does not divide a GPU leaves a rest on each. Ray adds these up, takes a machine of many GPUs for free,
-    and waits there for ever: https://github.com/ray-project/ray/issues/52133.
-
-    >>> [whole_share(gpus) for gpus in (0, 0.5, 0.4, 0.3, 0.6, 1, 2)]
-    [0.0, 0.5, 0.5, 0.3333, 1.0, 1.0, 2.0]
-    """
-    if not 0 < gpus < 1:
-        return float(gpus)
-    pieces = min(int(1 / gpus + 1e-9), PER_GPU)
-    return GRAIN // pieces / GRAIN
-
-
-def _gpus_of_each(asked: config.Resources, automatic: float) -> tuple[float, float, tuple[str, ...]]:
+def _gpus_of_each(nodes: Sequence[Node], request: Request) -> tuple[float, float, tuple[str, ...]]:
     """GPUs of a trial and of a worker, and a sentence for each that is not what was asked for."""
-    each, sentences = [], []
-    for key in ("gpu_per_trial", "gpu_per_worker"):
-        wanted = getattr(asked, key)
-        gpus = automatic if wanted == "auto" else whole_share(wanted)
-        if wanted != "auto" and abs(gpus - wanted) > 1 / GRAIN:
-            pieces = int(1 / gpus)
+    any_gpu = any(n.gpus for n in nodes)
+    automatic = {"gpu_per_trial": _share_of_trial(nodes, request) if any_gpu else 0.0, "gpu_per_worker": float(any_gpu)}
+    sentences = []
+    for key, gpus in automatic.items():
+        wanted = getattr(request.resources, key)
+        if wanted == "auto":
+            continue
+        automatic[key] = gpus = whole_share(wanted)
+        if abs(gpus - wanted) > 1 / GRAIN:
             sentences.append(
                 f"resources.{key}: got {wanted:g}; expected 1, 1/2, 1/3, ... or 1/{PER_GPU} of a GPU; taken as "
-                f"{gpus:g}, {pieces} on each."
+                f"{gpus:g}, {int(1 / gpus)} on each."
             )
-        each.append(gpus)
-    return each[0], each[1], tuple(sentences)
+    return automatic["gpu_per_trial"], automatic["gpu_per_worker"], tuple(sentences)
+
+
+def _share_of_trial(nodes: Sequence[Node], request: Request) -> float:
+    """The part of a GPU that a trial takes where none is asked for: one for all machines, so the smallest decides."""
+    spare = SPARE_CPUS if request.local else 0
+    with_gpus = [n for n in nodes if n.gpus]
+    by_cpu = min((n.cpus - spare) // request.resources.cpu_per_trial / n.gpus for n in with_gpus)
+    by_number = request.n_trials / sum(n.gpus for n in with_gpus)
+    memory = min(n.gpu_memory for n in with_gpus)
+    return whole_share(1 / trials_per_gpu(memory, request.trial_gpu_memory, min(int(by_cpu), by_number)))
 
 
 def _check_machines(nodes: Sequence[Node], request: Request, trial_gpus: float, worker_gpus: float) -> None:

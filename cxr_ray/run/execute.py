@@ -11,6 +11,7 @@ from cxr_ray import results
 from cxr_ray.data import masks, sources
 from cxr_ray.errors import UserError
 from cxr_ray.measure.worker import ModelRef
+from cxr_ray.models.training import device_memory
 from cxr_ray.run import cluster, explaining, resume, terminal, tuning
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.cluster import Allocation
@@ -78,8 +79,11 @@ def allocate(context: RunContext, n_trials: int, ahead: RayAhead) -> Allocation:
     sweep = context.sweep
     local = ahead.started()
     sizes = [sweep.images_of(t.model)[0] for t in context.trials] + [ref.size for ref in context.given.values()]
-    request = cluster.Request(sweep.resources, n_trials, max(sizes), local)
-    allocation = cluster.allocate(cluster.ray_nodes(), request)
+    n_train = len(context.manifest.rows("train"))
+    memory = [device_memory(n_train, sweep.images_of(t.model)[0], t.train.batch_size) for t in context.trials]
+    request = cluster.Request(sweep.resources, n_trials, max(sizes), local, max(memory, default=0.0))
+    ask_gpus = n_trials > 0 and sweep.resources.gpu_per_trial == "auto"
+    allocation = cluster.allocate(cluster.ray_nodes(ask_gpus), request)
     folders = [masks.lungs_of(sweep), masks.marker_of(sweep)]
     paths = [context.store.out]
     paths += [context.source.where] if sources.SOURCES[sweep.data.source].on_disk else []

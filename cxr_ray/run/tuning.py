@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from pyarrow import fs as pafs
 from ray import tune
 from ray.tune import Callback
@@ -20,9 +16,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.errors import DamagedRunError, DataError
-from cxr_ray.models import checkpoints, networks, training
+from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
-from cxr_ray.models.training import Epoch, Split
+from cxr_ray.models.training import Split
 from cxr_ray.run import terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
@@ -155,57 +151,6 @@ class _Progress(Callback):
         terminal.say(f"  {trial.config[_KEY]['trial_id']}  failed")
 
 
-def run_trial(plan: TrialPlan, data: dict[str, Split], state: Any, device: str) -> None:
-    """Train one network, reporting and keeping its best weights after every epoch; runs in a process of Tune.
-
-    Args:
-        plan: the trial.
-        data: train and val.
-        state: the state dict to start from, or None.
-        device: cpu or cuda.
-    """
-    torch.manual_seed(plan.train.seed)
-    size = data["train"].pixels.shape[-1]
-    model_spec = ModelSpec(plan.model.arch, size, variant=plan.variant, preprocess=plan.model.preprocess)
-    model = networks.build(plan.model.arch, model_spec)
-    if state is not None:
-        checkpoints.start_from(model, state, f"model.weights={plan.model.weights}")
-    if plan.model.freeze == "backbone":
-        training.freeze_backbone(model)
-    best, resume, earlier = b"", None, 0.0
-    if checkpoint := tune.get_checkpoint():
-        with checkpoint.as_directory() as folder:
-            best = Path(folder, "model.safetensors").read_bytes()
-            resume = torch.load(Path(folder, "state.pt"), map_location="cpu", weights_only=True)
-            earlier = resume["seconds"]
-    start = time.monotonic()
-
-    def report(epoch: Epoch) -> None:
-        nonlocal best
-        if epoch.improved or not best:
-            best = checkpoints.to_bytes(model)
-        seconds = earlier + time.monotonic() - start
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "model.safetensors").write_bytes(best)
-            if epoch.epoch < plan.train.epochs:
-                torch.save({**epoch.state(), "seconds": seconds}, Path(folder, "state.pt"))
-            metrics = {
-                "epoch": epoch.epoch,
-                "train_loss": epoch.train_loss,
-                "val_loss": epoch.val_loss,
-                "val_auroc": epoch.val_auroc,
-                "best_epoch": epoch.best_epoch,
-                "best_auroc": epoch.best_auroc,
-                "seconds": seconds,
-                "trained_on": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            }
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
-
-    if resume is not None and resume["epoch"] >= plan.train.epochs:
-        return
-    training.fit(model, data["train"], data["val"], plan.train, report, device=device, resume=resume)
-
-
 def tune_sweep(
     context: RunContext, trials: Sequence[TrialPlan], data: TrainingData, allocation: Allocation
 ) -> list[dict[str, Any]]:
@@ -224,6 +169,8 @@ def tune_sweep(
     images_of = context.sweep.images_of
 
     def trainable(config: dict[str, Any]) -> None:
+        from cxr_ray.run.trial import run_trial  # and no module that trials do without
+
         plan = TrialPlan.from_config(config[_KEY])
         state = ray.get(states[plan.model.weights, plan.model.arch])
         run_trial(plan, ray.get(splits[images_of(plan.model)]), state, device)
@@ -263,6 +210,7 @@ def _new_tuner(runnable: Any, context: RunContext, trials: Sequence[TrialPlan], 
             mode="max",
             scheduler=scheduler,
             max_concurrent_trials=max_concurrent,
+            reuse_actors=True,  # a process starts longer than many a trial trains
             trial_name_creator=name,
             trial_dirname_creator=name,
         ),
@@ -296,6 +244,8 @@ def _row(result: Any, plan: TrialPlan, store: Store) -> dict[str, Any]:
     failed = result.error is not None or result.checkpoint is None
     status = "failed" if failed else "completed" if epochs >= plan.train.epochs else "stopped"
     error = str(result.error).strip().splitlines()[-1] if result.error is not None else None
+    if error is not None and "OutOfMemoryError" in error:
+        error += " Trials take a GPU each with --set resources.gpu_per_trial=1."
     return {
         "trial_id": trial_id,
         "variant": plan.variant,

@@ -163,6 +163,19 @@ def test_weights_that_break_in_the_last_step_are_not_reported(monkeypatch):
     assert reported == []
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_any_number_of_steps_trains(steps):
+    _, epochs = trained(Train(epochs=1, batch_size=4, augment="none"), train=split(4 * steps, 1))
+    assert math.isfinite(epochs[0][0].train_loss)
+
+
+def test_memory_on_the_device_grows_with_images_and_batch_and_size():
+    base = training.device_memory(1000, 224, 32)
+    assert training.device_memory(2000, 224, 32) - base == 1000 * 3 * 224**2
+    assert training.device_memory(1000, 224, 64) - base == pytest.approx(32 * 40 * 2**20)
+    assert training.device_memory(0, 448, 32) - training.device_memory(0, 224, 32) == pytest.approx(96 * 40 * 2**20)
+
+
 def test_fewer_images_than_a_batch_train():
     _, epochs = trained(Train(epochs=1, batch_size=32, augment="none"), train=split(6, 1))
     assert math.isfinite(epochs[0][0].train_loss)

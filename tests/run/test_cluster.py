@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cxr_ray.errors import ClusterError
-from cxr_ray.run import cluster
+from cxr_ray.run import cluster, sharing
 from cxr_ray.run.cluster import Allocation, Node, Request, allocate
 from cxr_ray.sweepfile import resolve
 
@@ -13,10 +13,10 @@ GIB = 2**30
 
 
 def allocated(*nodes: tuple, n_trials: int = 9, size: int = 224, local: bool = True, **asked) -> Allocation:
-    """What machines of (CPUs, GPUs, GiB) give; a local one has its spare CPUs as well."""
+    """What machines of (CPUs, GPUs, GiB, GiB of a GPU) give; a local one has its spare CPUs as well."""
     spare = cluster.SPARE_CPUS if local else 0
-    machines = [Node(cpus + spare, gpus, gib * GIB) for cpus, gpus, gib in nodes]
-    return allocate(machines, Request(resolve({"resources": asked}).resources, n_trials, size, local))
+    machines = [Node(cpus + spare, gpus, gib * GIB, *(g * GIB for g in of_gpu)) for cpus, gpus, gib, *of_gpu in nodes]
+    return allocate(machines, Request(resolve({"resources": asked}).resources, n_trials, size, local, 5 * GIB))
 
 
 LAPTOP = (8, 0, 64)
@@ -123,6 +123,41 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         lambda: allocated((3, 0, 64), (3, 0, 64), local=False, cpu_per_trial=2),
         {"concurrent_trials": 2},
     ),
+    # trials of 5 GiB share GPUs
+    "a large GPU is shared": (
+        lambda: allocated((16, 1, 64, 80)),
+        {"trial_gpus": 0.25, "concurrent_trials": 4, "worker_gpus": 1, "workers": 1},
+    ),
+    "by three, as memory allows": (
+        lambda: allocated((16, 1, 64, 20)),
+        {"trial_gpus": 0.3333, "concurrent_trials": 3},
+    ),
+    "a small GPU is not shared": (lambda: allocated((16, 1, 64, 8)), {"trial_gpus": 1, "concurrent_trials": 1}),
+    "nor one whose memory is unknown": (lambda: allocated((16, 1, 64, 0)), {"trial_gpus": 1, "concurrent_trials": 1}),
+    "few trials spread over all GPUs": (
+        lambda: allocated((16, 4, 64, 80), n_trials=4),
+        {"trial_gpus": 1, "concurrent_trials": 4},
+    ),
+    "five trials on four GPUs": (
+        lambda: allocated((16, 4, 64, 80), n_trials=5),
+        {"trial_gpus": 0.5, "concurrent_trials": 5},
+    ),
+    "few CPUs spread over all GPUs": (
+        lambda: allocated((4, 4, 64, 80), n_trials=99),
+        {"trial_gpus": 1, "concurrent_trials": 4},
+    ),
+    "CPUs bound the trials on a GPU": (
+        lambda: allocated((2, 1, 64, 80)),
+        {"trial_gpus": 0.5, "concurrent_trials": 2, "trial_cpus": 1},
+    ),
+    "the smallest GPU decides": (
+        lambda: allocated((16, 1, 64, 80), (16, 1, 64, 12), local=False),
+        {"trial_gpus": 0.5, "concurrent_trials": 4},
+    ),
+    "a trial has a GPU of its own where that is asked for": (
+        lambda: allocated((16, 1, 64, 80), gpu_per_trial=1),
+        {"trial_gpus": 1, "concurrent_trials": 1},
+    ),
     "batches as asked": (lambda: allocated(LAPTOP, batch_size=32), {"batch_size": 32}),
     "batches found on the device": (lambda: allocated(LAPTOP), {"batch_size": None}),
 }
@@ -150,6 +185,12 @@ def test_the_line_says_where_memory_is_the_bound():
     )
     assert allocated(TWO_GPUS, TWO_GPUS, local=False).line == (
         "Ray on the cluster of 2 machines: CPUs 16, GPUs 4. Trials at a time: up to 4; then workers: 4."
+    )
+
+
+def test_the_line_says_how_many_trials_share_a_gpu():
+    assert allocated((16, 2, 64, 20)).line == (
+        "Ray on this machine: CPUs 16, GPUs 2. Trials at a time: up to 6, 3 on a GPU; then workers: 2."
     )
 
 
@@ -203,13 +244,13 @@ def test_a_machine_without_a_trial_may_be_asked_for_any_gpus_of_trials():
     assert allocated(LAPTOP, n_trials=0, gpu_per_trial=8).concurrent_trials == 1
 
 
-@pytest.mark.parametrize("pieces", range(1, cluster.PER_GPU + 1))
+@pytest.mark.parametrize("pieces", range(1, sharing.PER_GPU + 1))
 def test_equal_shares_of_a_gpu_leave_no_rest_on_eight_gpus_that_looks_like_another_share(pieces):
-    share = cluster.whole_share(1 / pieces)
-    grains = round(share * cluster.GRAIN)
-    assert grains / cluster.GRAIN == share, "what Ray counts"
-    assert pieces * grains <= cluster.GRAIN, "all of them fit"
-    assert 8 * (cluster.GRAIN - pieces * grains) < grains
+    share = sharing.whole_share(1 / pieces)
+    grains = round(share * sharing.GRAIN)
+    assert grains / sharing.GRAIN == share, "what Ray counts"
+    assert pieces * grains <= sharing.GRAIN, "all of them fit"
+    assert 8 * (sharing.GRAIN - pieces * grains) < grains
     assert allocated((64, 8, 9e9), gpu_per_worker=1 / pieces, n_trials=0, local=False).workers == 8 * pieces
 
 

@@ -321,6 +321,35 @@ def test_a_training_that_was_killed_or_interrupted_goes_on_where_it_stopped(tmp_
 
 
 @pytest.mark.slow
+def test_trials_of_one_process_have_the_weights_of_trials_of_their_own(tmp_path, monkeypatch):
+    import ray
+    from ray import tune
+
+    from cxr_ray.run import cluster, context, tuning
+
+    asked = sweep.load(sweep.parser().parse_args([write(tmp_path, TINY)]))
+    shared = cluster.start_ray()
+    try:
+        request = cluster.Request(asked.resources, n_trials=1, size=64, local=shared)
+        allocation = cluster.allocate(cluster.ray_nodes(), request)
+        weights, pids = {}, {}
+        for reuse in (True, False):
+            config = tune.TuneConfig
+            monkeypatch.setattr(tune, "TuneConfig", lambda reuse_actors, **k: config(**k, reuse_actors=reuse))  # noqa: B023
+            run = context.prepare(asked, str(tmp_path / str(reuse)))
+            rows = tuning.tune_sweep(run, run.trials, tuning.load_training_data(run, run.trials), allocation)
+            monkeypatch.undo()
+            weights[reuse] = [Path(run.store.out, row["checkpoint"]).read_bytes() for row in rows]
+            results_of = Path(run.store.out).glob("tune/*/result.json")
+            pids[reuse] = {json.loads(line)["pid"] for p in results_of for line in p.read_text().splitlines()}
+    finally:
+        ray.shutdown()
+    assert [len(pids[reuse]) for reuse in (True, False)] == [1, 2]
+    assert len(weights[True]) == 2
+    assert weights[True] == weights[False]
+
+
+@pytest.mark.slow
 def test_an_interrupt_between_two_units_ends_the_sweep_and_does_not_wait_for_ray(tmp_path):
     file, out = given_sweep(tmp_path), str(tmp_path / "out")
     script = f"""

@@ -1,0 +1,67 @@
+"""One trial: trains a network in a process of Ray Tune, which may have trained another before."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from cxr_ray.models import checkpoints, networks, training
+from cxr_ray.models.networks import ModelSpec
+from cxr_ray.models.training import Epoch, Split
+from cxr_ray.run.plan import TrialPlan
+
+
+def run_trial(plan: TrialPlan, data: dict[str, Split], state: Any, device: str) -> None:
+    """Train one network, reporting and keeping its best weights after every epoch; runs in a process of Tune.
+
+    Args:
+        plan: the trial.
+        data: train and val.
+        state: the state dict to start from, or None.
+        device: cpu or cuda.
+    """
+    torch.manual_seed(plan.train.seed)
+    size = data["train"].pixels.shape[-1]
+    model_spec = ModelSpec(plan.model.arch, size, variant=plan.variant, preprocess=plan.model.preprocess)
+    model = networks.build(plan.model.arch, model_spec)
+    if state is not None:
+        checkpoints.start_from(model, state, f"model.weights={plan.model.weights}")
+    if plan.model.freeze == "backbone":
+        training.freeze_backbone(model)
+    best, resume, earlier = b"", None, 0.0
+    if checkpoint := tune.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            best = Path(folder, "model.safetensors").read_bytes()
+            resume = torch.load(Path(folder, "state.pt"), map_location="cpu", weights_only=True)
+            earlier = resume["seconds"]
+    start = time.monotonic()
+
+    def report(epoch: Epoch) -> None:
+        nonlocal best
+        if epoch.improved or not best:
+            best = checkpoints.to_bytes(model)
+        seconds = earlier + time.monotonic() - start
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "model.safetensors").write_bytes(best)
+            if epoch.epoch < plan.train.epochs:
+                torch.save({**epoch.state(), "seconds": seconds}, Path(folder, "state.pt"))
+            metrics = {
+                "epoch": epoch.epoch,
+                "train_loss": epoch.train_loss,
+                "val_loss": epoch.val_loss,
+                "val_auroc": epoch.val_auroc,
+                "best_epoch": epoch.best_epoch,
+                "best_auroc": epoch.best_auroc,
+                "seconds": seconds,
+                "trained_on": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            }
+            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+
+    if resume is not None and resume["epoch"] >= plan.train.epochs:
+        return
+    training.fit(model, data["train"], data["val"], plan.train, report, device=device, resume=resume)
