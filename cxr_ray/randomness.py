@@ -56,3 +56,19 @@ def permutation(keys_K: Tensor, n: int) -> Tensor:
     [0, 1, 2, 3, 4]
     """
     return bits(keys_K, n).argsort(dim=1, stable=True)
+
+
+def first_of_permutation(keys_K: Tensor, n: int, first: int) -> Tensor:
+    """int64 [K, first]: the beginning of ``permutation(keys_K, n)``, without sorting all of it.
+
+    >>> keys = torch.tensor([7, 8])
+    >>> torch.equal(first_of_permutation(keys, 50, 3), permutation(keys, 50)[:, :3])
+    True
+    """
+    if not 0 < first < n:
+        return permutation(keys_K, n)[:, :first]
+    rows = []
+    for row in bits(keys_K, n):
+        (near,) = torch.where(row <= row.kthvalue(first).values)  # ties at the end keep their order
+        rows.append(near[row[near].argsort(stable=True)[:first]])
+    return torch.stack(rows)

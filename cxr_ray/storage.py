@@ -22,6 +22,7 @@ from cxr_ray.schemas import ERRORS, TABLES, file_metadata
 
 SHARDS = ".work/shards"
 ROW_GROUP = 2**17
+FOLDER_FILES = 1000  # shards of one folder
 PER_SHARD = ("predictions", "saliency", "lungs", "curves", "faithfulness", "filled", "regions", "donor_swaps", "sanity")
 Tables = Mapping[tuple[str, str], pa.Table]
 
@@ -116,13 +117,17 @@ class Store:
 
     def finished_shards(self, folder: str = SHARDS) -> set[str]:
         """Names of the shards that are there."""
-        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        names = (info.base_name for info in self.fs.get_file_info(selector))
-        return {name.removesuffix(".arrow") for name in names if name.endswith(".arrow") and not name.startswith(".")}
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True, recursive=True)
+        names = {i.base_name.removesuffix(".arrow"): i.path for i in self.fs.get_file_info(selector) if _is_shard(i)}
+        return {name for name, path in names.items() if path == self.shard_path(name, folder)}
+
+    def shard_path(self, name: str, folder: str = SHARDS) -> str:
+        """Where a shard lies, as ``fs`` reads it."""
+        return self.path(folder, *_shard_parts(name))
 
     def write_shard(self, name: str, data: bytes, folder: str = SHARDS) -> None:
         """A packed shard."""
-        self.write(data, folder, f"{name}.arrow")
+        self.write(data, folder, *_shard_parts(name))
 
     def merge(self, shards_by_trial: Mapping[str, list[str]], errors: list[dict[str, Any]]) -> None:
         """Shards to tables, one file a partition; memory does not grow with the number of shards.
@@ -152,18 +157,33 @@ class Store:
 
     def read_shard(self, name: str, folder: str = SHARDS) -> dict[tuple[str, str], pa.Table]:
         """A packed shard. Raises DamagedRunError where it is damaged."""
-        data = self.read(folder, f"{name}.arrow")  # a store that does not answer is no damage
+        data = self.read(folder, *_shard_parts(name))  # a store that does not answer is no damage
         try:
             return unpack(data)
         except (pa.ArrowInvalid, OSError):
-            raise DamagedRunError(
-                f"got {self.out}/{folder}/{name}.arrow, which is damaged; delete it, and --resume computes it again."
-            ) from None
+            path = "/".join([self.out, folder, *_shard_parts(name)])
+            raise DamagedRunError(f"got {path}, which is damaged; delete it, and --resume computes it again.") from None
 
     def clean(self) -> None:
         """Remove the shards, once the tables stand."""
         if self.exists(".work"):
             self.fs.delete_dir(self.path(".work"))
+
+
+def _shard_parts(name: str) -> tuple[str, str, str]:
+    """A shard's folders and file: no folder holds more than FOLDER_FILES files.
+
+    >>> _shard_parts("plain.test.16.01234")
+    ('plain.test.16', '0001', 'plain.test.16.01234.arrow')
+    """
+    series, _, number = name.rpartition(".")
+    return series, f"{int(number) // FOLDER_FILES:04d}", f"{name}.arrow"
+
+
+def _is_shard(info: pafs.FileInfo) -> bool:
+    """Whether a file is a shard, not one that is being written or that macOS left; its name ends in a number."""
+    name = info.base_name
+    return bool(info.is_file and name.endswith(".arrow") and name[0] != "." and name[:-6].rpartition(".")[2].isdigit())
 
 
 class _Writers:

@@ -118,8 +118,23 @@ def test_a_process_that_dies_while_it_writes_leaves_only_hidden_files(store, mon
     store.write_shard("plain.test.00000", pack({}))
     assert store.finished_shards() == {"plain.test.00000"}
     assert len(files(store.out)) == 1, "the retry takes the hidden file's place"
-    Path(store.out, tables.SHARDS, "._plain.test.00001.arrow").write_bytes(b"what macOS leaves behind")
+    Path(store.out, tables.SHARDS, "plain.test", "0000", "._plain.test.00001.arrow").write_bytes(
+        b"what macOS leaves behind"
+    )
     assert store.finished_shards() == {"plain.test.00000"}
+
+
+def test_no_folder_of_shards_gets_more_than_a_thousand_files(store, monkeypatch):
+    monkeypatch.setattr(tables, "FOLDER_FILES", 3)
+    names = {f"plain.{split}.2.{n:05d}" for split in ("val", "test") for n in range(8)}
+    for name in names:
+        store.write_shard(name, pack({}))
+    assert store.finished_shards() == names
+    folders = [len(list(folder.iterdir())) for folder in Path(store.out, tables.SHARDS).glob("*/*")]
+    assert sorted(folders) == [2, 2, 3, 3, 3, 3]
+    misplaced = Path(store.out, tables.SHARDS, "plain.test.2.00099.arrow")
+    misplaced.write_bytes(pack({}))
+    assert store.finished_shards() == names, "only where it is read from"
 
 
 def test_units_of_a_run_that_has_none(store):
@@ -247,7 +262,7 @@ def test_an_error_that_several_models_meet_stands_once(store):
 
 def test_a_merge_that_fails_shows_no_half_table(store, monkeypatch):
     fill(store)
-    Path(store.out, tables.SHARDS, "study.test.00001.arrow").write_bytes(b"torn")
+    Path(store.shard_path("study.test.00001")).write_bytes(b"torn")
     with pytest.raises(DamagedRunError, match=r"00001\.arrow, which is damaged; delete it, and --resume computes"):
         store.merge(SHARDS, [])
     assert not [f for f in files(Path(store.out, "tables")) if not Path(f).name.startswith(".")]

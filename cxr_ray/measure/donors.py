@@ -1,7 +1,6 @@
-"""Maps of other images, for the controls that need them: how the map pass keeps them, and which images are donors.
+"""Maps of other images, for the controls that need them: how the map pass keeps them, and how workers read them.
 
-A donor of an image is an image of another patient with the same prediction, whose map of the same target exists and is
-finite. Files lie under ``.work`` until the run is done: one a shard, from which single maps can be fetched.
+Files lie under ``.work`` until the run is done: one a shard, from which single maps can be fetched.
 
 Shapes: P (image, target) pairs, D draws, V side of a map, S side of an image, U its pixels.
 """
@@ -20,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxr_ray import randomness
 from cxr_ray.config import Sweep
 from cxr_ray.measure import rankings
+from cxr_ray.measure.donor_index import DonorIndex, Target
 from cxr_ray.storage import Store
 
 MAPS, INDEX, MEANS = ".work/maps", ".work/donor_index", ".work/means"
@@ -30,7 +29,6 @@ OPEN_FILES, KEPT_MAPS, KEPT_MEANS = 64, 128, 32  # in a worker's memory
 READERS = 16  # files of other machines, read at a time
 
 Array = NDArray[np.float32]
-Target = tuple[str, int]  # explainer, target
 
 
 class Maps(NamedTuple):
@@ -81,7 +79,7 @@ class MapFile:
     """
 
     def __init__(self, store: Store, shard: str):
-        self._file = pa.ipc.open_file(store.fs.open_input_file(store.path(MAPS, f"{shard}.arrow")))
+        self._file = pa.ipc.open_file(store.fs.open_input_file(store.shard_path(shard, MAPS)))
         known = json.loads(self._file.schema.metadata[b"known"])
         self.logits: dict[str, float] = known["logits"]
         self.errors: list[dict[str, Any]] = known["errors"]
@@ -107,41 +105,6 @@ class MapFile:
         own, drawn = zip(*(self.read(explainer, *pair) for pair in pairs), strict=True)
         by_control = {control: torch.from_numpy(np.stack([d[control] for d in drawn])) for control in drawn[0]}
         return Maps(torch.from_numpy(np.stack(own)), by_control)
-
-
-class DonorIndex:
-    """The donor images of each test image of one model.
-
-    Built from image_id to {patient, predicted, shard, lost}: ``lost`` lists the [explainer, target] without a finite
-    map.
-    """
-
-    def __init__(self, images: Mapping[str, Mapping[str, Any]]):
-        self.images = dict(sorted(images.items()))
-        self.ids = list(self.images)
-        self.patient = np.array([v["patient"] for v in self.images.values()], dtype=object)
-        self.predicted = np.array([v["predicted"] for v in self.images.values()])
-
-    def _with_map(self, chosen: NDArray[np.bool_], wanted: Target) -> list[str]:
-        ids = (self.ids[i] for i in np.flatnonzero(chosen))
-        return [i for i in ids if list(wanted) not in self.images[i]["lost"]]
-
-    def group(self, predicted: int, wanted: Target) -> list[str]:
-        """All images of this prediction that have the map."""
-        return self._with_map(self.predicted == predicted, wanted)
-
-    def of_same_patient(self, image_id: str, wanted: Target) -> list[str]:
-        """Images of the same patient and prediction, itself among them, that have the map."""
-        image = self.images[image_id]
-        return self._with_map((self.predicted == image["predicted"]) & (self.patient == image["patient"]), wanted)
-
-    def donors(self, image_id: str, wanted: Target, seed: int, most: int) -> list[str]:
-        """Up to so many donors, drawn without replacement: the same for every explainer, but for maps that are lost."""
-        image = self.images[image_id]
-        others = np.flatnonzero((self.predicted == image["predicted"]) & (self.patient != image["patient"]))
-        order = randomness.permutation(torch.tensor([randomness.key(seed, image_id, "other_image")]), len(others))[0]
-        drawn = (self.ids[others[i]] for i in order.tolist())
-        return [i for i in drawn if list(wanted) not in self.images[i]["lost"]][:most]
 
 
 def build_donor_index(
@@ -195,11 +158,11 @@ class DonorMaps:
         self._open()
 
     def _index(self, trial_id: str) -> DonorIndex:
-        return DonorIndex(json.loads(self.store.read(INDEX, f"{trial_id}.json")))
+        return DonorIndex.from_bytes(self.store.read(INDEX, f"{trial_id}.arrow"))
 
     def write_index(self, trial_id: str, index: DonorIndex) -> None:
         """For all workers to read."""
-        self.store.write(json.dumps(index.images).encode(), INDEX, f"{trial_id}.json")
+        self.store.write(index.to_bytes(), INDEX, f"{trial_id}.arrow")
 
     def _read(self, trial_id: str, image_id: str, wanted: Target) -> Array:
         shard = self.index(trial_id).images[image_id]["shard"]

@@ -23,12 +23,15 @@ def donor_images(test: pd.DataFrame, val: pd.DataFrame, seed: int) -> dict[str, 
     """
     normal = next((n for rows in (val, test) if len(n := rows[rows["label"] == 0])), test.iloc[:0])
     normal = normal.sort_values("image_id")
-    paths, patients = normal["path"].to_numpy(), normal["patient_id"].to_numpy()
+    paths, own_of = normal["path"].tolist(), normal.reset_index(drop=True).groupby("patient_id").indices
     chosen = {}
     for image_id, patient in zip(test["image_id"], test["patient_id"], strict=True):
-        others = paths[patients != patient]
-        if len(others):
-            chosen[image_id] = str(others[randomness.key(seed, image_id, "exchange") % len(others)])
+        own = own_of.get(patient, ())
+        if n := len(paths) - len(own):
+            at = randomness.key(seed, image_id, "exchange") % n  # among those of other patients, in order
+            for place in own:
+                at += place <= at
+            chosen[image_id] = paths[at]
     return chosen
 
 

@@ -16,7 +16,8 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import donors, rankings
 from cxr_ray.measure.attribution.inputs import Explainer
 from cxr_ray.measure.cost import passes_per_image
-from cxr_ray.measure.donors import DonorIndex, DonorMaps, MapFile, Maps, build_donor_index, pack_maps
+from cxr_ray.measure.donor_index import DonorIndex
+from cxr_ray.measure.donors import DonorMaps, MapFile, Maps, build_donor_index, pack_maps
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef, Worker
 from cxr_ray.models.networks import Classifier, ModelSpec
@@ -40,8 +41,8 @@ def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
     packed = pack_maps(
         {"a": -0.1, "b": 1 / 3}, pairs, {"cam": Maps(own, {"random_cam": cams}), "flat": Maps(own, {})}, [error]
     )
-    store.write_shard("u", packed, donors.MAPS)
-    file = MapFile(store, "u")
+    store.write_shard("u.0", packed, donors.MAPS)
+    file = MapFile(store, "u.0")
     assert file.logits == {"a": -0.1, "b": 1 / 3}
     assert file.errors == [error]
     one, draws = file.read("cam", "b", 1)
@@ -65,7 +66,7 @@ def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
 )
 def test_donors_are_of_other_patients_and_the_same_prediction_without_replacement(images, seed):
     known = {
-        f"{n:04d}": {"patient": str(p), "predicted": y, "shard": "u", "lost": [["cam", 1]] if lost else []}
+        f"{n:04d}": {"patient": str(p), "predicted": y, "shard": "u.0", "lost": [["cam", 1]] if lost else []}
         for n, (p, y, lost) in enumerate(images)
     }
     index = DonorIndex(known)
@@ -86,8 +87,29 @@ def test_donors_are_of_other_patients_and_the_same_prediction_without_replacemen
         assert not family & eligible
 
 
+def test_an_index_survives_its_file():
+    known = {
+        f"{n:04d}": {
+            "patient": str(n // 2),
+            "predicted": n % 2,
+            "shard": f"m.{n}",
+            "lost": [["cam", 1]] if n == 3 else [],
+        }
+        for n in range(9)
+    }
+    index = DonorIndex(dict(reversed(known.items())))
+    back = DonorIndex.from_bytes(index.to_bytes())
+    for one in (index, back):
+        assert {i: dict(v) for i, v in one.images.items()} == known
+        assert list(one.images) == sorted(known)
+        assert "0010" not in one.images
+    assert back.donors("0002", ("cam", 1), 0, 5) == index.donors("0002", ("cam", 1), 0, 5)
+    empty = DonorIndex.from_bytes(DonorIndex({}).to_bytes())
+    assert (len(empty.images), empty.group(1, ("cam", 1))) == (0, [])
+
+
 def test_every_donor_is_as_likely():
-    known = {f"{n:04d}": {"patient": str(n), "predicted": 1, "shard": "u", "lost": []} for n in range(7)}
+    known = {f"{n:04d}": {"patient": str(n), "predicted": 1, "shard": "u.0", "lost": []} for n in range(7)}
     index = DonorIndex(known)
     first = [index.donors("0003", ("cam", 1), seed, 1)[0] for seed in range(1200)]
     counts = pd.Series(first).value_counts()
@@ -193,11 +215,11 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
     maps[3, 0, 0] = torch.inf
     ids = ["a", "b", "c", "d"]
     store.write_shard(
-        "u", pack_maps(dict.fromkeys(ids, 1.0), [(i, 1) for i in ids], {"e": Maps(maps, {})}, []), donors.MAPS
+        "u.0", pack_maps(dict.fromkeys(ids, 1.0), [(i, 1) for i in ids], {"e": Maps(maps, {})}, []), donors.MAPS
     )
     others = DonorMaps(store, config)
     patients = {"a": "1", "b": "2", "c": "2", "d": "3"}
-    others.write_index("m", build_donor_index(store, ["u"], patients, [("e", 1)]))
+    others.write_index("m", build_donor_index(store, ["u.0"], patients, [("e", 1)]))
     others.write_total("m", ("e", 1), 1, size)
     full = rankings.at_size(maps[:3], size)
     rank = rankings.rank_on(full, rankings.tie_fields(ids[:3], config.seed, size), size)
@@ -210,7 +232,7 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
     assert torch.equal(ranked("b"), rank[0])  # c is b's own patient, and d's map is not finite
     mean = others.mean("m", "a", ("e", 1), size)
     assert torch.equal(mean.flatten(), -(rank[1] + rank[2]).double() / 2)
-    lonely = DonorIndex({"a": {"patient": "1", "predicted": 1, "shard": "u", "lost": []}})
+    lonely = DonorIndex({"a": {"patient": "1", "predicted": 1, "shard": "u.0", "lost": []}})
     others.write_index("alone", lonely)
     others.write_total("alone", ("e", 1), 1, size)
     assert others.mean("alone", "a", ("e", 1), size) is None

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cxr_ray import randomness
 from cxr_ray.data import markers
 from cxr_ray.errors import WeightsError
 from cxr_ray.measure import lungs, patch_swap, regions
@@ -278,6 +279,20 @@ def test_donor_images_are_normal_images_of_other_patients():
     assert patch_swap.donor_images(rows[rows.path.isin(["a", "b"])], rows.iloc[:0], 0) == {}
     val = pd.DataFrame({"image_id": ["0", "1"], "path": ["v", "w"], "label": [0, 1], "patient_id": ["s", "t"]})
     assert set(patch_swap.donor_images(rows, val, 0).values()) == {"v"}
+
+
+def test_donor_images_are_those_that_the_hash_picks_among_other_patients():
+    """An independent oracle: the images of other patients written out for each image."""
+    rng = np.random.default_rng(0)
+    n = 60
+    frame = {"image_id": [f"{i:04x}" for i in rng.permutation(n)], "path": [f"{i}.png" for i in range(n)]}
+    rows = pd.DataFrame({**frame, "label": rng.integers(0, 2, n), "patient_id": rng.integers(0, 12, n).astype(str)})
+    normal = rows[rows["label"] == 0].sort_values("image_id")
+    chosen = patch_swap.donor_images(rows, rows.iloc[:0], 7)
+    assert len(chosen) == n
+    for image_id, patient in zip(rows["image_id"], rows["patient_id"], strict=True):
+        others = normal.loc[normal["patient_id"] != patient, "path"].tolist()
+        assert chosen[image_id] == others[randomness.key(7, image_id, "exchange") % len(others)]
 
 
 def test_a_black_frame_stays_black_when_it_is_exchanged():

@@ -241,7 +241,7 @@ def test_maps_of_other_images_are_the_same_after_an_interruption_and_for_two_wor
 
     monkeypatch.setattr(pipeline, "compute_shards", interrupted)
     assert sweep.main([file, "--out", broken, "--set", "resources.workers=1"]) == 130
-    done = {p.stem for p in Path(broken, ".work", "maps").glob("[!.]*.arrow")}
+    done = {p.stem for p in Path(broken, ".work", "maps").rglob("[!.]*.arrow")}
     assert done
     assert sweep.main([file, "--out", broken, "--set", "resources.workers=2", "--resume"]) == 0
     planned, *left = asked
@@ -284,17 +284,17 @@ def test_killed_workers_and_drivers_lose_and_double_nothing(tmp_path):
 
     broken, shards = str(tmp_path / "broken"), tmp_path / "broken" / SHARDS
     process = start(file, "--out", broken, cwd=tmp_path)
-    wait_for(lambda: len(list(shards.glob("[!.]*.arrow"))) >= 1, process)
+    wait_for(lambda: len(list(shards.rglob("[!.]*.arrow"))) >= 1, process)
     actors = subprocess.run(
         ["pgrep", "-s", str(process.pid), "-f", "ray::.*Explain"], capture_output=True, text=True, check=False
     ).stdout.split()
     assert actors
     os.kill(int(actors[0]), signal.SIGKILL)
-    there = len(list(shards.glob("[!.]*.arrow")))
-    wait_for(lambda: len(list(shards.glob("[!.]*.arrow"))) > there, process)
+    there = len(list(shards.rglob("[!.]*.arrow")))
+    wait_for(lambda: len(list(shards.rglob("[!.]*.arrow"))) > there, process)
     os.killpg(process.pid, signal.SIGKILL)  # the driver, and Ray with it
     process.wait()
-    done = {p.name: p.stat().st_mtime_ns for p in shards.glob("[!.]*.arrow")}
+    done = {p.name: p.stat().st_mtime_ns for p in shards.rglob("[!.]*.arrow")}
     assert 0 < len(done) < 6
 
     assert sweep.main([file, "--out", broken, "--resume"]) == 0

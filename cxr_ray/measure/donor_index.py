@@ -1,0 +1,138 @@
+"""Which images are donors of which: the index of one model's test images after the map pass.
+
+A donor of an image is an image of another patient with the same prediction, whose map of the same target exists and is
+finite. The index holds columns, not objects: every worker has it in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from cxr_ray import randomness
+
+Target = tuple[str, int]  # explainer, target
+_COLUMNS = pa.schema({"image_id": pa.string(), "patient": pa.string(), "predicted": pa.int8(), "shard": pa.string()})
+_LOST = b"lost"  # metadata: JSON of image_id to the [explainer, target] without a finite map
+
+
+class DonorIndex:
+    """The donor images of each test image of one model."""
+
+    def __init__(self, images: Mapping[str, Mapping[str, Any]]):
+        """Takes image_id to {patient, predicted, shard, lost}.
+
+        ``lost`` lists the [explainer, target] without a finite map.
+        """
+        ids = sorted(images)
+        rows = [[i, *(images[i][name] for name in _COLUMNS.names[1:])] for i in ids]
+        columns = [pa.array([row[n] for row in rows], field.type) for n, field in enumerate(_COLUMNS)]
+        lost = {i: lost for i in ids if (lost := images[i]["lost"])}
+        self._take(pa.table(columns, schema=_COLUMNS.with_metadata({_LOST: json.dumps(lost)})))
+
+    def _take(self, table: pa.Table) -> None:
+        self.table = table.combine_chunks()
+        self.lost: dict[str, list[list[Any]]] = json.loads(table.schema.metadata[_LOST])
+        self._ids = np.array(table["image_id"].to_pylist(), "S")
+        _, self._patient = np.unique(np.array(table["patient"].to_pylist(), "U"), return_inverse=True)
+        self.predicted = table["predicted"].to_numpy()
+        self._groups: dict[tuple[int, Target], list[str]] = {}
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> DonorIndex:
+        """What ``to_bytes`` gave."""
+        index = cls.__new__(cls)
+        index._take(pa.ipc.open_file(data).read_all())
+        return index
+
+    def to_bytes(self) -> bytes:
+        """An Arrow file."""
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(sink, self.table.schema, options=options) as writer:
+            writer.write_table(self.table)
+        return sink.getvalue().to_pybytes()
+
+    @property
+    def images(self) -> Mapping[str, Mapping[str, Any]]:
+        """image_id to {patient, predicted, shard, lost}, in the order of the ids."""
+        return _Images(self)
+
+    def position(self, image_id: str) -> int:
+        """The place of an image among the sorted ids. Raises KeyError."""
+        at = int(np.searchsorted(self._ids, image_id.encode()))
+        if at == len(self._ids) or self._ids[at] != image_id.encode():
+            raise KeyError(image_id)
+        return at
+
+    def image_id(self, at: int) -> str:
+        """The image at a place."""
+        return str(self._ids[at].decode())
+
+    def _with_map(self, places: NDArray[np.integer], wanted: Target) -> list[str]:
+        ids = (self.image_id(at) for at in places.tolist())
+        return [i for i in ids if list(wanted) not in self.lost.get(i, ())]
+
+    @cached_property
+    def _predicted_at(self) -> dict[int, NDArray[np.integer]]:
+        """The places of each prediction."""
+        return {p: np.flatnonzero(self.predicted == p) for p in (0, 1)}
+
+    @cached_property
+    def _by_patient(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Places sorted by patient, and where each patient begins among them."""
+        order = np.argsort(self._patient, kind="stable")
+        starts = np.searchsorted(self._patient[order], np.arange(self._patient.max(initial=-1) + 2))
+        return order, starts
+
+    def _own(self, at: int) -> NDArray[np.integer]:
+        """The places of the same patient's images of the same prediction, itself among them, in order."""
+        order, starts = self._by_patient
+        patient = self._patient[at]
+        places = order[starts[patient] : starts[patient + 1]]
+        return places[self.predicted[places] == self.predicted[at]]
+
+    def group(self, predicted: int, wanted: Target) -> list[str]:
+        """All images of this prediction that have the map."""
+        if (predicted, wanted) not in self._groups:
+            self._groups[predicted, wanted] = self._with_map(self._predicted_at[predicted], wanted)
+        return self._groups[predicted, wanted]
+
+    def of_same_patient(self, image_id: str, wanted: Target) -> list[str]:
+        """Images of the same patient and prediction, itself among them, that have the map."""
+        return self._with_map(self._own(self.position(image_id)), wanted)
+
+    def donors(self, image_id: str, wanted: Target, seed: int, most: int) -> list[str]:
+        """Up to so many donors, drawn without replacement: the same for every explainer, but for maps that are lost."""
+        at = self.position(image_id)
+        same, own = self._predicted_at[int(self.predicted[at])], self._own(at)
+        others = np.delete(same, np.searchsorted(same, own))
+        key = torch.tensor([randomness.key(seed, image_id, "other_image")])
+        enough = min(len(others), most + len(self.lost))  # as many as may be lost in vain
+        drawn = randomness.first_of_permutation(key, len(others), enough)[0].numpy()
+        return self._with_map(others[drawn], wanted)[:most]
+
+
+class _Images(Mapping[str, Mapping[str, Any]]):
+    """The rows of an index, each made when it is asked for."""
+
+    def __init__(self, index: DonorIndex):
+        self.index = index
+
+    def __len__(self) -> int:
+        return int(self.index.table.num_rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.index.image_id, range(len(self)))
+
+    def __getitem__(self, image_id: str) -> Mapping[str, Any]:
+        at = self.index.position(image_id)
+        row = {name: self.index.table[name][at].as_py() for name in _COLUMNS.names[1:]}
+        return {**row, "lost": self.index.lost.get(image_id, [])}
