@@ -111,9 +111,9 @@ def main(argv: list[str]) -> int:
     """Run ``cxr_ray.sweep`` with these arguments; the file before them gets the clock's stages as JSON."""
     import ray
 
-    from cxr_ray import storage, sweep
+    from cxr_ray import sweep
     from cxr_ray.report import document
-    from cxr_ray.run import context, pipeline, statistics
+    from cxr_ray.run import context, merging, pipeline, statistics
 
     stages, *arguments = argv
     out = arguments[arguments.index("--out") + 1]
@@ -124,17 +124,17 @@ def main(argv: list[str]) -> int:
     clock.time(context, "load_manifest", "manifest")
     clock.time_shards(pipeline, "compute_shards")
     clock.time(pipeline, "sum_maps", "sums of maps")
-    clock.time(storage.Store, "merge", "merge")
+    clock.time(merging, "merge", "merge")
     clock.time(statistics, "write_statistics", "statistics")
     clock.time(document, "write_report", "page")
-    merge = storage.Store.merge
+    merge = merging.merge
 
     @functools.wraps(merge)
-    def counted(self: storage.Store, *args: Any, **kwargs: Any) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
         clock.count_files(out)
-        return merge(self, *args, **kwargs)
+        return merge(*args, **kwargs)
 
-    storage.Store.merge = counted  # type: ignore[method-assign]
+    merging.merge = counted
     whole = clock.start("whole")
     code = sweep.main(arguments)
     whole()

@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,8 @@ from cxr_ray.results import filesystem
 from cxr_ray.schemas import ERRORS, TABLES, file_metadata
 
 SHARDS = ".work/shards"
-ROW_GROUP = 2**17
+ROW_GROUP, GROUP_BYTES = 2**17, 2**26
+MERGED_SHARDS = 2048  # that one file of a table holds
 FOLDER_FILES = 1000  # shards of one folder
 PER_SHARD = ("predictions", "saliency", "lungs", "curves", "faithfulness", "filled", "regions", "donor_swaps", "sanity")
 Tables = Mapping[tuple[str, str], pa.Table]
@@ -129,30 +130,44 @@ class Store:
         """A packed shard."""
         self.write(data, folder, *_shard_parts(name))
 
-    def merge(self, shards_by_trial: Mapping[str, list[str]], errors: list[dict[str, Any]]) -> None:
-        """Shards to tables, one file a partition; memory does not grow with the number of shards.
+    def merge(self, shards_by_trial: Mapping[str, Iterable[str]], errors: list[dict[str, Any]]) -> None:
+        """Shards to tables, one after another: ``clear_tables``, ``merge_portion`` of each, ``finish_merge``.
 
         ``errors`` are added to those of the shards; an error met by several models stands once.
         """
-        fs = self.fs
-        written = set()
+        self.clear_tables()
+        finish = [self.merge_portion(portion) for portion in portions(shards_by_trial)]
+        self.finish_merge(finish, errors)
+
+    def clear_tables(self) -> None:
+        """Remove the tables that shards make."""
         for name in PER_SHARD:
             if self.exists("tables", name):
-                fs.delete_dir(self.path("tables", name))
-        found = list(errors)
-        for trial_id, shards in shards_by_trial.items():
-            with _Writers(self, trial_id) as writers:
-                for shard in shards:
-                    for (name, explainer), table in self.read_shard(shard).items():
-                        if name == "errors":
-                            found += table.to_pylist()
-                        else:
-                            writers.add(name, explainer, table)
-                            written.add(name)
+                self.fs.delete_dir(self.path("tables", name))
+
+    def merge_portion(self, portion: Portion) -> Merged:
+        """Shards of one model to a file of each of its partitions; memory does not grow with their number."""
+        written, found = set(), []
+        with _Writers(self, portion) as writers:
+            for shard in portion.shards:
+                for (name, explainer), table in self.read_shard(shard).items():
+                    if name == "errors":
+                        found += table.to_pylist()
+                    else:
+                        writers.add(name, explainer, table)
+                        written.add(name)
+        return Merged(written, found)
+
+    def finish_merge(self, merged: Iterable[Merged], errors: list[dict[str, Any]]) -> None:
+        """Write the tables that no shard had rows of, and the errors."""
+        written: set[str] = set()
+        unique = {tuple(row[k] for k in ERRORS.key): row for row in errors}
+        for part in merged:
+            written |= part.tables
+            unique |= {tuple(row[k] for k in ERRORS.key): row for row in part.errors}
         for name in PER_SHARD:
             if name not in written:
                 self.write_table(name, [])
-        unique = {tuple(row[k] for k in ERRORS.key): row for row in found}
         self.write_table("errors", sorted(unique.values(), key=lambda r: (str(r["path"]), str(r["stage"]))))
 
     def read_shard(self, name: str, folder: str = SHARDS) -> dict[tuple[str, str], pa.Table]:
@@ -186,12 +201,35 @@ def _is_shard(info: pafs.FileInfo) -> bool:
     return bool(info.is_file and name.endswith(".arrow") and name[0] != "." and name[:-6].rpartition(".")[2].isdigit())
 
 
-class _Writers:
-    """Open Parquet files of one trial, one a (table, explainer)."""
+class Portion(NamedTuple):
+    """Shards of one model that are merged together, and the name of the files that they become."""
 
-    def __init__(self, store: Store, trial_id: str):
-        self.store, self.trial_id, self.fs = store, trial_id, store.fs
-        self.open: dict[tuple[str, str], tuple[pq.ParquetWriter, list[pa.Table], str]] = {}
+    trial_id: str
+    file: str
+    shards: list[str]
+
+
+class Merged(NamedTuple):
+    """What a portion held: names of tables, and rows of errors."""
+
+    tables: set[str]
+    errors: list[dict[str, Any]]
+
+
+def portions(shards_by_trial: Mapping[str, Iterable[str]]) -> Iterator[Portion]:
+    """Each model's shards, MERGED_SHARDS at a time, in their order; the files' names sort as the portions do."""
+    for trial_id, shards in shards_by_trial.items():
+        parts = list(chunks(list(shards), MERGED_SHARDS))
+        width = len(str(len(parts) - 1))
+        yield from (Portion(trial_id, f"part-{n:0{width}d}.parquet", part) for n, part in enumerate(parts))
+
+
+class _Writers:
+    """Open Parquet files of one portion, one a (table, explainer)."""
+
+    def __init__(self, store: Store, portion: Portion):
+        self.store, self.portion, self.fs = store, portion, store.fs
+        self.open: dict[tuple[str, str], _Writer] = {}
 
     def __enter__(self) -> _Writers:
         return self
@@ -199,30 +237,44 @@ class _Writers:
     def add(self, name: str, explainer: str, table: pa.Table) -> None:
         key = name, explainer
         if key not in self.open:
-            parts = ["tables", name, f"trial_id={self.trial_id}"] + ([f"explainer={explainer}"] if explainer else [])
-            folder = self.store.path(*parts)
+            parts = ["tables", name, f"trial_id={self.portion.trial_id}"]
+            folder = self.store.path(*parts, *([f"explainer={explainer}"] if explainer else []))
             self.fs.create_dir(folder, recursive=True)
             schema = TABLES[name].schema.with_metadata(file_metadata(self.store.run))
-            writer = pq.ParquetWriter(f"{folder}/.part-0.parquet.tmp", schema, filesystem=self.fs)
-            self.open[key] = writer, [], folder
-        writer, waiting, _ = self.open[key]
-        waiting.append(table)
-        if sum(t.num_rows for t in waiting) >= ROW_GROUP:
-            self._flush(writer, waiting)
-
-    @staticmethod
-    def _flush(writer: pq.ParquetWriter, waiting: list[pa.Table]) -> None:
-        if waiting:
-            writer.write_table(pa.concat_tables(t.replace_schema_metadata(writer.schema.metadata) for t in waiting))
-            waiting.clear()
+            hidden = f"{folder}/.{self.portion.file}.tmp"
+            self.open[key] = _Writer(pq.ParquetWriter(hidden, schema, filesystem=self.fs), folder)
+        self.open[key].add(table)
 
     def __exit__(self, kind: object, *rest: object) -> None:
-        for writer, waiting, folder in self.open.values():
+        for writer in self.open.values():
             if kind is None:
-                self._flush(writer, waiting)
-            writer.close()
+                writer.flush()
+            writer.file.close()
             if kind is None:
-                self.fs.move(f"{folder}/.part-0.parquet.tmp", f"{folder}/part-0.parquet")
+                file = self.portion.file
+                self.fs.move(f"{writer.folder}/.{file}.tmp", f"{writer.folder}/{file}")
+
+
+class _Writer:
+    """One Parquet file, whose row groups hold at most about ROW_GROUP rows and GROUP_BYTES bytes."""
+
+    def __init__(self, file: pq.ParquetWriter, folder: str):
+        self.file, self.folder = file, folder
+        self.waiting: list[pa.Table] = []
+        self.rows = self.bytes = 0
+
+    def add(self, table: pa.Table) -> None:
+        self.waiting.append(table)
+        self.rows += table.num_rows
+        self.bytes += table.nbytes
+        if self.rows >= ROW_GROUP or self.bytes >= GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.waiting:
+            metadata = self.file.schema.metadata
+            self.file.write_table(pa.concat_tables(t.replace_schema_metadata(metadata) for t in self.waiting))
+        self.waiting, self.rows, self.bytes = [], 0, 0
 
 
 def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -246,6 +246,22 @@ def test_small_row_groups_hold_the_same_rows(store, monkeypatch):
     assert read.read()["image_id"].to_pylist() == [f"image_id{i}" for i in (0, 1, 10, 11, 20, 21)]
 
 
+def test_small_portions_hold_the_same_rows_in_files_that_sort_as_the_shards(store, monkeypatch):
+    names = [f"study.test.2.{n:05d}" for n in range(23)]
+    for n, name in enumerate(names):
+        store.write_shard(name, pack({("curves", "gradcam"): made_table(TABLES["curves"], range(2 * n, 2 * n + 2))}))
+    folder = Path(store.out, "tables/curves/trial_id=study/explainer=gradcam")
+    store.merge({"study": names}, [])
+    whole = pq.ParquetFile(folder / "part-0.parquet").read()
+    monkeypatch.setattr(tables, "MERGED_SHARDS", 2)
+    monkeypatch.setattr(tables, "GROUP_BYTES", 1)
+    store.merge({"study": names}, [])
+    files_there = sorted(folder.iterdir())
+    assert [f.name for f in files_there] == [f"part-{n:02d}.parquet" for n in range(12)]
+    assert pq.ParquetFile(files_there[0]).num_row_groups == 2
+    assert pa.concat_tables([pq.ParquetFile(f).read() for f in files_there]).equals(whole)
+
+
 def test_an_error_that_several_models_meet_stands_once(store):
     fill(store)
     mine = [error("z.jpg"), error("a.jpg", "read"), error("a.jpg"), error("a.jpg", "explain:study:gradcam")]

@@ -27,8 +27,8 @@ def donor_images(test: pd.DataFrame, val: pd.DataFrame, seed: int) -> dict[str, 
     chosen = {}
     for image_id, patient in zip(test["image_id"], test["patient_id"], strict=True):
         own = own_of.get(patient, ())
-        if n := len(paths) - len(own):
-            at = randomness.key(seed, image_id, "exchange") % n  # among those of other patients, in order
+        if others := len(paths) - len(own):
+            at = randomness.key(seed, image_id, "exchange") % others  # among those of other patients, in order
             for place in own:
                 at += place <= at
             chosen[image_id] = paths[at]

@@ -28,7 +28,7 @@ from cxr_ray.measure.cost import (
 from cxr_ray.measure.patch_swap import donor_images
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints
-from cxr_ray.run import pipeline, rounds, terminal
+from cxr_ray.run import merging, pipeline, rounds, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
@@ -101,7 +101,7 @@ def explain(
     if not _computed(scoring, plan, ""):
         return False
     pool.close()
-    context.store.merge({trial_id: list(plan.names(trial_id)) for trial_id in model_refs}, errors)
+    merging.merge(context.store, plan, errors)
     return True
 
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 import yaml
 
-from cxr_ray import results, sweep
+from cxr_ray import results, storage, sweep
 from cxr_ray.data import images
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
-from cxr_ray.run import explaining
+from cxr_ray.run import explaining, merging
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import SHARDS
 
@@ -205,13 +205,17 @@ def test_resuming_a_finished_run_prints_its_table(trained, capsys):
 
 
 @pytest.mark.slow
-def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path):
+def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path, monkeypatch):
+    """The second run also merges its shards in tasks, as a large one does."""
     file = given_sweep(tmp_path)
     outs = []
     for workers, batch in ((1, 8), (2, 3)):
         outs.append(str(tmp_path / f"{workers}-{batch}"))
         arguments = ["--set", f"resources.workers={workers}", "--set", f"resources.batch_size={batch}"]
         assert sweep.main([file, "--out", outs[-1], *arguments]) == 0
+        for module in (storage, merging):
+            monkeypatch.setattr(module, "MERGED_SHARDS", 2)
+    assert len(list(Path(outs[1], "tables", "predictions").rglob("part-*.parquet"))) > 1
     first, other = (tables(out) for out in outs)
     assert set(first["trials"].status) == {"given"}
     assert_same(first, other)
