@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # these import torch, which tasks that read and write do with
 
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
 PORTION = 128  # shards a worker that Ray Data is given at a time: the driver never holds all
+BLOCKS_OF_A_WORKER, BLOCK_SHARDS = 64, 16  # at least so many blocks for each worker before a block holds several shards
 
 
 @dataclass(frozen=True)
@@ -231,11 +232,23 @@ def _decoded(shard_pass: ShardPass, shards: Missing) -> Iterator[Any]:
     limits = ray.data.ExecutionResources.for_limits(cpu=pool.free_cpus)  # Ray Data does not know of the workers
     while portion := list(islice(left, PORTION * shard_pass.allocation.workers)):
         rows = [{"shard": json.dumps(shard.to_plain())} for shard in portion]
+        blocks = -(-len(rows) // shards_of_a_block(len(shards), shard_pass.allocation.workers))
         # a plain function: a class would become an actor
-        decoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(decode.__call__, num_cpus=LIGHT_CPUS)
+        decoded = ray.data.from_items(rows, override_num_blocks=blocks).map(decode.__call__, num_cpus=LIGHT_CPUS)
         decoded.context.execution_options.resource_limits = limits
         for bundle in decoded.iter_internal_ref_bundles():
             yield from bundle.block_refs
+
+
+def shards_of_a_block(n_shards: int, workers: int) -> int:
+    """Shards that travel and are computed together: one in a small run, several where a worker gets very many.
+
+    Each block costs the driver as much, whatever it holds.
+
+    >>> shards_of_a_block(100, 2), shards_of_a_block(62_500, 100), shards_of_a_block(1_250_000, 100)
+    (1, 9, 16)
+    """
+    return min(BLOCK_SHARDS, max(1, n_shards // (BLOCKS_OF_A_WORKER * workers)))
 
 
 def _compute(explain: _Explain, settings: PassSettings, block: pa.Table) -> tuple[list[dict[str, Any]], list[Any]]:
