@@ -77,6 +77,11 @@ class Shard:
     comparisons: Sequence[Comparison] = ()
     name: str = ""
 
+    def pieces(self, most: int) -> list[Shard]:
+        """Shards of at most so many of the images, in their order; errors stay with the whole."""
+        place = np.arange(len(self.image_ids)) // most
+        return [self.only(place == i) for i in range(-(-len(place) // most))]
+
     def only(self, kept_B: NDArray[np.bool_]) -> Shard:
         """The shard of some of its images."""
         at = np.flatnonzero(kept_B).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any
@@ -28,6 +29,7 @@ from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import ERRORS
 
 Errors = list[Mapping[str, Any]]  # rows of the table errors
+PIECE = 8  # images that a GPU is asked about at a time
 
 
 class Worker:
@@ -60,6 +62,7 @@ class Worker:
         self._found: dict[int, int] = {}  # by size of the images
         self._images: torch.Tensor | None = None  # pixel space, of the shard that comes: backends must agree on them
         self.device = torch.device(device)
+        self.piece = PIECE if self.device.type == "cuda" else None
         backends.full_float32()
         self.backend = InferenceBackend("eager", {})
         # Shards come model by model; where one follows another, two are kept.
@@ -126,12 +129,8 @@ class Worker:
                     tables |= self._sanity(shard, errors)
                 elif shard.split == "donors":
                     tables |= self._donor_swaps(shard, errors)
-                elif (batch := self._batch(shard, self.sweep, errors, file)) is not None:
-                    tables["predictions", ""] = batch.prediction_rows()
-                    if shard.split == "test":
-                        tables |= self._measured(batch, errors, file)
-                    else:
-                        tables["filled", ""] = filled_rows(batch)
+                else:
+                    tables |= self._scored(shard, errors, file)
         if errors:
             tables["errors", ""] = ERRORS.from_rows(errors)
         return tables
@@ -157,8 +156,25 @@ class Worker:
             return batch
         return Batch(sweep, shard.only(finite), *given) if finite.any() else None
 
-    def _measured(self, batch: Batch, errors: Errors, file: MapFile | None) -> Tables:
-        """All tables of a test shard but its predictions."""
+    def _scored(self, shard: Shard, errors: Errors, file: MapFile | None) -> Tables:
+        """Predictions, and all else of val or test. A GPU works on the next images while rows of the last are made."""
+        begun: deque[Callable[[], Tables]] = deque()
+        parts: list[Tables] = []
+        for piece in shard.pieces(self.piece) if self.piece else [shard]:
+            if (batch := self._batch(piece, self.sweep, errors, file)) is None:
+                continue
+            if shard.split == "test":
+                begun.append(self._begin(batch, errors, file))
+            else:
+                begun.append(partial(_baseline_rows, batch))
+            if len(begun) > 1:
+                parts.append(begun.popleft()())
+        parts += [rows() for rows in begun]
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: pa.concat_tables([part[name] for part in parts if name in part]) for name in names}
+
+    def _begin(self, batch: Batch, errors: Errors, file: MapFile | None) -> Callable[[], Tables]:
+        """Ask the device for all that is scored of a test shard; the tables are made when they are called for."""
         shared = SharedControls(batch) if self.sweep.has_fixed_design else None
         regions = begin_regions(batch) if self.sweep.regions else None
         begun: dict[str, Callable[[], Tables]] = {}
@@ -174,13 +190,16 @@ class Worker:
                     begun[explainer] = partial(maps_alone, batch, explainer, maps, self.donor_maps)
                 else:
                     begun[explainer] = begin(batch, shared, explainer, maps, self.donor_maps)
-        # The device has all its work; from here on the host waits for it, and makes rows.
-        tables = shared.rows() if shared else {}
-        if regions is not None:
-            tables["regions", ""] = regions()
-        for explainer, rows in begun.items():
-            with _lost_maps(batch.shard, "explain", explainer, errors):
-                tables |= rows()
+
+        def tables() -> Tables:
+            made = {("predictions", ""): batch.prediction_rows()} | (shared.rows() if shared else {})
+            if regions is not None:
+                made["regions", ""] = regions()
+            for explainer, rows in begun.items():
+                with _lost_maps(batch.shard, "explain", explainer, errors):
+                    made |= rows()
+            return made
+
         return tables
 
     def map_pass(self, shard: Shard) -> bytes:
@@ -227,6 +246,10 @@ class Worker:
             with _lost_maps(batch.shard, "sanity", explainer, errors):
                 tables += sanity.sanity_rows(batch, shared, explainer, randomised)
         return {("sanity", ""): pa.concat_tables(tables)} if tables else {}
+
+
+def _baseline_rows(batch: Batch) -> Tables:
+    return {("predictions", ""): batch.prediction_rows(), ("filled", ""): filled_rows(batch)}
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -16,8 +17,8 @@ from cxr_ray.measure.attribution.inputs import Explainer, Inputs
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.explainers import EXPLAINERS
-from cxr_ray.models import backend_choice
-from cxr_ray.models.networks import Classifier
+from cxr_ray.models import backend_choice, backends
+from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.schemas import TABLES
 from tests.builders import networks
 from tests.builders.shards import SIZE, frames, linear_model, shard, sweep, worker
@@ -33,7 +34,8 @@ def test_the_precision_asked_for_reaches_the_choice_of_a_backend(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(backend_choice, "choose", choose)
     given = shard()
-    worker(sweep(perturb={"precision": "half"}), linear_model())(given)
+    few = {"precision": "half", "grids": ["7"], "fills": ["mean"], "levels": [0.5]}
+    worker(sweep(perturb=few, controls={"cell_random": 1}), linear_model())(given)
     assert seen[0][4] == "half"
     assert torch.equal(seen[0][5], linear_model().normalize(torch.from_numpy(given.pixels).float() / 255))
     assert not torch.backends.cudnn.allow_tf32
@@ -372,3 +374,84 @@ def test_sequential_draws_test_the_metric_that_was_chosen_on_validation():
     rows = frames(w(shard()))["faithfulness"].query("scale == 'logodds' and control == 'cell_random'")
     assert set(rows[rows.p_draws.notna()].metric) == {"deletion_auc"}
     assert set(rows.metric) == {"deletion_auc", "insertion_auc", "abpc", "drop"}
+
+
+def test_half_precision_has_no_bias_in_advantages():
+    """The arithmetic is that of a GPU's float16; on a CPU it is only slow."""
+    size, n = 32, 12
+    model = Classifier(networks.varied_resnet18(), ModelSpec("resnet18", size)).eval().requires_grad_(False)
+    config = sweep(
+        explain={"explainers": ["gradcam", "saliency"], "targets": ["pneumonia"]},
+        perturb={"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
+        controls={"cell_random": 3},
+        regions=None,
+    )
+    gaps = []
+    for form in (backends.eager, backends.half):
+        made = worker(config, model)
+        made.forward = {"m": form(model, torch.zeros(1))}.__getitem__
+        rows = frames(made(shard(n, size)))["faithfulness"]
+        kept = (
+            (rows.metric == "drop") & (rows.level == 0.5) & (rows.scale == "logodds") & (rows.control == "cell_random")
+        )
+        gaps.append(rows[kept].set_index(["explainer", "image_id"]).gap.sort_index())
+    difference = gaps[1] - gaps[0]
+    by_image = difference.groupby("image_id").mean()  # the explainers share an image's controls
+    assert len(by_image) == n
+    assert 0 < difference.std() < gaps[0].std() / 50
+    assert abs(by_image.mean()) < 3.5 * by_image.std() / n**0.5
+
+
+class _Clock:
+    """A host that works and waits, and a device that works through a queue."""
+
+    def __init__(self) -> None:
+        self.now = self.free = 0.0
+
+    def ask(self, seconds: float) -> None:
+        self.free = max(self.free, self.now) + seconds
+
+    def wait(self) -> None:
+        self.now = max(self.now, self.free)
+
+
+@pytest.mark.parametrize(("piece", "seconds"), [(None, 4 * (3 + 2)), (2, 4 * 3 + 2)])
+def test_a_gpu_scores_the_next_images_while_rows_of_the_last_are_made(monkeypatch, piece, seconds):
+    """Four pieces, each 3 s of the device and 2 s of rows: only the last rows are waited for."""
+    clock, made, given = _Clock(), worker(sweep(), linear_model()), shard(8)
+    made.piece = piece
+
+    def batch(piece, *_):
+        clock.wait()  # for the images' own scores
+        return piece
+
+    def begin(piece, *_):
+        clock.ask(1.5 * len(piece.image_ids))
+        done = clock.free
+
+        def rows():
+            clock.now = max(clock.now, done) + len(piece.image_ids)
+            return {("predictions", ""): pa.table({"image_id": list(piece.image_ids)})}
+
+        return rows
+
+    monkeypatch.setattr(made, "_batch", batch)
+    monkeypatch.setattr(made, "_begin", begin)
+    tables = made(given)
+    assert clock.now == seconds
+    assert tables["predictions", ""]["image_id"].to_pylist() == list(given.image_ids)
+
+
+def test_pieces_of_a_shard_give_its_rows():
+    config, given = sweep(regions={"names": ["border", "centre"], "draws": 1}), shard()
+    whole = worker(config, linear_model())(given)
+    cut = worker(config, linear_model())
+    cut.piece = 2
+    tables = cut(given)
+    assert list(tables) == list(whole)
+    for name, table in whole.items():
+        columns = [c for c in table.column_names if table.schema.field(c).type != pa.list_(pa.float32())]
+        expected, made = (
+            t.select(columns).to_pandas().sort_values(columns[:8]).reset_index(drop=True) for t in (table, tables[name])
+        )
+        pd.testing.assert_frame_equal(made, expected, atol=1e-5)
