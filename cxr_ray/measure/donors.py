@@ -7,6 +7,7 @@ Shapes: P (image, target) pairs, D draws, V side of a map, S side of an image, U
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_ray.config import Sweep
+from cxr_ray.cpus import usable_cpus
 from cxr_ray.measure import rankings
 from cxr_ray.measure.donor_index import DonorIndex, Target
-from cxr_ray.storage import Store
+from cxr_ray.storage import Store, chunks
 
 MAPS, INDEX, MEANS = ".work/maps", ".work/donor_index", ".work/means"
 OPEN_FILES, KEPT_MAPS, KEPT_MEANS = 64, 128, 32  # in a worker's memory
@@ -197,17 +199,31 @@ class DonorMaps:
         """The sum of rank maps, int64 [U], and their number: one by one on the CPU, so that equal maps rank equally."""
         total, n = np.zeros(size * size, np.int64), 0
         for image_id in ids:
-            full = rankings.at_size(torch.from_numpy(self.read(trial_id, image_id, wanted).copy())[None], size)
-            total += rankings.rank_on(full, rankings.tie_fields([image_id], self.seed, size), size)[0].numpy()
+            total += self._place(image_id, self.read(trial_id, image_id, wanted), size)
             n += 1
         return total, n
+
+    def _place(self, image_id: str, values: Array, size: int) -> NDArray[np.int32]:
+        """An image's rank map [U]."""
+        full = rankings.at_size(torch.from_numpy(values.copy())[None], size)
+        return rankings.rank_on(full, rankings.tie_fields([image_id], self.seed, size), size)[0].numpy()
 
     def write_total(self, trial_id: str, wanted: Target, predicted: int, size: int) -> None:
         """The sum of the rank maps of all images of a prediction, where it is not there yet."""
         name = _total_name(trial_id, wanted, predicted)
         if self.store.fs.get_file_info(self.store.path(MEANS, name)).size != 8 * size**2:
             group = self.index(trial_id).group(predicted, wanted)
-            self.store.write(self._places(trial_id, group, wanted, size)[0].tobytes(), MEANS, name)
+            self.store.write(self._all_places(trial_id, group, wanted, size).tobytes(), MEANS, name)
+
+    def _all_places(self, trial_id: str, ids: list[str], wanted: Target, size: int) -> NDArray[np.int64]:
+        """The sum of many rank maps, [U], on all CPUs: the one worker of a GPU would rank on one of them."""
+        total, n = np.zeros(size * size, np.int64), usable_cpus()
+        with ThreadPoolExecutor(n) as pool:
+            for part in chunks(ids, 4 * n):  # read by one thread, as MapFile is not for several
+                maps = [self.read(trial_id, image_id, wanted) for image_id in part]
+                for places in pool.map(self._place, part, maps, itertools.repeat(size)):
+                    total += places
+        return total
 
     def _total(self, trial_id: str, wanted: Target, predicted: int) -> NDArray[np.int64]:
         return np.frombuffer(self.store.read(MEANS, _total_name(trial_id, wanted, predicted)), np.int64)

@@ -239,6 +239,21 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
     assert others.donated("alone", "a", ("e", 1), range(3)) is None
 
 
+def test_the_total_is_the_sum_of_the_rank_maps_of_each_image(tmp_path, monkeypatch):
+    store, config, size = Store(str(tmp_path), {}), others_sweep(), 14
+    ids = [f"i{n:02d}" for n in range(30)]
+    maps = torch.rand(len(ids), 7, 7, generator=torch.Generator().manual_seed(1))
+    pairs = [(i, 1) for i in ids]
+    store.write_shard("u", pack_maps(dict.fromkeys(ids, 1.0), pairs, {"e": Maps(maps, {})}, []), donors.MAPS)
+    monkeypatch.setattr(donors, "usable_cpus", lambda: 3)  # several portions, several threads
+    made = DonorMaps(store, config)
+    made.write_index("m", build_donor_index(store, ["u"], {i: i for i in ids}, [("e", 1)]))
+    made.write_total("m", ("e", 1), 1, size)
+    full = rankings.at_size(maps, size)
+    expected = rankings.rank_on(full, rankings.tie_fields(ids, config.seed, size), size).sum(0)
+    assert made.total("m", ("e", 1), 1).tolist() == expected.tolist()
+
+
 def test_an_image_without_donors_is_kept_and_counted(tmp_path, monkeypatch):
     def partly_lost(model, inputs):
         maps = torch.stack([torch.full((7, 7), float(IDS.index(i))) + torch.eye(7) for i in inputs.ids])
