@@ -30,12 +30,13 @@ def curves(part: pd.DataFrame, controls: Sequence[str], title: str, scales: Iter
     shown = shown_buckets(part)
     figure = Figure(figsize=(WIDTH, 1.3 + 2.1 * len(rows)))
     axes = figure.subplots(len(rows), len(shown), sharey="row", squeeze=False)
+    sums = {(d, bucket): _sums(part, d, bucket) for d in DIRECTIONS for bucket in shown}
     for row, (direction, scale) in zip(axes, rows, strict=True):
         for ax, bucket in zip(row, shown, strict=True):
-            of_bucket = part[(part["direction"] == direction) & ((part["outcome"] == bucket) | (bucket == "all"))]
-            _panel(ax, of_bucket, controls, direction, scale)
-            n = images(of_bucket).get("none", 0)
-            ax.set_title(f"{DIRECTIONS[direction]}\n{bucket}, n = {n}", fontsize=9)
+            of_panel = sums[direction, bucket]
+            _panel(ax, of_panel, controls, direction, scale)
+            n = of_panel.loc[of_panel["control"] == "none", "n"].max()
+            ax.set_title(f"{DIRECTIONS[direction]}\n{bucket}, n = {0 if pd.isna(n) else int(n)}", fontsize=9)
         better = "lower" if direction == "morf" else "higher"
         row[0].set_ylabel(f"{SCALES[scale]} of the target\n({better}: more faithful)", fontsize=8)
     drawn = marks_of(*axes.flat)
@@ -57,10 +58,15 @@ def images(sums: pd.DataFrame) -> dict[str, int]:
     return {str(c): int(v) for c, v in n.groupby("control").max().items()}
 
 
-def _panel(ax: Axes, part: pd.DataFrame, controls: Sequence[str], direction: str, scale: str) -> None:
-    sums = part.groupby(["control", "draw", "level_done"], as_index=False)[[scale, "n"]].sum()
-    sums = sums[sums["n"] > 0]
-    sums["mean"] = sums[scale] / sums["n"]
+def _sums(part: pd.DataFrame, direction: str, bucket: str) -> pd.DataFrame:
+    """Sums over the bucket's images by control, draw and level_done; without those of no image."""
+    chosen = part[(part["direction"] == direction) & ((part["outcome"] == bucket) | (bucket == "all"))]
+    sums = chosen.groupby(["control", "draw", "level_done"], as_index=False)[[*SCALES, "n"]].sum()
+    return sums[sums["n"] > 0]
+
+
+def _panel(ax: Axes, sums: pd.DataFrame, controls: Sequence[str], direction: str, scale: str) -> None:
+    sums = sums.assign(mean=sums[scale] / sums["n"])
     for control, of_control in sums.groupby("control"):
         x = of_control["level_done"] if direction == "morf" else 1 - of_control["level_done"]
         spread = of_control.groupby(x)["mean"].agg(["min", "max", "mean"])
@@ -68,7 +74,8 @@ def _panel(ax: Axes, part: pd.DataFrame, controls: Sequence[str], direction: str
             ax.plot(spread.index, spread["mean"], "o-", color="black", ms=3, lw=1.5, label="map", zorder=5)
             continue
         i = controls.index(str(control))
-        ax.fill_between(spread.index, spread["min"], spread["max"], color=colour(i), alpha=0.25, lw=0)
+        if (spread["min"] < spread["max"]).any():  # several draws
+            ax.fill_between(spread.index, spread["min"], spread["max"], color=colour(i), alpha=0.25, lw=0)
         ax.plot(spread.index, spread["mean"], DASHES[i % 4], color=colour(i), lw=1.2, label=str(control))
     ax.set_xlim(-0.02, 1.02)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])

@@ -64,8 +64,8 @@ def point(ax: Axes, y: float, bounds: Sequence[float], colour: str, marker: str 
     if pd.isna(lower):
         ax.plot(mean, y, "+" if hollow else "x", ms=5, color=colour)
         return
-    ax.plot([lower, upper], [y, y], color=colour, lw=1.5, solid_capstyle="butt")
-    ax.plot(mean, y, marker, ms=5, color=colour, mfc="white" if hollow else colour)
+    look = {"color": colour, "mfc": "white" if hollow else colour}
+    ax.plot([lower, mean, upper], [y] * 3, f"{marker}-", markevery=[1], ms=5, lw=1.5, solid_capstyle="butt", **look)
 
 
 def rows_axis(ax: Axes, labels: Sequence[str], groups: Sequence[Any] = ()) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class _Model:
     inline: bool
     test: pd.DataFrame
     maps: Mapping[_Key, Mapping[Any, Any]]
-    measured: Mapping[_Key, pd.DataFrame]
+    measured: Mapping[_Key, Sequence[Any]]
     signed: Mapping[str, bool]
 
     @property
@@ -98,12 +98,15 @@ def _model(data: RunData, trial_id: str, test: pd.DataFrame, ids: list[str]) -> 
     columns = [*key, "metric", "level", "scale", "control", "value", "gap"]
     measured = data.run.pandas("faithfulness", columns, chosen & setting & shown)
     signed = {e: galleries.is_signed(maps, e) for e in data.explainers}
+    rows: dict[_Key, list[Any]] = {}
+    for of_map, r in zip(_keys(measured), page.rows_of(measured), strict=True):
+        rows.setdefault(of_map, []).append(r)
     return _Model(
         trial_id,
         trial_id == data.models[0],
         test,
         dict(zip(_keys(maps), maps.to_dict("records"), strict=True)),
-        {next(_keys(part)): part for _, part in measured.groupby(key)},
+        rows,
         signed,
     )
 
@@ -122,9 +125,9 @@ def card(data: RunData, folder: Folder, images: Images, model: _Model, name: str
     panels, lines, main = [Panel("X-ray", [score.replace("P(PNEUMONIA)", "P"), outcome])], [], "none"
     for explainer in data.explainers:
         key = image_id, target, explainer
-        row, measured = model.maps.get(key), model.measured.get(key)
+        row = model.maps.get(key)
         concentration = (page.known(row["concentration"]) if row is not None else "") or "none"
-        drop, advantage = ([], []) if measured is None else _numbers(data, measured)
+        drop, advantage = _numbers(data, model.measured.get(key, ()))
         below = [concentration, *drop]
         panels.append(Panel(explainer, below, galleries.values_of(row), model.signed[explainer]))
         lines.append(f"{explainer}: " + ", ".join([*below, *advantage]))
@@ -146,20 +149,18 @@ def card(data: RunData, folder: Folder, images: Images, model: _Model, name: str
     }
 
 
-def _numbers(data: RunData, measured: pd.DataFrame) -> tuple[list[str], list[str]]:
+def _numbers(data: RunData, measured: Iterable[Any]) -> tuple[list[str], list[str]]:
     """The drop and the advantage over the first control in words, each where it was measured."""
-    drops = measured[(measured["metric"] == "drop") & (measured["level"] == data.primary.level)]
-    drop = {s: _one(drops[drops["scale"] == s], "none", "value") for s in SCALES}
-    tested = measured[data.primary.chosen(measured) & (measured["scale"] == data.primary.scale)]
-    advantage = _one(tested, data.controls[0] if data.controls else "none", "gap")
+    control, level = data.controls[0] if data.controls else "none", data.primary.metric_level
+    drop, advantage = dict.fromkeys(SCALES, np.nan), np.nan
+    for r in measured:
+        if r.control == "none" and r.metric == "drop" and r.level == data.primary.level:
+            drop[r.scale] = r.value
+        is_primary = r.metric == data.primary.metric and (level is None or r.level == level)
+        if is_primary and r.scale == data.primary.scale and r.control == control:
+            advantage = r.gap
     fall = f"drop {page.number(drop['logodds'], 2, True)} (P {page.number(drop['prob'], 3, True)})"
     return (
         [] if pd.isna(drop["prob"]) else [fall],
         [] if pd.isna(advantage) else [f"advantage {page.number(advantage, 2, True)}"],
     )
-
-
-def _one(frame: pd.DataFrame, control: str, column: str) -> Any:
-    """The value of the one row that is meant; NaN where there is none."""
-    part = frame.loc[frame["control"] == control, column]
-    return part.iloc[0] if len(part) else np.nan
