@@ -244,10 +244,10 @@ def test_the_total_is_the_sum_of_the_rank_maps_of_each_image(tmp_path, monkeypat
     ids = [f"i{n:02d}" for n in range(30)]
     maps = torch.rand(len(ids), 7, 7, generator=torch.Generator().manual_seed(1))
     pairs = [(i, 1) for i in ids]
-    store.write_shard("u", pack_maps(dict.fromkeys(ids, 1.0), pairs, {"e": Maps(maps, {})}, []), donors.MAPS)
+    store.write_shard("u.0", pack_maps(dict.fromkeys(ids, 1.0), pairs, {"e": Maps(maps, {})}, []), donors.MAPS)
     monkeypatch.setattr(donors, "usable_cpus", lambda: 3)  # several portions, several threads
     made = DonorMaps(store, config)
-    made.write_index("m", build_donor_index(store, ["u"], {i: i for i in ids}, [("e", 1)]))
+    made.write_index("m", build_donor_index(store, ["u.0"], {i: i for i in ids}, [("e", 1)]))
     made.write_total("m", ("e", 1), 1, size)
     full = rankings.at_size(maps, size)
     expected = rankings.rank_on(full, rankings.tie_fields(ids, config.seed, size), size).sum(0)

@@ -64,7 +64,7 @@ def point(ax: Axes, y: float, bounds: Sequence[float], colour: str, marker: str 
     if pd.isna(lower):
         ax.plot(mean, y, "+" if hollow else "x", ms=5, color=colour)
         return
-    look = {"color": colour, "mfc": "white" if hollow else colour}
+    look: dict[str, Any] = {"color": colour, "mfc": "white" if hollow else colour}
     ax.plot([lower, mean, upper], [y] * 3, f"{marker}-", markevery=[1], ms=5, lw=1.5, solid_capstyle="butt", **look)
 
 
