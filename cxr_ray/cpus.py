@@ -28,6 +28,13 @@ def cpu_quota(root: Path = ROOT) -> float:
     return min((_quota(folder) for folder in _groups(root)), default=math.inf)
 
 
+def usable_memory(root: Path = ROOT) -> int:
+    """Bytes of the machine's memory, or of the control group's limit where that is less (version 2, ``memory.max``)."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = ("".join(_lines(folder / "memory.max")) for folder in _groups(root))
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
+
+
 def _groups(root: Path) -> Iterator[Path]:
     """The folders of this process's groups that hold a CPU controller, from the mount point down."""
     paths: dict[str, PurePosixPath] = {}  # of the group, by controller; "" is version 2

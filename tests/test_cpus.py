@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_ray.cpus import cpu_quota, usable_cpus
+from cxr_ray.cpus import cpu_quota, usable_cpus, usable_memory
 
 V2 = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "31 23 0:27 {root} /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct"
@@ -97,3 +97,10 @@ def test_usable_cpus_are_whole_and_no_more_than_the_affinity_grants(tmp_path, mo
 
 def test_on_this_machine_there_is_at_least_one_cpu():
     assert 1 <= usable_cpus() <= (os.cpu_count() or 1)
+
+
+def test_memory_is_the_machine_s_or_the_least_limit_of_its_groups(tmp_path):
+    free = usable_memory(tree(tmp_path / "free", V2.format(root="/"), "0::/job\n", {"job/memory.max": "max\n"}))
+    limits = {"job/memory.max": "max\n", "job/step/memory.max": "1048576\n"}
+    bound = usable_memory(tree(tmp_path / "bound", V2.format(root="/"), "0::/job/step\n", limits))
+    assert free == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > bound == 2**20

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,12 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cxr_ray.config import Train
+from cxr_ray.data.pixel_cache import gathered
 from cxr_ray.errors import TrainingError
 from cxr_ray.models.networks import Classifier
 from cxr_ray.registry import Registry
 
 EVAL_BATCH = 64
 FOCAL_GAMMA = 2.0
+STAGED = 2**28  # bytes of images on the device at a time, where not all fit
 NUMBERS_AN_IMAGE = 6  # that an augmentation draws
 ALWAYS_ON_DEVICE = 1.5 * 2**30  # bytes: CUDA's context, weights, gradients and AdamW's moments
 ACTIVATIONS = 40 * 2**20 / 224**2  # bytes of an image for each pixel of its side squared; resnet18d's saved ones are 28
@@ -139,12 +141,18 @@ class _Training:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, max_lr=config.lr, total_steps=total_steps, pct_start=rise
         )
-        self.pixels = _read_only(train.pixels).to(device)
         labels = torch.from_numpy(np.array(train.labels))
         if config.labels == "shuffled":  # a function of the seed alone; validation keeps the given ones
             labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(config.seed))]
-        self.labels = labels.to(device)
-        self.loss = LOSSES[config.loss](self.labels)
+        self.images, self.all_labels = train.pixels, labels
+        self.is_whole = train.pixels.nbytes <= room(device)
+        if self.is_whole:
+            self.pixels, self.labels = _read_only(train.pixels).to(device), labels.to(device)
+        else:  # room for the images of some steps
+            n = max(1, STAGED // (train.pixels[0].nbytes * config.batch_size)) * config.batch_size
+            self.pixels = torch.empty((n, *train.pixels.shape[1:]), dtype=torch.uint8, device=device)
+            self.labels = torch.empty(n, dtype=torch.int64, device=device)
+        self.loss = LOSSES[config.loss](labels.to(device))
         self.augment = AUGMENTATIONS[config.augment]
 
     def state(self, progress: dict[str, Any]) -> dict[str, Any]:
@@ -166,17 +174,28 @@ class _Training:
         """Train for one epoch; the mean loss over its images, in nats."""
         generator = torch.Generator().manual_seed(self.config.seed * 100_003 + epoch)
         batch_size = self.config.batch_size
-        order = SAMPLERS[self.config.sampler](self.labels.cpu(), generator)
-        order = order[: self.steps * batch_size].to(self.device)
+        order = SAMPLERS[self.config.sampler](self.all_labels, generator)
+        order = order[: self.steps * batch_size]
         batches = order.split(batch_size)
         numbers = [torch.rand(NUMBERS_AN_IMAGE, len(chosen), generator=generator) for chosen in batches]
         numbers_AN = torch.cat(numbers, 1).to(self.device)  # at once, so that no step waits for the device
         self.model.train()
         _freeze_statistics(self.model)
         total = torch.zeros((), device=self.device)
-        for chosen, numbers_AB in zip(batches, numbers_AN.split(batch_size, 1), strict=True):
+        for chosen, numbers_AB in zip(self._places(order), numbers_AN.split(batch_size, 1), strict=True):
             total += self.step(chosen, numbers_AB) * len(chosen)
         return float(total) / len(order)
+
+    def _places(self, order: Tensor) -> Iterator[Tensor]:
+        """Where the images of each batch lie in ``pixels``; those that do not fit are put there when they are due."""
+        batch_size = self.config.batch_size
+        if self.is_whole:
+            yield from order.to(self.device).split(batch_size)
+            return
+        for part in order.split(len(self.pixels)):
+            self.pixels[: len(part)] = torch.from_numpy(gathered(self.images, part.numpy())).to(self.device)
+            self.labels[: len(part)] = self.all_labels[part].to(self.device)
+            yield from torch.arange(len(part), device=self.device).split(batch_size)
 
     def step(self, chosen_B: Tensor, numbers_AB: Tensor) -> Tensor:
         """One step of the optimizer on the chosen images; their mean loss, before it."""
@@ -192,6 +211,11 @@ class _Training:
         self.optimizer.step()
         self.schedule.step()
         return loss.detach()
+
+
+def room(device: str) -> float:
+    """Bytes of images that may lie on a device at once: half of a GPU's free memory; CPUs read them where they are."""
+    return torch.cuda.mem_get_info(torch.device(device))[0] / 2 if device.startswith("cuda") else math.inf
 
 
 def _read_only(array: NDArray[np.uint8]) -> Tensor:

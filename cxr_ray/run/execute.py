@@ -12,11 +12,12 @@ from cxr_ray.data import masks, sources
 from cxr_ray.errors import UserError
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models.training import device_memory
-from cxr_ray.run import cluster, explaining, resume, terminal, tuning
+from cxr_ray.run import cluster, explaining, resume, terminal, training_data, tuning
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import TrialPlan
+from cxr_ray.run.training_data import TrainingData
 from cxr_ray.schemas import to_json
 from cxr_ray.storage import Store
 
@@ -34,7 +35,7 @@ def execute(context: RunContext, ahead: RayAhead) -> bool:
     to_train = () if store.exists("tables", "trials") else context.trials
     try:
         ahead.start()
-        training = tuning.load_training_data(context, to_train)
+        training = training_data.load_training_data(context, to_train)
         allocation = allocate(context, len(to_train), ahead)
         terminal.say(allocation.line)
         resume.begin(context)
@@ -98,7 +99,7 @@ def allocate(context: RunContext, n_trials: int, ahead: RayAhead) -> Allocation:
 
 
 def train(
-    context: RunContext, trials: tuple[TrialPlan, ...], training: tuning.TrainingData, allocation: Allocation
+    context: RunContext, trials: tuple[TrialPlan, ...], training: TrainingData, allocation: Allocation
 ) -> list[dict[str, Any]]:
     """Train what is not trained yet and write the table ``trials``; returns the rows of ``errors`` so far.
 
@@ -118,7 +119,7 @@ def train(
 
 
 def _trained_rows(
-    context: RunContext, trials: tuple[TrialPlan, ...], training: tuning.TrainingData, allocation: Allocation
+    context: RunContext, trials: tuple[TrialPlan, ...], training: TrainingData, allocation: Allocation
 ) -> list[dict[str, Any]]:
     terminal.say(f"Trials to train: {len(trials)}")
     rows = tuning.tune_sweep(context, trials, training, allocation)

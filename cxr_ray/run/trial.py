@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from ray import tune
 
+from cxr_ray.data.pixel_cache import PixelCache
 from cxr_ray.models import checkpoints, networks, training
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.training import Epoch, Split
 from cxr_ray.run.plan import TrialPlan
 
 
-def run_trial(plan: TrialPlan, data: dict[str, Split], state: Any, device: str) -> None:
+@dataclass(frozen=True)
+class StoredSplit:
+    """Images of one split that lie on disk: each machine opens a cache of its own, and fills it where it has none."""
+
+    cache: PixelCache
+    labels: NDArray[np.int64]
+
+    def open(self) -> Split:
+        """The split, its pixels memory-mapped."""
+        return Split(self.cache.open().images_NCHW, self.labels)
+
+
+Splits = Mapping[str, Split | StoredSplit]
+
+
+def opened(splits: Splits) -> dict[str, Split]:
+    """The splits with their pixels, in the process of a trial."""
+    return {name: split.open() if isinstance(split, StoredSplit) else split for name, split in splits.items()}
+
+
+def run_trial(plan: TrialPlan, data: Splits, state: Any, device: str) -> None:
     """Train one network, reporting and keeping its best weights after every epoch; runs in a process of Tune.
 
     Args:
@@ -26,7 +51,8 @@ def run_trial(plan: TrialPlan, data: dict[str, Split], state: Any, device: str) 
         device: cpu or cuda.
     """
     torch.manual_seed(plan.train.seed)
-    size = data["train"].pixels.shape[-1]
+    splits = opened(data)
+    size = splits["train"].pixels.shape[-1]
     model_spec = ModelSpec(plan.model.arch, size, variant=plan.variant, preprocess=plan.model.preprocess)
     model = networks.build(plan.model.arch, model_spec)
     if state is not None:
@@ -64,4 +90,4 @@ def run_trial(plan: TrialPlan, data: dict[str, Split], state: Any, device: str) 
 
     if resume is not None and resume["epoch"] >= plan.train.epochs:
         return
-    training.fit(model, data["train"], data["val"], plan.train, report, device=device, resume=resume)
+    training.fit(model, splits["train"], splits["val"], plan.train, report, device=device, resume=resume)

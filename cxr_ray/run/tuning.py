@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -14,77 +13,18 @@ from ray import tune
 from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-from cxr_ray.data.loading import load_pixels
-from cxr_ray.errors import DamagedRunError, DataError
-from cxr_ray.models import checkpoints, networks
-from cxr_ray.models.networks import ModelSpec
-from cxr_ray.models.training import Split
+from cxr_ray.errors import DamagedRunError
 from cxr_ray.run import terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import TrialPlan
+from cxr_ray.run.training_data import TrainingData
 from cxr_ray.schemas import to_json
 from cxr_ray.storage import Store
 
 MAX_FAILURES = 2
 _FOLDER = "tune"
 _KEY = "plan"  # under which Tune's files keep a trial
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What trials train on.
-
-    Attributes:
-        splits: train and val, by size and preprocessing of the images.
-        states: the state dict to start from, or None, by weights and arch.
-        errors: rows of ``errors`` for images that cannot be decoded.
-    """
-
-    splits: Mapping[tuple[int, str], dict[str, Split]]
-    states: Mapping[tuple[str, str], Any]
-    errors: list[dict[str, Any]]
-
-
-def load_training_data(context: RunContext, trials: Sequence[TrialPlan]) -> TrainingData:
-    """Weights and images of these trials, read before Ray starts.
-
-    Raises:
-        UserError: weights cannot be had, or a split has no readable image of one class.
-    """
-    sweep = context.sweep
-    wanted = sorted({(t.model.weights, t.model.arch) for t in trials})
-    states: dict[tuple[str, str], Any] = {(w, arch): checkpoints.pretrained_state(w, arch) for w, arch in wanted}
-    for (weights, arch), state in states.items():
-        if state is not None:
-            checkpoints.start_from(
-                networks.build(arch, ModelSpec(arch, sweep.data.size)), state, f"model.weights={weights}"
-            )
-    loaded = {
-        (size, preprocess): training_splits(context, size, preprocess)
-        for size, preprocess in sorted({sweep.images_of(t.model) for t in trials})
-    }
-    splits = {key: split for key, (split, _) in loaded.items()}
-    errors = next((unreadable for _, unreadable in loaded.values()), [])  # the same files for each size
-    return TrainingData(splits, states, errors)
-
-
-def training_splits(context: RunContext, size: int, preprocess: str) -> tuple[dict[str, Split], list[dict[str, Any]]]:
-    """Train and val as a model of that size and preprocessing sees them, and rows of errors."""
-    splits: dict[str, Split] = {}
-    errors: list[dict[str, Any]] = []
-    for name in ("train", "val"):
-        rows = context.manifest.rows(name)
-        pixels = load_pixels(context.source, rows, size, context.sweep.data.fit, preprocess)
-        labels = rows["label"].to_numpy("int64")[pixels.keep]
-        errors += pixels.errors
-        if len(set(labels)) < 2:
-            raise DataError(
-                f"{context.source.where}: got a {name} split with no readable image of one class "
-                f"({len(pixels.errors)} images cannot be decoded); expected both; check the download."
-            )
-        splits[name] = Split(pixels.images_NCHW, labels)
-    return splits, errors
 
 
 def _asha(max_epochs: int) -> ASHAScheduler:

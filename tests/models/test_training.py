@@ -72,6 +72,22 @@ def test_training_twice_and_going_on_give_the_same_weights(sampler, augmentation
         assert later[-1][0].val_loss == epochs[-1][0].val_loss
 
 
+@pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
+def test_images_that_do_not_fit_on_the_device_train_the_same_network(sampler, monkeypatch, tmp_path):
+    config = Train(epochs=2, batch_size=8, lr=1e-3, sampler=sampler, loss="weighted", labels="shuffled")
+    images = split(44, 1)
+    expected, losses = trained(config, train=images)
+    file = np.memmap(tmp_path / "pixels", np.uint8, "w+", shape=images.pixels.shape)
+    file[:] = images.pixels
+    file.flush()
+    stored = Split(np.memmap(tmp_path / "pixels", np.uint8, "r", shape=file.shape), images.labels)
+    monkeypatch.setattr(training, "room", lambda device: 0)
+    monkeypatch.setattr(training, "STAGED", 20 * images.pixels[0].nbytes)  # two batches at a time
+    got, same_losses = trained(config, train=stored)
+    assert same(got, expected)
+    assert [e.train_loss for e, _ in same_losses] == [e.train_loss for e, _ in losses]
+
+
 def test_another_seed_gives_other_weights():
     first, _ = trained(Train(epochs=1, batch_size=8, augment="none"))
     second, _ = trained(Train(epochs=1, batch_size=8, augment="none", seed=1))

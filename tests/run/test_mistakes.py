@@ -17,7 +17,7 @@ from cxr_ray.data import folder
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import checkpoints
-from cxr_ray.run import context, tuning
+from cxr_ray.run import context, training_data
 
 pytestmark = pytest.mark.usefixtures("folder_with_a_sweep")
 
@@ -420,7 +420,7 @@ def test_a_full_disk_is_told_and_other_errors_are_not_hidden(monkeypatch, capsys
     def fail(*args, **kwargs):
         raise failure
 
-    monkeypatch.setattr(tuning, "training_splits", fail)
+    monkeypatch.setattr(training_data, "training_splits", fail)
     assert sweep.main(["tiny.yaml", "--data", str(tiny_folder)]) == 1
     assert capsys.readouterr().err == (
         "cxr_ray: no space left ([Errno 28] No space left on device); make room, and the same command with --resume "

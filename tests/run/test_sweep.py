@@ -329,7 +329,7 @@ def test_trials_of_one_process_have_the_weights_of_trials_of_their_own(tmp_path,
     import ray
     from ray import tune
 
-    from cxr_ray.run import cluster, context, tuning
+    from cxr_ray.run import cluster, context, training_data, tuning
 
     asked = sweep.load(sweep.parser().parse_args([write(tmp_path, TINY)]))
     shared = cluster.start_ray()
@@ -341,7 +341,7 @@ def test_trials_of_one_process_have_the_weights_of_trials_of_their_own(tmp_path,
             config = tune.TuneConfig
             monkeypatch.setattr(tune, "TuneConfig", lambda reuse_actors, **k: config(**k, reuse_actors=reuse))  # noqa: B023
             run = context.prepare(asked, str(tmp_path / str(reuse)))
-            rows = tuning.tune_sweep(run, run.trials, tuning.load_training_data(run, run.trials), allocation)
+            rows = tuning.tune_sweep(run, run.trials, training_data.load_training_data(run, run.trials), allocation)
             monkeypatch.undo()
             weights[reuse] = [Path(run.store.out, row["checkpoint"]).read_bytes() for row in rows]
             results_of = Path(run.store.out).glob("tune/*/result.json")
