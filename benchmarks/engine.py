@@ -1,20 +1,20 @@
 """Masked forward passes a second beside plain forward passes a second of the same model, in one run.
 
-A plain pass takes a batch that lies ready, in each form that this machine has (torch's first turn it into
-channels_last, as for a masked pass). A masked pass also makes its image: it takes ranking, level, order and fill of
-each job and fills the pixels; it uses the fastest form.
+A plain pass takes a batch that lies ready, in each form that this machine has, in the type and memory format that the
+form reads (on CPUs torch's turn it into channels_last, as for a masked pass). A masked pass also makes its image: it
+takes ranking, level, order and fill of each job and fills the pixels; it uses the fastest form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
+from benchmarks import plain
 from benchmarks.common import arguments, rates, ratio, show
+from benchmarks.plain import Plain
 from cxr_ray.measure import fills, masking, rankings, scoring
-from cxr_ray.models import backend_choice, backends, networks
-from cxr_ray.models.networks import ModelSpec
+from cxr_ray.models import backend_choice
+from cxr_ray.models.backends import layout_of
 
 
 def main() -> None:
@@ -24,60 +24,43 @@ def main() -> None:
         size=(int, 224, "side of the images"),
         rounds=(int, 12, "rounds"),
         seconds=(float, 2.5, "seconds a form and round"),
+        precision=plain.PRECISION,
     )
-    backends.full_float32()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    model = networks.build("resnet18", ModelSpec("resnet18", args.size)).requires_grad_(False)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch_size = backend_choice.batch_size(model, args.size)
+    chosen = Plain.of(args.size, args.precision)
+    device, model, batch_size, form = plain.device(), chosen.model, chosen.batch_size, chosen.form
     n_images, n_rankings = 4, batch_size // 4  # two batches
     images = torch.rand(n_images, 3, args.size, args.size, device=device)
     keys = torch.arange(n_images, device=device)
     filled = torch.stack([fills.FILLS[f].make(images, model.mean, keys) for f in ("mean", "blur")], 1)
-    canvas = masking.Canvas.of(model.normalize(images), model.normalize(filled))
+    layout = layout_of(chosen.forward)
+    canvas = masking.Canvas.of(model.normalize(images), model.normalize(filled), layout=layout)
     levels, orders = [0.1, 0.5], ["morf", "lerf"]
     image_of = torch.arange(n_rankings, device=device) % n_images
     maps = torch.rand(n_rankings, args.size**2, device=device)
-    batch = torch.rand(batch_size, 3, args.size, args.size, device=device)
     jobs = n_rankings * canvas.n_fills * len(orders) * len(levels)
-
-    def done() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def plain(forward: backends.Forward) -> Callable[[], int]:
-        def run() -> int:
-            for _ in range(jobs // batch_size):
-                forward(batch)
-            done()
-            return jobs // batch_size * batch_size
-
-        return run
 
     def masked() -> int:
         places = rankings.rank(maps, maps.flip(1))
         ns = rankings.counts(levels, args.size**2)
-        scoring.masked_scores(functions[form.name], canvas, places, image_of, ns, orders, batch_size)
-        done()
+        scoring.masked_scores(chosen.forward, canvas, places, image_of, ns, orders, batch_size)
+        plain.done()
         return jobs
 
     with torch.no_grad():
-        form, _ = backend_choice.choose(model, args.size, batch_size, 10**7)
         functions = {
-            n: backend_choice.make(n, model, args.size, batch_size)
-            for n, v in form.tried.items()
-            if not isinstance(v, str)
-        }
-        kinds = {name: plain(forward) for name, forward in functions.items()} | {"masked": masked}
+            name: backend_choice.make(name, model, args.size, batch_size)
+            for name, tried in form.tried.items()
+            if not isinstance(tried, str) and name != form.name
+        } | {form.name: chosen.forward}
+        kinds = {name: chosen.passes(forward, jobs // batch_size) for name, forward in functions.items()}
+        kinds["masked"] = masked
         measured = rates(kinds, args.rounds, args.seconds)
-    target = 0.90 if device.type == "cuda" else 0.95
     what = f"masked / {form.name}, the fastest form"
     show(
         "engine",
         measured,
         {what: ratio(measured, "masked", form.name)},
-        {what: target},
+        {what: 0.95},
         unit="passes/s",
         as_json=args.json,
         chosen=str(form),

@@ -7,7 +7,7 @@ Ours ranks the maps, scores every masked image and takes the areas, with the lev
 flips 12 equal steps of all channel-pixels (``--steps``), in order morf. ROADCombined imputes at 9 percentiles in both
 orders; ours uses the fill ``linear``. A peer that is missing is named and left out. Maps lie ready for all, and so does
 the inference backend that a run would choose. It is a ResNet-18 with random weights, or that of CXR_RAY_MODEL, on
-both sides in float32 without TF32.
+both sides in float32 without TF32; ``--precision`` changes ours alone.
 
 Both sides of the first ratio run the same forward passes, and on a CPU these are nearly all of Quantus's time too (last
 ratio): there the first is little more than that of the chosen backend to the eager one.
@@ -28,9 +28,10 @@ from torch import Tensor
 
 from benchmarks.common import arguments, rates, ratio, show
 from benchmarks.parity import PERCENTILES, chests, classifier, model_space, untied_maps, worker_scores
+from benchmarks.plain import PRECISION
 from cxr_ray.measure import fills, masking, metrics, rankings, scoring
 from cxr_ray.models import backend_choice, backends
-from cxr_ray.models.backends import Forward
+from cxr_ray.models.backends import Forward, layout_of
 from cxr_ray.models.networks import Classifier
 
 SIZE = 224
@@ -57,7 +58,8 @@ def areas(
         flat = maps.flatten(1)
         places = rankings.rank(flat, rankings.smooth_field(torch.arange(len(flat), device=device), SIZE).flatten(1))
         ns = rankings.counts(levels, SIZE**2)
-        canvas, image_of = masking.Canvas.of(images, filled[:, None]), torch.arange(len(flat), device=device)
+        canvas = masking.Canvas.of(images, filled[:, None], layout=layout_of(forward))
+        image_of = torch.arange(len(flat), device=device)
         inner = scoring.masked_scores(forward, canvas, places, image_of, ns, orders, batch)[:, 0]
         ends = [forward(x)[:, None, None].expand(-1, len(orders), 1) for x in (images, filled)]
         logit = torch.cat([ends[0], inner, ends[1]], -1).double().cpu().numpy()
@@ -74,6 +76,7 @@ def main() -> int:
         batch=(int, 32, "masked images in a pass"),
         rounds=(int, 3, "rounds"),
         seconds=(float, 4.0, "seconds a form and round, at least"),
+        precision=PRECISION,
     )
     if args.steps % 3 or SIZE**2 % (args.steps // 3):
         print(f"peers: --steps is {args.steps}; Quantus needs 3 k, with k a divisor of {SIZE**2}", file=sys.stderr)
@@ -84,7 +87,7 @@ def main() -> int:
     theirs = classifier(SIZE).to(device)  # as a user would hand it over
     model = model.to(device).to(memory_format=torch.channels_last)
     pixels, maps = chests(SIZE, args.images), untied_maps(args.images, SIZE)
-    backend, forward = backend_choice.choose(model, SIZE, args.batch, 10**7)
+    backend, forward = backend_choice.choose(model, SIZE, args.batch, 10**7, args.precision)
     notes = {"backend": str(backend)}
     on_device, images = maps.to(device), model_space(classifier(SIZE), pixels)
     ways: dict[str, Callable[[], int]] = {}

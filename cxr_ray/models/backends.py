@@ -27,7 +27,7 @@ from cxr_ray.models.networks import Classifier
 from cxr_ray.quiet import silent
 from cxr_ray.registry import Registry
 
-TOLERANCES = {"float32": 1e-4, "tf32": 1e-2, "half": 1e-2}  # in probability; TF32 keeps 10 bits, as float16 does
+TOLERANCES = {"float32": 1e-4, "tf32": 5e-3, "half": 1e-2}  # in probability
 TRIAL_SECONDS = 1.0  # that each backend is measured
 TRIAL_PAYS = 2 * TRIAL_SECONDS  # seconds of eager scoring from which measuring another backend can pay
 EXPORT_PAYS = 10.0  # and an export (2 seconds)
