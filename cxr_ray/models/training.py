@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from cxr_ray.config import Train
 from cxr_ray.data.pixel_cache import gathered
 from cxr_ray.errors import TrainingError
+from cxr_ray.models.graphs import Gradients, graphed
 from cxr_ray.models.networks import Classifier
 from cxr_ray.registry import Registry
 
@@ -89,7 +90,7 @@ def fit(
     device: str = "cpu",
     resume: dict[str, Any] | None = None,
 ) -> None:
-    """Train ``model`` in place: AdamW, one-cycle learning rate, mixed precision (bfloat16) on GPUs.
+    """Train ``model`` in place: AdamW, one-cycle learning rate; on GPUs bfloat16 and a CUDA graph of each step.
 
     Order, sampling and augmentation are functions of (seed, epoch), so that a resumed run continues the same one.
     Parameters that require no gradient are left as they are (``freeze_backbone``).
@@ -154,6 +155,8 @@ class _Training:
             self.labels = torch.empty(n, dtype=torch.int64, device=device)
         self.loss = LOSSES[config.loss](labels.to(device))
         self.augment = AUGMENTATIONS[config.augment]
+        self.on_gpu = device.startswith("cuda")
+        self.replayed: Gradients | None = None
 
     def state(self, progress: dict[str, Any]) -> dict[str, Any]:
         """The state that ``restore`` takes, with the numbers of ``progress``; tensors are the live ones."""
@@ -199,17 +202,25 @@ class _Training:
 
     def step(self, chosen_B: Tensor, numbers_AB: Tensor) -> Tensor:
         """One step of the optimizer on the chosen images; their mean loss, before it."""
+        if self.replayed is None:
+            example = chosen_B, numbers_AB
+            self.replayed = graphed(self.gradients, self.model, example) if self.on_gpu else self.gradients
+        loss = self.replayed(chosen_B, numbers_AB)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss
+
+    def gradients(self, chosen_B: Tensor, numbers_AB: Tensor) -> Tensor:
+        """Leave the gradients of the chosen images' mean loss on the parameters; that loss."""
+        self.optimizer.zero_grad(set_to_none=True)
         images = self.augment(self.pixels[chosen_B].float().div_(255), numbers_AB)
         images = images.sub_(self.model.mean).div_(self.model.std)  # in place, the values of ``normalize``
         images = images.contiguous(memory_format=torch.channels_last)
-        on_gpu = self.device.startswith("cuda")
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=on_gpu):
+        # weights in bfloat16 are not kept from one step to the next: a graph's would be those of its recording
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.on_gpu, cache_enabled=False):
             logits = self.model(images)
         loss = self.loss(logits.float(), self.labels[chosen_B])
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizer.step()
-        self.schedule.step()
         return loss.detach()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Mapping
@@ -50,6 +51,9 @@ def run_trial(plan: TrialPlan, data: Splits, state: Any, device: str) -> None:
         state: the state dict to start from, or None.
         device: cpu or cuda.
     """
+    if device == "cuda":  # what the trial before took, which others on the GPU may need
+        gc.collect()
+        torch.cuda.empty_cache()
     torch.manual_seed(plan.train.seed)
     splits = opened(data)
     size = splits["train"].pixels.shape[-1]
