@@ -31,6 +31,7 @@ def test_a_given_model_on_the_real_test_split(shared_data, shared_model, tmp_pat
     """The figures of that model's own description: accuracy 0.833, AUROC 0.947, and the drops at 25%, mean fill."""
     file, out = tmp_path / "study.yaml", str(tmp_path / "out")
     file.write_text(
+        "data: {val_share: 0.02}\n"
         f"checkpoints: {{study: {{path: '{shared_model}', size: 224}}}}\n"
         "explain: {explainers: [gradcam]}\n"
         "perturb: {grids: [pixel], fills: [mean], levels: [0.25], orders: [morf]}\n"

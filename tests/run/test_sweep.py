@@ -207,7 +207,7 @@ def test_resuming_a_finished_run_prints_its_table(trained, capsys):
 @pytest.mark.slow
 def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path, monkeypatch):
     """The second run also merges its shards in tasks, as a large one does."""
-    file = given_sweep(tmp_path)
+    file = given_sweep(tmp_path, n_test=12)
     outs = []
     for workers, batch in ((1, 8), (2, 3)):
         outs.append(str(tmp_path / f"{workers}-{batch}"))
@@ -308,7 +308,7 @@ def test_killed_workers_and_drivers_lose_and_double_nothing(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [("SIGKILL", -9), ("SIGINT", 130)])
 def test_a_training_that_was_killed_or_interrupted_goes_on_where_it_stopped(tmp_path, how, code):
-    content = {**TINY, "train": {**TINY["train"], "epochs": 40}, "search": {"num_samples": 1, "scheduler": "none"}}
+    content = {**TINY, "train": {**TINY["train"], "epochs": 24}, "search": {"num_samples": 1, "scheduler": "none"}}
     content |= {"variants": {"plain": {}}, **LITTLE}
     file, out = write(tmp_path, content), tmp_path / "out"
     process = start(file, "--out", str(out), cwd=tmp_path)
@@ -316,11 +316,11 @@ def test_a_training_that_was_killed_or_interrupted_goes_on_where_it_stopped(tmp_
     time.sleep(1)
     os.killpg(process.pid, signal.Signals[how])
     assert process.wait() == code
-    assert 2 <= _epochs(out) < 40
+    assert 2 <= _epochs(out) < 24
     assert not list(out.glob("tables/trials*")), "nothing takes a half trained network for a trained one"
     assert sweep.main([file, "--out", str(out), "--resume"]) == 0
     trials = results.open_run(str(out)).pandas("trials")
-    assert list(trials.epochs) == [40]
+    assert list(trials.epochs) == [24]
     assert list(trials.status) == ["completed"]
 
 
@@ -355,7 +355,7 @@ def test_trials_of_one_process_have_the_weights_of_trials_of_their_own(tmp_path,
 
 @pytest.mark.slow
 def test_an_interrupt_between_two_units_ends_the_sweep_and_does_not_wait_for_ray(tmp_path):
-    file, out = given_sweep(tmp_path), str(tmp_path / "out")
+    file, out = given_sweep(tmp_path, n_test=8), str(tmp_path / "out")
     script = f"""
 import sys
 from cxr_ray import sweep

@@ -72,12 +72,12 @@ def _high(text: Text) -> float:
 
 def _ticks_left(ax: Axes) -> float:
     labels, size = _tick_labels(ax.yaxis, "labelleft")
-    return TICK + max(_width(label, size) for label in labels) if labels else 0.0
+    return TICK + max((_width(label, size) for label in labels), default=0.0)
 
 
 def _ticks_below(ax: Axes) -> float:
     labels, size = _tick_labels(ax.xaxis, "labelbottom")
-    return TICK + max(lines_high(label, size) for label in labels) if labels else 0.0
+    return TICK + max((lines_high(label, size) for label in labels), default=0.0)
 
 
 def _tick_labels(axis: Any, side: str) -> tuple[list[str], float]:
