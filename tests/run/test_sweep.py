@@ -214,7 +214,7 @@ def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path, mon
         arguments = ["--set", f"resources.workers={workers}", "--set", f"resources.batch_size={batch}"]
         assert sweep.main([file, "--out", outs[-1], *arguments]) == 0
         for module in (storage, merging):
-            monkeypatch.setattr(module, "MERGED_SHARDS", 2)
+            monkeypatch.setattr(module, "MERGED_SHARDS", 1)
     assert len(list(Path(outs[1], "tables", "predictions").rglob("part-*.parquet"))) > 1
     first, other = (tables(out) for out in outs)
     assert set(first["trials"].status) == {"given"}
@@ -282,7 +282,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> None
 
 @pytest.mark.slow
 def test_killed_workers_and_drivers_lose_and_double_nothing(tmp_path):
-    file = given_sweep(tmp_path, n_test=80)
+    file = given_sweep(tmp_path, n_test=56)
     whole = str(tmp_path / "whole")
     assert sweep.main([file, "--out", whole]) == 0
 

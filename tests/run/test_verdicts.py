@@ -13,8 +13,7 @@ from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.run import rounds
 from tests.builders.networks import varied_resnet18
 
-# Ray starts for every run; one process shares the first
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("verdicts")]
+pytestmark = pytest.mark.slow  # Ray starts for every run
 
 SETTINGS: dict[str, Any] = {
     "name": "decided",
@@ -47,46 +46,27 @@ def verdicts(out: str) -> pd.DataFrame:
     return frame.sort_values(key).drop(columns="seconds").reset_index(drop=True)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> str:
-    """A run of verdicts without the fixed design."""
-    folder = tmp_path_factory.mktemp("alone")
-    file = given(folder, verdicts={**SETTINGS["verdicts"], "fixed_design": False}, resources={"workers": 2})
-    assert sweep.main([file, "--out", str(folder / "out")]) == 0
-    return str(folder / "out")
+def test_a_run_stopped_between_rounds_gives_every_verdict_of_one_with_other_workers_and_rounds(tmp_path, monkeypatch):
+    """The first has rounds of 4, two workers and no fixed design; the other rounds of 16, one worker and all else."""
+    folders = [tmp_path / "stopped", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+    out, other = (str(folder / "out") for folder in folders)
+    asked = {**SETTINGS["verdicts"], "fixed_design": False}
+    file = given(folders[0], verdicts=asked, resources={"workers": 2})
+    there, computed = _stopped_and_resumed(file, out, monkeypatch)
+    assert len(there) >= 3
+    assert computed
+    assert not computed & there
+    file = given(folders[1], verdicts={**SETTINGS["verdicts"], "round": 16}, resources={"workers": 1})
+    assert sweep.main([file, "--out", other]) == 0
+    pd.testing.assert_frame_equal(verdicts(other), verdicts(out), rtol=1e-4)
+    _check_verdicts(verdicts(out))
+    _check_that_nothing_else_is_scored(out)
 
 
-def test_every_comparison_of_every_model_has_a_verdict(alone):
-    found = verdicts(alone)
-    assert len(found) == 2 * 2 * 2 * 3 * 5
-    assert (found.family_size == 60).all()
-    assert (found.n_patients <= found.n_available).all()
-    everyone = found[found.bucket == "all"]
-    assert (everyone.n_available == 24).all()
-    assert everyone.sentence.str.contains("win rate").all()
-    assert found.win_rate.dropna().between(found.lower.dropna(), found.upper.dropna()).all()
-
-
-def test_without_the_fixed_design_nothing_else_is_scored(alone):
-    run = results.open_run(alone)
-    assert run.arrow("curves").num_rows == run.arrow("faithfulness").num_rows == run.arrow("summary").num_rows == 0
-    assert (
-        run.arrow("saliency").num_rows
-        == 2 * 24 * 2 + len(run.pandas("predictions").query("split == 'test' and predicted == 0")) * 2
-    )
-    page = Path(alone, "report.html").read_text()
-    assert "nan" not in page.split()
-
-
-def test_tables_are_equal_whatever_the_workers_and_the_rounds(alone, tmp_path):
-    """The other run has rounds of 4 and two workers, and scores no fixed design."""
-    file = given(tmp_path, verdicts={**SETTINGS["verdicts"], "round": 16}, resources={"workers": 1})
-    assert sweep.main([file, "--out", str(tmp_path / "out")]) == 0
-    pd.testing.assert_frame_equal(verdicts(str(tmp_path / "out")), verdicts(alone), rtol=1e-4)
-
-
-def test_a_run_that_was_stopped_between_rounds_goes_on_and_gives_the_same_table(alone, tmp_path, monkeypatch):
-    file = given(tmp_path, verdicts={**SETTINGS["verdicts"], "fixed_design": False})
+def _stopped_and_resumed(file: str, out: str, monkeypatch) -> tuple[set[str], set[str]]:
+    """Files of blocks that were there when a run was stopped, and those that were computed when it went on."""
     taken, scored = rounds._Rounds._take, []
 
     def take(self, model):
@@ -96,18 +76,35 @@ def test_a_run_that_was_stopped_between_rounds_goes_on_and_gives_the_same_table(
         taken(self, model)
 
     monkeypatch.setattr(rounds._Rounds, "_take", take)
-    out = str(tmp_path / "out")
     assert sweep.main([file, "--out", out]) == 130
     monkeypatch.undo()
     there = {path.name for path in Path(out, ".work", "rounds").rglob("*.arrow")}
-    assert len(there) >= 3
-    kept, computed = rounds._Rounds._finish, []
+    kept, computed = rounds._Rounds._finish, set()
 
     def finish(self, block):
-        computed.append(f"{block.name}.arrow")
+        computed.add(f"{block.name}.arrow")
         kept(self, block)
 
     monkeypatch.setattr(rounds._Rounds, "_finish", finish)
     assert sweep.main([file, "--out", out, "--resume"]) == 0
-    assert not set(computed) & there
-    pd.testing.assert_frame_equal(verdicts(out), verdicts(alone), rtol=1e-4)
+    return there, computed
+
+
+def _check_verdicts(found: pd.DataFrame) -> None:
+    assert len(found) == 2 * 2 * 2 * 3 * 5
+    assert (found.family_size == 60).all()
+    assert (found.n_patients <= found.n_available).all()
+    everyone = found[found.bucket == "all"]
+    assert (everyone.n_available == 24).all()
+    assert everyone.sentence.str.contains("win rate").all()
+    assert found.win_rate.dropna().between(found.lower.dropna(), found.upper.dropna()).all()
+
+
+def _check_that_nothing_else_is_scored(out: str) -> None:
+    """Where no fixed design is asked for."""
+    run = results.open_run(out)
+    assert run.arrow("curves").num_rows == run.arrow("faithfulness").num_rows == run.arrow("summary").num_rows == 0
+    test = run.pandas("predictions").query("split == 'test' and predicted == 0")
+    assert run.arrow("saliency").num_rows == 2 * 24 * 2 + len(test) * 2
+    page = Path(out, "report.html").read_text()
+    assert "nan" not in page.split()
