@@ -8,6 +8,7 @@ off, changed or half written is filled again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from cxr_ray.data.entries import Source
 from cxr_ray.data.images import Fit
 from cxr_ray.data.loading import Pixels, Row, load_pixels
+from cxr_ray.errors import DataError
 
 PART = 256  # images that are decoded, written and checked at a time
 _VERSION = 1  # of the files
@@ -38,7 +40,7 @@ class PixelCache:
         source: where the images are read.
         rows: columns path and image_id.
         size, fit, preprocess: as ``load_pixels`` takes them.
-        folder: where the files lie; None: ``cxr_ray`` in the folder for temporary files (TMPDIR).
+        folder: where the files lie; None: ``cxr_ray-UID/pixels`` in the folder for temporary files (TMPDIR).
     """
 
     source: Source
@@ -54,15 +56,28 @@ class PixelCache:
         what = hashlib.sha256(f"{_VERSION}:{self.size}:{self.fit}:{self.preprocess}".encode())
         for image_id in self.rows["image_id"]:
             what.update(f"\0{image_id}".encode())
-        folder = Path(self.folder or Path(tempfile.gettempdir(), "cxr_ray", "pixels"))
+        mine = f"cxr_ray-{os.getuid()}" if hasattr(os, "getuid") else "cxr_ray"  # users share the folder above
+        folder = Path(self.folder or Path(tempfile.gettempdir(), mine, "pixels"))
         return folder / f"{what.hexdigest()[:32]}.uint8"
 
     def open(self) -> Pixels:
         """The pixels, read-only and memory-mapped; the file is filled where this machine has no whole one.
 
         Raises:
-            OSError: the disk is full, or the folder cannot be written.
+            OSError: the disk is full.
+            DataError: the folder cannot be written.
         """
+        try:
+            return self._opened()
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DataError(
+                f"got the folder {self.path.parent} for training images, which cannot be used ({e}); expected one that "
+                "can be written; name another with TMPDIR."
+            ) from None
+
+    def _opened(self) -> Pixels:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _alone(self.path.with_suffix(".lock")):
             known = self._known()

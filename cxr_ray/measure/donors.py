@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_ray.config import Sweep
-from cxr_ray.cpus import usable_cpus
+from cxr_ray.machine import usable_cpus
 from cxr_ray.measure import rankings
 from cxr_ray.measure.donor_index import DonorIndex, Target
 from cxr_ray.storage import Store, chunks

@@ -19,8 +19,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cxr_ray import config
-from cxr_ray.cpus import usable_cpus
 from cxr_ray.errors import ClusterError
+from cxr_ray.machine import usable_cpus
 from cxr_ray.quiet import silent
 from cxr_ray.run.sharing import GRAIN, PER_GPU, smallest_gpu, trials_per_gpu, whole_share
 

@@ -272,30 +272,18 @@ def _write(writer: _Write, rows: list[dict[str, Any]], tables: list[Any]) -> lis
     return [writer({**row, "tables": made}) for row, made in zip(rows, tables, strict=True)]
 
 
-class _Total:
-    """Writes the sum of the rank maps that mean_map needs, of one model, explainer, target and prediction."""
-
-    def __init__(self, sweep: Sweep, store: Store):
-        self.sweep, self.store = sweep, store
-
-    def __call__(self, row: dict[str, Any]) -> None:
-        from cxr_ray.measure.donors import DonorMaps
-
-        target = row["explainer"], row["target"]
-        DonorMaps(self.store, self.sweep).write_total(row["trial_id"], target, row["predicted"], row["size"])
-
-
 def sum_maps(shard_pass: ShardPass, groups: list[dict[str, Any]]) -> None:
     """Write the sums that mean_map needs: one for each group of trial_id, explainer, target, predicted and size."""
-    pool, total = shard_pass.pool, _Total(shard_pass.context.sweep, shard_pass.context.store)
+    pool, sweep = shard_pass.pool, shard_pass.context.sweep
     pool.start(len(groups))
     waiting = deque(groups)
     while waiting or pool.running:
         while pool.is_free and waiting:
-            pool.submit(_sum, total, waiting.popleft())
+            pool.submit(_sum, sweep, waiting.popleft())
         pool.wait()
 
 
-def _sum(explain: _Explain, total: _Total, group: dict[str, Any]) -> None:
+def _sum(explain: _Explain, sweep: Sweep, group: dict[str, Any]) -> None:
     """In a worker, which has torch loaded and nothing else to do."""
-    total(group)
+    target = group["explainer"], group["target"]
+    explain.donor_maps(sweep).write_total(group["trial_id"], target, group["predicted"], group["size"])

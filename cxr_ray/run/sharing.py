@@ -1,4 +1,4 @@
-"""How many processes share a GPU: pure functions of memory and of measured rates."""
+"""How many processes share a GPU: functions of its memory, which nvidia-smi tells."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from cxr_ray.cpus import usable_memory
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.pixel_cache import PixelCache
 from cxr_ray.errors import DataError
+from cxr_ray.machine import usable_memory
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.training import Split

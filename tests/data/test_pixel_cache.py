@@ -1,5 +1,6 @@
 """The cache of pixels on disk: the same pixels, filled once, and again where a file is not what was written."""
 
+import errno
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 from cxr_ray.data import pixel_cache
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.pixel_cache import PixelCache, gathered
+from cxr_ray.errors import DataError
 from tests.builders.images import MemorySource, picture
 
 SIZE = 16
@@ -124,3 +126,16 @@ def test_images_are_gathered_in_the_order_asked_for(cache):
     pixels = cache.open().images_NCHW
     chosen = [7, 0, 7, 3]
     np.testing.assert_array_equal(gathered(pixels, chosen), np.array(pixels)[chosen])
+
+
+def test_a_folder_that_cannot_be_used_is_a_sentence_and_a_full_disk_stays_what_it_is(cache, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(DataError, match="name another with TMPDIR"):
+        cache.open()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PixelCache, "_opened", full)
+    with pytest.raises(OSError, match="No space left"):
+        cache.open()

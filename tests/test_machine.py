@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_ray.cpus import cpu_quota, usable_cpus, usable_memory
+from cxr_ray.machine import cpu_quota, usable_cpus, usable_memory
 
 V2 = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "31 23 0:27 {root} /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct"

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: its affinity, and the quotas of its control groups (containers, batch jobs)."""
+"""CPUs and memory that this process may use: its affinity, and the limits of its control groups (containers, jobs)."""
 
 from __future__ import annotations
 
