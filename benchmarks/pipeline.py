@@ -100,11 +100,11 @@ def planned_shards(manifest: Manifest, model_refs: Any, passes: int) -> Missing:
 def _rate(shard_pass: ShardPass, shards: Missing) -> float:
     """Images a second, from the first finished shard on."""
     start, done = None, 0
-    for images, _ in pipeline.compute_shards(shard_pass, shards):
+    for shard in pipeline.compute_shards(shard_pass, shards):
         if start is None:
             start = time.perf_counter()
         else:
-            done += images
+            done += shard.images
     return done / (time.perf_counter() - (start or 0.0))
 
 

@@ -70,6 +70,16 @@ class ImageError(CxrRayError, ValueError):
     """The bytes are no image that can be used; it becomes a row of the table ``errors``, never the end of a run."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in its first line; of a compiler, what made it fail.
+
+    >>> first_line(RuntimeError("no memory\\nat 0x0")), first_line(KeyError())
+    ('no memory', 'KeyError')
+    """
+    cause = getattr(error, "inner_exception", error)  # torch.compile's own first line names only the backend
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
 def shown(value: object) -> str:
     """A value that was got, short enough for a sentence.
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cxr_ray.config import SEGMENTER, Sweep
 from cxr_ray.data.sources import SOURCES
-from cxr_ray.errors import WeightsError
+from cxr_ray.errors import WeightsError, first_line
 
 SEGMENTER_SIDE = 512
 
@@ -43,7 +43,7 @@ def segmenter(device: torch.device | str = "cpu") -> Segmenter:
     try:
         network = PSPNet().eval().to(device)
     except Exception as e:  # its download raises whatever requests, the system and torch raise
-        reason = (str(e).splitlines() or [type(e).__name__])[0].rstrip(".")
+        reason = first_line(e).rstrip(".")
         raise WeightsError(
             f"regions.lungs: got {SEGMENTER} without the weights of its PSPNet ({reason[:200]}); expected them; try "
             f"again with network access, or {remedy}"

@@ -6,17 +6,19 @@ image each). P is S * S.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxr_ray.errors import first_line
 from cxr_ray.measure.fills import MaskedFill
 from cxr_ray.measure.transfer import to_device
 from cxr_ray.models.backends import Layout
@@ -147,29 +149,47 @@ def _filled(masks: Masks, ranking_J: Tensor, mask_J: Tensor) -> Tensor:
     return filled if masks.unit_of_pixel is None else filled.index_select(1, masks.unit_of_pixel)
 
 
-@lru_cache(maxsize=1)
-def _compiled() -> list[Callable[..., Tensor]]:
-    """The compiled ``blend``; emptied where there is no compiler."""
-    return [torch.compile(blend, dynamic=True)]
+class _Kernel:
+    """``blend``, compiled at its first call; as it is, after a warning, once compiling has failed.
+
+    Attributes:
+        failure: why it is not compiled.
+    """
+
+    failure = ""
+
+    @cached_property
+    def compiled(self) -> Callable[..., Tensor]:
+        return torch.compile(blend, dynamic=True)
+
+    def __call__(self, *given: Any) -> Tensor:
+        if not self.failure:
+            try:
+                return self.compiled(*given)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as e:  # compilers fail in their own ways; the same images come without one
+                self.failure = first_line(e)
+                warnings.warn(kernel_note(), stacklevel=2)
+        return blend(*given)
+
+
+_KERNEL = _Kernel()
+
+
+def kernel_note() -> str:
+    """That masked images come without a compiled kernel in this process, and why; empty where they need none."""
+    if not _KERNEL.failure:
+        return ""
+    return f"masked images are made more slowly, without a compiled kernel: {_KERNEL.failure}"
 
 
 def masked_images(canvas: Canvas, masks: Masks, jobs_J: Tensor, first: int) -> Tensor:
     """Model-space images [J, 3, S, S] of jobs first, first + 1, ...; gone at the next call."""
     n_masks = len(masks.low)
     if canvas.layout.channels_last and not canvas.masked:
-        return canvas.as_images(_blended(canvas, masks, jobs_J))
+        made = (_KERNEL if canvas.layout.fused else blend)(canvas.images, canvas.fills, masks, jobs_J, canvas.n_fills)
+        return canvas.as_images(made)
     ranking, fill, mask = jobs_J // (canvas.n_fills * n_masks), jobs_J // n_masks % canvas.n_fills, jobs_J % n_masks
     place = np.arange(first, first + len(jobs_J)) // n_masks % canvas.n_fills
     return canvas.filled(masks.image_of[ranking], fill, _filled(masks, ranking, mask), place)
-
-
-def _blended(canvas: Canvas, masks: Masks, jobs_J: Tensor) -> Tensor:
-    given = canvas.images, canvas.fills, masks, jobs_J, canvas.n_fills
-    if canvas.layout.fused and (compiled := _compiled()):
-        try:
-            return compiled[0](*given)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # compilers fail in their own ways; the same images come without one
-            compiled.clear()
-    return blend(*given)

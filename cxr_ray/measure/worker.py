@@ -12,7 +12,8 @@ import pyarrow as pa
 import torch
 
 from cxr_ray.config import Sweep
-from cxr_ray.measure import lungs, metrics, sanity, steps
+from cxr_ray.errors import first_line
+from cxr_ray.measure import lungs, masking, metrics, sanity, steps
 from cxr_ray.measure.batch import Batch, Network, filled_rows, finite_scores
 from cxr_ray.measure.controls import needs_map_pass, of_family
 from cxr_ray.measure.donor_swaps import donor_swap_rows
@@ -103,6 +104,11 @@ class Worker:
         if self._batch_size is None and size not in self._found:
             self._found[size] = backend_choice.batch_size(self.model(trial_id), size)
         return self._batch_size or self._found[size]
+
+    @property
+    def notes(self) -> list[str]:
+        """What makes this worker slower than it should be, a sentence each."""
+        return [note] if (note := masking.kernel_note()) else []
 
     def network(self, trial_id: str) -> Network:
         """The model in its two forms."""
@@ -260,7 +266,7 @@ def _lost_maps(shard: Shard, what: str, explainer: str, errors: Errors) -> Itera
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (RuntimeError, ValueError, ArithmeticError, AssertionError) as e:
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        reason = first_line(e)
         stage = f"{what}:{shard.trial_id}:{explainer}"
         errors += [
             {"path": path, "image_id": image_id, "stage": stage, "reason": reason}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
+from cxr_ray.errors import first_line
 from cxr_ray.models.networks import Classifier
 from cxr_ray.quiet import silent
 from cxr_ray.registry import Registry
@@ -319,7 +320,7 @@ def check(name: str, model: Classifier, example: Tensor, expected: Tensor) -> Fo
     except ModuleNotFoundError as e:
         return f"no {e.name}" + (f": pip install 'cxr-ray[{backend.extra}]'" if backend.extra else "")
     except Exception as e:  # compilers and exporters fail in their own ways, a missing one at its first call
-        return (str(e).splitlines() or [type(e).__name__])[0]
+        return first_line(e)
     if not difference <= TOLERANCES[backend.precision]:
         return f"{DIFFERS} up to {difference:.1e} in probability"
     return Form(forward, layout_of(forward), difference)

@@ -24,6 +24,7 @@ from cxr_ray.data.entries import Source
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.masks import MaskFolder, load_parts, lungs_of, marker_of
 from cxr_ray.data.sources import counterfactuals_of
+from cxr_ray.run.terminal import ShardDone
 from cxr_ray.run.workers import WorkerPool
 from cxr_ray.storage import SHARDS, Store, pack
 
@@ -152,6 +153,7 @@ class _Explain:
             "name": shard.name,
             "images": len(shard.image_ids),
             "backend": str(self.worker.backend),
+            "notes": self.worker.notes,
             "tables": tables,
         }
 
@@ -189,7 +191,7 @@ class _Write:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         tables = row["tables"]
         self.store.write_shard(row["name"], tables if isinstance(tables, bytes) else pack(tables), self.folder)
-        return {key: row[key] for key in ("name", "images", "backend")}
+        return {key: row[key] for key in ("name", "images", "backend", "notes")}
 
 
 def make_pool(
@@ -202,8 +204,8 @@ def make_pool(
     return WorkerPool(partial(_Explain, context.sweep, context.store, dict(model_refs), allocation, passes), allocation)
 
 
-def compute_shards(shard_pass: ShardPass, shards: Missing) -> Generator[tuple[int, str], None, None]:
-    """Compute the shards and write each as a file of the run; yield (images, inference backend) a shard.
+def compute_shards(shard_pass: ShardPass, shards: Missing) -> Generator[ShardDone, None, None]:
+    """Compute the shards and write each as a file of the run; yield what is told of each.
 
     Tasks of Ray Data read and decode, a worker of the pool takes each block, tasks write. A killed worker or task is
     started again, and its shard is computed again under the same name.
@@ -220,7 +222,7 @@ def compute_shards(shard_pass: ShardPass, shards: Missing) -> Generator[tuple[in
             return
         call, result = pool.wait()
         if call.is_task:
-            yield from ((row["images"], row["backend"]) for row in result)
+            yield from (ShardDone(row["images"], row["backend"], tuple(row["notes"])) for row in result)
         else:
             pool.add(write.remote(writer, result, call.refs[1]))
 

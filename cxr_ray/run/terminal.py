@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator
+from typing import NamedTuple
 
 from cxr_ray import quiet
 
@@ -33,17 +34,30 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def watch(computed: Generator[tuple[int, str], None, None], n_shards: int) -> None:
+class ShardDone(NamedTuple):
+    """What is told of a shard that was computed: its images, its worker's inference backend, and what slows that."""
+
+    images: int
+    backend: str
+    notes: tuple[str, ...] = ()
+
+
+def watch(computed: Generator[ShardDone, None, None], n_shards: int) -> None:
     """Say how far the shards are. Closes them when interrupted: Ray Data waits for a Ray that has ended."""
     done, first, last = 0, 0.0, 0.0
+    told: set[str] = set()
     with contextlib.closing(computed):
-        for n, (images, backend) in enumerate(computed, start=1):
+        for n, (images, backend, notes) in enumerate(computed, start=1):
             now = time.monotonic()
             if n == 1:
                 say(f"  forward passes: {backend}")
                 first = last = now  # what came before is mostly start-up
             else:
                 done += images
+            for note in dict.fromkeys(notes):
+                if note not in told:
+                    say(f"  {note}")
+            told.update(notes)
             if n == n_shards:
                 say(f"  {n} of {n_shards} shards")
             elif now - last > PROGRESS_SECONDS:

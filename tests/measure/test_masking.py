@@ -7,6 +7,8 @@ import torch
 
 from cxr_ray.measure import fills, masking, rankings, scoring
 from cxr_ray.models.backends import Layout
+from tests.builders.networks import small
+from tests.builders.shards import sweep, worker
 
 SIZE = 14
 HALF = Layout(torch.float16, channels_last=True)
@@ -35,6 +37,13 @@ def canvas_of(layout: Layout | None, masked: bool = False) -> masking.Canvas:
     filled = torch.rand(2, 2, 3, SIZE, SIZE, generator=generator)
     linear = {1: fills.Linear.of(images, torch.tensor([1, 2]), lambda x: x)} if masked else {}
     return masking.Canvas.of(images, filled, linear, layout)
+
+
+def kernel(monkeypatch, compiled) -> None:
+    """Another compiled kernel, in a process that has none yet."""
+    fresh = masking._Kernel()
+    fresh.compiled = compiled
+    monkeypatch.setattr(masking, "_KERNEL", fresh)
 
 
 @pytest.mark.parametrize(("grid", "masked"), list(itertools.product(["pixel", "7"], [False, True])))
@@ -84,31 +93,36 @@ def test_the_kernel_is_one_graph_for_all_batch_sizes_grids_apart(monkeypatch):
 
     torch._dynamo.reset()
     compiled = torch.compile(masking.blend, dynamic=True, fullgraph=True, backend=backend)
-    monkeypatch.setattr(masking, "_compiled", lambda: [compiled])
+    kernel(monkeypatch, compiled)
     for batch_size in (5, 4, 7):
         for a, b in zip(seen(canvas_of(HALF), "7", batch_size), seen(canvas_of(FUSED), "7", batch_size), strict=True):
             assert torch.equal(a, b)
     assert len(graphs) <= 2  # the first size may stand for itself
 
 
-def test_without_a_compiler_the_same_images_come_and_it_is_asked_once(monkeypatch):
+def test_without_a_compiler_the_same_images_come_and_one_warning_says_so(monkeypatch):
     asked = []
 
-    def fails(*given):
+    def backend(graph, example_inputs):
         asked.append(1)
-        raise RuntimeError("Failed to find C compiler.")
+        raise RuntimeError("Failed to find C compiler.\nSee the manual.")
 
-    compilers = [fails]
-    monkeypatch.setattr(masking, "_compiled", lambda: compilers)
-    for a, b in zip(seen(canvas_of(HALF)), seen(canvas_of(FUSED)), strict=True):
-        assert torch.equal(a, b)
-    assert asked == [1]
+    torch._dynamo.reset()
+    kernel(monkeypatch, torch.compile(masking.blend, dynamic=True, backend=backend))
+    assert not masking.kernel_note()
+    plain, laid_out = seen(canvas_of(HALF)), canvas_of(FUSED)
+    with pytest.warns(UserWarning, match=r"without a compiled kernel: Failed to find C compiler\.$") as told:
+        made = seen(laid_out)  # four batches
+    assert all(torch.equal(a, b) for a, b in zip(plain, made, strict=True))
+    assert len(made) > len(told) == len(asked) == 1
+    assert worker(sweep(), small()).notes == [str(told[0].message)]
 
 
 def test_memory_that_runs_out_is_not_taken_for_a_missing_compiler(monkeypatch):
     def fails(*given):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(masking, "_compiled", lambda: [fails])
+    kernel(monkeypatch, fails)
     with pytest.raises(torch.OutOfMemoryError):
         seen(canvas_of(FUSED))
+    assert not masking.kernel_note()

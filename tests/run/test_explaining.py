@@ -16,6 +16,7 @@ from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.run import context, explaining, pipeline, resume
 from cxr_ray.run.pipeline import PassSettings
+from cxr_ray.run.terminal import ShardDone
 from cxr_ray.run.workers import WorkerPool
 from cxr_ray.schemas import TABLES
 from cxr_ray.sweepfile import resolve
@@ -46,7 +47,7 @@ def without_ray(monkeypatch):
         for shard in shards:
             write(explain(decode({"shard": json.dumps(shard.to_plain())})))
             computed.append(shard.name)
-            yield len(shard.rows), "eager"
+            yield ShardDone(len(shard.rows), "eager")
 
     monkeypatch.setattr(pipeline, "compute_shards", compute)
     monkeypatch.setattr(WorkerPool, "start", lambda pool, n: None)

@@ -3,12 +3,13 @@
 import pytest
 
 from cxr_ray.run import terminal
+from cxr_ray.run.terminal import ShardDone
 
 
 def test_the_time_left_leaves_out_what_came_before_the_first_shard(monkeypatch, capsys):
     moments = iter([100.0, 101, 106, 110, 122, 130])
     monkeypatch.setattr(terminal.time, "monotonic", lambda: next(moments))
-    terminal.watch(((4, "eager") for _ in range(6)), 6)
+    terminal.watch((ShardDone(4, "eager") for _ in range(6)), 6)
     assert capsys.readouterr().out.splitlines() == [
         "  forward passes: eager",
         "  3 of 6 shards, 1.3 images/s, 9 seconds left",
@@ -17,13 +18,19 @@ def test_the_time_left_leaves_out_what_came_before_the_first_shard(monkeypatch, 
     ]
 
 
+def test_what_slows_a_worker_is_said_once(capsys):
+    notes = [(), ("slow",), ("slow",), ("slow", "slower")]
+    terminal.watch((ShardDone(4, "eager", told) for told in notes), 4)
+    assert capsys.readouterr().out.splitlines() == ["  forward passes: eager", "  slow", "  slower", "  4 of 4 shards"]
+
+
 def test_an_interruption_closes_the_shards_so_that_ray_is_not_waited_for(monkeypatch):
     closed = []
 
     def shards():
         try:
-            yield 4, "eager"
-            yield 4, "eager"
+            yield ShardDone(4, "eager")
+            yield ShardDone(4, "eager")
         finally:
             closed.append(True)
 
