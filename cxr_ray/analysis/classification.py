@@ -1,17 +1,20 @@
 """How well a model classifies: the rows of the table `classification`, each metric with a patient-bootstrap interval.
 
 Metrics of a threshold come from counts, the others from scikit-learn. The bootstrap needs them a thousand times over,
-so its samples come from weighted counts by matrix products; tests compare all with scikit-learn and `sample_weight`.
+so its samples come from weighted counts by matrix products, some samples at a time; tests compare all with
+scikit-learn and `sample_weight`.
 
 Shapes: N images, P patients, B bootstrap samples, G distinct scores.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 from scipy.stats import binomtest
 from sklearn import metrics
 
@@ -19,10 +22,10 @@ from cxr_ray.analysis.resampling import (
     MIN_PATIENTS,
     Floats,
     Ints,
-    bootstrap_weights,
     patient_codes,
     patient_sums,
     percentile_interval,
+    weight_blocks,
 )
 
 SPLITS = ("val", "test")
@@ -58,17 +61,13 @@ def classification_rows(
             continue
         label_N, prob_N, logit_N = _labels(part), _scores(part, "prob_pneumonia"), _scores(part, "logit_pneumonia")
         codes_N, n_patients = patient_codes(part["patient_id"].to_numpy(object))
-        weights_BP = bootstrap_weights(n_patients, n_boot, seed) if n_patients >= MIN_PATIENTS else None
+        calls = {rule: (prob_N >= threshold).astype(np.int64) for rule, threshold in rules.items()}
+        blocks = weight_blocks(n_patients, n_boot, seed) if n_patients >= MIN_PATIENTS else iter(())
+        samples = _samples(blocks, codes_N, label_N, prob_N, logit_N, calls)
         free = _threshold_free(label_N, prob_N, logit_N)
-        free_samples = (
-            {} if weights_BP is None else _threshold_free_samples(weights_BP, codes_N, label_N, prob_N, logit_N)
-        )
         for rule, threshold in rules.items():
-            positive_N = (prob_N >= threshold).astype(np.int64)
+            positive_N = calls[rule]
             estimates = free | _at_threshold(label_N, positive_N)
-            samples = dict(free_samples)
-            if weights_BP is not None:
-                samples |= _at_threshold_samples(weights_BP, codes_N, label_N, positive_N)
             row: dict[str, Any] = {
                 "trial_id": trial_id,
                 "split": split,
@@ -79,7 +78,7 @@ def classification_rows(
                 **confusion(label_N, positive_N),
             }
             for name in METRICS:
-                lower, upper = _bounds(samples, name)
+                lower, upper = _bounds(samples[rule], name)
                 if lower is not None and lower == upper:  # at 0 or 1 every sample is the estimate
                     lower, upper = _exact_bounds(name, estimates[name], part)
                 row |= {name: _known(estimates[name]), f"{name}_lower": lower, f"{name}_upper": upper}
@@ -140,6 +139,20 @@ def _at_threshold(label_N: Ints, positive_N: Ints) -> dict[str, float]:
     return {name: float(sample_1[0]) for name, sample_1 in _at_threshold_samples(*alone, label_N, positive_N).items()}
 
 
+def _samples(
+    blocks: Iterable[Floats], codes_N: Ints, label_N: Ints, prob_N: Floats, logit_N: Floats, calls: Mapping[str, Ints]
+) -> dict[str, dict[str, Floats]]:
+    """Bootstrap samples [B] of each metric by threshold rule; none without blocks of weights."""
+    found: dict[str, dict[str, list[Floats]]] = {rule: {} for rule in calls}
+    for weights_BP in blocks:
+        free = _threshold_free_samples(weights_BP, codes_N, label_N, prob_N, logit_N)
+        for rule, positive_N in calls.items():
+            block = free | _at_threshold_samples(weights_BP, codes_N, label_N, positive_N)
+            for name, sample_B in block.items():
+                found[rule].setdefault(name, []).append(sample_B)
+    return {rule: {name: np.concatenate(parts) for name, parts in of.items()} for rule, of in found.items()}
+
+
 def _threshold_free_samples(
     weights_BP: Floats, codes_N: Ints, label_N: Ints, prob_N: Floats, logit_N: Floats
 ) -> dict[str, Floats]:
@@ -150,9 +163,11 @@ def _threshold_free_samples(
     np.add.at(gap_PG, (codes_N, bins(prob_N)), prob_N - label_N)
 
     scores, place_N = np.unique(logit_N, return_inverse=True)
-    counts_2PG = np.zeros((2, n_patients, len(scores)))
-    np.add.at(counts_2PG, (label_N, codes_N, place_N), 1.0)
-    auroc_B, auprc_B = _ranking_metrics(weights_BP @ counts_2PG[1], weights_BP @ counts_2PG[0])
+    negative_GP, positive_GP = (
+        csr_array((np.ones(int(of.sum())), (place_N[of], codes_N[of])), (len(scores), n_patients))
+        for of in (label_N == 0, label_N == 1)
+    )
+    auroc_B, auprc_B = _ranking_metrics((positive_GP @ weights_BP.T).T, (negative_GP @ weights_BP.T).T)
     return {
         "auroc": auroc_B,
         "auprc": auprc_B,

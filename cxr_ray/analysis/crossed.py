@@ -12,7 +12,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-from cxr_ray.analysis.resampling import Floats, bootstrap_weights, patient_codes, patient_sums
+from cxr_ray.analysis.resampling import Floats, bootstrap_weights, patient_codes, patient_sums, resampled
 
 CROSSED_METHOD = "t with (models - 1) degrees of freedom, standard error by bootstrap over models and patients"
 
@@ -61,7 +61,7 @@ def crossed(statistic: Statistic, n_patients: int, n_models: int, seed: int, n_b
         n_boot: bootstrap samples.
     """
     effect = float(statistic(np.ones((1, n_patients))).mean())
-    each_BS = statistic(bootstrap_weights(n_patients, n_boot, seed))
+    each_BS = resampled(statistic, n_patients, n_boot, seed)
     samples_B = (each_BS * bootstrap_weights(n_models, n_boot, seed + 1)).sum(1) / n_models
     return Crossed(effect, float(samples_B.std()) * float(np.sqrt(n_models / (n_models - 1))), n_models - 1)
 

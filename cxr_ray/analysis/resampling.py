@@ -10,7 +10,7 @@ Shapes: N, M images; K columns; P patients; B bootstrap samples or permutations.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -21,10 +21,12 @@ from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Sums = tuple[Floats, Floats]  # sums_PK and counts_PK of a group of images
 
 MIN_PATIENTS = 20  # an interval over fewer clusters is not to be trusted
 CI_METHOD = "symmetric bootstrap-t over patients"
 _BLOCK = 2**22  # elements of the largest temporary array: 32 MiB
+_PAIRS = 2**24  # distances that one matching looks at: 128 MiB
 _KEPT = 32  # sets of random numbers that stay in memory, each of up to 8 MiB
 
 _ROUNDING = 1e-12  # of the largest sum: what equal sums may differ by in float64
@@ -51,19 +53,38 @@ def patient_sums(values_NK: ArrayLike, codes_N: Ints, n_patients: int) -> tuple[
 
 def bootstrap_weights(n_patients: int, n_boot: int, seed: int) -> Floats:
     """weights_BP: how often each patient is drawn when n_patients are drawn with replacement, n_boot times."""
-    draw = _kept_counts if n_patients * n_boot <= _BLOCK else _counts
-    return draw(n_patients, n_boot, seed).astype(np.float64)
+    return np.concatenate(list(weight_blocks(n_patients, n_boot, seed)))
 
 
-def _counts(n_patients: int, n_boot: int, seed: int) -> NDArray[np.int64]:
+def weight_blocks(n_patients: int, n_boot: int, seed: int) -> Iterator[Floats]:
+    """``bootstrap_weights`` in consecutive pieces [b, P], each of at most 32 MiB where it has more than one row."""
+    if n_patients * n_boot <= _BLOCK:
+        yield _kept_counts(n_patients, n_boot, seed).astype(np.float64)
+        return
     rng = np.random.default_rng(seed)
+    for rows in _chunks(np.arange(n_boot), _BLOCK // n_patients):
+        yield _counts(n_patients, len(rows), rng).astype(np.float64)
+
+
+def resampled(statistic: Callable[[Floats], Floats], n_patients: int, n_boot: int, seed: int) -> Floats:
+    """A statistic of all bootstrap samples [B, ...]; it is given some of them at a time, as weights_BP."""
+    return np.concatenate([statistic(weights_BP) for weights_BP in weight_blocks(n_patients, n_boot, seed)])
+
+
+def resampled_sums(sums_PK: Floats, n_boot: int, seed: int) -> Floats:
+    """Sums over the patients of each bootstrap sample: sums_BK."""
+    return resampled(lambda weights_BP: weights_BP @ sums_PK, len(sums_PK), n_boot, seed)
+
+
+def _counts(n_patients: int, n_boot: int, rng: np.random.Generator) -> NDArray[np.int64]:
     return rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_boot)
 
 
 @lru_cache(maxsize=_KEPT)
 def _kept_counts(n_patients: int, n_boot: int, seed: int) -> NDArray[np.uint16 | np.uint32]:
     """The same, kept: drawing takes longer than all else, and many tables resample the same buckets."""
-    return _counts(n_patients, n_boot, seed).astype(np.uint16 if n_patients < 2**16 else np.uint32)
+    counts = _counts(n_patients, n_boot, np.random.default_rng(seed))
+    return counts.astype(np.uint16 if n_patients < 2**16 else np.uint32)
 
 
 def percentile_interval(samples_BK: Floats) -> tuple[Floats, Floats]:
@@ -148,11 +169,7 @@ def simultaneous_bootstrap(
     enough = np.flatnonzero((counts_PK > 0).sum(0) >= MIN_PATIENTS)
     if not len(enough):
         return outcome_4K[0], outcome_4K[1], outcome_4K[2], outcome_4K[3]
-    sums_PK, counts_PK = sums_PK[:, enough], counts_PK[:, enough]
-    mean_K = sums_PK.sum(0) / counts_PK.sum(0)
-    weights_BP = np.concatenate([np.ones((1, n_patients)), bootstrap_weights(n_patients, n_boot, seed)])
-    rounding_K = _ROUNDING * np.abs(sums_PK).max(0)
-    t_BK, error_K = _t(*_shift_and_error([(sums_PK - mean_K * counts_PK, counts_PK)], weights_BP), rounding_K)
+    t_BK, mean_K, error_K, rounding_K = _sampled_t([(sums_PK, counts_PK)], enough, n_boot, seed)
     known_K = ~np.isinf(np.quantile(t_BK, 0.95, axis=0, method="higher"))
     largest_B = t_BK[:, known_K].max(1, initial=0.0)
     half_K = np.quantile(largest_B, 0.95, method="higher") * error_K
@@ -164,40 +181,61 @@ def simultaneous_bootstrap(
     return outcome_4K[0], outcome_4K[1], outcome_4K[2], outcome_4K[3]
 
 
-def _t(shift_BK: Floats, error_BK: Floats, rounding_K: Floats) -> tuple[Floats, Floats]:
-    """|t| of each sample, and the standard error of the data, which is the first sample of both."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        t_BK = np.abs(shift_BK[1:]) / error_BK[1:]
-    # A sample without any patient of a group says nothing, nor does one in which all patients agree.
-    t_BK[~(error_BK[1:] > 1e-6 * error_BK[0])] = np.inf
-    t_BK[np.abs(shift_BK[1:]) <= rounding_K] = 0.0
-    return t_BK, error_BK[0]
-
-
-def _intervals(groups: Sequence[tuple[Floats, Floats]], n_boot: int, seed: int, level: float) -> tuple[Floats, Floats]:
-    """Interval of the first group's mean, minus the second's if there is one; groups are (sums_PK, counts_PK)."""
-    n_patients, n_columns = groups[0][0].shape
-    enough_K = np.all([(counts_PK > 0).sum(0) >= MIN_PATIENTS for _, counts_PK in groups], axis=0)
-    lower_K, upper_K = np.full(n_columns, np.nan), np.full(n_columns, np.nan)
-    if not enough_K.any():
-        return lower_K, upper_K
-    weights_BP = np.concatenate([np.ones((1, n_patients)), bootstrap_weights(n_patients, n_boot, seed)])
-    for columns in _chunks(np.flatnonzero(enough_K), _BLOCK // (4 * n_boot)):
-        means = [sums_PK[:, columns].sum(0) / counts_PK[:, columns].sum(0) for sums_PK, counts_PK in groups]
-        centred = [
-            (sums_PK[:, columns] - mean_K * counts_PK[:, columns], counts_PK[:, columns])
-            for (sums_PK, counts_PK), mean_K in zip(groups, means, strict=True)
-        ]
-        rounding_K = _ROUNDING * np.max([np.abs(sums_PK[:, columns]).max(0) for sums_PK, _ in groups], axis=0)
-        t_BK, error_K = _t(*_shift_and_error(centred, weights_BP), rounding_K)
+def _intervals(groups: Sequence[Sums], n_boot: int, seed: int, level: float) -> tuple[Floats, Floats]:
+    """Interval of the first group's mean, minus the second's if there is one."""
+    lower_K, upper_K = (np.full(groups[0][0].shape[1], np.nan) for _ in range(2))
+    enough = np.flatnonzero(np.all([(counts_PK > 0).sum(0) >= MIN_PATIENTS for _, counts_PK in groups], axis=0))
+    if len(enough):
+        t_BK, mean_K, error_K, _ = _sampled_t(groups, enough, n_boot, seed)
         quantile_K = np.quantile(t_BK, level, axis=0, method="higher")  # no mean of a number and infinity
         half_K = np.where(np.isinf(quantile_K), np.nan, quantile_K) * error_K
-        mean_K = means[0] - means[1] if len(means) > 1 else means[0]
-        lower_K[columns], upper_K[columns] = mean_K - half_K, mean_K + half_K
+        lower_K[enough], upper_K[enough] = mean_K - half_K, mean_K + half_K
     return lower_K, upper_K
 
 
-def _shift_and_error(groups: Sequence[tuple[Floats, Floats]], weights_BP: Floats) -> tuple[Floats, Floats]:
+def _sampled_t(groups: Sequence[Sums], chosen: Ints, n_boot: int, seed: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Of the chosen columns |t| of each sample [B, K], the mean (difference of means), its error, what rounding hides.
+
+    Weights are drawn once for all columns, some samples at a time, and columns are weighed in pieces: memory holds a
+    part of either.
+    """
+    n_patients = len(groups[0][0])
+    pieces = _chunks(chosen, _BLOCK // max(4 * n_boot, n_patients))
+    known: list[tuple[Floats, Floats, Floats]] = []
+    for piece in pieces:
+        means = [sums_PK[:, piece].sum(0) / counts_PK[:, piece].sum(0) for sums_PK, counts_PK in groups]
+        _, error_1K = _shift_and_error(_centred(groups, piece), np.ones((1, n_patients)))
+        rounding_K = _ROUNDING * np.max([np.abs(sums_PK[:, piece]).max(0) for sums_PK, _ in groups], axis=0)
+        known.append((means[0] - means[1] if len(means) > 1 else means[0], error_1K[0], rounding_K))
+
+    def t_of(weights_BP: Floats) -> Floats:
+        parts = [
+            _t(*_shift_and_error(_centred(groups, piece), weights_BP), error_K, rounding_K)
+            for piece, (_, error_K, rounding_K) in zip(pieces, known, strict=True)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    mean_K, error_K, rounding_K = (np.concatenate(values) for values in zip(*known, strict=True))
+    return resampled(t_of, n_patients, n_boot, seed), mean_K, error_K, rounding_K
+
+
+def _centred(groups: Sequence[Sums], columns: Ints) -> list[Sums]:
+    """Sums and counts of some columns; the sums those of values minus their mean."""
+    chosen = [(sums_PK[:, columns], counts_PK[:, columns]) for sums_PK, counts_PK in groups]
+    return [(sums_PK - sums_PK.sum(0) / counts_PK.sum(0) * counts_PK, counts_PK) for sums_PK, counts_PK in chosen]
+
+
+def _t(shift_BK: Floats, error_BK: Floats, error_K: Floats, rounding_K: Floats) -> Floats:
+    """|t| of each sample. ``error_K``: the standard error of the data."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t_BK = np.abs(shift_BK) / error_BK
+    # A sample without any patient of a group says nothing, nor does one in which all patients agree.
+    t_BK[~(error_BK > 1e-6 * error_K)] = np.inf
+    t_BK[np.abs(shift_BK) <= rounding_K] = 0.0
+    return t_BK
+
+
+def _shift_and_error(groups: Sequence[Sums], weights_BP: Floats) -> tuple[Floats, Floats]:
     """Mean (difference of means) of each weighted sample and its linearised standard error over patients: [B, K] each.
 
     A mean d = sum(w s) / sum(w c) moves with patient p by (s_p - d c_p) / sum(w c). The squares of these add up to
@@ -289,12 +327,36 @@ def matched_pairs(a_N: ArrayLike, b_M: ArrayLike, caliper: float = 0.25) -> Ints
     """One-to-one pairs of nearest log-odds, at most `caliper` apart: rows (index in a, index in b), by index in a.
 
     As many pairs as can be, and among these the smallest total distance (optimal matching, Rosenbaum 1989): unlike a
-    greedy choice it does not depend on where one begins. Whoever is left over, or NaN, is in no pair.
+    greedy choice it does not depend on where one begins. Whoever is left over, or NaN, is in no pair. Above 2**24
+    possible pairs the images, in order of their log-odds, are cut into the fewest strata of equal numbers that hold
+    fewer each, and matched within them: the cost grows with the square of the images otherwise. A cut can part a pair.
 
     >>> matched_pairs([0.0, 1.0, 5.0], [1.1, 0.2]).tolist()
     [[0, 1], [1, 0]]
     """
     a_N, b_M = np.asarray(a_N, dtype=np.float64), np.asarray(b_M, dtype=np.float64)
+    if len(a_N) * len(b_M) <= _PAIRS:
+        return _pairs(a_N, b_M, caliper)
+    order = np.argsort(np.concatenate([a_N, b_M]), kind="stable")
+    found = []
+    for stratum in _strata(order, order < len(a_N)):
+        is_a = stratum < len(a_N)
+        a, b = stratum[is_a], stratum[~is_a] - len(a_N)
+        pairs = _pairs(a_N[a], b_M[b], caliper)
+        found.append(np.stack([a[pairs[:, 0]], b[pairs[:, 1]]], axis=1))
+    together = np.concatenate(found)
+    return together[np.argsort(together[:, 0])]
+
+
+def _strata(order: Ints, is_a: NDArray[np.bool_]) -> list[Ints]:
+    """The fewest pieces of as many images each of which none allows more than _PAIRS pairs."""
+    places = np.arange(len(order))
+    cuts = (np.array_split(places, n) for n in itertools.count(2))
+    fits = next(cut for cut in cuts if all(is_a[p].sum() * (~is_a[p]).sum() <= _PAIRS for p in cut))
+    return [order[p] for p in fits]
+
+
+def _pairs(a_N: Floats, b_M: Floats, caliper: float) -> Ints:
     distance_NM = np.abs(a_N[:, None] - b_M[None, :])
     allowed_NM = distance_NM <= caliper
     forbidden = 1.0 + caliper * min(len(a_N), len(b_M))  # dearer than all allowed pairs together

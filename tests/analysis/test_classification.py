@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics
 
-from cxr_ray.analysis import classification
+from cxr_ray.analysis import classification, resampling
 from cxr_ray.analysis.classification import METRICS, classification_rows
 from cxr_ray.analysis.resampling import bootstrap_weights, patient_codes
 from cxr_ray.schemas import CLASSIFICATION
@@ -203,3 +203,10 @@ def test_a_share_of_one_has_an_exact_interval_and_what_is_no_share_has_none():
     (row,) = classification_rows(wrong, "m", seed=0)
     assert (row["specificity_lower"], row["specificity"]) == (0, 0)
     assert row["specificity_upper"] == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
+def test_samples_drawn_in_pieces_give_the_same_rows(monkeypatch):
+    whole = classification_rows(both_splits(), "t", 7)
+    monkeypatch.setattr(resampling, "_BLOCK", 5000)
+    in_pieces = classification_rows(both_splits(), "t", 7)
+    pd.testing.assert_frame_equal(pd.DataFrame(in_pieces), pd.DataFrame(whole), rtol=1e-12)

@@ -309,3 +309,35 @@ def test_pairs_are_one_to_one(a, b):
     assert (np.abs(a[pairs[:, 0]] - b[pairs[:, 1]]) <= 0.25).all()
     left_a, left_b = (np.setdiff1d(np.arange(len(x)), pairs[:, i]) for i, x in enumerate((a, b)))
     assert (np.abs(a[left_a][:, None] - b[left_b][None]) > 0.25).all()  # nobody left over could still be paired
+
+
+def test_samples_drawn_in_pieces_are_those_drawn_at_once(monkeypatch):
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(90, 3)), rng.normal(size=(70, 3))
+    of_a, of_b = rng.integers(0, 40, 90), rng.integers(20, 60, 70)
+
+    def bounds():
+        return [
+            *stats.patient_bootstrap(a, of_a, 100, seed=3),
+            *stats.bootstrap_difference(a, of_a, b, of_b, 100, seed=3),
+            *stats.simultaneous_bootstrap(a, of_a, 100, seed=3),
+        ]
+
+    weights, whole = stats.bootstrap_weights(40, 100, 3), bounds()
+    assert np.isfinite(whole).all()
+    monkeypatch.setattr(stats, "_BLOCK", 7 * 60)  # seven samples, one column
+    assert len(list(stats.weight_blocks(60, 100, 3))) == 15
+    np.testing.assert_array_equal(stats.bootstrap_weights(40, 100, 3), weights)
+    np.testing.assert_allclose(bounds(), whole, rtol=1e-12)
+
+
+def test_matching_within_strata_loses_at_most_the_pairs_that_a_cut_parts(monkeypatch):
+    a = np.random.default_rng(0).permutation([*range(30), np.nan]).astype(float)
+    b = np.random.default_rng(1).permutation(30) + 0.125
+    whole = stats.matched_pairs(a, b)
+    monkeypatch.setattr(stats, "_PAIRS", 20)  # 9 strata of 6 and 7 images
+    pairs = stats.matched_pairs(a, b)
+    np.testing.assert_array_equal(b[pairs[:, 1]], a[pairs[:, 0]] + 0.125)
+    assert (np.diff(pairs[:, 0]) > 0).all()
+    assert len(whole) == 30
+    assert 30 - 8 <= len(pairs) <= 30

@@ -15,10 +15,10 @@ from cxr_ray.analysis.agreement.rows import row
 from cxr_ray.analysis.resampling import (
     MIN_PATIENTS,
     Floats,
-    bootstrap_weights,
     patient_codes,
     patient_sums,
     percentile_interval,
+    resampled_sums,
 )
 
 ICC = (
@@ -49,8 +49,9 @@ def intraclass(values_NE: Floats, patients_N: Any, seed: int, n_boot: int = 1000
     codes_N, n_patients = patient_codes(patients_N)
     quantities = np.concatenate([values_NE, (values_NE**2).sum(1, keepdims=True), image_N1**2], axis=1)
     sums_PQ, counts_PQ = patient_sums(quantities, codes_N, n_patients)
-    weights_BP = np.concatenate([np.ones((1, n_patients)), bootstrap_weights(n_patients, n_boot, seed)])
-    n_B, sums_BQ = weights_BP @ counts_PQ[:, 0], weights_BP @ sums_PQ
+    sums_PQ = np.concatenate([counts_PQ[:, :1], sums_PQ], axis=1)
+    sums_BQ = np.concatenate([sums_PQ.sum(0, keepdims=True), resampled_sums(sums_PQ, n_boot, seed)])
+    n_B, sums_BQ = sums_BQ[:, 0], sums_BQ[:, 1:]
     mean_BE = sums_BQ[:, :n_explainers] / n_B[:, None]
     mean_B = mean_BE.mean(1)
     explainers_B = n_B * ((mean_BE - mean_B[:, None]) ** 2).sum(1)

@@ -18,10 +18,10 @@ from cxr_ray.analysis.resampling import (
     CI_METHOD,
     MIN_PATIENTS,
     bootstrap_difference,
-    bootstrap_weights,
     patient_codes,
     patient_sums,
     percentile_interval,
+    resampled_sums,
 )
 from cxr_ray.measure.edits import EDITS
 from cxr_ray.schemas import CLASSES, WHOLE
@@ -150,7 +150,7 @@ def _shares(found: pd.DataFrame, variant: str, seed: int, n_boot: int) -> Iterat
         }
         if n >= MIN_PATIENTS:
             sums_PK, _ = patient_sums(both.to_numpy(), *patient_codes(both.index))
-            of_region_B, of_whole_B = (bootstrap_weights(n, n_boot, seed) @ sums_PK).T
+            of_region_B, of_whole_B = resampled_sums(sums_PK, n_boot, seed).T
             lower, upper = percentile_interval((of_region_B / of_whole_B)[:, None])
             known |= {"lower": lower[0], "upper": upper[0], "ci_method": SHARE_METHOD}
         note = "; it holds anatomy, and is described alone" if region == "border" else ""

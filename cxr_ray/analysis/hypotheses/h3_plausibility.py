@@ -20,10 +20,10 @@ from cxr_ray.analysis.hypotheses.rows import Row, counts, means, of_models, row
 from cxr_ray.analysis.resampling import (
     MIN_PATIENTS,
     Floats,
-    bootstrap_weights,
     patient_codes,
     patient_sums,
     percentile_interval,
+    resampled,
 )
 from cxr_ray.analysis.shares import SHARE_METHOD, patient_share
 from cxr_ray.measure.lung_enrichment import MASKS
@@ -207,6 +207,6 @@ def _rank_correlation(maps: pd.DataFrame, a: str, b: str, seed: int, n_boot: int
         return counts(maps) | {"effect": effect}
     if len(trial_ids) > 1:
         return counts(maps) | of_models(crossed(statistic, n_patients, len(trial_ids), seed, n_boot))
-    lower, upper = percentile_interval(statistic(bootstrap_weights(n_patients, n_boot, seed)))
+    lower, upper = percentile_interval(resampled(statistic, n_patients, n_boot, seed))
     interval = {"lower": lower[0], "upper": upper[0], "ci_method": "percentile bootstrap over patients"}
     return counts(maps) | {"effect": effect, **interval}
