@@ -11,10 +11,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+import re
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
 from cxr_ray.errors import shown
 from cxr_ray.schemas import NAME_PATTERN, to_json
@@ -25,6 +26,7 @@ Scale = Annotated[float, Field(gt=0)]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NULLABLE = ("sequential", "verdicts", "regions", "sanity")  # sections that null turns off
 SEGMENTER = "torchxrayvision"  # as regions.lungs: masks by its network
+PATIENT_RULES = ("folder", "file")  # as data.patient: no patterns
 SPACES = ("grid", "choice", "uniform", "loguniform")
 
 
@@ -43,16 +45,89 @@ class Phantoms(Section):
     marker_correlation: float = Field(0.5, ge=0, le=1, description="P(the marker's glyph is that of the label)")
 
 
+def _label(value: Any) -> Any:
+    """A label as text; YAML reads 0 and true as a number and a truth value."""
+    return str(value) if type(value) in (bool, int, float) else value
+
+
+Label = Annotated[str, BeforeValidator(_label, json_schema_input_type=str | int | float | bool)]
+
+
+class Classes(Section):
+    """Which labels, or folders, are the two classes; case does not matter, and ``*`` is any label not named here."""
+
+    negative: list[Label] = Field(["NORMAL", "0"], min_length=1, description="labels of class 0, NORMAL in the tables")
+    positive: list[Label] = Field(
+        ["PNEUMONIA", "1"], min_length=1, description="labels of class 1, PNEUMONIA in the tables"
+    )
+    ignore: list[Label] = Field([], description="labels whose images are left out")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Classes:
+        labels = [label.strip().casefold() for group in (self.negative, self.positive, self.ignore) for label in group]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"got {', '.join(map(shown, twice))} twice; expected each label in one class, once")
+        return self
+
+
+class Columns(Section):
+    """The columns of ``data.source: table``."""
+
+    path: str = Field("path", min_length=1, description="the image's path below data.images, or its name")
+    label: str = Field("label", min_length=1, description="its label")
+    labels: list[str] = Field([], description="instead of label: columns that hold 1 or 0, each named as its label")
+    separator: str | None = Field(None, min_length=1, description="between several labels of one image, such as |")
+    patient: str | None = Field(None, description="null: patient, where there is such a column, else the file name")
+    split: str | None = Field(None, description="null: split, where there is such a column, else split by patient")
+
+
+class Splits(Section):
+    """Other names of the splits, in a table's column or as folders; they go before the usual names."""
+
+    train: list[Label] = []
+    val: list[Label] = []
+    test: list[Label] = []
+
+
 class Data(Section):
     """Where the images come from and how they become squares."""
 
     source: Name = Field("folder", description="kind of source")
-    path: str = Field("data/chest_xray", min_length=1, description="folder: its path; hub: kaggle or huggingface")
+    path: str = Field(
+        "data/chest_xray", min_length=1, description="folder or table: its path; hub: kaggle or huggingface"
+    )
+    images: str | None = Field(None, min_length=1, description="the folder of a table's images; null: the table's own")
+    columns: Columns = Columns()
+    classes: Classes = Classes()
+    splits: Splits = Splits()
+    patient: str | None = Field(
+        None,
+        min_length=1,
+        description="whose an image is: a pattern with a group, found in its path; folder: the first folder below its "
+        "class, or below data.images; file: a patient each; null: what its name tells",
+    )
+    accept: list[Name] = Field([], description="suspicions that do not stop the run")
     size: int = Field(224, ge=32, le=1024, description="side of the model's input in pixels")
     fit: Literal["squash", "pad", "crop"] = "squash"
+    val: Literal["own", "train"] | None = Field(
+        None, description="own: the source's val split; train: taken from train; null: a folder's from train, else own"
+    )
     val_share: float = Field(0.1, gt=0, le=0.5, description="share of train, by patient, that validates")
     limit: int | None = Field(None, ge=2, description="at most so many images of each split, balanced by label")
     phantom: Phantoms = Phantoms()
+
+    @field_validator("patient")
+    @classmethod
+    def _pattern(cls, text: str | None) -> str | None:
+        if text is None or text in PATIENT_RULES:
+            return text
+        try:
+            groups = re.compile(text).groups
+        except re.error as e:
+            raise ValueError(f"got {shown(text)}, no regular expression ({e}); expected one with a group") from None
+        if not groups:
+            raise ValueError(f"got {shown(text)} without a group; expected one, such as 'patient(\\d+)'")
+        return text
 
 
 class Model(Section):
@@ -232,10 +307,11 @@ class Sweep(Section):
 
     @property
     def hash(self) -> str:
-        """16 hex digits of the sweep without resources and data.path: equal where the numbers must be equal."""
+        """16 hex digits of the sweep without resources and data's places: equal where the numbers must be equal."""
         plain = self.model_dump(mode="json")
         plain.pop("resources")
-        plain["data"].pop("path")
+        for key in ("path", "images", "accept"):
+            plain["data"].pop(key)
         return hashlib.sha256(to_json(plain).encode()).hexdigest()[:16]
 
     @property

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from cxr_ray.analysis import primary
-from cxr_ray.config import NULLABLE, SEGMENTER, SPACES, WITH_SPACES, Sweep
+from cxr_ray.config import NULLABLE, SEGMENTER, SPACES, WITH_SPACES, Data, Sweep
+from cxr_ray.data.doubts import SUSPICIONS
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.data.sources import SOURCES, known_masks
 from cxr_ray.errors import SweepError, shown
@@ -35,6 +36,7 @@ from cxr_ray.yamlfile import parse_yaml
 # Dotted path (* is any key) to the names that may stand there: as the value, in the list, or as keys of the mapping.
 NAMES: dict[str, Collection[str]] = {
     "data.source": SOURCES,
+    "data.accept": SUSPICIONS,
     "model.arch": NETWORKS,
     "model.preprocess": PREPROCESS,
     "train.loss": LOSSES,
@@ -289,6 +291,7 @@ def _contradictions(sweep: Sweep) -> Iterator[str]:
         most = CONTROLS[name].most_draws if name in CONTROLS else None
         if most is not None and draws > most:
             yield f"controls.{name}: got {draws}; expected at most {most}, since no more of its draws differ."
+    yield from _data_unused(sweep.data)
     yield from _verdicts_impossible(sweep)
     if sweep.regions is None or sweep.data.source not in SOURCES:
         return
@@ -297,6 +300,20 @@ def _contradictions(sweep: Sweep) -> Iterator[str]:
         needs = REGIONS[name].needs if name in REGIONS else None
         if needs is not None and needs not in have:
             yield _mask_missing(sweep, name, needs)
+
+
+def _data_unused(data: Data) -> Iterator[str]:
+    """Keys of ``data`` that its source does not read, or that another one overrides."""
+    if data.source != "table":
+        for key in ("images", "columns"):
+            if getattr(data, key) != Data.model_fields[key].default:
+                yield f"data.{key}: got a value with data.source {data.source}; expected source: table; set it."
+    elif data.patient is not None and data.columns.patient is not None:
+        yield "data.patient: got a value beside data.columns.patient; expected one of them; leave one out."
+    if data.source == "phantom":
+        for key in ("classes", "splits", "patient", "val"):
+            if getattr(data, key) != Data.model_fields[key].default:
+                yield f"data.{key}: got a value with data.source phantom, which knows its own; leave it out."
 
 
 def _verdicts_impossible(sweep: Sweep) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import cxr_ray.config
 from cxr_ray.analysis.hypotheses.registry import TESTED, Hypothesis
 from cxr_ray.config import Section
+from cxr_ray.data.doubts import SUSPICIONS
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.data.sources import SOURCES, SourceKind
 from cxr_ray.editor import json_schema
@@ -107,6 +108,7 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
 
 # how networks are trained and run, which says nothing about what a number means
 TECHNICAL: dict[str, tuple[str, Registry[Any]]] = {
+    "Suspicions": ("Key `data.accept`: what does not stop the run, and is told.", SUSPICIONS),
     "Networks": ("Keys `model.arch` and `checkpoints.NAME.arch`.", NETWORKS),
     "Preprocessing": ("Keys `model.preprocess` and `checkpoints.NAME.preprocess`.", PREPROCESS),
     "Losses": ("Key `train.loss`.", LOSSES),
@@ -144,7 +146,8 @@ def sweep_page() -> str:
         rows.append(f"| {_link(key, value, schema)} | {_kind(value, schema)} | {_default(value)} |\n")
         if section := _section(value, schema):
             sections[key] = section
-    sections["data.phantom"] = schema["$defs"]["Phantoms"]
+    for key, name in {"columns": "Columns", "classes": "Classes", "splits": "Splits", "phantom": "Phantoms"}.items():
+        sections[f"data.{key}"] = schema["$defs"][name]
     sections["checkpoints.NAME"] = schema["$defs"]["Checkpoint"]
     lines = [SWEEP_INTRO + "".join(rows).rstrip("\n")]
     for key, section in sections.items():

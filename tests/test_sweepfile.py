@@ -115,7 +115,7 @@ def outcome_of(dotted: str, name: str) -> list[str]:
         raw = {section: {"m": {"path": "m.pt", key.removeprefix("*."): name}}}
     elif section == "controls":
         raw = {section: {name: 1}}
-    elif section in ("explain", "perturb", "regions", "verdicts"):
+    elif section in ("explain", "perturb", "regions", "verdicts") or dotted == "data.accept":
         raw = {section: {key: [name]}}
     found = outcome(lambda: resolve(raw))
     return found if isinstance(found, list) else []

@@ -8,14 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class Doubt(NamedTuple):
+    """Why the user should know of a file: its kind in ``doubts``, and what of it, such as a label."""
+
+    name: str
+    about: str = ""
+
+
 class Entry(NamedTuple):
     """One file of a source.
 
-    split: train, test, val (the folder's own, which is not used) or all (a folder without splits).
-    class_name: NORMAL or PNEUMONIA.
+    split: train, test, val or all (a source without splits).
+    class_name: NORMAL or PNEUMONIA; empty: the file is left out, and its doubts say why.
     name: the file's path inside its class folder; image_id is made of split, class_name, name and the bytes.
     path: what ``read`` takes; relative to data.path.
     problem: why the file cannot be an image; None: nothing known yet.
+    patient: whose it is, where the source knows better than the file's name.
+    doubts: what the user should know of it.
     """
 
     split: str
@@ -23,6 +32,8 @@ class Entry(NamedTuple):
     name: str
     path: str
     problem: str | None = None
+    patient: str | None = None
+    doubts: tuple[Doubt, ...] = ()
 
 
 Entries = list[Entry]

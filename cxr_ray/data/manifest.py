@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pandas as pd
 import pyarrow as pa
 
 from cxr_ray.data import images
+from cxr_ray.data.doubts import Remark, examples, remarks
 from cxr_ray.data.entries import Entries, Entry, Source, StampedSource
-from cxr_ray.data.folder import EXPECTED
+from cxr_ray.data.folder import EXPECTED, FolderSource
 from cxr_ray.data.loading import Row, in_threads, unreadable
 from cxr_ray.data.patients import merged_patients, patient_of
 from cxr_ray.data.remembered import Known, Memory
@@ -28,6 +30,7 @@ class Manifest:
         images: one row an image, the columns of ``schemas.IMAGES``, ordered by split and path.
         errors: rows of ``schemas.ERRORS``, for files that are no images.
         notes: lines for the user: counts, duplicates, patients, what was left out.
+        doubts: what the user should know of, and confirm where it is a suspicion.
         fingerprint: sha256, hex, over the sorted image_ids.
     """
 
@@ -35,6 +38,7 @@ class Manifest:
     errors: list[Row]
     notes: list[str]
     fingerprint: str
+    doubts: list[Remark] = field(default_factory=list)
 
     def rows(self, split: str) -> pd.DataFrame:
         """The images of a split as they are used: all of test, the first of each content of train and val."""
@@ -56,6 +60,7 @@ def load_manifest(
     val_share: float = 0.1,
     limit: int | None = None,
     training: bool = True,
+    own_val: bool = False,
 ) -> Manifest:
     """Reads every file once and says what it is, whose it is, and which split it belongs to.
 
@@ -71,25 +76,30 @@ def load_manifest(
         val_share: share of each label's train images that validates, whole patients, at least one and never all.
         limit: at most so many images of each split (train before val is taken from it), balanced by label.
         training: the sweep trains. If not, train and val may be empty, and a folder without splits is all test.
+        own_val: the source's own val split validates, where it has one; else val is taken from train.
 
     Raises:
         DataError: a class has no image in test or (training) in train, or train has fewer than 2 patients of a label.
     """
     entries = source.list() if entries is None else entries
+    doubts = remarks(entries)
+    own_val = own_val and any(e.split == "val" and e.class_name for e in entries)
+    used = [e for e in entries if e.class_name and (own_val or e.split != "val")]
     memory = Memory(source.where) if isinstance(source, StampedSource) else None
-    outcomes = in_threads(functools.partial(_describe, source, memory), [e for e in entries if e.split != "val"])
+    outcomes = in_threads(functools.partial(_describe, source, memory), used)
     if memory is not None:
         memory.keep()
     errors = [o for o in outcomes if "stage" in o]
-    table = pd.DataFrame([o for o in outcomes if "stage" not in o], columns=[*IMAGES.columns, "person"])
+    table = pd.DataFrame([o for o in outcomes if "stage" not in o], columns=[*IMAGES.columns, "person", "told"])
     table = table.sort_values("path", ignore_index=True)
+    doubts += _shared_patients(table)
     table["patient_id"] = merged_patients(table["patient_id"], table["content_hash"])
 
-    unsplit = any(e.split == "all" for e in entries)
+    unsplit = any(e.split == "all" for e in used)
     if unsplit:
         table["split"] = split_unsplit(table, seed) if training else "test"
     for split in ("test", "train") if training else ("test",):
-        _require_classes(table, split, unsplit, source.where, errors)
+        _require_classes(table, split, unsplit, source, [(e, o) for e, o in zip(used, outcomes, strict=True)], doubts)
     if limit is not None:
         chosen = {i for _, part in table.groupby("split") for i in choose(part["image_id"], part["label"], limit, seed)}
         table = table[table["image_id"].isin(chosen)]
@@ -98,16 +108,12 @@ def load_manifest(
     table["duplicate_of"] = first.where(first != table["image_id"], None).astype(object)
 
     facts = _facts(table)
-    table["split"] = with_val(table, val_share, seed, source.where, training=training, limit=limit)
+    if not own_val:
+        table["split"] = with_val(table, val_share, seed, source.where, training=training, limit=limit)
     notes = [f"Images of {source.where}: {_counts(table)}."]
     if limit is not None:
         notes.append(f"limit {limit}: at most so many images of test, and of train and val together.")
-    if unsplit and training:
-        notes.append(f"No test and train folders: {UNSPLIT_TEST_SHARE:.0%} of the patients of each label are test.")
-    elif unsplit:
-        notes.append("No test and train folders: all images are test, since nothing is trained.")
-    if own_val := sum(e.split == "val" and e.problem is None for e in entries):
-        notes.append(f"The folder's own val split ({own_val} images) is not used: val is taken from train, by patient.")
+    notes += _split_notes(entries, unsplit, training, own_val)
     if errors:
         notes.append(f"Files that are no readable images: {len(errors)}; they stand in the table errors.")
     return Manifest(
@@ -115,7 +121,25 @@ def load_manifest(
         errors,
         notes + facts,
         hashlib.sha256("\n".join(sorted(table["image_id"])).encode()).hexdigest(),
+        doubts,
     )
+
+
+def _split_notes(entries: Entries, unsplit: bool, training: bool, own_val: bool) -> Iterator[str]:
+    """Where the splits come from, if not from the source."""
+    if unsplit and training:
+        yield f"No test and train folders: {UNSPLIT_TEST_SHARE:.0%} of the patients of each label are test."
+    elif unsplit:
+        yield "No test and train folders: all images are test, since nothing is trained."
+    if not own_val and (unused := sum(e.split == "val" and e.problem is None for e in entries)):
+        yield f"The folder's own val split ({unused} images) is not used: val is taken from train, by patient."
+
+
+def _shared_patients(table: pd.DataFrame) -> list[Remark]:
+    """Patients that the source itself puts into several splits."""
+    splits = table[table["told"].astype(bool)].groupby("patient_id")["split"].nunique()
+    shared = sorted(splits.index[splits > 1])
+    return [Remark("shared_patients", len(shared), examples(shared))] if shared else []
 
 
 def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
@@ -133,6 +157,7 @@ def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
     except (OSError, pa.ArrowException) as e:
         return error(unreadable(e))
     patient, kind = patient_of(entry.name)
+    person = patient.split("-")[1] if kind in ("bacteria", "virus") else None
     return {
         "image_id": known.image_id,
         "content_hash": known.content_hash,
@@ -140,12 +165,13 @@ def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
         "path": entry.path,
         "split": entry.split,
         "label": CLASSES.index(entry.class_name),
-        "patient_id": patient,
+        "patient_id": patient if entry.patient is None else entry.patient,
         "kind": kind,
         "width": known.width,
         "height": known.height,
         "mode": known.mode,
-        "person": patient.split("-")[1] if kind in ("bacteria", "virus") else None,
+        "person": person if entry.patient is None else None,
+        "told": entry.patient is not None,
     }
 
 
@@ -164,7 +190,15 @@ def _content(source: Source, memory: Memory | None, entry: Entry) -> Known:
     return read() if memory is None or stamp is None else memory.content(entry.path, stamp, identity, read)
 
 
-def _require_classes(table: pd.DataFrame, split: str, unsplit: bool, where: str, errors: list[Row]) -> None:
+def _require_classes(
+    table: pd.DataFrame,
+    split: str,
+    unsplit: bool,
+    source: Source,
+    outcomes: list[tuple[Entry, Row]],
+    doubts: list[Remark],
+) -> None:
+    where, expected = source.where, EXPECTED if isinstance(source, FolderSource) else "images of both classes"
     for label, class_name in enumerate(CLASSES):
         if ((table["split"] == split) & (table["label"] == label)).any():
             continue
@@ -173,11 +207,13 @@ def _require_classes(table: pd.DataFrame, split: str, unsplit: bool, where: str,
                 f"got {where} without test/ and train/, and with {patients} patient of {class_name}; expected 3 or "
                 "more, to train, validate and test; add images of other patients, or split the folder yourself."
             )
-        unread = [e for e in errors if f"/{class_name}/".casefold() in f"/{e['path']}".casefold()]
-        because = f" ({len(unread)} unusable files, {unread[0]['path']}: {unread[0]['reason']})" if unread else ""
+        unread = [row for entry, row in outcomes if "stage" in row and entry.class_name == class_name]
+        because = [f"{len(unread)} unusable files, {unread[0]['path']}: {unread[0]['reason']}"] if unread else []
+        because += [remark.got for remark in doubts if remark.name in ("other_labels", "ignored")]
+        found = f" ({'; '.join(because)})" if because else ""
         raise DataError(
-            f"got {where} with no {class_name} image for the {split} split{because}; expected {EXPECTED}; add images "
-            "of both classes."
+            f"got {where} with no {class_name} image for the {split} split{found}; expected {expected}; add images "
+            "of both classes, or name them in data.classes and data.splits."
         )
 
 
@@ -212,6 +248,6 @@ def _facts(table: pd.DataFrame) -> list[str]:
         shared = len(set(in_test["patient_id"]) & set(in_train["patient_id"]))
         numbers = len(set(in_test["person"].dropna()) & set(in_train["person"].dropna()))
         facts.append(f"Patients in both test and train: {shared} by kind and number; {numbers} by the number alone.")
-    if unknown := (table["kind"] == "unknown").sum():
+    if unknown := ((table["kind"] == "unknown") & ~table["told"].astype(bool)).sum():
         facts.append(f"File names that tell no patient: {unknown}; each name counts as a patient.")
     return facts

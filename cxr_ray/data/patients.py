@@ -31,6 +31,27 @@ def patient_of(filename: str) -> tuple[str, str]:
     return PurePosixPath(name).stem, "unknown"
 
 
+def patient_by(rule: str | None, path: str, inside: str) -> str | None:
+    """The patient that ``data.patient`` tells, or None where it tells none.
+
+    Args:
+        rule: a pattern whose groups are found in ``path``; ``folder``: the first folder of ``inside``; ``file``.
+        path: of the image, relative to data.path.
+        inside: its path inside the folder of its class, or of a table's images.
+
+    >>> patient_by(r"patient(\\d+)", "train/patient00042/study1/view1.jpg", "view1.jpg")
+    '00042'
+    >>> patient_by("folder", "train/NORMAL/p7/1/a.png", "p7/1/a.png")
+    'p7'
+    """
+    if rule is None or rule == "file":
+        return path if rule else None
+    if rule == "folder":
+        return inside.split("/", 1)[0] if "/" in inside else None
+    found = re.search(rule, path)
+    return "-".join(group for group in found.groups() if group) or None if found else None
+
+
 def merged_patients(patients: pd.Series, contents: pd.Series) -> pd.Series:
     """Patients that share an image become one, under the smallest of their ids."""
     from scipy.sparse import coo_array  # a quarter of a second

@@ -10,6 +10,7 @@ from cxr_ray.data.entries import Source
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.hub import HUBS, hub_folder
 from cxr_ray.data.phantom_source import PhantomSource
+from cxr_ray.data.table import PARQUET, TEXT, TableSource
 from cxr_ray.registry import Registry
 
 
@@ -27,6 +28,7 @@ class SourceKind:
         masks: parts of an image whose place the source knows.
         counterfactuals: a part to the changes in which its images can be rendered again to show the part's effect.
         on_disk: its files lie at a path that every machine of a cluster must see.
+        own_val: its own val split validates, unless ``data.val`` says otherwise.
     """
 
     open: Callable[[Data, int], Source]
@@ -37,6 +39,7 @@ class SourceKind:
     masks: tuple[str, ...] = ()
     counterfactuals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     on_disk: bool = True
+    own_val: bool = False
 
 
 def _open_phantoms(settings: Data, seed: int) -> PhantomSource:
@@ -49,6 +52,12 @@ def _open_hub(settings: Data, seed: int) -> FolderSource:
 
 def _open_folder(settings: Data, seed: int) -> FolderSource:
     return FolderSource(settings.path)
+
+
+def _open_table(settings: Data, seed: int) -> TableSource:
+    return TableSource(
+        settings.path, settings.images, settings.columns, settings.classes, settings.splits, settings.patient
+    )
 
 
 FROM_FILE_NAMES = "Patients are inferred from file names."
@@ -79,6 +88,14 @@ SOURCES: Registry[SourceKind] = Registry(
             description="hub",
             limits=(FROM_FILE_NAMES,),
         ),
+        "table": SourceKind(
+            open=_open_table,
+            usage="a table (.csv, .tsv, .parquet)",
+            named_by=lambda text: {"path": text} if text.lower().endswith((*TEXT, *PARQUET)) else None,
+            description="table of labels",
+            limits=("Patients are those of the table's column, or without one inferred from file names.",),
+            own_val=True,
+        ),
     },
 )
 
@@ -93,6 +110,11 @@ def source_of(settings: Data, seed: int) -> Source:
     return SOURCES[settings.source].open(settings, seed)
 
 
+def validates_own(settings: Data) -> bool:
+    """Whether the source's own val split validates, where it has one."""
+    return SOURCES[settings.source].own_val if settings.val is None else settings.val == "own"
+
+
 def known_masks(sweep: Sweep) -> set[str]:
     """Parts of the images whose place is known: by the source, or by masks that ``regions`` names."""
     named = [] if sweep.regions is None else [("lungs", sweep.regions.lungs), ("marker", sweep.regions.marker)]
@@ -103,7 +125,7 @@ def usages() -> str:
     """What ``--data`` takes.
 
     >>> usages()
-    "a folder in Kaggle's layout; 'phantom'; 'hub:NAME' (kaggle, huggingface)"
+    "a folder in Kaggle's layout; 'phantom'; 'hub:NAME' (kaggle, huggingface); a table (.csv, .tsv, .parquet)"
     """
     return "; ".join(kind.usage for kind in SOURCES.values())
 
@@ -118,7 +140,7 @@ def changes_of(text: str) -> dict[str, str]:
     >>> changes_of("scans/2024")
     {'data.source': 'folder', 'data.path': 'scans/2024'}
     """
-    for name, kind in SOURCES.items():
+    for name, kind in reversed(SOURCES.items()):  # one that was added goes first
         changes = kind.named_by(text) if kind.named_by else None
         if changes is not None:
             return {"data.source": name} | {f"data.{key}": value for key, value in changes.items()}

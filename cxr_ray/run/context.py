@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxr_ray.config import Sweep
-from cxr_ray.data import masks, sources
+from cxr_ray.data import doubts, labels, masks, sources
 from cxr_ray.data.entries import Source
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.splits import choose
@@ -78,6 +78,7 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
         entries = source.list()
     except NoFolderError as e:  # the text may be meant for another kind of source
         raise NoFolderError(f"{e} --data takes {sources.usages()}.") from e
+    doubts.settle(doubts.remarks(entries), sweep.data.accept)  # before a file is read
     trials, given = plan_trials(sweep), given_models(sweep)
     for arch in {t.model.arch for t in trials}:
         networks.build(arch, ModelSpec(arch, sweep.data.size))  # a package may be missing
@@ -90,7 +91,10 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
         val_share=sweep.data.val_share,
         limit=sweep.data.limit,
         training=bool(sweep.variants),
+        own_val=sources.validates_own(sweep.data),
     )
+    manifest.notes.extend(labels.meaning(sweep.data.classes))
+    manifest.notes.extend(doubts.settle(manifest.doubts, sweep.data.accept))
     for folder in (masks.lungs_of(sweep), masks.marker_of(sweep)):
         if folder is not None:
             manifest.notes.append(masks.mask_note(folder, manifest))

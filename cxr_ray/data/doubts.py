@@ -1,0 +1,147 @@
+"""What is doubtful about the data: told in one line each, and a suspicion stops the run unless it is accepted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from cxr_ray.data.entries import Entry
+from cxr_ray.errors import DataError
+from cxr_ray.registry import Registry
+
+MOST_SHOWN = 3  # kinds or examples in one line
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """One kind of doubt that stops the run unless ``data.accept`` names it.
+
+    Attributes:
+        got: what was found; ``{n}`` images (or rows, or patients), ``{about}`` which ones.
+        expected: what was expected instead.
+        do: what to do about it.
+        caption: what happens to them where it is accepted, a sentence.
+    """
+
+    got: str
+    expected: str
+    do: str
+    caption: str
+
+
+SUSPICIONS: Registry[Suspicion] = Registry(
+    "suspicion",
+    {
+        "other_labels": Suspicion(
+            "{n} images whose label is in no class ({about})",
+            "each label in data.classes",
+            "name it there (negative, positive or ignore)",
+            "Images whose label is in no class of data.classes are left out.",
+        ),
+        "both_labels": Suspicion(
+            "{n} images with labels of both classes ({about})",
+            "labels of one class for each image",
+            "correct the labels",
+            "Images with labels of both classes count as positive.",
+        ),
+        "missing_files": Suspicion(
+            "{n} rows whose image is not there ({about})",
+            "a file for each row, below data.images",
+            "set data.images and data.columns.path",
+            "Rows whose image is not there stand in the table errors.",
+        ),
+        "no_patient": Suspicion(
+            "{n} images whose patient is not told ({about})",
+            "a patient for each, by data.patient or data.columns.patient",
+            "correct the pattern or the table",
+            "The patient of images that data.patient or the table does not tell is inferred from the file name.",
+        ),
+        "shared_patients": Suspicion(
+            "{n} patients in more than one split ({about})",
+            "each patient in one split",
+            "split by patient",
+            "Patients in more than one split stay in each, which makes results on test too good.",
+        ),
+    },
+)
+
+TOLD = {  # kinds that are told and stop nothing
+    "ignored": "Images left out, as data.classes.ignore says",
+    "by_name": "Images found by the end of their path, not by the whole",
+    "unlisted": "Image files that stand in no row of the table, not used",
+}
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something doubtful that was found.
+
+    Attributes:
+        name: key of SUSPICIONS or TOLD.
+        n: of how many images, rows or patients.
+        about: which ones, the most frequent or the first.
+    """
+
+    name: str
+    n: int
+    about: str
+
+    @property
+    def got(self) -> str:
+        """What was found."""
+        text = SUSPICIONS[self.name].got if self.name in SUSPICIONS else "{n} ({about})"
+        return text.format(n=self.n, about=self.about)
+
+    @property
+    def sentence(self) -> str:
+        """For the user who has to accept it."""
+        kind = SUSPICIONS[self.name]
+        return f"got {self.got}; expected {kind.expected}; {kind.do}, or confirm with data.accept: [{self.name}]."
+
+    @property
+    def note(self) -> str:
+        """For the user who need not accept it, or who did."""
+        caption = SUSPICIONS[self.name].caption if self.name in SUSPICIONS else TOLD[self.name]
+        return f"{caption.rstrip('.')}: {self.got}."
+
+
+def remarks(entries: Iterable[Entry]) -> list[Remark]:
+    """What the doubts of all entries come to, one remark a kind."""
+    counts: dict[str, Counter[str]] = {}
+    for entry in entries:
+        for doubt in entry.doubts:
+            counts.setdefault(doubt.name, Counter())[doubt.about] += 1
+    return [Remark(name, sum(found.values()), _most(found)) for name, found in counts.items()]
+
+
+def _most(found: Counter[str]) -> str:
+    """The most frequent with their counts, or the first of those that stand once."""
+    common = found.most_common(MOST_SHOWN)
+    if common[0][1] == 1:
+        return examples(sorted(found))
+    more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    return ", ".join(f"{about}: {count}" for about, count in common) + more
+
+
+def examples(names: Sequence[str]) -> str:
+    """The first names of many.
+
+    >>> examples(["a", "b", "c", "d", "e", "f", "g"])
+    'a, b, c and 4 more'
+    """
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return ", ".join(names[:MOST_SHOWN]) + more
+
+
+def settle(found: Iterable[Remark], accept: Collection[str]) -> list[str]:
+    """Notes on what is doubtful.
+
+    Raises:
+        DataError: a suspicion that is not accepted; one line each.
+    """
+    found = list(found)
+    stopping = [remark for remark in found if remark.name in SUSPICIONS and remark.name not in accept]
+    if stopping:
+        raise DataError("\n".join(remark.sentence for remark in stopping))
+    return [remark.note for remark in found]

@@ -1,0 +1,102 @@
+"""Labels as the data name them, to the two classes."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cxr_ray.config import Classes, Splits
+from cxr_ray.data.entries import Doubt
+from cxr_ray.errors import DataError, shown
+from cxr_ray.schemas import CLASSES
+
+NEGATIVE, POSITIVE = CLASSES
+LEFT_OUT = ""  # as class_name of an entry
+OTHERS = "*"  # any label that is not named
+SPLITS = {
+    **{"train": "train", "training": "train"},
+    **{"test": "test", "testing": "test"},
+    **{"val": "val", "valid": "val", "validation": "val", "dev": "val"},
+}
+
+
+def plain(label: str) -> str:
+    """A label as labels are compared.
+
+    >>> [plain(text) for text in (" Normal", "1.0", "-1.00", "10")]
+    ['normal', '1', '-1', '10']
+    """
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", label.strip()).casefold()
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """The class of an image with some labels, as ``data.classes`` says."""
+
+    classes: Classes
+
+    @functools.cached_property
+    def _groups(self) -> dict[str, str]:
+        groups = {NEGATIVE: self.classes.negative, POSITIVE: self.classes.positive, LEFT_OUT: self.classes.ignore}
+        return {plain(label): name for name, labels in groups.items() for label in labels}
+
+    def of(self, labels: Iterable[str]) -> tuple[str, tuple[Doubt, ...]]:
+        """The class, or LEFT_OUT, and what is doubtful. No label counts as an empty one.
+
+        A label that is named goes before ``*``. Labels of both classes, each named, count as positive and are doubtful.
+
+        >>> ClassMap(Classes(negative=["*"], positive=["Pneumonia"])).of(["Edema", "pneumonia"])
+        ('PNEUMONIA', ())
+        """
+        labels = list(labels) or [""]
+        named = {self._groups.get(plain(label)) for label in labels} - {None, LEFT_OUT}
+        if len(named) > 1:
+            return POSITIVE, (Doubt("both_labels", " and ".join(sorted(labels))),)
+        if named:
+            return str(named.pop()), ()
+        unnamed = [label for label in labels if plain(label) not in self._groups]
+        if unnamed and OTHERS in self._groups and self._groups[OTHERS] != LEFT_OUT:
+            return self._groups[OTHERS], ()
+        kind = "ignored" if OTHERS in self._groups or not unnamed else "other_labels"
+        return LEFT_OUT, (Doubt(kind, " and ".join(sorted(labels)) or "no label"),)
+
+
+def meaning(classes: Classes) -> list[str]:
+    """A note on what the two classes stand for, where that is not the usual.
+
+    >>> meaning(Classes(negative=["*"], positive=["Edema"]))
+    ['NORMAL stands for every other label, PNEUMONIA for Edema.']
+    """
+    if classes == Classes():
+        return []
+    negative, positive = (
+        " or ".join("every other label" if label == OTHERS else label for label in labels)
+        for labels in (classes.negative, classes.positive)
+    )
+    return [f"{NEGATIVE} stands for {negative}, {POSITIVE} for {positive}."]
+
+
+def split_names(others: Splits) -> dict[str, str]:
+    """Names of splits, case-folded, to train, val and test; ``others`` are those of ``data.splits``.
+
+    >>> split_names(Splits(test=["Holdout", "val"]))["val"]
+    'test'
+    """
+    given = {"train": others.train, "val": others.val, "test": others.test}
+    return SPLITS | {plain(name): split for split, names in given.items() for name in names}
+
+
+def split_of(text: str, names: Mapping[str, str], where: str) -> str:
+    """The split that a table names.
+
+    Raises:
+        DataError: it is no split's name.
+    """
+    if (split := names.get(plain(text))) is None:
+        raise DataError(
+            f"got {where} with the split {shown(text)}; expected one of {', '.join(names)}; name it in data.splits, "
+            f"such as {{test: [{text or 'holdout'}]}}."
+        )
+    return split

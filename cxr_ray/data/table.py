@@ -1,0 +1,251 @@
+"""Images that a table lists: a CSV or Parquet file with paths, labels and perhaps patients and splits."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs as pafs
+
+from cxr_ray import results
+from cxr_ray.config import Classes, Columns, Splits
+from cxr_ray.data.entries import Doubt, Entries, Entry, Stamp
+from cxr_ray.data.folder import ENDINGS, FolderSource, is_junk, opened
+from cxr_ray.data.labels import LEFT_OUT, ClassMap, plain, split_names, split_of
+from cxr_ray.data.loading import one_line
+from cxr_ray.data.patients import patient_by
+from cxr_ray.errors import DataError
+from cxr_ray.registry import did_you_mean
+
+TEXT, PARQUET = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz"), (".parquet", ".pq")
+YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")  # in a column that is named as its label
+_DELIMITERS = ",;\t"
+
+
+@dataclass(frozen=True)
+class TableSource:
+    """A table of images, and the folder that holds them.
+
+    A path of the table is that of a file below the folder, or the end of one, with or without the file's ending. Rows
+    of the same path are one image with the labels of all.
+
+    Attributes:
+        path: a CSV, TSV or Parquet file.
+        images: the folder; None: that of the table.
+        columns: which columns say what.
+        classes: which labels are the two classes.
+        splits: other names of train, val and test.
+        patient: as ``data.patient``, where the table has no column of patients.
+    """
+
+    path: str
+    images: str | None = None
+    columns: Columns = field(default_factory=Columns)
+    classes: Classes = field(default_factory=Classes)
+    splits: Splits = field(default_factory=Splits)
+    patient: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The table: a path or a URI."""
+        return self.path
+
+    @functools.cached_property
+    def folder(self) -> FolderSource:
+        """The folder of the images."""
+        return FolderSource(self.images or str(PurePosixPath(self.path).parent).replace(":/", "://", 1))
+
+    def list(self) -> Entries:
+        """An entry for each image that a row names, and for each image file of the folder that none does.
+
+        Raises:
+            DataError: no such table or folder, no such column, or rows of one image that differ in split or patient.
+        """
+        table = self._columns(_text_table(self.path))
+        files = _Files(self.folder.path)
+        entries = [self._entry(str(path), rows, files) for path, rows in table.groupby("path", sort=False)]
+        listed = {entry.path for entry in entries}
+        _one_row_each(entries, self.path)
+        unlisted = sorted(set(files.paths) - listed)
+        return entries + [Entry("", LEFT_OUT, path, path, doubts=(Doubt("unlisted", path),)) for path in unlisted]
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one file. Raises OSError where it cannot be read."""
+        return self.folder.read(path)
+
+    def stamp(self, path: str) -> Stamp | None:
+        """Size and time of one file; None on other machines."""
+        return self.folder.stamp(path)
+
+    def _columns(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The columns path, labels (lists), patient and split (None where there is none)."""
+        columns, have = self.columns, list(table.columns)
+        for key in ("patient", "split"):
+            if getattr(columns, key) is None and key in have:
+                columns = columns.model_copy(update={key: key})
+        asked = {"path": columns.path, "patient": columns.patient, "split": columns.split}
+        asked |= {f"labels.{i}": name for i, name in enumerate(columns.labels)} or {"label": columns.label}
+        for key, name in asked.items():
+            if name is not None and name not in have:
+                raise DataError(
+                    f"got {self.path} without the column {name!r}.{did_you_mean(name, have)} Set data.columns.{key}."
+                )
+        nothing = pd.Series([None] * len(table), dtype=object)
+        if columns.labels:
+            cells = table[columns.labels].itertuples(index=False, name=None)
+            labels = [_named(columns.labels, row) for row in cells]
+        else:
+            separator = columns.separator
+            labels = [text.split(separator) if separator else [text] for text in table[columns.label]]
+        return pd.DataFrame(
+            {
+                "path": table[columns.path].str.strip().str.replace("\\", "/"),
+                "labels": labels,
+                "patient": nothing if columns.patient is None else table[columns.patient].str.strip(),
+                "split": nothing if columns.split is None else table[columns.split],
+            }
+        )
+
+    def _entry(self, given: str, rows: pd.DataFrame, files: _Files) -> Entry:
+        for key in ("split", "patient"):
+            if rows[key].nunique() > 1:
+                raise DataError(
+                    f"got {self.path} with {given} as {key} {' and as '.join(sorted(set(rows[key])))}; expected one "
+                    f"{key} for each image; correct the table."
+                )
+        labels = {label.strip(): None for labels in rows["labels"] for label in labels if label.strip()}
+        class_name, doubts = ClassMap(self.classes).of(labels)
+        split, patient = rows["split"].iloc[0], rows["patient"].iloc[0]
+        if patient is None:
+            patient = patient_by(self.patient, given, given)
+            told = patient is not None or self.patient is None
+        else:
+            patient = patient or None
+            told = patient is not None
+        if not told:
+            doubts = (*doubts, Doubt("no_patient", given))
+        split = "all" if split is None else split_of(split, split_names(self.splits), self.path)
+        path, problem = files.find(given)
+        if path is None:
+            return Entry(split, class_name, given, given, problem, patient, (*doubts, Doubt("missing_files", given)))
+        if path != given:
+            doubts = (*doubts, Doubt("by_name", f"{given} as {path}"))
+        return Entry(split, class_name, path, path, None, patient, doubts)
+
+
+def _named(labels: Sequence[str], cells: Sequence[str]) -> list[str]:
+    """The labels whose columns say yes; one that says neither yes nor no, such as -1, is a label of its own."""
+    found = []
+    for label, cell in zip(labels, cells, strict=True):
+        if plain(cell) in YES:
+            found.append(label)
+        elif plain(cell) not in NO:
+            found.append(f"{label}={cell.strip()}")
+    return found
+
+
+def _one_row_each(entries: Entries, where: str) -> None:
+    paths = [entry.path for entry in entries]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        names = sorted(doubt.about.split(" as ")[0] for e in entries if e.path == twice for doubt in e.doubts)
+        raise DataError(
+            f"got {where} with {' and '.join(names)} for the one file {twice}; expected one path for each file; "
+            "write it in one way."
+        )
+
+
+class _Files:
+    """The image files of a folder, found by their path or the end of it."""
+
+    def __init__(self, folder: str):
+        fs, base = opened(folder)
+        try:
+            infos = fs.get_file_info(pafs.FileSelector(base or "/", recursive=True))
+        except (OSError, pa.ArrowException) as e:
+            raise DataError(
+                f"data.images: got {folder}, which cannot be listed ({one_line(e)}); expected the folder of the "
+                "images; give it."
+            ) from e
+        inside = [info.path[len(base) + 1 :] for info in infos if info.type == pafs.FileType.File]
+        self.folder, self.base = folder, base
+        self.all = set(inside)
+        self.paths = [path for path in inside if path.lower().endswith(ENDINGS) and not _is_hidden(path)]
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in self.paths:
+            pure = PurePosixPath(path)
+            for name in {pure.name, pure.stem}:
+                self._by_name[name].append(path)
+
+    def find(self, given: str) -> tuple[str | None, str | None]:
+        """The file of a path that a table gives; or None, and why."""
+        given = given.removeprefix(f"{self.base}/").removeprefix("./")
+        if given in self.all:
+            return given, None
+        found = [path for path in self._by_name.get(PurePosixPath(given).name, ()) if _is_end(path, given)]
+        if len(found) == 1:
+            return found[0], None
+        return None, f"{len(found)} files end so: {', '.join(sorted(found)[:3])}" if found else "no such file"
+
+
+def _is_end(path: str, given: str) -> bool:
+    """Whether one of two paths is the end of the other, in whole parts; ``given`` may lack the file's ending.
+
+    >>> _is_end("images/a.png", "a"), _is_end("images/a.png", "set/images/a.png"), _is_end("test/a.png", "train/a.png")
+    (True, True, False)
+    """
+    whole = (path, str(PurePosixPath(path).with_suffix("")))
+    return any(f"/{one}".endswith(f"/{given}") or f"/{given}".endswith(f"/{one}") for one in whole)
+
+
+def _is_hidden(path: str) -> bool:
+    return any(is_junk(part) for part in path.split("/"))
+
+
+def _text_table(path: str) -> pd.DataFrame:
+    """All cells of a table as text, empty where there is nothing.
+
+    Raises:
+        DataError: no such file, or no table.
+    """
+    if not path.lower().endswith((*TEXT, *PARQUET)):
+        raise DataError(f"got {path} as a table; expected {', '.join((*TEXT, *PARQUET))}; save it as one of them.")
+    try:
+        fs, inside = results.filesystem(path)
+        with fs.open_input_stream(inside, compression="gzip" if path.lower().endswith(".gz") else None) as stream:
+            data = stream.read()
+    except (OSError, ValueError, pa.ArrowException) as e:
+        raise DataError(f"got {path}, which cannot be opened ({one_line(e)}); expected a table; give its path.") from e
+    try:
+        table = _parquet(data) if path.lower().endswith(PARQUET) else _delimited(data)
+    except (OSError, ValueError, pa.ArrowException, pd.errors.ParserError) as e:
+        raise DataError(
+            f"got {path}, which is no table ({one_line(e)}); expected one row of names and one for each image; save it "
+            "as CSV (UTF-8) or Parquet."
+        ) from e
+    if table.empty:
+        raise DataError(f"got {path} without rows; expected one for each image; give a table that has them.")
+    if twice := sorted({str(name) for name in table.columns if list(table.columns).count(name) > 1}):
+        raise DataError(f"got {path} with the column {twice[0]!r} twice; expected each once; rename one.")
+    return table.reset_index(drop=True)
+
+
+def _parquet(data: bytes) -> pd.DataFrame:
+    table = pq.read_table(io.BytesIO(data)).to_pandas()
+    return table.astype(object).where(table.notna(), "").astype(str)
+
+
+def _delimited(data: bytes) -> pd.DataFrame:
+    text = data.decode("utf-8-sig")
+    first = text.split("\n", 1)[0]
+    delimiter = max(_DELIMITERS, key=first.count)
+    # the names are read as a row: pandas would rename those that stand twice, and drop cells beyond them
+    rows = pd.read_csv(io.StringIO(text), sep=delimiter, header=None, dtype=str, keep_default_na=False).fillna("")
+    return rows.iloc[1:].set_axis(rows.iloc[0].str.strip(), axis=1)

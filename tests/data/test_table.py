@@ -1,0 +1,263 @@
+"""Tables of labels as people have them: how rows become images, and what is told of the rest."""
+
+import pickle
+
+import pandas as pd
+import pytest
+
+from cxr_ray.config import Classes, Columns, Splits
+from cxr_ray.data.doubts import settle
+from cxr_ray.data.manifest import load_manifest
+from cxr_ray.data.table import TableSource
+from cxr_ray.errors import DataError
+from tests.builders.images import kaggle, picture, write
+
+FILES = {f"scans/{i:02d}.png": picture(i, "PNG") for i in range(24)}
+ROWS = pd.DataFrame(
+    {
+        "path": [f"scans/{i:02d}.png" for i in range(24)],
+        "label": ["NORMAL", "PNEUMONIA"] * 12,
+        "patient": [f"p{i // 2:02d}" for i in range(24)],
+        "split": ["train"] * 12 + ["val"] * 4 + ["test"] * 8,
+    }
+)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write a table beside the images, in the format of its name; returns the source."""
+
+    def written(rows=ROWS, name="labels.csv", files=FILES, **settings):
+        write(tmp_path, files)
+        path = tmp_path / name
+        if isinstance(rows, str):
+            path.write_text(rows)
+        elif isinstance(rows, bytes):
+            path.write_bytes(rows)
+        elif name.endswith(".parquet"):
+            rows.to_parquet(path)
+        else:
+            rows.to_csv(path, index=False, sep="\t" if ".tsv" in name else ",")
+        return TableSource(str(path), **settings)
+
+    return written
+
+
+def manifest_of(source, accept=(), **settings):
+    manifest = load_manifest(source, own_val=True, **settings)
+    return manifest, settle(manifest.doubts, accept)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.tsv", "labels.csv.gz", "LABELS.CSV", "labels.parquet"])
+def test_each_format_gives_the_same_manifest(table, name):
+    manifest, notes = manifest_of(table(name=name))
+    images = manifest.images.sort_values("path", ignore_index=True)
+    assert list(images["path"]) == list(ROWS["path"])
+    assert list(images["label"]) == [0, 1] * 12
+    assert list(images["patient_id"]) == list(ROWS["patient"])
+    assert list(images["split"]) == list(ROWS["split"])
+    assert manifest.errors == []
+    assert notes == []
+
+
+def test_a_source_travels_to_a_worker(table):
+    source = table()
+    entries = source.list()
+    assert pickle.loads(pickle.dumps(source)).read(entries[0].path) == FILES[entries[0].path]
+
+
+def test_val_is_taken_from_train_where_asked(table):
+    manifest = load_manifest(table())
+    assert "val split (4 images) is not used" in " ".join(manifest.notes)
+    assert manifest.images["split"].value_counts().to_dict() == {"test": 8, "train": 10, "val": 2}
+
+
+def test_a_table_without_splits_is_split_by_patient(table):
+    manifest, _ = manifest_of(table(ROWS.drop(columns="split")))
+    assert set(manifest.images["split"]) == {"train", "val", "test"}
+    assert (manifest.images.groupby("patient_id")["split"].nunique() == 1).all()
+
+
+def test_without_a_column_of_patients_the_names_of_the_files_tell_them(table):
+    files = kaggle()
+    rows = pd.DataFrame({"path": list(files), "label": ["PNEUMONIA" if "PNEU" in f else "NORMAL" for f in files]})
+    rows["split"] = rows["path"].str.split("/").str[0]
+    manifest, _ = manifest_of(table(rows, files=files), training=False)
+    assert set(manifest.rows("test")["patient_id"]) >= {"IM-0500", "virus-500", "bacteria-501"}
+
+
+def test_columns_of_one_label_each_are_read_together(table):
+    rows = ROWS.assign(Pneumonia=["0", "1.0"] * 12, Healthy=["1", ""] * 12).drop(columns="label")
+    rows.loc[0, ["Pneumonia", "Healthy"]] = ["-1", ""]
+    columns = Columns(labels=["Healthy", "Pneumonia"])
+    classes = Classes(negative=["Healthy"], positive=["Pneumonia"], ignore=["Pneumonia=-1"])
+    manifest, notes = manifest_of(table(rows, columns=columns, classes=classes))
+    assert manifest.images.sort_values("path")["label"].tolist() == [1] + [0, 1] * 11
+    assert notes == ["Images left out, as data.classes.ignore says: 1 (Pneumonia=-1)."]
+
+
+def test_one_class_against_the_rest_takes_every_other_label(table):
+    rows = ROWS.assign(label=["No Finding|Support Devices", "Edema|Pneumonia"] * 12)
+    classes = Classes(negative=["*"], positive=["Pneumonia"])
+    manifest, notes = manifest_of(table(rows, columns=Columns(separator="|"), classes=classes))
+    assert manifest.images.sort_values("path")["label"].tolist() == [0, 1] * 12
+    assert notes == []
+
+
+def test_rows_of_one_path_are_one_image_with_the_labels_of_all(table):
+    boxes = pd.concat([ROWS, ROWS[ROWS["label"] == "PNEUMONIA"]])
+    manifest, notes = manifest_of(table(boxes))
+    assert len(manifest.images) == 24
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("scans/00.png", "scans/00.png"),
+        ("dataset-small/scans/00.png", "scans/00.png"),
+        ("scans\\00.png", "scans/00.png"),
+        ("00.png", "scans/00.png"),
+        ("00", "scans/00.png"),
+        ("scans/00", "scans/00.png"),
+    ],
+)
+def test_a_path_is_that_of_a_file_or_the_end_of_one(table, written, found):
+    rows = ROWS.assign(path=[written, *ROWS["path"][1:]])
+    manifest, notes = manifest_of(table(rows))
+    assert sorted(manifest.images["path"]) == sorted(ROWS["path"])
+    plain = written.replace("\\", "/")
+    assert notes == (
+        [] if plain == found else [f"Images found by the end of their path, not by the whole: 1 ({plain} as {found})."]
+    )
+
+
+def test_absolute_paths_below_the_folder_are_found(table, tmp_path):
+    manifest, _ = manifest_of(table(ROWS.assign(path=[f"{tmp_path}/{path}" for path in ROWS["path"]])))
+    assert sorted(manifest.images["path"]) == sorted(ROWS["path"])
+
+
+def test_names_of_splits_are_those_of_data_splits(table):
+    rows = ROWS.assign(split=["TRAINING"] * 12 + ["dev"] * 4 + ["2"] * 8)
+    manifest, _ = manifest_of(table(rows, splits=Splits(test=["2"])))
+    assert manifest.images["split"].value_counts().to_dict() == {"train": 12, "test": 8, "val": 4}
+
+
+def test_images_in_no_row_are_told_and_not_used(table):
+    manifest, notes = manifest_of(table(files={**FILES, "scans/more.png": picture("m", "PNG"), "readme.md": b"x"}))
+    assert len(manifest.images) == 24
+    assert notes == ["Image files that stand in no row of the table, not used: 1 (scans/more.png)."]
+
+
+OTHER = ROWS.assign(label=["NORMAL", "PNEUMONIA"] * 10 + ["COVID", "COVID", "TB", "COVID"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "says", "left"),
+    [
+        (
+            OTHER,
+            "other_labels",
+            r"got 4 images whose label is in no class \(COVID: 3, TB: 1\); expected each .*; name",
+            20,
+        ),
+        (
+            ROWS.assign(label=["NORMAL|PNEUMONIA", *ROWS["label"][1:]]),
+            "both_labels",
+            r"got 1 images with labels of both classes \(NORMAL and PNEUMONIA\); expected labels of one class",
+            24,
+        ),
+        (
+            ROWS.assign(path=["scans/gone.png", *ROWS["path"][1:]]),
+            "missing_files",
+            r"got 1 rows whose image is not there \(scans/gone.png\); expected a file for each row",
+            23,
+        ),
+        (
+            ROWS.assign(patient=["p11", *ROWS["patient"][1:]]),
+            "shared_patients",
+            r"got 1 patients in more than one split \(p11\); expected each patient in one split",
+            24,
+        ),
+    ],
+)
+def test_a_suspicion_stops_the_run_unless_it_is_accepted(table, rows, name, says, left):
+    source = table(rows, columns=Columns(separator="|"))
+    with pytest.raises(DataError, match=rf"^{says}.*, or confirm with data.accept: \[{name}\]\.$"):
+        manifest_of(source)
+    manifest, notes = manifest_of(source, [name])
+    assert len(manifest.images) == left
+    assert len(notes) >= 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "says"),
+    [
+        ("", "labels.csv", "which is no table .*; expected one row of names and one for each image; save it as CSV"),
+        ("path,label\n", "labels.csv", "without rows; expected one for each image"),
+        ("path,label\na.png,0,1\n", "labels.csv", "which is no table .*; expected one row of names"),
+        (b"path,label\n\xff\xfe,0\n", "labels.csv", "which is no table .*utf-8.*; save it as CSV \\(UTF-8\\)"),
+        (b"no parquet", "labels.parquet", "which is no table"),
+        ("path,label,label\na.png,0,1\n", "labels.csv", "with the column 'label' twice; expected each once; rename"),
+        (
+            "file,label\na.png,0\n",
+            "labels.csv",
+            r"without the column 'path'\. Expected one of: file, label\. Set data\.columns\.path",
+        ),
+        (
+            "path,labels\na.png,0\n",
+            "labels.csv",
+            r"without the column 'label'\. Did you mean 'labels'\? .*data\.columns\.label",
+        ),
+        ("path,label\na.png,0\n", "labels.xlsx", "as a table; expected .csv, .*; save it as one of them"),
+        (
+            "path,label,split\nscans/00.png,0,holdout\n",
+            "labels.csv",
+            "with the split 'holdout'; expected one of train,",
+        ),
+        ("path,label,split\nscans/00.png,0,\n", "labels.csv", "with the split ''; expected one of train,"),
+        (
+            "path,label,split\nscans/00.png,0,train\nscans/00.png,0,test\n",
+            "labels.csv",
+            "with scans/00.png as split test and as train; expected one split for each image; correct",
+        ),
+        (
+            "path,label\nscans/00.png,0\nother/scans/00.png,1\n",
+            "labels.csv",
+            "with other/scans/00.png for the one file scans/00.png; expected one path for each file; write it",
+        ),
+        (
+            "path,label\nscans/00.png,COVID\nscans/01.png,0\n",
+            "labels.csv",
+            r"with no PNEUMONIA image for the test split \(1 images whose label is in no class \(COVID\)\); ex",
+        ),
+    ],
+)
+def test_mistakes_say_what_was_got_and_what_to_do(table, rows, name, says):
+    source = table(rows, name)
+    with pytest.raises(DataError, match=f"got {source.path},? {says}") as e:
+        manifest_of(source, training=False)
+    assert "\n" not in str(e.value)
+
+
+def test_a_table_or_a_folder_that_is_not_there_is_a_data_error(table, tmp_path):
+    with pytest.raises(DataError, match=r"gone\.csv, which cannot be opened .*; expected a table; give its path"):
+        TableSource(str(tmp_path / "gone.csv")).list()
+    with pytest.raises(DataError, match=r"data\.images: got .*gone, which cannot be listed .*; expected the folder"):
+        table(images=str(tmp_path / "gone")).list()
+
+
+def test_a_patient_is_found_by_a_pattern_a_folder_or_none(table):
+    rows = ROWS.drop(columns="patient")
+    by_pattern, _ = manifest_of(table(rows, patient=r"scans/(\d)(?=\d)"), ["shared_patients"])
+    assert set(by_pattern.rows("test")["patient_id"]) == {"1", "2"}
+    by_file, _ = manifest_of(table(rows, patient="file"))
+    assert set(by_file.images["patient_id"]) == set(ROWS["path"])
+    with pytest.raises(DataError, match=r"got 14 images whose patient is not told \(scans/00\.png, .* and 11 more\)"):
+        manifest_of(table(rows, patient=r"scans/(1\d)"))
+
+
+def test_an_empty_cell_of_patients_is_told(table):
+    source = table(ROWS.assign(patient=["", *ROWS["patient"][1:]]))
+    with pytest.raises(DataError, match=r"got 1 images whose patient is not told \(scans/00\.png\)"):
+        manifest_of(source)
