@@ -38,7 +38,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"first": [], "merging": [], "statistics": [], "page": []}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "run")
-        shutil.copytree(args.run, out, ignore=shutil.ignore_patterns("checkpoints", "figures", "galleries", "tune"))
+        shutil.copytree(args.run, out, ignore=shutil.ignore_patterns("checkpoints", "figures", "galleries"))
         store = Store(str(out), {})
         shards = write_shards(run, store, args.images)
         for n in range(1 + args.rounds):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +27,7 @@ ROW_GROUP, GROUP_BYTES = 2**17, 2**26
 MERGED_SHARDS = 2048  # that one file of a table holds
 FOLDER_FILES = 1000  # shards of one folder
 PER_SHARD = ("predictions", "saliency", "lungs", "curves", "faithfulness", "filled", "regions", "donor_swaps", "sanity")
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the name of a file that is being written
 Tables = Mapping[tuple[str, str], pa.Table]
 
 
@@ -78,7 +81,7 @@ class Store:
             with fs.open_output_stream(path) as f:
                 f.write(data)
             return
-        temporary = f"{folder}/.{name}.tmp"
+        temporary = f"{folder}/{_temporary(name)}"
         try:
             with fs.open_output_stream(temporary) as f:
                 f.write(data)
@@ -180,9 +183,17 @@ class Store:
             raise DamagedRunError(f"got {path}, which is damaged; delete it, and --resume computes it again.") from None
 
     def clean(self) -> None:
-        """Remove the shards, once the tables stand."""
+        """Remove the shards, once the tables stand, and what writers left that were killed."""
         if self.exists(".work"):
             self.fs.delete_dir(self.path(".work"))
+        for info in self.fs.get_file_info(pafs.FileSelector(self.path(), allow_not_found=True, recursive=True)):
+            if info.is_file and TEMPORARY.fullmatch(info.base_name):
+                self.fs.delete_file(info.path)
+
+
+def _temporary(name: str) -> str:
+    """A hidden name for a file that is being written, of this writer alone."""
+    return f".{name}.{uuid4().hex[:8]}.tmp"
 
 
 def _shard_parts(name: str) -> tuple[str, str, str]:
@@ -230,6 +241,7 @@ class _Writers:
     def __init__(self, store: Store, portion: Portion):
         self.store, self.portion, self.fs = store, portion, store.fs
         self.open: dict[tuple[str, str], _Writer] = {}
+        self.hidden = _temporary(portion.file)
 
     def __enter__(self) -> _Writers:
         return self
@@ -241,8 +253,8 @@ class _Writers:
             folder = self.store.path(*parts, *([f"explainer={explainer}"] if explainer else []))
             self.fs.create_dir(folder, recursive=True)
             schema = TABLES[name].schema.with_metadata(file_metadata(self.store.run))
-            hidden = f"{folder}/.{self.portion.file}.tmp"
-            self.open[key] = _Writer(pq.ParquetWriter(hidden, schema, filesystem=self.fs), folder)
+            file = pq.ParquetWriter(f"{folder}/{self.hidden}", schema, filesystem=self.fs)
+            self.open[key] = _Writer(file, folder)
         self.open[key].add(table)
 
     def __exit__(self, kind: object, *rest: object) -> None:
@@ -251,8 +263,7 @@ class _Writers:
                 writer.flush()
             writer.file.close()
             if kind is None:
-                file = self.portion.file
-                self.fs.move(f"{writer.folder}/.{file}.tmp", f"{writer.folder}/{file}")
+                self.fs.move(f"{writer.folder}/{self.hidden}", f"{writer.folder}/{self.portion.file}")
 
 
 class _Writer:

@@ -117,11 +117,18 @@ def test_a_process_that_dies_while_it_writes_leaves_only_hidden_files(store, mon
     assert store.finished_shards() == set()
     store.write_shard("plain.test.00000", pack({}))
     assert store.finished_shards() == {"plain.test.00000"}
-    assert len(files(store.out)) == 1, "the retry takes the hidden file's place"
     Path(store.out, tables.SHARDS, "plain.test", "0000", "._plain.test.00001.arrow").write_bytes(
         b"what macOS leaves behind"
     )
     assert store.finished_shards() == {"plain.test.00000"}
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "fs", Dying())
+        with pytest.raises(Died):
+            store.write_table("errors", [])
+    store.write_table("errors", [])
+    assert len(files(store.out)) == 5
+    store.clean()
+    assert files(store.out) == ["tables/errors/part-0.parquet"], "what was left is gone"
 
 
 def test_no_folder_of_shards_gets_more_than_a_thousand_files(store, monkeypatch):

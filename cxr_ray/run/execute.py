@@ -150,6 +150,4 @@ def finish(store: Store) -> None:
 
     report.write_report(store.out)
     resume.mark_finished(store)
-    if store.exists("tune"):
-        tuning.drop_checkpoints(store)
     store.clean()

@@ -104,7 +104,7 @@ def is_finished(context: RunContext) -> bool:
     """
     store, sweep, out = context.store, context.sweep, context.store.out
     if not store.exists(PROVENANCE):
-        if any(store.exists(folder) for folder in ("tables", ".work", "tune")):
+        if any(store.exists(folder) for folder in ("tables", ".work")):
             raise UserError(
                 f"--out: got {out}, a run without provenance.json, which says of which sweep it is; expected a whole "
                 f"run; {ANOTHER}"

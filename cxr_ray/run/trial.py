@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from cxr_ray.models import checkpoints, networks, training
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.training import Epoch, Split
 from cxr_ray.run.plan import TrialPlan
+from cxr_ray.run.trial_files import TrialFiles
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,19 @@ def opened(splits: Splits) -> dict[str, Split]:
     return {name: split.open() if isinstance(split, StoredSplit) else split for name, split in splits.items()}
 
 
-def run_trial(plan: TrialPlan, data: Splits, state: Any, device: str) -> None:
-    """Train one network, reporting and keeping its best weights after every epoch; runs in a process of Tune.
+def run_trial(plan: TrialPlan, data: Splits, state: Any, files: TrialFiles, device: str) -> None:
+    """Train one network, or go on, keeping its state and reporting after every epoch; runs in a process of Tune.
 
     Args:
         plan: the trial.
         data: train and val.
         state: the state dict to start from, or None.
+        files: where its state is kept.
         device: cpu or cuda.
     """
+    history = files.history()
+    if history and history[-1]["epoch"] >= plan.train.epochs:
+        return
     if device == "cuda":  # what the trial before took, which others on the GPU may need
         gc.collect()
         torch.cuda.empty_cache()
@@ -63,35 +66,24 @@ def run_trial(plan: TrialPlan, data: Splits, state: Any, device: str) -> None:
         checkpoints.start_from(model, state, f"model.weights={plan.model.weights}")
     if plan.model.freeze == "backbone":
         training.freeze_backbone(model)
-    best, resume, earlier = b"", None, 0.0
-    if checkpoint := tune.get_checkpoint():
-        with checkpoint.as_directory() as folder:
-            best = Path(folder, "model.safetensors").read_bytes()
-            resume = torch.load(Path(folder, "state.pt"), map_location="cpu", weights_only=True)
-            earlier = resume["seconds"]
+    resume = files.state() if history else None
+    earlier = history[-1]["seconds"] if history else 0.0
     start = time.monotonic()
 
     def report(epoch: Epoch) -> None:
-        nonlocal best
-        if epoch.improved or not best:
-            best = checkpoints.to_bytes(model)
-        seconds = earlier + time.monotonic() - start
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "model.safetensors").write_bytes(best)
-            if epoch.epoch < plan.train.epochs:
-                torch.save({**epoch.state(), "seconds": seconds}, Path(folder, "state.pt"))
-            metrics = {
-                "epoch": epoch.epoch,
-                "train_loss": epoch.train_loss,
-                "val_loss": epoch.val_loss,
-                "val_auroc": epoch.val_auroc,
-                "best_epoch": epoch.best_epoch,
-                "best_auroc": epoch.best_auroc,
-                "seconds": seconds,
-                "trained_on": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            }
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+        metrics = {
+            "epoch": epoch.epoch,
+            "train_loss": epoch.train_loss,
+            "val_loss": epoch.val_loss,
+            "val_auroc": epoch.val_auroc,
+            "best_epoch": epoch.best_epoch,
+            "best_auroc": epoch.best_auroc,
+            "seconds": earlier + time.monotonic() - start,
+            "trained_on": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        }
+        best = checkpoints.to_bytes(model) if epoch.improved or not history else None
+        history.append(metrics)
+        files.save(history, epoch.state() if epoch.epoch < plan.train.epochs else {}, best)
+        tune.report(metrics)
 
-    if resume is not None and resume["epoch"] >= plan.train.epochs:
-        return
     training.fit(model, splits["train"], splits["val"], plan.train, report, device=device, resume=resume)

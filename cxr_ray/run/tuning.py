@@ -1,30 +1,33 @@
-"""Ray Tune: trains the trials, stops the worst early, goes on with those that were interrupted."""
+"""Ray Tune: trains the trials, stops the worst early, goes on with those that were interrupted.
+
+Tune's own state is pickled, so that whoever can write into a run's folder could run code: it is never read. A run goes
+on from the files of its trials (``trial_files``), whose metrics are told to a new scheduler.
+"""
 
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import ray
-from pyarrow import fs as pafs
 from ray import tune
 from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-from cxr_ray.errors import DamagedRunError
 from cxr_ray.run import terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.training_data import TrainingData
+from cxr_ray.run.trial_files import TrialFiles
 from cxr_ray.schemas import to_json
-from cxr_ray.storage import Store
 
 MAX_FAILURES = 2
-_FOLDER = "tune"
-_KEY = "plan"  # under which Tune's files keep a trial
+FOLDER = (".work", "tune")  # of Tune's own files, written and never read
+_KEY = "plan"  # under which Tune keeps a trial
+History = list[dict[str, Any]]  # the metrics of each epoch
 
 
 def _asha(max_epochs: int) -> ASHAScheduler:
@@ -35,45 +38,46 @@ def _asha(max_epochs: int) -> ASHAScheduler:
 
 
 class GroupedASHA(FIFOScheduler):
-    """One ASHA for each variant and grid point, so that no variant is starved by another."""
+    """One ASHA for each variant and grid point, so that no variant is starved by another.
 
-    def __init__(self, max_epochs: dict[str, int]):
+    Args:
+        trials: all of the sweep.
+        files: of each trial; notes there which ones it stops.
+        histories: metrics of the epochs that are behind, by trial: they count as if they were reported now.
+    """
+
+    def __init__(
+        self, trials: Sequence[TrialPlan], files: Mapping[str, TrialFiles], histories: Mapping[str, History]
+    ) -> None:
         super().__init__()
-        self.groups = {group: _asha(max_t) for group, max_t in max_epochs.items()}
+        self.files = files
+        self.groups = {t.group: _asha(t.train.epochs) for t in trials}
+        for trial in trials:
+            named: Any = SimpleNamespace(trial_id=trial.trial_id)  # all that ASHA reads of a trial
+            asha: Any = self.groups[trial.group]
+            asha.on_trial_add(None, named)
+            for metrics in histories[trial.trial_id]:
+                asha.on_trial_result(None, named, metrics)
 
-    def _group(self, trial: Any) -> ASHAScheduler:
-        return self.groups[trial.config[_KEY]["group"]]
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Ray's hook."""
-        self._group(trial).on_trial_add(tune_controller, trial)
+    def _of(self, trial: Any) -> tuple[ASHAScheduler, Any]:
+        """A trial's ASHA, and the trial under the name that a run keeps; Tune's changes when a run goes on."""
+        plan = trial.config[_KEY]
+        return self.groups[plan["group"]], SimpleNamespace(trial_id=plan["trial_id"])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Ray's hook."""
-        return self._group(trial).on_trial_result(tune_controller, trial, result)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Ray's hook."""
-        self._group(trial).on_trial_complete(tune_controller, trial, result)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Ray's hook."""
-        self._group(trial).on_trial_remove(tune_controller, trial)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Ray's hook, for resuming."""
-        ASHAScheduler.save(self, checkpoint_path)  # type: ignore[arg-type]
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Ray's hook, for resuming."""
-        ASHAScheduler.restore(self, checkpoint_path)  # type: ignore[arg-type]
+        asha, named = self._of(trial)
+        decision = asha.on_trial_result(tune_controller, named, result)
+        if decision == self.STOP and result["epoch"] < trial.config[_KEY]["train"]["epochs"]:
+            self.files[named.trial_id].stop(result["epoch"])
+        return decision
 
 
 class _Progress(Callback):
     """A line for each epoch of each trial."""
 
-    def __init__(self, total: int):
-        self.total, self.finished = total, 0
+    def __init__(self, total: int, finished: int):
+        self.total, self.finished = total, finished
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "val_auroc" in result:
@@ -94,14 +98,42 @@ class _Progress(Callback):
 def tune_sweep(
     context: RunContext, trials: Sequence[TrialPlan], data: TrainingData, allocation: Allocation
 ) -> list[dict[str, Any]]:
-    """Run (or go on with) the trials; copy each one's best weights to ``checkpoints/<trial_id>/``.
+    """Run (or go on with) the trials; copy each one's best weights and metrics to ``checkpoints/<trial_id>/``.
 
     Returns:
         Rows of the ``trials`` table.
 
     Raises:
-        DamagedRunError: Tune cannot read what it wrote before.
+        DamagedRunError: what an earlier run kept of a trial cannot be read.
     """
+    files = {t.trial_id: TrialFiles(context.store, t.trial_id) for t in trials}
+    histories = {trial_id: kept.history() for trial_id, kept in files.items()}
+    left = [t for t in trials if not _is_over(t, histories[t.trial_id], files[t.trial_id])]
+    errors: dict[str, str] = {}
+    if left:
+        if len(left) < len(trials):
+            terminal.say(f"  {len(trials) - len(left)} of {len(trials)} were trained before")
+        scheduler = FIFOScheduler()
+        if context.sweep.search.scheduler == "asha":
+            scheduler = GroupedASHA(trials, files, histories)
+        progress = _Progress(len(trials), len(trials) - len(left))
+        errors = _train(context, left, data, allocation, scheduler, progress)
+    return [_row(t, files[t.trial_id], errors.get(t.trial_id)) for t in trials]
+
+
+def _is_over(trial: TrialPlan, history: History, files: TrialFiles) -> bool:
+    return bool(history) and (history[-1]["epoch"] >= trial.train.epochs or files.is_stopped())
+
+
+def _train(
+    context: RunContext,
+    trials: Sequence[TrialPlan],
+    data: TrainingData,
+    allocation: Allocation,
+    scheduler: FIFOScheduler,
+    progress: Callback,
+) -> dict[str, str]:
+    """Train the trials in processes of Tune. Returns the reasons of those that failed."""
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's ends the trials and lets the run go on
     store, device = context.store, "cuda" if allocation.trial_gpus else "cpu"
     splits = {key: ray.put(split) for key, split in data.splits.items()}
@@ -113,98 +145,68 @@ def tune_sweep(
 
         plan = TrialPlan.from_config(config[_KEY])
         state = ray.get(states[plan.model.weights, plan.model.arch])
-        run_trial(plan, ray.get(splits[images_of(plan.model)]), state, device)
-
-    resources = {"cpu": allocation.trial_cpus, "gpu": allocation.trial_gpus}
-    runnable = tune.with_resources(trainable, {k: v for k, v in resources.items() if v})
-    folder = store.path(_FOLDER)
-    try:
-        if _can_restore(store.fs, folder):
-            tuner = tune.Tuner.restore(folder, trainable=runnable, restart_errored=True, storage_filesystem=store.fs)
-        else:
-            tuner = _new_tuner(runnable, context, trials, allocation.concurrent_trials)
-        finished: Any = tuner.fit()
-    except (EOFError, KeyError, pickle.PickleError) as e:  # of what it wrote, and read again
-        raise DamagedRunError(
-            f"got files in {folder} that Ray Tune wrote and cannot read ({type(e).__name__}: {e}): the disk was full, "
-            "or they are damaged; expected whole ones; make room, or delete that folder; --resume then goes on, or "
-            "trains again."
-        ) from None
-    by_id = {r.config[_KEY]["trial_id"]: r for r in finished if _KEY in (r.config or {})}
-    return [_row(by_id[t.trial_id], t, store) for t in trials if t.trial_id in by_id]
-
-
-def _new_tuner(runnable: Any, context: RunContext, trials: Sequence[TrialPlan], max_concurrent: int) -> tune.Tuner:
-    """A tuner that has not begun."""
+        run_trial(plan, ray.get(splits[images_of(plan.model)]), state, TrialFiles(store, plan.trial_id), device)
 
     def name(trial: Any) -> str:
         return str(trial.config[_KEY]["trial_id"])
 
-    groups = {t.group: t.train.epochs for t in trials}
-    scheduler = GroupedASHA(groups) if context.sweep.search.scheduler == "asha" else FIFOScheduler()
-    return tune.Tuner(
-        runnable,
+    resources = {"cpu": allocation.trial_cpus, "gpu": allocation.trial_gpus}
+    if store.exists(*FOLDER):
+        store.fs.delete_dir(store.path(*FOLDER))
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {k: v for k, v in resources.items() if v}),
         param_space={_KEY: tune.grid_search([t.to_config() for t in trials])},
         tune_config=tune.TuneConfig(
             metric="val_auroc",
             mode="max",
             scheduler=scheduler,
-            max_concurrent_trials=max_concurrent,
+            max_concurrent_trials=allocation.concurrent_trials,
             reuse_actors=True,  # a process starts longer than many a trial trains
             trial_name_creator=name,
             trial_dirname_creator=name,
         ),
         run_config=tune.RunConfig(
-            name=_FOLDER,
-            storage_path=context.store.path(),
-            storage_filesystem=context.store.fs,
+            name=FOLDER[1],
+            storage_path=store.path(FOLDER[0]),
+            storage_filesystem=store.fs,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-            callbacks=[_Progress(len(trials))],
+            callbacks=[progress],
         ),
     )
+    finished: Any = tuner.fit()
+    failed = [r for r in finished if r.error is not None]
+    return {r.config[_KEY]["trial_id"]: _reason(r.error) for r in failed if _KEY in (r.config or {})}
 
 
-def _can_restore(fs: pafs.FileSystem, folder: str) -> bool:
-    """Whether Tune's state is complete: without experiment_state-*.json it would restore one trial without a config."""
-    names = [i.base_name for i in fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))]
-    return "tuner.pkl" in names and any(n.startswith("experiment_state") and n.endswith(".json") for n in names)
+def _reason(error: Exception) -> str:
+    reason = str(error).strip().splitlines()[-1]
+    if "OutOfMemoryError" in reason:
+        reason += " Trials take a GPU each with --set resources.gpu_per_trial=1."
+    return reason
 
 
-def _row(result: Any, plan: TrialPlan, store: Store) -> dict[str, Any]:
-    """A row of ``trials``; copies the best weights."""
-    trial_id, metrics = plan.trial_id, result.metrics or {}
+def _row(plan: TrialPlan, files: TrialFiles, error: str | None) -> dict[str, Any]:
+    """A row of ``trials``; copies the best weights, and the metrics of each epoch."""
+    trial_id, store, history = plan.trial_id, files.store, files.history()
+    metrics = history[-1] if history else {}
+    best = files.best(metrics["best_epoch"]) if history else None
+    if best is not None:
+        store.write(best, "checkpoints", trial_id, "model.safetensors")
+        store.write_json(history, "checkpoints", trial_id, "epochs.json")
     epochs = metrics.get("epoch", 0)
-    if result.checkpoint is not None:
-        target = store.path("checkpoints", trial_id)
-        store.fs.create_dir(target, recursive=True)
-        with result.checkpoint.filesystem.open_input_stream(f"{result.checkpoint.path}/model.safetensors") as f:
-            store.write(f.read(), "checkpoints", trial_id, "model.safetensors")
-    failed = result.error is not None or result.checkpoint is None
-    status = "failed" if failed else "completed" if epochs >= plan.train.epochs else "stopped"
-    error = str(result.error).strip().splitlines()[-1] if result.error is not None else None
-    if error is not None and "OutOfMemoryError" in error:
-        error += " Trials take a GPU each with --set resources.gpu_per_trial=1."
+    failed = error is not None or best is None
     return {
         "trial_id": trial_id,
         "variant": plan.variant,
         "seed": plan.train.seed,
         "config": to_json({"model": plan.model.model_dump(), "train": plan.train.model_dump()}),
-        "status": status,
+        "status": "failed" if failed else "completed" if epochs >= plan.train.epochs else "stopped",
         "epochs": epochs,
         "best_epoch": metrics.get("best_epoch"),
         "val_auroc": metrics.get("best_auroc"),
-        "checkpoint": None if result.checkpoint is None else f"checkpoints/{trial_id}/model.safetensors",
+        "checkpoint": None if best is None else f"checkpoints/{trial_id}/model.safetensors",
         "train_seconds": metrics.get("seconds"),
         "device": metrics.get("trained_on"),
         "error": error,
     }
-
-
-def drop_checkpoints(store: Store) -> None:
-    """Removes Tune's own checkpoints, once the best weights are copied; its logs stay."""
-    selector = pafs.FileSelector(store.path(_FOLDER), recursive=True, allow_not_found=True)
-    for info in store.fs.get_file_info(selector):
-        if info.type == pafs.FileType.Directory and info.base_name.startswith("checkpoint_"):
-            store.fs.delete_dir(info.path)

@@ -21,6 +21,7 @@ from cxr_ray.data import images
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.run import explaining, merging
+from cxr_ray.run.trial_files import TrialFiles
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import SHARDS
 
@@ -312,8 +313,7 @@ def test_a_training_that_was_killed_or_interrupted_goes_on_where_it_stopped(tmp_
     content |= {"variants": {"plain": {}}, **LITTLE}
     file, out = write(tmp_path, content), tmp_path / "out"
     process = start(file, "--out", str(out), cwd=tmp_path)
-    wait_for(lambda: len(list(out.glob("tune/experiment_state-*.json"))) and _epochs(out) >= 2, process)
-    time.sleep(1)
+    wait_for(lambda: _epochs(out) >= 2, process)
     os.killpg(process.pid, signal.Signals[how])
     assert process.wait() == code
     assert 2 <= _epochs(out) < 24
@@ -344,7 +344,7 @@ def test_trials_of_one_process_have_the_weights_of_trials_of_their_own(tmp_path,
             rows = tuning.tune_sweep(run, run.trials, training_data.load_training_data(run, run.trials), allocation)
             monkeypatch.undo()
             weights[reuse] = [Path(run.store.out, row["checkpoint"]).read_bytes() for row in rows]
-            results_of = Path(run.store.out).glob("tune/*/result.json")
+            results_of = Path(run.store.out).glob(".work/tune/*/result.json")
             pids[reuse] = {json.loads(line)["pid"] for p in results_of for line in p.read_text().splitlines()}
     finally:
         ray.shutdown()
@@ -375,7 +375,8 @@ sys.exit(sweep.main([{file!r}, "--out", {out!r}]))
 
 
 def _epochs(out: Path) -> int:
-    return sum(len(p.read_text().splitlines()) for p in out.glob("tune/*/result.json"))
+    store = storage.Store(str(out), {})
+    return sum(len(TrialFiles(store, path.name).history()) for path in out.glob(".work/trials/*"))
 
 
 def test_what_the_machine_cannot_meet_is_an_error_at_once_and_the_only_one(tmp_path, capfd):

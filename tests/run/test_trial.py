@@ -1,37 +1,49 @@
-"""One trial after another in one process, without Ray."""
+"""One trial after another in one process, without Ray; and what is kept of one that is interrupted."""
 
+import json
+import pickle
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from ray import tune
 
 from cxr_ray.config import Model, Train
+from cxr_ray.errors import DamagedRunError
+from cxr_ray.models import training
 from cxr_ray.models.training import Split
 from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.trial import run_trial
+from cxr_ray.run.trial_files import TrialFiles
+from cxr_ray.run.tuning import GroupedASHA
+from cxr_ray.storage import Store
 
 
-def reported(monkeypatch, plan: TrialPlan, data: dict[str, Split]) -> tuple[bytes, dict]:
-    """The best weights and the metrics of the last epoch, but for seconds."""
-    kept: list[tuple[bytes, dict]] = []
+class Killed(Exception):
+    """As good as a process that is killed after an epoch was kept."""
 
-    def report(metrics, checkpoint) -> None:
-        with checkpoint.as_directory() as folder:
-            kept.append((Path(folder, "model.safetensors").read_bytes(), {**metrics, "seconds": None}))
+
+def train(monkeypatch, plan: TrialPlan, data: dict[str, Split], out: Path, killed_after: int = 0) -> TrialFiles:
+    def report(metrics) -> None:
+        if metrics["epoch"] == killed_after:
+            raise Killed
 
     monkeypatch.setattr(tune, "report", report)
-    monkeypatch.setattr(tune, "get_checkpoint", lambda: None)
-    run_trial(plan, data, None, "cpu")
-    return kept[-1]
+    files = TrialFiles(Store(str(out), {}), plan.trial_id)
+    run_trial(plan, data, None, files, "cpu")
+    return files
 
 
-def trial(**train) -> TrialPlan:
-    config = Train(**{"epochs": 2, "batch_size": 8, "lr": 1e-3, **train})
-    return TrialPlan("plain-0", "plain", "0", Model(weights="none", size=32), config)
+def kept(files: TrialFiles) -> tuple[bytes | None, list[dict]]:
+    """The best weights, and the metrics of every epoch but for seconds."""
+    history = files.history()
+    return files.best(history[-1]["best_epoch"]), [{**epoch, "seconds": None} for epoch in history]
 
 
-def test_a_trial_gives_the_same_weights_whatever_its_process_trained_before(monkeypatch):
+def images() -> dict[str, Split]:
     rng = np.random.default_rng(0)
     data = {
         n: Split(rng.integers(0, 256, (k, 3, 32, 32), np.uint8), np.arange(k) % 2)
@@ -39,9 +51,112 @@ def test_a_trial_gives_the_same_weights_whatever_its_process_trained_before(monk
     }
     for split in data.values():
         split.pixels.setflags(write=False)  # as they lie in Ray's object store
+    return data
+
+
+def trial(**train) -> TrialPlan:
+    config = Train(**{"epochs": 2, "batch_size": 8, "lr": 1e-3, **train})
+    return TrialPlan("plain-0", "plain", "0", Model(weights="none", size=32), config)
+
+
+def test_a_trial_gives_the_same_weights_whatever_its_process_trained_before(monkeypatch, tmp_path):
+    data = images()
     torch.manual_seed(123)
-    fresh = reported(monkeypatch, trial(), data)
-    other = reported(monkeypatch, trial(seed=1, loss="focal", sampler="balanced", labels="shuffled"), data)
-    again = reported(monkeypatch, trial(), data)
+    fresh = kept(train(monkeypatch, trial(), data, tmp_path / "fresh"))
+    different = trial(seed=1, loss="focal", sampler="balanced", labels="shuffled")
+    other = kept(train(monkeypatch, different, data, tmp_path / "other"))
+    again = kept(train(monkeypatch, trial(), data, tmp_path / "again"))
     assert other[0] != fresh[0]
     assert again == fresh
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 3])
+def test_a_trial_that_was_killed_after_any_epoch_goes_on_to_the_same_weights(monkeypatch, tmp_path, killed_after):
+    whole = kept(train(monkeypatch, trial(epochs=4), images(), tmp_path / "whole"))
+    with pytest.raises(Killed):
+        train(monkeypatch, trial(epochs=4), images(), tmp_path / "killed", killed_after)
+    assert kept(train(monkeypatch, trial(epochs=4), images(), tmp_path / "killed")) == whole
+
+
+def test_a_trained_trial_is_not_trained_again(monkeypatch, tmp_path):
+    files = train(monkeypatch, trial(), images(), tmp_path)
+    monkeypatch.setattr(training, "fit", None)
+    run_trial(trial(), images(), None, files, "cpu")
+    assert [epoch["epoch"] for epoch in files.history()] == [1, 2]
+    assert len(list((tmp_path / ".work/trials/plain-0").iterdir())) == 2, "state and best weights, no earlier ones"
+
+
+class Poison:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def damages(data: bytes, folder: Path) -> dict[str, bytes]:
+    n = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + n])
+    without = json.dumps({**header, "__metadata__": {}}).encode()
+    return {
+        "cut": data[: len(data) // 2],
+        "cut in its header": data[:40],
+        "empty": b"",
+        "three bytes": b"abc",
+        "longer": data + b"x",
+        "header without the history": len(without).to_bytes(8, "little") + without + data[8 + n :],
+        "header that is no JSON": data[:8] + b"[" * n + data[8 + n :],
+        "a huge header": (2**62).to_bytes(8, "little") + data[8:],
+        "pickle": pickle.dumps(Poison(folder / "poisoned")),
+    }
+
+
+def test_a_damaged_state_is_a_sentence_and_runs_nothing(monkeypatch, tmp_path):
+    with pytest.raises(Killed):
+        train(monkeypatch, trial(), images(), tmp_path, killed_after=1)
+    path = tmp_path / ".work/trials/plain-0/state.safetensors"
+    whole = path.read_bytes()
+    for damage, data in damages(whole, tmp_path).items():
+        path.write_bytes(data)
+        for read in (TrialFiles.history, TrialFiles.state):
+            if damage == "longer" and read is TrialFiles.state:
+                continue  # the header was read before
+            with pytest.raises(DamagedRunError, match=r"plain-0/state\.safetensors, which is damaged; .* again\.$"):
+                read(TrialFiles(Store(str(tmp_path), {}), "plain-0"))
+    assert not (tmp_path / "poisoned").exists()
+
+
+def test_asha_decides_of_a_resumed_run_as_of_one_that_was_never_interrupted(tmp_path):
+    """Twelve trials of one group; a rival that is worse than two thirds at a rung is stopped and stays so."""
+    plans = [replace(trial(epochs=9, seed=n), trial_id=f"plain-{n}") for n in range(12)]
+    quality = np.random.default_rng(0).permutation(12) / 12
+    files = {p.trial_id: TrialFiles(Store(str(tmp_path), {}), p.trial_id) for p in plans}
+    nothing: dict[str, list[dict]] = {p.trial_id: [] for p in plans}
+
+    def decide(scheduler: GroupedASHA, histories: dict[str, list[dict]], epochs: range) -> list[tuple[str, int]]:
+        """Report an epoch of each trial after another; the trials that are stopped, and when."""
+        stopped = []
+        for epoch in epochs:
+            for n, plan in enumerate(plans):
+                if files[plan.trial_id].is_stopped():
+                    continue
+                metrics = {"epoch": epoch, "val_auroc": quality[n] + epoch / 100}
+                histories[plan.trial_id].append(metrics)
+                named = SimpleNamespace(config={"plan": plan.to_config()}, trial_id=f"tune_{id(scheduler)}_{n}")
+                if scheduler.on_trial_result(None, named, metrics) == GroupedASHA.STOP:
+                    stopped.append((plan.trial_id, epoch))
+        return stopped
+
+    whole_histories = {k: list(v) for k, v in nothing.items()}
+    whole = decide(GroupedASHA(plans, files, nothing), whole_histories, range(1, 9))
+    assert {epoch for _, epoch in whole} == {1, 3}
+    for trial_files in files.values():
+        if trial_files.is_stopped():
+            (tmp_path / ".work/trials" / trial_files.trial_id / "stopped.json").unlink()
+    histories = {k: list(v) for k, v in nothing.items()}
+    first = decide(GroupedASHA(plans, files, nothing), histories, range(1, 3))
+    then = decide(GroupedASHA(plans, files, histories), histories, range(3, 9))
+    assert first + then == whole
+    assert histories == whole_histories

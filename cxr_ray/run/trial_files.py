@@ -1,0 +1,152 @@
+"""What a run keeps of a trial in training, so that --resume goes on with it: safetensors and JSON, no pickle.
+
+Two files lie under ``.work/trials/<trial_id>/``: the best weights so far, named by epoch, and ``state.safetensors``:
+network, optimizer and schedule after the last epoch, with the metrics of every epoch in its header. The second one is
+put in place whole, after the first, so that whatever is killed leaves the state of an epoch with its best weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+from pyarrow import fs as pafs
+from safetensors import SafetensorError
+from torch import Tensor
+
+from cxr_ray.errors import DamagedRunError
+from cxr_ray.storage import Store
+
+FOLDER = (".work", "trials")
+STATE, STOPPED = "state.safetensors", "stopped.json"
+REQUIRED = {"epoch", "best_epoch", "best_auroc", "val_auroc", "seconds", "trained_on"}  # of the metrics of an epoch
+_TENSOR, _PAIRS = "tensor", "pairs"  # what JSON has no word for
+
+
+@dataclass(frozen=True)
+class TrialFiles:
+    """The files of one trial. Picklable.
+
+    Attributes:
+        store: the run.
+        trial_id: its name in the table ``trials``.
+    """
+
+    store: Store
+    trial_id: str
+
+    def save(self, history: list[dict[str, Any]], state: Mapping[str, Any], best: bytes | None) -> None:
+        """Keep an epoch.
+
+        Args:
+            history: metrics of each epoch so far, REQUIRED among them.
+            state: what ``training.fit`` resumes from; empty after the last epoch.
+            best: the weights, where they are the best so far; else those kept before stay.
+        """
+        name = _best_name(history[-1]["best_epoch"])
+        if best is not None:
+            self.store.write(best, *FOLDER, self.trial_id, name)
+        tensors: dict[str, Tensor] = {}
+        plain = _plain(state, "", tensors)
+        header = {"history": json.dumps(history), "state": json.dumps(plain)}
+        self.store.write(safetensors.torch.save(tensors, header), *FOLDER, self.trial_id, STATE)
+        self._keep({name, STATE})
+
+    def history(self) -> list[dict[str, Any]]:
+        """The metrics of each epoch that is kept; none where there is no file. Reads the header alone.
+
+        Raises:
+            DamagedRunError: the file is damaged.
+        """
+        if not self.store.exists(*FOLDER, self.trial_id, STATE):
+            return []
+        with self.store.fs.open_input_file(self._path(STATE)) as f:
+            try:
+                n = int.from_bytes(f.read(8), "little")
+                if not 0 < n < f.size() - 7:
+                    raise ValueError
+                header = json.loads(f.read(n))
+                ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+                if 8 + n + max(ends, default=0) != f.size():
+                    raise ValueError
+                history = json.loads(header["__metadata__"]["history"])
+                if not history or any(set(epoch) < REQUIRED for epoch in history):
+                    raise ValueError
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                raise self._damaged() from None
+        return list(history)
+
+    def state(self) -> dict[str, Any]:
+        """What ``training.fit`` resumes from.
+
+        Raises:
+            DamagedRunError: the file is damaged.
+        """
+        data = self.store.read(*FOLDER, self.trial_id, STATE)
+        try:
+            tensors = safetensors.torch.load(data)
+            n = int.from_bytes(data[:8], "little")
+            plain = json.loads(json.loads(data[8 : 8 + n])["__metadata__"]["state"])
+            return dict(_whole(plain, tensors))
+        except (SafetensorError, ValueError, LookupError, TypeError, RecursionError):
+            raise self._damaged() from None
+
+    def best(self, epoch: int) -> bytes | None:
+        """The best weights, those of an epoch, as the bytes of a checkpoint; None where there are none."""
+        name = _best_name(epoch)
+        return (
+            self.store.read(*FOLDER, self.trial_id, name) if self.store.exists(*FOLDER, self.trial_id, name) else None
+        )
+
+    def stop(self, epoch: int) -> None:
+        """Note that the scheduler stopped the trial after an epoch."""
+        self.store.write_json({"epoch": epoch}, *FOLDER, self.trial_id, STOPPED)
+
+    def is_stopped(self) -> bool:
+        """Whether the scheduler stopped it."""
+        return self.store.exists(*FOLDER, self.trial_id, STOPPED)
+
+    def _path(self, name: str) -> str:
+        return self.store.path(*FOLDER, self.trial_id, name)
+
+    def _keep(self, names: set[str]) -> None:
+        """Remove earlier best weights."""
+        fs = self.store.fs
+        for info in fs.get_file_info(pafs.FileSelector(self.store.path(*FOLDER, self.trial_id))):
+            if info.base_name.startswith("best-") and info.base_name not in names:
+                fs.delete_file(info.path)
+
+    def _damaged(self) -> DamagedRunError:
+        folder = self.store.path(*FOLDER, self.trial_id)
+        return DamagedRunError(
+            f"got {folder}/{STATE}, which is damaged; expected the state of a trial; delete that folder, and --resume "
+            "trains this network again."
+        )
+
+
+def _best_name(epoch: int) -> str:
+    return f"best-{epoch}.safetensors"
+
+
+def _plain(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Nested containers as JSON; tensors are put under names of their own."""
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().clone().contiguous()  # clone: safetensors refuses two on the same memory
+        return {_TENSOR: path}
+    if isinstance(value, Mapping):
+        return {_PAIRS: [[k, _plain(v, f"{path}/{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_plain(v, f"{path}/{n}", tensors) for n, v in enumerate(value)]
+    return value
+
+
+def _whole(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What ``_plain`` made plain; tuples come back as lists."""
+    if isinstance(plain, dict):
+        if _TENSOR in plain:
+            return tensors[plain[_TENSOR]]
+        return {k: _whole(v, tensors) for k, v in plain[_PAIRS]}
+    return [_whole(v, tensors) for v in plain] if isinstance(plain, list) else plain
