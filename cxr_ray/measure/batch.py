@@ -22,7 +22,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import metrics, rankings
 from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.lungs import Segmenter
-from cxr_ray.measure.masking import Canvas
+from cxr_ray.measure.masking import Canvas, Normalization
 from cxr_ray.measure.metrics import Tested
 from cxr_ray.measure.shards import Shard
 from cxr_ray.measure.transfer import Results, to_device, to_host
@@ -173,25 +173,47 @@ class Batch:
         nowhere = torch.zeros(len(self.ids), self.size, self.size, dtype=torch.bool, device=self.device)
         return {"lungs": nowhere, **masks}
 
+    @cached_property
+    def grey(self) -> bool:
+        """Whether the channels of every image are equal, those of donor images too."""
+        return all(
+            (x[..., 1:, :, :] == x[..., :1, :, :]).all() for x in (self.shard.pixels, *self.shard.donor_images.values())
+        )
+
+    @cached_property
+    def one_channel(self) -> bool:
+        """Whether masked images are made in one channel: it is exact, and no slower in this layout."""
+        kept = all(FILLS[name].keeps_grey for name in self.sweep.perturb.fills)
+        return self.grey and kept and (self._layout.fused or not self._layout.channels_last)
+
     def filled(self, name: str) -> Tensor:
-        """The images under a fill, in model space, [B, 3, S, S]."""
-        fill, model = FILLS[name], self.network.model
-        return model.normalize(fill.make(self.pixels, model.mean, self.keys(fill.purpose)))
+        """The images under a fill in pixel space, [B, 3, S, S]; [B, 1, S, S] where all channels are equal."""
+        fill, grey = FILLS[name], self.network.model.mean
+        pixels = self.pixels[:, :1] if self.grey and fill.keeps_grey else self.pixels
+        return fill.make(pixels, grey, self.keys(fill.purpose))
+
+    def on_canvas(self, pixels: Tensor) -> Tensor:
+        """Pixel-space images [B, C, S, S] as the canvas takes them: one channel, or three in model space."""
+        return pixels[:, :1] if self.one_channel else self.network.model.normalize(pixels)
 
     @cached_property
     def blurred(self) -> Tensor:
         """Images under the fill blur, in model space, for explainers."""
-        return self.filled("blur")
+        return self.network.model.normalize(self.filled("blur"))
 
     @cached_property
     def canvas(self) -> Canvas:
         """Images and fills, laid out for masked passes."""
-        fills = self.sweep.perturb.fills
-        masked = {}
-        for place, name in enumerate(fills):
+        names, model, masked = self.sweep.perturb.fills, self.network.model, {}
+        pixels = self.pixels[:, :1] if self.one_channel else self.pixels
+        for place, name in enumerate(names):
             if make := FILLS[name].for_masks:
-                masked[place] = make(self.pixels, self.keys(FILLS[name].purpose), self.network.model.normalize)
-        return Canvas.of(self.images, torch.stack([self.filled(name) for name in fills], dim=1), masked, self._layout)
+                masked[place] = make(pixels, self.keys(FILLS[name].purpose), self.on_canvas)
+        fills = torch.stack([self.on_canvas(self.filled(name)) for name in names], dim=1)
+        if self.one_channel:
+            normalization = Normalization(model.mean.flatten(), model.std.flatten())
+            return Canvas.of_grey(pixels, fills, normalization, masked, self._layout)
+        return Canvas.of(self.images, fills, masked, self._layout)
 
     @property
     def _layout(self) -> Layout:

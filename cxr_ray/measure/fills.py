@@ -18,9 +18,9 @@ from cxr_ray.registry import Registry
 BLUR_KERNEL, BLUR_SIGMA = 11, 5.0  # RISE's
 LINEAR_NOISE = 0.01  # ROAD's, in pixel space
 
-Normalize = Callable[[Tensor], Tensor]  # pixel space [b, 3, S, S] to model space
+Normalize = Callable[[Tensor], Tensor]  # pixel space [b, C, S, S] to model space; of one channel, as it is
 MaskedFill = Callable[[Tensor, Tensor], Tensor]
-"""(images int64 [J], filled pixels bool [J, U]) to what replaces them, model space [J, 3, U]."""
+"""(images int64 [J], filled pixels bool [J, U]) to what replaces them, normalised, [J, C, U]."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class Fill:
         caption: what it is, in a sentence.
         for_masks: for a fill that depends on the mask: (images as above, a key for each, normalize) to how it is made.
         purpose: of its random numbers.
+        keeps_grey: whether equal channels stay equal, so that it can be made of one channel [B, 1, S, S] alone.
     """
 
     make: Callable[[Tensor, Tensor, Tensor], Tensor]
     caption: str
     for_masks: Callable[[Tensor, Tensor, Normalize], MaskedFill] | None = None
     purpose: str = "noise fill"
+    keeps_grey: bool = True
 
 
 def black(images: Tensor, grey: Tensor, keys_B: Tensor) -> Tensor:
@@ -81,35 +83,37 @@ class Linear:
     Attributes:
         planes: pixel space, [B, 1, S, S] if the channels of every image are equal, else [B, 3, S, S].
         noise: [B, 1, S, S], standard deviation 0.01 in pixel space.
-        normalize: pixel space [b, 3, S, S] to model space.
+        normalize: pixel space [b, C, S, S] to what is asked for.
+        channels: C of the images.
     """
 
     planes: Tensor
     noise: Tensor
     normalize: Callable[[Tensor], Tensor]
+    channels: int = 3
 
     @classmethod
     def of(cls, images_BCSS: Tensor, keys_B: Tensor, normalize: Callable[[Tensor], Tensor]) -> Linear:
-        """From pixel-space images [B, 3, S, S] and one key an image for its noise."""
-        size = images_BCSS.shape[-1]
-        grey = bool((images_BCSS == images_BCSS[:, :1]).all())
+        """From pixel-space images [B, C, S, S] and one key an image for its noise."""
+        channels, size = images_BCSS.shape[1], images_BCSS.shape[-1]
+        grey = channels > 1 and bool((images_BCSS == images_BCSS[:, :1]).all())
         noise = randomness.normal(keys_B, size * size).view(-1, 1, size, size) * LINEAR_NOISE
-        return cls(images_BCSS[:, :1] if grey else images_BCSS, noise, normalize)
+        return cls(images_BCSS[:, :1] if grey else images_BCSS, noise, normalize, channels)
 
     def __call__(self, image_J: Tensor, filled_JU: Tensor) -> Tensor:
-        """Model space [J, 3, S * S], what replaces the filled pixels (bool [J, S * S]) of each job's image."""
+        """[J, C, S * S], normalised, what replaces the filled pixels (bool [J, S * S]) of each job's image."""
         planes = self.planes.index_select(0, image_J)
         missing = filled_JU.view(-1, 1, *planes.shape[-2:])
         made = imputation.linear(planes.flatten(0, 1), missing.expand_as(planes).flatten(0, 1)).view_as(planes)
         made = made + self.noise.index_select(0, image_J) * ~missing.all(3).all(2)[:, :, None, None]
-        return self.normalize(made.expand(-1, 3, -1, -1)).flatten(2)
+        return self.normalize(made.expand(-1, self.channels, -1, -1)).flatten(2)
 
 
 FILLS = Registry(
     "fill",
     {
         "black": Fill(black, "Black: 0."),
-        "grey": Fill(grey_level, "The normalisation's mean, which is zero to the model."),
+        "grey": Fill(grey_level, "The normalisation's mean, which is zero to the model.", keeps_grey=False),
         "mean": Fill(image_mean, "The image's own mean."),
         "blur": Fill(blur, "The image blurred: Gaussian, kernel 11, sigma 5, as in RISE (Petsiuk et al., BMVC 2018)."),
         "noise": Fill(noise, "Uniform noise, one field for each image."),

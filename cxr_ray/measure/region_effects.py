@@ -96,7 +96,7 @@ def _canvas(batch: Batch) -> tuple[Canvas, list[str]]:
     pixels = np.stack([donors.get(i, own) for i, own in zip(batch.ids, batch.shard.pixels, strict=True)])
     donor_pixels = to_device(pixels, batch.device).float() / 255
     matched = match_exposure(donor_pixels, batch.pixels)
-    return batch.canvas.with_fill(batch.network.model.normalize(matched)), [*fills, PATCH_SWAP]
+    return batch.canvas.with_fill(batch.on_canvas(matched)), [*fills, PATCH_SWAP]
 
 
 def _with_controls(batch: Batch, name: str, mask_BSS: Tensor, there: NDArray[np.integer], draws: int) -> Tensor:

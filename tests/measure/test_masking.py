@@ -46,6 +46,39 @@ def kernel(monkeypatch, compiled) -> None:
     monkeypatch.setattr(masking, "_KERNEL", fresh)
 
 
+def grey_canvases(layout: Layout | None, masked: bool) -> tuple[masking.Canvas, masking.Canvas]:
+    """Grey images and fills in one channel, and the same in three."""
+    generator = torch.Generator().manual_seed(1)
+    images, filled = (torch.rand(*shape, 1, SIZE, SIZE, generator=generator) for shape in ((2,), (2, 2)))
+    normalize, keys = small().normalize, torch.tensor([1, 2])
+    one, three = (
+        {1: fills.Linear.of(images.expand(-1, c, -1, -1), keys, look)} if masked else {}
+        for c, look in ((1, lambda x: x), (3, normalize))
+    )
+    look = masking.Normalization(small().mean.flatten(), small().std.flatten())
+    in_three = normalize(images), normalize(filled.flatten(0, 1)).unflatten(0, (2, 2))
+    return masking.Canvas.of_grey(images, filled, look, one, layout), masking.Canvas.of(*in_three, three, layout)
+
+
+@pytest.mark.parametrize("layout", [None, HALF, Layout(torch.float32, channels_last=True), Layout(torch.float16)])
+@pytest.mark.parametrize(("grid", "masked"), [("pixel", False), ("7", True)])
+def test_one_channel_of_grey_images_becomes_the_three_that_it_stands_for(layout, grid, masked):
+    one, three = grey_canvases(layout, masked)
+    assert one.images.numel() * 3 == three.images.numel()
+    more = torch.rand(2, 1, SIZE, SIZE)
+    pairs = [
+        (one, three),
+        (one.only(1), three.only(1)),
+        (one.with_fill(more), three.with_fill(small().normalize(more))),
+    ]
+    for a, b in pairs:
+        assert torch.equal(a.as_images(a.fills), b.as_images(b.fills))
+        for made, expected in zip(seen(a, grid), seen(b, grid), strict=True):
+            assert made.dtype == expected.dtype
+            assert made.stride() == expected.stride()
+            assert torch.equal(made, expected)
+
+
 @pytest.mark.parametrize(("grid", "masked"), list(itertools.product(["pixel", "7"], [False, True])))
 def test_images_in_the_forms_own_layout_are_those_of_float32_rounded_once(grid, masked):
     for plain, laid_out in zip(seen(canvas_of(None, masked), grid), seen(canvas_of(HALF, masked), grid), strict=True):
@@ -98,6 +131,14 @@ def test_the_kernel_is_one_graph_for_all_batch_sizes_grids_apart(monkeypatch):
         for a, b in zip(seen(canvas_of(HALF), "7", batch_size), seen(canvas_of(FUSED), "7", batch_size), strict=True):
             assert torch.equal(a, b)
     assert len(graphs) <= 2  # the first size may stand for itself
+
+
+def test_one_channel_is_normalised_in_the_same_kernel(monkeypatch):
+    torch._dynamo.reset()
+    kernel(monkeypatch, torch.compile(masking.blend, dynamic=True, fullgraph=True, backend="eager"))
+    one, three = grey_canvases(FUSED, masked=False)
+    for a, b in zip(seen(one), seen(three), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_without_a_compiler_the_same_images_come_and_one_warning_says_so(monkeypatch):
