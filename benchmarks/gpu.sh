@@ -23,6 +23,12 @@ if [ -z "$small" ] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda
     echo "gpu.sh: got a machine whose torch sees no GPU; expected one; run it there, or with --cpu to try out the commands."
     exit 1
 fi
+needed="captum jinja2 matplotlib numpy pandas PIL pyarrow pydantic yaml ray safetensors scipy skimage sklearn torch torchvision"
+lacking=$("$PYTHON" -c 'import sys; from importlib.util import find_spec; print(*[m for m in sys.argv[1:] if not find_spec(m)])' $needed)
+if [ -n "$lacking" ]; then
+    echo "gpu.sh: got a Python ($PYTHON) that cannot import $lacking; expected all that cxr_ray depends on; install it: pip install ."
+    exit 1
+fi
 out=$(mktemp -d)
 
 measure() { # name, seconds, module and its options

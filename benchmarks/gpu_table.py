@@ -32,6 +32,9 @@ ROWS = (
 )
 
 
+NO_RATIO = "its command does not measure it on this machine"
+
+
 def lines(folder: Path) -> list[str]:
     """The table in Markdown, from FILE.json (a benchmark's last line) or FILE.log (why there is none) in a folder."""
     found = {name: _read(folder / f"{name}.json") for name in dict.fromkeys(row.file for row in ROWS)}
@@ -41,7 +44,7 @@ def lines(folder: Path) -> list[str]:
         result = found[row.file]
         name = next((n for n in (result or {}).get("ratios", {}) if n.startswith(row.ratio)), None)
         if result is None or name is None:
-            reason = _missing(result) or _reason(folder, row.file)
+            reason = _reason(folder, row.file) if result is None else _missing(result) or NO_RATIO
             table.append(f"| {row.label} | not measured: {reason} | {row.aim} | |")
             continue
         how = [f"{k} {v} s" for k, v in result.get("seconds", {}).items()] + [str(result.get("chosen", ""))]
@@ -57,9 +60,9 @@ def _read(file: Path) -> dict[str, Any] | None:
     return result if isinstance(result, dict) else None
 
 
-def _missing(result: dict[str, Any] | None) -> str:
+def _missing(result: dict[str, Any]) -> str:
     """The packages that a benchmark says it lacks."""
-    notes = (result or {}).items()
+    notes = result.items()
     return "; ".join(f"{name} {note}" for name, note in notes if isinstance(note, str) and note.startswith("missing"))
 
 

@@ -32,4 +32,6 @@ def test_a_row_without_a_number_says_why(tmp_path):
     assert sum("not measured: Quantus missing; pip install it" in line for line in lines) == 2
     assert len(lines) == 4 + len(gpu_table.ROWS)
     assert sum("not measured: RuntimeError: no memory" in line for line in lines) == 2
-    assert sum("its command said nothing, or took too long" in line for line in lines) == len(gpu_table.ROWS) - 4
+    training = [line for line in lines if line.startswith("| training")]
+    assert sum("its command does not measure it on this machine" in line for line in training) == 2
+    assert sum("its command said nothing, or took too long" in line for line in lines) == len(gpu_table.ROWS) - 6
