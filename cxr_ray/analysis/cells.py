@@ -80,7 +80,8 @@ def cells_of(faithfulness: pd.DataFrame, degenerate: pd.DataFrame, image_ids: pd
     part, row = faithfulness.iloc[explained], row_all[explained]
     column = part.groupby(COLUMN, dropna=False, sort=True, observed=True).ngroup().to_numpy()
     _, first = np.unique(column, return_index=True)
-    columns = part[COLUMN].iloc[first].reset_index(drop=True)
+    texts = [name for name in COLUMN if name != "level"]
+    columns = part[COLUMN].iloc[first].reset_index(drop=True).astype(dict.fromkeys(texts, "str"))
     shape = (len(image_ids), len(columns))
     if len(np.unique(row * shape[1] + column)) < len(part):
         raise ValueError("`faithfulness` holds a row twice: same image, target and column")

@@ -1,124 +1,31 @@
 """From an opened run to the rows of its statistics tables, one function a table.
 
-Memory holds one trial's rows per image at a time, and of `faithfulness` one grid and fill of them.
+Memory holds one trial's rows per image at a time, of `faithfulness` a group of them (``groups``), and for `hypotheses`,
+which compare trials, the rows of the primary settings.
 """
 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import pandas as pd
 import pyarrow.dataset as pads
 
 from cxr_ray import results
-from cxr_ray.analysis import buckets, lung_summary, primary, ranks, region_summary, saliency_summary, sanity_summary
+from cxr_ray.analysis import buckets, lung_summary, primary, region_summary, saliency_summary, sanity_summary
 from cxr_ray.analysis.agreement import accuracy, ranking, reliability, sign, truth, twins
 from cxr_ray.analysis.classification import classification_rows
+from cxr_ray.analysis.groups import groups
 from cxr_ray.analysis.hypotheses import verdicts
 from cxr_ray.analysis.hypotheses.inputs import Inputs
+from cxr_ray.analysis.measured import SCALE, Measured, Rows
 from cxr_ray.analysis.summary import Model, Sampling, summarize
 from cxr_ray.config import Sweep
 from cxr_ray.errors import RunError
 from cxr_ray.schemas import TABLES
-
-Rows = list[dict[str, Any]]
-
-SCALE = "logodds"  # of comparisons of explainers
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A run whose images are measured, and what all statistics need of it, read once."""
-
-    run: results.Run
-
-    @cached_property
-    def sweep(self) -> Mapping[str, Any]:
-        """The resolved sweep, as plain data."""
-        return self.run.sweep
-
-    @cached_property
-    def primary(self) -> primary.PrimarySettings:
-        """What the primary numbers are measured with."""
-        return primary.of_run(self.run)
-
-    @cached_property
-    def ranked(self) -> tuple[Rows, Rows]:
-        """The rows of `comparisons` and of `ranks`, which come from the same bootstrap."""
-        comparisons: Rows = []
-        rank_rows: Rows = []
-        for trial_id in self.explained:
-            values = self.map_values(trial_id)
-            for rule in self.target_rules:
-                of_rule = buckets.of_rule(values, self.test_of(trial_id), rule)
-                for (grid, fill), part in of_rule.groupby(["grid", "fill"], sort=False):
-                    same = {"trial_id": trial_id, "target_rule": rule, "grid": grid, "fill": fill, "scale": SCALE}
-                    same["level"] = self.primary.metric_level
-                    explainers = self.sweep["explain"]["explainers"]
-                    found = ranks.compare_explainers(
-                        part, self.patients, explainers, self.primary.metric, seed=self.seed
-                    )
-                    for rows, more in zip((comparisons, rank_rows), found, strict=True):
-                        rows += [{**same, **row} for row in more]
-        return comparisons, rank_rows
-
-    def map_values(self, trial_id: str) -> pd.DataFrame:
-        """The primary metric of a model's maps themselves, in log-odds, image by image."""
-        chosen = (pads.field("trial_id") == trial_id) & self.primary.expression
-        chosen &= (pads.field("control") == "none") & (pads.field("scale") == SCALE)
-        columns = ["image_id", "target", "explainer", "grid", "fill", "value"]
-        return self.run.pandas("faithfulness", columns, chosen)
-
-    @property
-    def seed(self) -> int:
-        """The sweep's, of every bootstrap and permutation."""
-        return int(self.sweep["seed"])
-
-    @property
-    def target_rules(self) -> list[str]:
-        """As the sweep lists them."""
-        return list(self.sweep["explain"]["targets"])
-
-    @cached_property
-    def trials(self) -> pd.DataFrame:
-        """The table, by trial_id."""
-        return self.run.pandas("trials").set_index("trial_id")
-
-    @cached_property
-    def predictions(self) -> pd.DataFrame:
-        """The table."""
-        return self.run.pandas("predictions")
-
-    @cached_property
-    def patients(self) -> pd.Series:
-        """image_id to patient_id."""
-        return self.run.pandas("images", ["image_id", "patient_id"]).set_index("image_id")["patient_id"]
-
-    @cached_property
-    def explained(self) -> list[str]:
-        """Models with predictions, in the order of `trials`."""
-        predicted = set(self.predictions["trial_id"])
-        return [trial_id for trial_id in self.trials.index if trial_id in predicted]
-
-    def predictions_of(self, trial_id: str) -> pd.DataFrame:
-        """A model's rows of `predictions`."""
-        return self.predictions[self.predictions["trial_id"] == trial_id].drop(columns="trial_id")
-
-    def test_of(self, trial_id: str) -> pd.DataFrame:
-        """A model's predictions on the test split."""
-        predictions = self.predictions_of(trial_id)
-        return predictions[predictions["split"] == "test"]
-
-    def of_trial(self, name: str, trial_id: str, columns: list[str] | None = None) -> pd.DataFrame:
-        """A model's rows of a table; none where the run lacks it."""
-        try:
-            return self.run.pandas(name, columns, pads.field("trial_id") == trial_id)
-        except RunError:
-            return pd.DataFrame(columns=columns)
 
 
 def tables(measured: Measured, sweep: Sweep) -> Iterator[tuple[str, Rows]]:
@@ -153,10 +60,10 @@ def summary(measured: Measured) -> Rows:
         model = Model(trial_id, trial["variant"], None if pd.isna(trial["seed"]) else int(trial["seed"]))
         predictions = measured.predictions_of(trial_id)
         for grid, fill in itertools.product(map(str, perturb["grids"]), perturb["fills"]):
-            part = chosen & (pads.field("grid") == grid) & (pads.field("fill") == fill)
-            faithfulness = measured.run.pandas("faithfulness", filter=part)
-            if len(faithfulness):
-                rows += summarize(
+            found = [
+                row
+                for faithfulness in groups(measured.run, trial_id, grid, fill)
+                for row in summarize(
                     faithfulness,
                     predictions,
                     patients,
@@ -165,7 +72,16 @@ def summary(measured: Measured) -> Rows:
                     target_rules=measured.target_rules,
                     sampling=Sampling(measured.seed),
                 )
+            ]
+            rows += sorted(found, key=_place(found))
     return rows
+
+
+def _place(rows: Rows) -> Callable[[Mapping[str, Any]], int]:
+    """Orders rows by bucket as one group has them, also where several follow one another."""
+    key = operator.itemgetter("target_rule", "bucket", "matched")
+    places = {block: i for i, block in enumerate(dict.fromkeys(map(key, rows)))}
+    return lambda row: places[key(row)]
 
 
 def hypothesis_rows(measured: Measured, sweep: Sweep) -> Rows:
@@ -184,7 +100,7 @@ def hypothesis_rows(measured: Measured, sweep: Sweep) -> Rows:
             sweep,
             settings,
             measured.trials.reset_index(),
-            measured.predictions,
+            measured.run.pandas("predictions"),
             measured.patients,
             measured.run.pandas("regions"),
             measured.run.pandas("saliency", maps, of_explainer),
@@ -307,7 +223,8 @@ def agreement(measured: Measured) -> Rows:
         settings,
     )
     rows += accuracy.accuracy_rows(models)
-    test = measured.predictions[measured.predictions["split"] == "test"]
+    logits = ["trial_id", "image_id", "logit_pneumonia"]
+    test = measured.run.pandas("predictions", logits, pads.field("split") == "test")
     return rows + twins.twin_rows(test, measured.explained)
 
 

@@ -3,13 +3,14 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from cxr_ray.analysis import statistics
+from cxr_ray.analysis import groups, statistics
 from cxr_ray.errors import RunError
 from cxr_ray.results import open_run
 from cxr_ray.schemas import TABLES
-from tests.builders.runs import make_run
+from tests.builders.runs import TRIAL, make_run
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,14 @@ def test_the_sign_turns_with_the_level_in_probability_alone(run):
     sign = statistics.table(run, "agreement").query("kind == 'sign' and statistic == 'turned'").set_index("axis")
     assert list(sign.loc["level", ["count", "n"]]) == [2, 4]  # matched and not
     assert list(sign.loc["scale", ["count", "n"]]) == [2, 4]
+
+
+def test_families_read_apart_give_the_rows_of_all_read_together(run, monkeypatch):
+    together = statistics.summary(statistics.Measured(run))
+    monkeypatch.setattr(groups, "ROWS", 0)
+    apart = list(groups.groups(run, TRIAL, "pixel", "mean"))
+    assert len(apart) == len({tuple(key) for part in apart for key in part[list(groups.FAMILY)].astype(str).to_numpy()})
+    assert len(apart) > 1
+    rows = statistics.summary(statistics.Measured(run))
+    pd.testing.assert_frame_equal(pd.DataFrame(rows), pd.DataFrame(together), rtol=1e-12)
+    assert len(rows) == len({tuple(row[name] for name in TABLES["summary"].key) for row in rows})
