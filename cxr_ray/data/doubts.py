@@ -45,6 +45,12 @@ SUSPICIONS: Registry[Suspicion] = Registry(
             "correct the labels",
             "Images with labels of both classes count as positive.",
         ),
+        "masks": Suspicion(
+            "{n} files that look like masks, not images ({about})",
+            "images alone",
+            "move them elsewhere",
+            "Files that look like masks are left out.",
+        ),
         "missing_files": Suspicion(
             "{n} rows whose image is not there ({about})",
             "a file for each row, below data.images",
@@ -56,6 +62,12 @@ SUSPICIONS: Registry[Suspicion] = Registry(
             "a patient for each, by data.patient or data.columns.patient",
             "correct the pattern or the table",
             "The patient of images that data.patient or the table does not tell is inferred from the file name.",
+        ),
+        "equal_stems": Suspicion(
+            "{n} file names that stand in several places and tell no patient ({about})",
+            "names that tell the patient",
+            "set data.patient (a pattern, folder or file)",
+            "Images of one file name, but for folder and ending, count as one patient.",
         ),
         "shared_patients": Suspicion(
             "{n} patients in more than one split ({about})",
@@ -70,6 +82,8 @@ TOLD = {  # kinds that are told and stop nothing
     "ignored": "Images left out, as data.classes.ignore says",
     "by_name": "Images found by the end of their path, not by the whole",
     "unlisted": "Image files that stand in no row of the table, not used",
+    "loose": "Image files beside the class folders, not used",
+    "other_folders": "Folders beside those of the splits, not used",
 }
 
 
@@ -117,7 +131,7 @@ def remarks(entries: Iterable[Entry]) -> list[Remark]:
 
 def _most(found: Counter[str]) -> str:
     """The most frequent with their counts, or the first of those that stand once."""
-    common = found.most_common(MOST_SHOWN)
+    common = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MOST_SHOWN]
     if common[0][1] == 1:
         return examples(sorted(found))
     more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""

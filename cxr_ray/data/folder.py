@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs as pafs
 
 from cxr_ray import results
-from cxr_ray.data.entries import Entries, Entry, Stamp
+from cxr_ray.config import Classes, Splits
+from cxr_ray.data.doubts import examples
+from cxr_ray.data.entries import Doubt, Entries, Entry, Stamp
+from cxr_ray.data.labels import LEFT_OUT, ClassMap, split_names
 from cxr_ray.data.loading import one_line
+from cxr_ray.data.patients import patient_by
 from cxr_ray.errors import DataError, NoFolderError
-from cxr_ray.schemas import CLASSES
 
-ENDINGS = (".jpeg", ".jpg", ".jpe", ".png", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".webp")
-SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+ENDINGS = (".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".webp")
 EXPECTED = "test/ and train/ with one folder per class, NORMAL/ and PNEUMONIA/, or the class folders alone"
 
 _JUNK = ("__macosx", "thumbs.db", "desktop.ini")
 _DEPTH = 3  # how far below data.path the split folders are looked for
 _WIDTH = 1000  # and in how many folders of one depth
+_MASKS = re.compile(r"(?:^|[/_\- ])masks?(?:[/_\-. ]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,18 @@ class FolderSource:
     The shallowest folder at or below ``path`` that has test/ or train/ is taken, else the shallowest one with class
     folders alone; case does not matter. Nested copies, hidden files and what macOS and Windows leave behind are
     skipped.
+
+    Attributes:
+        path: the folder, or a URI.
+        classes: which folders are the two classes.
+        splits: other names of train, val and test.
+        patient: as ``data.patient``.
     """
 
     path: str
+    classes: Classes = field(default_factory=Classes)
+    splits: Splits = field(default_factory=Splits)
+    patient: str | None = None
 
     def __post_init__(self) -> None:
         if "://" not in self.path:  # a worker may run in another folder
@@ -66,16 +79,9 @@ class FolderSource:
 
     def _list(self) -> Entries:
         fs, base = opened(self.path)
-        root, unsplit = _layout(fs, base, self.path)
-        if unsplit:
-            return list(_class_entries(fs, base, root, "all"))
-        splits = _children(fs, root)
-        return [
-            entry
-            for name, split in SPLITS.items()
-            if name in splits
-            for entry in _class_entries(fs, base, _only(splits[name]), split)
-        ]
+        tree = _Tree(fs, base, self.path, ClassMap(self.classes), split_names(self.splits), self.patient)
+        root, unsplit = tree.layout()
+        return list(tree.entries(root, "all") if unsplit else tree.split_entries(root))
 
     def read(self, path: str) -> bytes:
         """The bytes of one file. Raises OSError where it cannot be read."""
@@ -105,37 +111,135 @@ def opened(path: str) -> tuple[pafs.FileSystem, str]:
     return fs, base.rstrip("/")
 
 
-def _layout(fs: pafs.FileSystem, base: str, path: str) -> tuple[str, bool]:
-    """The folder that holds the splits, or the classes alone (True)."""
-    kind = fs.get_file_info(base or "/").type
-    if kind == pafs.FileType.File:
-        raise DataError(f"got {path}, a file; expected a folder with {EXPECTED}; unpack it and give --data the folder.")
-    if kind != pafs.FileType.Directory:
-        raise NoFolderError(
-            f"got {path}, which is no folder; expected a folder with {EXPECTED}; give --data the folder of the images."
+@dataclass(frozen=True)
+class _Tree:
+    """The folders below one folder, and what they are called."""
+
+    fs: pafs.FileSystem
+    base: str
+    path: str
+    class_map: ClassMap
+    split_names: Mapping[str, str]
+    patient: str | None
+
+    def layout(self) -> tuple[str, bool]:
+        """The folder that holds the splits, or the classes alone (True)."""
+        fs, base, path = self.fs, self.base, self.path
+        kind = fs.get_file_info(base or "/").type
+        if kind == pafs.FileType.File:
+            raise DataError(
+                f"got {path}, a file; expected a folder with {EXPECTED}; unpack it and give --data the folder."
+            )
+        if kind != pafs.FileType.Directory:
+            raise NoFolderError(
+                f"got {path}, which is no folder; expected a folder with {EXPECTED}; give --data the folder of the "
+                "images."
+            )
+        level = [base]
+        for _ in range(_DEPTH + 1):
+            split, unsplit, below = [], [], []
+            for folder in level:
+                children = _children(fs, folder)
+                if self._has_splits(children):
+                    split.append(folder)
+                elif any(map(self.class_map.named, children)):
+                    unsplit.append(folder)
+                else:
+                    below += [f for found in children.values() for f in found]
+            found = split or unsplit
+            if len(found) > 1:
+                several = ", ".join(sorted(found)[:5])
+                raise DataError(f"got {path} with several data sets; expected one; give --data one of {several}.")
+            if found:
+                return found[0], not split
+            level = sorted(below)[:_WIDTH]
+        raise DataError(self._no_classes())
+
+    def _has_splits(self, children: Mapping[str, Sequence[str]]) -> bool:
+        """Whether one of the folders is test or train and holds a class."""
+        return any(
+            self.class_map.named(name)
+            for child, folders in children.items()
+            if self.split_names.get(child) in ("train", "test")
+            for folder in folders
+            for name in _children(self.fs, folder)
         )
-    level = [base]
-    for _ in range(_DEPTH + 1):
-        split, unsplit, below = [], [], []
-        for folder in level:
-            children = _children(fs, folder)
-            if any(_class_folders(fs, f) for name in ("test", "train") for f in children.get(name, ())):
-                split.append(folder)
-            elif any(c.casefold() in children for c in CLASSES):
-                unsplit.append(folder)
-            else:
-                below += [f for found in children.values() for f in found]
-        found = split or unsplit
-        if len(found) > 1:
-            several = ", ".join(sorted(found)[:5])
-            raise DataError(f"got {path} with several data sets; expected one; give --data one of {several}.")
-        if found:
-            return found[0], not split
-        level = sorted(below)[:_WIDTH]
-    raise DataError(
-        f"got {path} without class folders, also in the folders below; expected {EXPECTED}; give --data the folder "
-        "that holds them."
-    )
+
+    def _no_classes(self) -> str:
+        """What to say where no folder is one of a class."""
+        names = [info.base_name for info in self.fs.get_file_info(pafs.FileSelector(self.base or "/"))]
+        if slashed := [name for name in names if "\\" in name]:
+            return (
+                f"got {self.path} with back slashes in the names of files ({slashed[0]}); expected folders; unpack the "
+                "archive again: python -m zipfile -e ARCHIVE FOLDER."
+            )
+        have = sorted(name for found in _children(self.fs, self.base).values() for name in found)
+        named = f" (it has {examples([name.rsplit('/', 1)[-1] for name in have])})" if have else ""
+        return (
+            f"got {self.path} without class folders, also in the folders below{named}; expected {EXPECTED}; give "
+            "--data the folder that holds them, or name its folders in data.classes."
+        )
+
+    def split_entries(self, root: str) -> Iterator[Entry]:
+        """The files of all splits below a folder."""
+        found: dict[str, list[str]] = {}
+        for name, folders in _children(self.fs, root).items():
+            found.setdefault(self.split_names.get(name, ""), []).extend(folders)
+        for folder in found.pop("", []):
+            yield self._left_out("other_folders", folder)
+        for split, folders in found.items():
+            if len(folders) > 1:
+                several = " and ".join(sorted(folder.rsplit("/", 1)[-1] for folder in folders))
+                alike = ", which differ in case alone" if len({f.casefold() for f in folders}) == 1 else ""
+                raise DataError(
+                    f"got {root} with {several}{alike}, both {split}; expected one folder; merge them, or name one "
+                    "differently in data.splits."
+                )
+            yield from self.entries(folders[0], split)
+
+    def entries(self, folder: str, split: str) -> Iterator[Entry]:
+        """The files of all classes below a folder, and what lies beside these and is left out."""
+        for name, folders in _children(self.fs, folder).items():
+            class_folder = _only(folders)
+            yield from self._class_entries(class_folder, name, split)
+        for info in self.fs.get_file_info(pafs.FileSelector(folder or "/")):
+            loose = info.type == pafs.FileType.File and info.base_name.lower().endswith(ENDINGS)
+            if loose and not is_junk(info.base_name):
+                yield self._left_out("loose", info.path)
+
+    def _class_entries(self, folder: str, name: str, split: str) -> Iterator[Entry]:
+        class_name, doubts = self.class_map.of([folder.rsplit("/", 1)[-1]])
+        if _MASKS.search(name) and not self.class_map.named(name):
+            class_name, doubts = LEFT_OUT, (Doubt("masks", folder[len(self.base) + 1 :]),)
+        for path, problem in _files_below(self.fs, folder):
+            inside = path[len(folder) + 1 :]
+            if any(is_junk(part) for part in inside.split("/")):
+                continue
+            if problem is None and not _may_be_image(inside):
+                problem = "not an image file"
+            if class_name == LEFT_OUT:
+                if problem is None:
+                    yield Entry(split, LEFT_OUT, inside, path[len(self.base) + 1 :], doubts=doubts)
+                continue
+            if _MASKS.search(inside):
+                yield self._left_out("masks", path.rsplit("/", 1)[0])
+                continue
+            yield self._entry(split, class_name, path, folder, problem)
+
+    def _entry(self, split: str, class_name: str, path: str, folder: str, problem: str | None) -> Entry:
+        """A file of a class; where its folder is not called as the class, the folder is part of its name."""
+        inside, relative = path[len(folder) + 1 :], path[len(self.base) + 1 :]
+        called = folder.rsplit("/", 1)[-1]
+        name = inside if called.upper() == class_name else f"{called}/{inside}"
+        patient = patient_by(self.patient, relative, inside)
+        untold = self.patient is not None and patient is None
+        return Entry(
+            split, class_name, name, relative, problem, patient, (Doubt("no_patient", relative),) if untold else ()
+        )
+
+    def _left_out(self, kind: str, path: str) -> Entry:
+        relative = path[len(self.base) + 1 :]
+        return Entry("", LEFT_OUT, relative, relative, doubts=(Doubt(kind, relative),))
 
 
 def _children(fs: pafs.FileSystem, folder: str) -> dict[str, list[str]]:
@@ -151,21 +255,13 @@ def _children(fs: pafs.FileSystem, folder: str) -> dict[str, list[str]]:
     return children
 
 
-def _class_folders(fs: pafs.FileSystem, folder: str) -> dict[str, list[str]]:
-    children = _children(fs, folder)
-    return {c: children[c.casefold()] for c in CLASSES if c.casefold() in children}
+def _may_be_image(name: str) -> bool:
+    """Whether a file's ending is that of images; without an ending its content has to say.
 
-
-def _class_entries(fs: pafs.FileSystem, base: str, folder: str, split: str) -> Iterator[Entry]:
-    for class_name, found in _class_folders(fs, folder).items():
-        class_folder = _only(found)
-        for path, problem in _files_below(fs, class_folder):
-            name = path[len(class_folder) + 1 :]
-            if any(is_junk(part) for part in name.split("/")):
-                continue
-            if problem is None and not name.lower().endswith(ENDINGS):
-                problem = "not an image file"
-            yield Entry(split, class_name, name, path[len(base) + 1 :], problem)
+    >>> [_may_be_image(name) for name in ("a.JPG", "patient7/scan", "notes.txt")]
+    [True, True, False]
+    """
+    return name.lower().endswith(ENDINGS) or "." not in name.rsplit("/", 1)[-1]
 
 
 def _files_below(fs: pafs.FileSystem, folder: str) -> Iterator[tuple[str, str | None]]:

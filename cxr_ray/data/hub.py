@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from cxr_ray.data.folder import SPLITS
+from cxr_ray.data.labels import SPLITS
 from cxr_ray.data.loading import one_line
 from cxr_ray.errors import DataError
 from cxr_ray.schemas import CLASSES

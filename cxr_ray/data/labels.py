@@ -42,6 +42,10 @@ class ClassMap:
         groups = {NEGATIVE: self.classes.negative, POSITIVE: self.classes.positive, LEFT_OUT: self.classes.ignore}
         return {plain(label): name for name, labels in groups.items() for label in labels}
 
+    def named(self, label: str) -> bool:
+        """Whether a label is that of a class by its own name, not by ``*``."""
+        return self._groups.get(plain(label), LEFT_OUT) != LEFT_OUT
+
     def of(self, labels: Iterable[str]) -> tuple[str, tuple[Doubt, ...]]:
         """The class, or LEFT_OUT, and what is doubtful. No label counts as an empty one.
 

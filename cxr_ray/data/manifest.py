@@ -15,7 +15,7 @@ from cxr_ray.data.doubts import Remark, examples, remarks
 from cxr_ray.data.entries import Entries, Entry, Source, StampedSource
 from cxr_ray.data.folder import EXPECTED, FolderSource
 from cxr_ray.data.loading import Row, in_threads, unreadable
-from cxr_ray.data.patients import merged_patients, patient_of
+from cxr_ray.data.patients import KAGGLE, merged_patients, patient_of
 from cxr_ray.data.remembered import Known, Memory
 from cxr_ray.data.splits import UNSPLIT_TEST_SHARE, choose, split_unsplit, with_val
 from cxr_ray.errors import DataError, ImageError
@@ -83,23 +83,25 @@ def load_manifest(
     """
     entries = source.list() if entries is None else entries
     doubts = remarks(entries)
-    own_val = own_val and any(e.split == "val" and e.class_name for e in entries)
+    has_val = any(e.split == "val" and e.class_name for e in entries)
+    own_val = own_val and has_val
     used = [e for e in entries if e.class_name and (own_val or e.split != "val")]
     memory = Memory(source.where) if isinstance(source, StampedSource) else None
     outcomes = in_threads(functools.partial(_describe, source, memory), used)
     if memory is not None:
         memory.keep()
     errors = [o for o in outcomes if "stage" in o]
-    table = pd.DataFrame([o for o in outcomes if "stage" not in o], columns=[*IMAGES.columns, "person", "told"])
+    table = pd.DataFrame([o for o in outcomes if "stage" not in o], columns=[*IMAGES.columns, "person", "known_by"])
     table = table.sort_values("path", ignore_index=True)
-    doubts += _shared_patients(table)
+    doubts += _patient_doubts(table)
     table["patient_id"] = merged_patients(table["patient_id"], table["content_hash"])
 
     unsplit = any(e.split == "all" for e in used)
     if unsplit:
         table["split"] = split_unsplit(table, seed) if training else "test"
+    pairs = list(zip(used, outcomes, strict=True))
     for split in ("test", "train") if training else ("test",):
-        _require_classes(table, split, unsplit, source, [(e, o) for e, o in zip(used, outcomes, strict=True)], doubts)
+        _require_classes(table, split, unsplit, source, pairs, doubts, has_val)
     if limit is not None:
         chosen = {i for _, part in table.groupby("split") for i in choose(part["image_id"], part["label"], limit, seed)}
         table = table[table["image_id"].isin(chosen)]
@@ -131,15 +133,16 @@ def _split_notes(entries: Entries, unsplit: bool, training: bool, own_val: bool)
         yield f"No test and train folders: {UNSPLIT_TEST_SHARE:.0%} of the patients of each label are test."
     elif unsplit:
         yield "No test and train folders: all images are test, since nothing is trained."
-    if not own_val and (unused := sum(e.split == "val" and e.problem is None for e in entries)):
+    if not own_val and (unused := sum(e.split == "val" and bool(e.class_name) and not e.problem for e in entries)):
         yield f"The folder's own val split ({unused} images) is not used: val is taken from train, by patient."
 
 
-def _shared_patients(table: pd.DataFrame) -> list[Remark]:
-    """Patients that the source itself puts into several splits."""
-    splits = table[table["told"].astype(bool)].groupby("patient_id")["split"].nunique()
-    shared = sorted(splits.index[splits > 1])
-    return [Remark("shared_patients", len(shared), examples(shared))] if shared else []
+def _patient_doubts(table: pd.DataFrame) -> list[Remark]:
+    """Patients that the source itself puts into several splits, and names that may be those of several patients."""
+    splits = table[table["known_by"] == "the source"].groupby("patient_id")["split"].nunique()
+    contents = table[table["known_by"].isna()].groupby("patient_id")["content_hash"].nunique()
+    found = {"shared_patients": sorted(splits.index[splits > 1]), "equal_stems": sorted(contents.index[contents > 1])}
+    return [Remark(kind, len(names), examples(names)) for kind, names in found.items() if names]
 
 
 def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
@@ -156,8 +159,9 @@ def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
         return error(str(e))
     except (OSError, pa.ArrowException) as e:
         return error(unreadable(e))
-    patient, kind = patient_of(entry.name)
-    person = patient.split("-")[1] if kind in ("bacteria", "virus") else None
+    patient, kind, convention = patient_of(entry.name)
+    told = entry.patient is not None
+    is_numbered = convention == KAGGLE and kind != "normal" and not told
     return {
         "image_id": known.image_id,
         "content_hash": known.content_hash,
@@ -170,8 +174,8 @@ def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
         "width": known.width,
         "height": known.height,
         "mode": known.mode,
-        "person": person if entry.patient is None else None,
-        "told": entry.patient is not None,
+        "person": patient.split("-")[1] if is_numbered else None,
+        "known_by": "the source" if told else convention,
     }
 
 
@@ -197,6 +201,7 @@ def _require_classes(
     source: Source,
     outcomes: list[tuple[Entry, Row]],
     doubts: list[Remark],
+    has_val: bool,
 ) -> None:
     where, expected = source.where, EXPECTED if isinstance(source, FolderSource) else "images of both classes"
     for label, class_name in enumerate(CLASSES):
@@ -210,6 +215,7 @@ def _require_classes(
         unread = [row for entry, row in outcomes if "stage" in row and entry.class_name == class_name]
         because = [f"{len(unread)} unusable files, {unread[0]['path']}: {unread[0]['reason']}"] if unread else []
         because += [remark.got for remark in doubts if remark.name in ("other_labels", "ignored")]
+        because += ["val can be test: data.splits: {test: [val]}"] if split == "test" and has_val else []
         found = f" ({'; '.join(because)})" if because else ""
         raise DataError(
             f"got {where} with no {class_name} image for the {split} split{found}; expected {expected}; add images "
@@ -248,6 +254,9 @@ def _facts(table: pd.DataFrame) -> list[str]:
         shared = len(set(in_test["patient_id"]) & set(in_train["patient_id"]))
         numbers = len(set(in_test["person"].dropna()) & set(in_train["person"].dropna()))
         facts.append(f"Patients in both test and train: {shared} by kind and number; {numbers} by the number alone.")
-    if unknown := ((table["kind"] == "unknown") & ~table["told"].astype(bool)).sum():
+    for convention, n in table["known_by"].value_counts().items():
+        if convention not in (KAGGLE, "the source"):
+            facts.append(f"Patients by file names as in {convention}: {n} images.")
+    if unknown := table["known_by"].isna().sum():
         facts.append(f"File names that tell no patient: {unknown}; each name counts as a patient.")
     return facts

@@ -1,34 +1,65 @@
-"""Whose an image is: an inference from its file's name, and from images of identical content."""
+"""Whose an image is: what its path tells, and images of identical content."""
 
 from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 
-def patient_of(filename: str) -> tuple[str, str]:
-    """(patient_id, kind) that a file name tells, in Kaggle's naming; kind is bacteria, virus, normal or unknown.
+class Named(NamedTuple):
+    """What a file name tells.
+
+    patient_id: of the convention; the name without its ending where no convention is known.
+    kind: bacteria, virus, normal or unknown.
+    convention: the data set whose names are such; None: not known, and the patient is a guess.
+    """
+
+    patient_id: str
+    kind: str
+    convention: str | None
+
+
+KAGGLE = "Chest X-Ray Images (Pneumonia)"
+_CONVENTIONS: tuple[tuple[str, str], ...] = (  # anywhere in the path; groups patient, kind
+    (KAGGLE, r"(?<![a-z])person(?P<patient>\d+)_(?P<kind>bacteria|virus)(?![a-z])"),
+    (KAGGLE, r"(?<![a-z])(?P<patient>(?:NORMAL\d*-)?IM-\d+)-\d"),
+    (f"{KAGGLE}, first published", r"(?<![a-z])(?P<kind>bacteria|virus|normal)-(?P<patient>\d{4,})-\d+"),
+    ("NIH ChestX-ray14", r"(?<!\d)(?P<patient>000\d{5})_\d{3}(?!\d)"),
+    ("CheXpert", r"(?<![a-z])patient(?P<patient>\d{5})/study\d+/"),
+    ("MIMIC-CXR", r"(?<![a-z0-9])p\d{2}/p(?P<patient>\d{8})/s\d{8}/"),
+    ("RSNA pneumonia challenge", r"(?P<patient>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"),
+    ("Montgomery and Shenzhen", r"(?<![a-z])(?P<patient>(?:MCU|CHN)CXR_\d{4})_[01]"),
+)
+
+
+def patient_of(path: str) -> Named:
+    """Patient and kind that a file name tells, in the naming of a known data set, wherever in the name it stands.
 
     person123_bacteria_456.jpeg is bacteria-123, IM-0115-0001.jpeg is IM-0115, NORMAL2-IM-1430-0001.jpeg is
-    NORMAL2-IM-1430; any other name is a patient of its own, its stem.
+    NORMAL2-IM-1430; numbers of bacteria and virus are not the same patients. BACTERIA-1008087-0001.jpeg is 1008087,
+    00000013_005.png is 00000013. Any other name is a patient of its own, its stem.
 
-    >>> patient_of("train/PNEUMONIA/person123_bacteria_456.jpeg")
+    >>> patient_of("train/PNEUMONIA/person123_bacteria_456.jpeg")[:2]
     ('bacteria-123', 'bacteria')
-    >>> patient_of("NORMAL2-IM-1430-0001.jpeg")
+    >>> patient_of("aug_1_NORMAL2-IM-1430-0001 (2).jpeg")[:2]
     ('NORMAL2-IM-1430', 'normal')
     >>> patient_of("scan.png")
-    ('scan', 'unknown')
+    Named(patient_id='scan', kind='unknown', convention=None)
     """
-    name = filename.rsplit("/", 1)[-1]
-    if match := re.match(r"person(\d+)_(bacteria|virus)(?![a-z])", name, re.IGNORECASE):
-        kind = match[2].lower()
-        return f"{kind}-{match[1]}", kind
-    if match := re.match(r"((?:NORMAL\d*-)?IM-\d+)-\d", name, re.IGNORECASE):
-        return match[1].upper(), "normal"
-    return PurePosixPath(name).stem, "unknown"
+    name = path.rsplit("/", 1)[-1]
+    for convention, pattern in _CONVENTIONS:
+        found = re.search(pattern, path if "/" in pattern else name, re.IGNORECASE)
+        if found is None:
+            continue
+        patient, kind = found["patient"], found.groupdict().get("kind")
+        if convention != KAGGLE:
+            return Named(patient, kind.lower() if kind else "unknown", convention)
+        return Named(f"{kind.lower()}-{patient}" if kind else patient.upper(), (kind or "normal").lower(), convention)
+    return Named(PurePosixPath(name).stem, "unknown", None)
 
 
 def patient_by(rule: str | None, path: str, inside: str) -> str | None:

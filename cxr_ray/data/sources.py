@@ -47,11 +47,11 @@ def _open_phantoms(settings: Data, seed: int) -> PhantomSource:
 
 
 def _open_hub(settings: Data, seed: int) -> FolderSource:
-    return FolderSource(hub_folder(settings.path))
+    return FolderSource(hub_folder(settings.path), settings.classes, settings.splits, settings.patient)
 
 
 def _open_folder(settings: Data, seed: int) -> FolderSource:
-    return FolderSource(settings.path)
+    return FolderSource(settings.path, settings.classes, settings.splits, settings.patient)
 
 
 def _open_table(settings: Data, seed: int) -> TableSource:

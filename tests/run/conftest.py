@@ -56,8 +56,8 @@ def reaches_ray(capsys, monkeypatch, tiny_folder):
 
     monkeypatch.setattr(cluster, "start_ray", stop)
 
-    def run(*argv: str) -> bool:
-        code = sweep.main([*argv, "--data", str(tiny_folder)])
+    def run(*argv: str, given_data: str | None = None) -> bool:
+        code = sweep.main([*argv, "--data", str(tiny_folder) if given_data is None else given_data])
         return (code, capsys.readouterr().err) == (2, "cxr_ray: here Ray would start.\n")
 
     return run

@@ -13,7 +13,9 @@ import torch
 import torchvision
 
 from cxr_ray import sweep
+from cxr_ray.config import Data
 from cxr_ray.data import folder
+from cxr_ray.data.sources import usages
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import checkpoints
@@ -48,8 +50,7 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(refusal):
             f"explain.explainers.0: got 'gradcan'. Did you mean 'gradcam'? Expected one of: {', '.join(EXPLAINERS)}.",
             f"controls: got 'shiftd'. Did you mean 'shifted'? Expected one of: {', '.join(CONTROLS)}.",
             "data.fit: got 'stretch'. Expected one of: squash, pad, crop.",
-            "data.sise: got an unknown key. Did you mean 'size'? Expected one of: source, path, size, fit, "
-            "val_share, limit, phantom.",
+            f"data.sise: got an unknown key. Did you mean 'size'? Expected one of: {', '.join(Data.model_fields)}.",
             "controls.pixel_random: got 0; expected a value greater than or equal to 1.",
             "variants.Plain: got 'Plain'; expected a name that matches [a-z][a-z0-9_-]*.",
             "trian: got an unknown key. Did you mean 'train'? Expected one of: name, data, variants, model, train, "
@@ -163,7 +164,7 @@ def test_data_that_are_not_there(refusal, tmp_path):
     (line,) = refusal("tiny.yaml", given_data="nowhere")
     assert line == (
         f"got {tmp_path}/nowhere, which is no folder; expected a folder with {folder.EXPECTED}; give --data the folder "
-        "of the images. --data takes a folder in Kaggle's layout; 'phantom'; 'hub:NAME' (kaggle, huggingface)."
+        f"of the images. --data takes {usages()}."
     )
     assert refusal("tiny.yaml", given_data="") == ["data.path: got ''; expected at least 1 character."]
     Path("empty/folder").mkdir(parents=True)
@@ -173,6 +174,30 @@ def test_data_that_are_not_there(refusal, tmp_path):
     assert line == "got hub:nope; expected one of: hub:kaggle, hub:huggingface."
     (line,) = refusal("tiny.yaml", given_data="nosuch://bucket/data")
     assert "got nosuch://bucket/data, which cannot be opened" in line
+
+
+def test_a_suspicion_about_the_data_stops_the_run_unless_it_is_accepted(refusal, reaches_ray, tiny_folder, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "three" / split / "COVID").mkdir(parents=True)
+        (tmp_path / "three" / split / "COVID" / f"{split}.png").write_bytes(b"x")
+        for name in ("NORMAL", "PNEUMONIA"):
+            (tmp_path / "three" / split / name).symlink_to(tiny_folder / split / name)
+    assert refusal("tiny.yaml", given_data="three") == [
+        "got 2 images whose label is in no class (COVID: 2); expected each label in data.classes; name it there "
+        "(negative, positive or ignore), or confirm with data.accept: [other_labels]."
+    ]
+    assert reaches_ray("tiny.yaml", "--set", "data.accept=[other_labels]", given_data="three")
+    assert reaches_ray("tiny.yaml", "--set", "data.classes={ignore: [covid]}", given_data="three")
+
+
+def test_keys_of_the_data_that_its_source_does_not_read(refusal):
+    (line,) = refusal("tiny.yaml", "--set", "data.images=scans")
+    assert line == "data.images: got a value with data.source folder; expected source: table; set it."
+    Path("labels.csv").write_text("path,label\n")
+    (line,) = refusal(
+        "tiny.yaml", "--set", "data.patient=(a)", "--set", "data.columns={patient: p}", given_data="labels.csv"
+    )
+    assert line == "data.patient: got a value beside data.columns.patient; expected one of them; leave one out."
 
 
 def test_a_class_without_images(refusal, tiny_folder, tmp_path):
