@@ -48,13 +48,13 @@ if [ -n "$small" ]; then
     measure training 120 benchmarks.training --size 32 --batch 4 --batches 1 --rounds 1
     measure startup 900 benchmarks.startup --rounds 1
 else
-    measure engine 60 benchmarks.engine --precision "$precision" --rounds 5 --seconds 1
-    measure worker 75 benchmarks.worker --precision "$precision"
+    measure engine 70 benchmarks.engine --precision "$precision" --rounds 4 --seconds 0.5
+    measure worker 60 benchmarks.worker --precision "$precision" --rounds 2
     measure sweeps1 75 benchmarks.sweeps --precision "$precision"
     measure sweeps4 100 benchmarks.sweeps --precision "$precision" --images 312 --models 4
-    measure peers 50 benchmarks.peers --precision "$precision" --images 64 --batch 256 --rounds 2 --seconds 3
-    measure training 60 benchmarks.training --batches 146 --rounds 3
-    measure startup 50 benchmarks.startup --rounds 1
+    measure peers 75 benchmarks.peers --precision "$precision" --images 64 --batch 256 --rounds 1 --seconds 2
+    measure training 50 benchmarks.training --batches 146 --rounds 3
+    measure startup 45 benchmarks.startup --rounds 1
 fi
 "$PYTHON" -m benchmarks.gpu_table "$out"
 echo "logs: $out"

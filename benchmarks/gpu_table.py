@@ -25,6 +25,7 @@ ROWS = (
     Row("sweep of a given model, scoring stage: over plain passes", "sweeps1", "scoring / plain", ""),
     Row("sweep of a given model, whole: over plain passes", "sweeps1", "whole / plain", "20 s"),
     Row("Quantus PixelFlipping: ours over it", "peers", "ours, one order / Quantus PixelFlipping", "20"),
+    Row("torch-cam's metric, same curves: ours over it", "peers", "ours, deletion and insertion / torch-cam", "9"),
     Row("ROADCombined: ours over it", "peers", "ours, both orders / grad-cam ROADCombined", "20"),
     Row("training: fit over the same loop, eager", "training", "fit / eager fit", "3"),
     Row("training: fit over bare passes, eager", "training", "fit / bare", ""),

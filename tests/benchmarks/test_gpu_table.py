@@ -29,9 +29,9 @@ def test_a_row_without_a_number_says_why(tmp_path):
     (tmp_path / "training.json").write_text(json.dumps({"ratios": {"another": 1.0}, "machine": "A card"}))
     (tmp_path / "peers.json").write_text(json.dumps({"ratios": {}, "Quantus": "missing; pip install it"}))
     lines = gpu_table.lines(tmp_path)
-    assert sum("not measured: Quantus missing; pip install it" in line for line in lines) == 2
+    assert sum("not measured: Quantus missing; pip install it" in line for line in lines) == 3
     assert len(lines) == 4 + len(gpu_table.ROWS)
     assert sum("not measured: RuntimeError: no memory" in line for line in lines) == 2
     training = [line for line in lines if line.startswith("| training")]
     assert sum("its command does not measure it on this machine" in line for line in training) == 2
-    assert sum("its command said nothing, or took too long" in line for line in lines) == len(gpu_table.ROWS) - 6
+    assert sum("its command said nothing, or took too long" in line for line in lines) == len(gpu_table.ROWS) - 7
