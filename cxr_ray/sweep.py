@@ -116,8 +116,7 @@ def run(args: argparse.Namespace, ahead: RayAhead) -> int:
 
     if not args.dry_run:
         terminal.say(f"Sweep {sweep.name}: reading the images ({sweep.data.source}).")
-    from cxr_ray.measure import lungs
-    from cxr_ray.run import context, dryrun, resume
+    from cxr_ray.run import context, dryrun, lock, resume
 
     out = f"results/{sweep.name}" if args.out is None else args.out
     if args.dry_run:
@@ -126,7 +125,15 @@ def run(args: argparse.Namespace, ahead: RayAhead) -> int:
         resume.check_out(out, resume=args.resume, dry=True)
         return DONE
     resume.check_out(out, resume=args.resume)
-    prepared = context.prepare(sweep, out, None if args.resume else ahead)  # a finished run needs no Ray
+    with lock.held(out):
+        return _run_in(out, sweep, ahead, resumed=args.resume)
+
+
+def _run_in(out: str, sweep: Sweep, ahead: RayAhead, *, resumed: bool) -> int:
+    from cxr_ray.measure import lungs
+    from cxr_ray.run import context, resume, terminal
+
+    prepared = context.prepare(sweep, out, None if resumed else ahead)  # a finished run needs no Ray
     for note in prepared.manifest.notes:
         terminal.say(note)
     if resume.is_finished(prepared):

@@ -21,6 +21,7 @@ from pyarrow.fs import FileSelector, LocalFileSystem
 import cxr_ray
 from cxr_ray import results
 from cxr_ray.errors import DamagedRunError, RunError, UserError
+from cxr_ray.run import lock
 from cxr_ray.run.context import RunContext
 from cxr_ray.schemas import SCHEMA_VERSION
 from cxr_ray.storage import Store
@@ -60,7 +61,8 @@ def _check_folder(out: str, resume: bool) -> None:
     fs, root = results.filesystem(out)
     if fs.get_file_info(root).is_file:
         raise UserError(f"--out: got {out}, a file; expected a folder; {ANOTHER}")
-    filled = bool(fs.get_file_info(FileSelector(root, allow_not_found=True)))
+    there = fs.get_file_info(FileSelector(root, allow_not_found=True))
+    filled = any(info.base_name != lock.NAME for info in there)  # a lock alone is no run
     if filled and not resume:
         raise UserError(
             f"--out: got {out}, which is not empty; expected an empty folder; go on with the run in it (--resume), or "

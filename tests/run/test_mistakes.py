@@ -19,7 +19,7 @@ from cxr_ray.data.sources import usages
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import checkpoints
-from cxr_ray.run import context, training_data
+from cxr_ray.run import context, lock, training_data
 
 pytestmark = pytest.mark.usefixtures("folder_with_a_sweep")
 
@@ -425,6 +425,13 @@ def test_a_relative_out_in_a_ray_job(refusal, monkeypatch):
     assert line.startswith(
         "--out: got results/tiny, a relative path in a Ray job, where it would lie in a temporary copy"
     )
+
+
+def test_a_folder_into_which_another_sweep_writes(refusal):
+    with lock.held("results/tiny"):
+        for more in ([], ["--resume"]):
+            (line,) = refusal("tiny.yaml", *more)
+            assert re.match(r"--out: got results/tiny, into which another sweep writes \(process \d+ on .*\); ", line)
 
 
 # What is no mistake

@@ -1,0 +1,103 @@
+"""One sweep at a time in a folder; a lock whose holder died is taken over."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cxr_ray.errors import UserError
+from cxr_ray.run import lock
+
+HOLDER = """
+import sys, time
+from cxr_ray.run import lock
+with lock.held(sys.argv[1]):
+    print(1, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def beats(monkeypatch) -> None:
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "PATIENCE", 0.5)
+    monkeypatch.setattr(lock, "SETTLED", 0.01)
+
+
+def write(out: Path, **content: object) -> None:
+    found = {"host": socket.gethostname(), "pid": 1, "since": "2026-01-01T00:00:00Z", "owner": "another"}
+    (out / lock.NAME).write_text(json.dumps({**found, **content}))
+
+
+def test_a_lock_is_there_while_it_is_held_and_gone_afterwards(tmp_path, beats):
+    with lock.held(str(tmp_path)):
+        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+        with pytest.raises(UserError, match=rf"into which another sweep writes \(process {os.getpid()} on "):
+            lock.held(str(tmp_path)).__enter__()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ZeroDivisionError), lock.held(str(tmp_path)):
+        _ = 1 / 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_process_is_refused_until_the_first_is_killed(tmp_path, capfd):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"1\n"
+        with pytest.raises(UserError, match=rf"process {process.pid} on {socket.gethostname()}, since 20"):
+            lock.held(str(tmp_path)).__enter__()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    with lock.held(str(tmp_path)):
+        assert "ended without giving it back; going on." in capfd.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_of_another_machine_is_refused_while_it_changes_and_taken_over_when_it_does_not(tmp_path, beats, capfd):
+    write(tmp_path, host="elsewhere", pid=7)
+    changing = threading.Timer(0.1, write, [tmp_path], {"host": "elsewhere", "pid": 7, "beat": 1})
+    changing.start()
+    with pytest.raises(UserError, match=r"process 7 on elsewhere, since 2026-01-01T00:00:00Z"):
+        lock.held(str(tmp_path)).__enter__()
+    changing.join()
+    assert "looking for" in capfd.readouterr().out
+    with lock.held(str(tmp_path)):
+        assert json.loads((tmp_path / lock.NAME).read_text())["host"] == socket.gethostname()
+
+
+def test_a_holder_that_stood_still_ends_when_another_took_its_folder(tmp_path, beats):
+    def hold() -> None:
+        with lock.held(str(tmp_path)):
+            write(tmp_path, host="elsewhere", pid=7)
+            time.sleep(60)  # interrupted
+
+    with pytest.raises(UserError, match=r"process 7 on elsewhere"):
+        hold()
+    assert json.loads((tmp_path / lock.NAME).read_text())["host"] == "elsewhere", "the other's lock stays"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"pid": "\\u001b[2J"}', b'{"host": 3, "owner": null}'],
+)
+def test_a_damaged_lock_stops_nothing_and_says_nothing_that_moves_the_cursor(tmp_path, beats, capfd, content):
+    (tmp_path / lock.NAME).write_bytes(content)
+    with lock.held(str(tmp_path)):
+        pass
+    assert "\x1b" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("pid", [0, -1, 2**70, None, "1", os.getpid()])
+def test_a_lock_of_a_process_that_cannot_be_is_taken_over(tmp_path, beats, pid):
+    write(tmp_path, pid=pid)
+    with lock.held(str(tmp_path)):
+        assert json.loads((tmp_path / lock.NAME).read_text())["owner"] != "another"
