@@ -24,6 +24,7 @@ from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.lungs import Segmenter
 from cxr_ray.measure.masking import Canvas, Normalization
 from cxr_ray.measure.metrics import Tested
+from cxr_ray.measure.mixed_precision import MixedPrecision
 from cxr_ray.measure.shards import Shard
 from cxr_ray.measure.transfer import Results, to_device, to_host
 from cxr_ray.models.backends import Forward, Layout, layout_of
@@ -42,11 +43,13 @@ class Network:
         model: the eager module, which explainers may hook.
         forward: the inference backend: model-space images [b, 3, S, S] to log-odds of PNEUMONIA, [b].
         batch_size: masked images in one pass.
+        mixed: which explainers run in mixed precision; None: none.
     """
 
     model: Classifier
     forward: Forward
     batch_size: int
+    mixed: MixedPrecision | None = None
 
     def scores(self, images_BCSS: Tensor) -> Tensor:
         """Log-odds of PNEUMONIA of model-space images, float32 [B], in batches."""

@@ -6,6 +6,7 @@ Shapes: P (image, target) pairs, V side of a map.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pyarrow as pa
 import torch
@@ -28,7 +29,17 @@ from cxr_ray.models.networks import Classifier
 
 
 def make_maps(batch: Batch, explainer: str, model: Classifier) -> Maps:
-    """One explainer's maps, of the batch's model or another, and those of the controls made from class weights."""
+    """One explainer's maps, of the batch's model or another, and those of the controls made from class weights.
+
+    Those of the batch's own model are made in mixed precision where that is the same.
+    """
+    mixed, make = batch.network.mixed, partial(_made, batch, explainer, model)
+    if mixed is None or model is not batch.network.model or EXPLAINERS[explainer].model_free:
+        return make()
+    return mixed.maps(explainer, model, make)
+
+
+def _made(batch: Batch, explainer: str, model: Classifier) -> Maps:
     pairs, sweep = batch.pairs, batch.sweep
     inputs = Inputs(
         images=batch.images[batch.image_of_pair],

@@ -20,6 +20,7 @@ from cxr_ray.measure.donor_swaps import donor_swap_rows
 from cxr_ray.measure.donors import DonorMaps, MapFile, Maps, pack_maps
 from cxr_ray.measure.measurement import begin, make_maps, maps_alone
 from cxr_ray.measure.metrics import Tested
+from cxr_ray.measure.mixed_precision import MixedPrecision
 from cxr_ray.measure.region_effects import begin_regions
 from cxr_ray.measure.shards import ModelRef, Shard, Tables
 from cxr_ray.measure.shared import SharedControls
@@ -61,6 +62,7 @@ class Worker:
         self.tested = tested or metrics.tested(sweep.perturb)
         self._batch_size = batch_size
         self._found: dict[int, int] = {}  # by size of the images
+        self._mixed: dict[str, MixedPrecision] = {}  # of models that are scored in half precision
         self._images: torch.Tensor | None = None  # pixel space, of the shard that comes: backends must agree on them
         self.device = torch.device(device)
         self.piece = PIECE if self.device.type == "cuda" else None
@@ -107,12 +109,16 @@ class Worker:
 
     @property
     def notes(self) -> list[str]:
-        """What makes this worker slower than it should be, a sentence each."""
-        return [note] if (note := masking.kernel_note()) else []
+        """What else there is to know of how this worker computes, a sentence each."""
+        notes = [masking.kernel_note(), *(mixed.note for mixed in self._mixed.values())]
+        return list(dict.fromkeys(note for note in notes if note))
 
     def network(self, trial_id: str) -> Network:
         """The model in its two forms."""
-        return Network(self.model(trial_id), self.forward(trial_id), self.batch_size(trial_id))
+        forward = self.forward(trial_id)
+        if backends.layout_of(forward).dtype != torch.float32 and trial_id not in self._mixed:
+            self._mixed[trial_id] = MixedPrecision(self.model_refs[trial_id].size, self.device.type)
+        return Network(self.model(trial_id), forward, self.batch_size(trial_id), self._mixed.get(trial_id))
 
     def _network_for(self, shard: Shard) -> Network:
         self._images = to_device(shard.pixels, self.device).float() / 255

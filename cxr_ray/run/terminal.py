@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
 
 
 class ShardDone(NamedTuple):
-    """What is told of a shard that was computed: its images, its worker's inference backend, and what slows that."""
+    """What is told of a shard that was computed: its images, its worker's inference backend, and what else to know."""
 
     images: int
     backend: str
