@@ -190,8 +190,8 @@ class Perturb(Section):
     orders: list[Literal["morf", "lerf"]] = Field(["morf", "lerf"], min_length=1)
     precision: Literal["auto", "float32", "tf32", "half"] = Field(
         "float32",
-        description="of scoring on GPUs; half (float16): within 1e-2 in probability, and explainers mixed with it whose "
-        "maps rank as in float32; tf32: 5e-3; auto: half where it keeps its tolerance on the run's own model and "
+        description="of scoring on GPUs; half (float16): within 1e-2 in probability, and explainers mixed with it "
+        "whose maps rank as in float32; tf32: 5e-3; auto: half where it keeps its tolerance on the run's own model and "
         "images, else float32. CPUs score in float32",
     )
 
