@@ -94,7 +94,7 @@ class Data(Section):
 
     source: Name = Field("folder", description="kind of source")
     path: str = Field(
-        "data/chest_xray", min_length=1, description="folder or table: its path; hub: kaggle or huggingface"
+        "data/chest_xray", min_length=1, description="folder, table or npz: its path; hub: kaggle or huggingface"
     )
     images: str | None = Field(None, min_length=1, description="the folder of a table's images; null: the table's own")
     columns: Columns = Columns()
@@ -109,6 +109,7 @@ class Data(Section):
     accept: list[Name] = Field([], description="suspicions that do not stop the run")
     size: int = Field(224, ge=32, le=1024, description="side of the model's input in pixels")
     fit: Literal["squash", "pad", "crop"] = "squash"
+    bits: int | None = Field(None, ge=9, le=16, description="bits that 16-bit images use; null: 16")
     val: Literal["own", "train"] | None = Field(
         None, description="own: the source's val split; train: taken from train; null: a folder's from train, else own"
     )

@@ -304,16 +304,15 @@ def _contradictions(sweep: Sweep) -> Iterator[str]:
 
 def _data_unused(data: Data) -> Iterator[str]:
     """Keys of ``data`` that its source does not read, or that another one overrides."""
-    if data.source != "table":
-        for key in ("images", "columns"):
-            if getattr(data, key) != Data.model_fields[key].default:
-                yield f"data.{key}: got a value with data.source {data.source}; expected source: table; set it."
-    elif data.patient is not None and data.columns.patient is not None:
+    if data.source not in SOURCES:
+        return
+    optional = dict.fromkeys(key for kind in SOURCES.values() for key in kind.reads)
+    for key in optional:
+        if key not in SOURCES[data.source].reads and getattr(data, key) != Data.model_fields[key].default:
+            read = ", ".join(name for name, kind in SOURCES.items() if key in kind.reads)
+            yield f"data.{key}: got a value with data.source {data.source}; expected source {read}; leave it out."
+    if data.patient is not None and data.columns.patient is not None:
         yield "data.patient: got a value beside data.columns.patient; expected one of them; leave one out."
-    if data.source == "phantom":
-        for key in ("classes", "splits", "patient", "val"):
-            if getattr(data, key) != Data.model_fields[key].default:
-                yield f"data.{key}: got a value with data.source phantom, which knows its own; leave it out."
 
 
 def _verdicts_impossible(sweep: Sweep) -> Iterator[str]:

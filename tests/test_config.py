@@ -35,7 +35,16 @@ seed: 0
 def test_the_defaults_are_those_of_the_design():
     written, have = parse_yaml(DEFAULTS, "design"), swept("").model_dump(mode="json")
     assert have["data"].pop("phantom") == {"train": 480, "test": 96, "prevalence": 0.5, "marker_correlation": 0.5}
-    for key in ("images", "columns", "classes", "splits", "patient", "accept", "val"):  # tests/data/test_table.py
+    for key in (
+        "images",
+        "columns",
+        "classes",
+        "splits",
+        "patient",
+        "accept",
+        "bits",
+        "val",
+    ):  # tests/data/test_table.py
         del have["data"][key]
     assert have["train"].pop("weight_decay") == 0.01
     assert have["train"].pop("labels") == "given"

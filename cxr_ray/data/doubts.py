@@ -51,6 +51,12 @@ SUSPICIONS: Registry[Suspicion] = Registry(
             "move them elsewhere",
             "Files that look like masks are left out.",
         ),
+        "bit_depth": Suspicion(
+            "{n} 16-bit images whose grey values {about}",
+            "values up to 65535",
+            "set data.bits",
+            "16-bit images that use fewer bits are read as dark as they are stored.",
+        ),
         "missing_files": Suspicion(
             "{n} rows whose image is not there ({about})",
             "a file for each row, below data.images",

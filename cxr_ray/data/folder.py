@@ -21,7 +21,7 @@ from cxr_ray.data.loading import one_line
 from cxr_ray.data.patients import patient_by
 from cxr_ray.errors import DataError, NoFolderError
 
-ENDINGS = (".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".webp")
+ENDINGS = (".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
 EXPECTED = "test/ and train/ with one folder per class, NORMAL/ and PNEUMONIA/, or the class folders alone"
 
 _JUNK = ("__macosx", "thumbs.db", "desktop.ini")
@@ -43,12 +43,14 @@ class FolderSource:
         classes: which folders are the two classes.
         splits: other names of train, val and test.
         patient: as ``data.patient``.
+        bits: that 16-bit images use; None: 16, which is checked.
     """
 
     path: str
     classes: Classes = field(default_factory=Classes)
     splits: Splits = field(default_factory=Splits)
     patient: str | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         if "://" not in self.path:  # a worker may run in another folder

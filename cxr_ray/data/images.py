@@ -22,6 +22,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cxr_ray.data import dicom
 from cxr_ray.errors import ImageError
 from cxr_ray.registry import Registry
 
@@ -50,28 +51,34 @@ def header(data: bytes) -> tuple[int, int, str]:
     Raises:
         ImageError: empty, not an image, a damaged header, or more than 100 megapixels.
     """
+    if dicom.is_dicom(data):
+        width, height, mode = dicom.header(data)
+        _check_size(width, height)
+        return width, height, mode
     image = _open(data)
     return image.width, image.height, image.mode
 
 
-def decode(data: bytes, size: int, fit: Fit = "squash") -> NDArray[np.uint8]:
+def decode(data: bytes, size: int, fit: Fit = "squash", bits: int = 16) -> NDArray[np.uint8]:
     """A file's bytes to uint8 RGB pixels [3, size, size], 0 to 255; grey images have three equal channels.
 
-    Resampling is bilinear and antialiased, and left out where the sides fit already. 16-bit grey is divided by 257,
-    the same for every image, transparent pixels lie on black, and EXIF orientation is not applied.
+    Resampling is bilinear and antialiased, and left out where the sides fit already. 16-bit grey is divided by 257 (by
+    16.06 where 12 of its bits are used), the same for every image, transparent pixels lie on black, and EXIF
+    orientation is not applied. DICOM files are shown as ``dicom.pixels`` says.
 
     Args:
         data: the bytes of the file.
         size: side of the result, in pixels.
         fit: squash resizes both sides; pad keeps the aspect ratio, centred on black; crop keeps the centre square.
+        bits: that a 16-bit image uses, 9 to 16.
 
     Raises:
-        ImageError: empty, not an image, truncated or damaged, more than 100 megapixels, or a pixel type without a
-            defined range (32-bit, floating point).
+        ImageError: empty, not an image, truncated or damaged, more than 100 megapixels, a pixel type without a
+            defined range (32-bit, floating point), or a grey value beyond ``bits``.
     """
     if fit not in get_args(Fit):
         raise ValueError(f"got the fit {fit!r}; expected one of: {', '.join(get_args(Fit))}")
-    array = np.asarray(_loaded(data, lambda image: _fit(image, size, fit)))
+    array = np.asarray(_loaded(data, lambda image: _fit(image, size, fit), bits))
     if array.ndim == 2:
         return np.repeat(array[None], 3, axis=0)
     return np.ascontiguousarray(array.transpose(2, 0, 1))
@@ -92,12 +99,24 @@ def fit_mask(mask: NDArray[np.bool_], size: int, fit: Fit = "squash") -> NDArray
     return np.asarray(_fit(image, size, fit, Image.Resampling.NEAREST)) > 127
 
 
-def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def greatest(data: bytes) -> int:
+    """The greatest value of a 16-bit image. Raises ImageError as ``decode`` does."""
+    image = _open(data)
+    try:
+        return int(np.asarray(image).max())
+    except Exception as e:  # as in decode
+        raise ImageError(f"The image is truncated or damaged: {_reason(e)}.") from e
+
+
+def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image], bits: int = 16) -> Image.Image:
     """The image that ``work`` makes of the image's pixels in L or RGB."""
+    if dicom.is_dicom(data):
+        _check_size(*dicom.header(data)[:2])
+        return work(Image.fromarray(dicom.pixels(data)))
     image = _open(data)
     try:
         image.load()
-        return work(_eight_bit(image))
+        return work(_eight_bit(image, bits))
     except ImageError:
         raise
     except Exception as e:  # hostile bytes raise almost anything in Pillow: OSError, SyntaxError, struct.error, ...
@@ -205,16 +224,18 @@ def _open(data: bytes) -> ImageFile:
         raise ImageError("The file is empty.")
     plugin = next((plugin for magic, plugin in _FORMATS if data.startswith(magic)), None)
     if plugin is None:
-        raise ImageError("Not an image: the content is neither JPEG, PNG, TIFF, BMP, WebP nor PGM or PPM.")
+        raise ImageError("Not an image: the content is neither JPEG, PNG, TIFF, BMP, WebP, DICOM nor PGM or PPM.")
     try:
         image = plugin(io.BytesIO(data))
     except Exception as e:  # as in decode
         raise ImageError(f"Not an image, or one with a damaged header: {_reason(e)}.") from e
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            f"The image has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} megapixels."
-        )
+    _check_size(image.width, image.height)
     return image
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"The image has {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels.")
 
 
 def _reason(error: Exception) -> str:
@@ -222,13 +243,15 @@ def _reason(error: Exception) -> str:
     return text[:200] or type(error).__name__
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image, bits: int = 16) -> Image.Image:
     """Any colour mode to L or RGB."""
     if image.mode.startswith("I"):
-        values = np.asarray(image)
+        values, top = np.asarray(image), 2**bits - 1
         if values.min() < 0 or values.max() > 65535:
             raise ImageError("Grey values lie outside 0 to 65535; save the image with 8 or 16 bits.")
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        if values.max() > top:
+            raise ImageError(f"Grey values reach {values.max()}, beyond the {top} of data.bits: {bits}.")
+        return Image.fromarray(((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8))
     if image.mode == "F":
         raise ImageError("Grey values are floating point, with no defined range; save the image with 8 or 16 bits.")
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:

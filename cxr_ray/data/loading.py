@@ -42,9 +42,11 @@ def load_pixels(
     An image that cannot be decoded is left out and becomes an error of stage ``decode``.
     """
 
+    bits = used_bits(source)
+
     def load(path: str) -> NDArray[np.uint8] | str:
         try:
-            return images.preprocess(images.decode(source.read(path), size, fit), preprocess)
+            return images.preprocess(images.decode(source.read(path), size, fit, bits), preprocess)
         except ImageError as e:
             return str(e)
         except (OSError, pa.ArrowException) as e:
@@ -64,6 +66,11 @@ def load_pixels(
                 keep[i] = True
                 kept += 1
     return Pixels(pixels[:kept], keep, errors)
+
+
+def used_bits(source: Source) -> int:
+    """How many bits 16-bit images of a source use."""
+    return getattr(source, "bits", None) or 16
 
 
 def _threads() -> int:

@@ -21,6 +21,8 @@ from cxr_ray.data.splits import UNSPLIT_TEST_SHARE, choose, split_unsplit, with_
 from cxr_ray.errors import DataError, ImageError
 from cxr_ray.schemas import CLASSES, IMAGES
 
+DEPTH_SAMPLE = 64  # 16-bit images that are read for the range of their values
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -93,7 +95,7 @@ def load_manifest(
     errors = [o for o in outcomes if "stage" in o]
     table = pd.DataFrame([o for o in outcomes if "stage" not in o], columns=[*IMAGES.columns, "person", "known_by"])
     table = table.sort_values("path", ignore_index=True)
-    doubts += _patient_doubts(table)
+    doubts += [*_patient_doubts(table), *_depth_doubts(source, table)]
     table["patient_id"] = merged_patients(table["patient_id"], table["content_hash"])
 
     unsplit = any(e.split == "all" for e in used)
@@ -143,6 +145,27 @@ def _patient_doubts(table: pd.DataFrame) -> list[Remark]:
     contents = table[table["known_by"].isna()].groupby("patient_id")["content_hash"].nunique()
     found = {"shared_patients": sorted(splits.index[splits > 1]), "equal_stems": sorted(contents.index[contents > 1])}
     return [Remark(kind, len(names), examples(names)) for kind, names in found.items() if names]
+
+
+def _depth_doubts(source: Source, table: pd.DataFrame) -> list[Remark]:
+    """16-bit images none of which is bright: they may use fewer bits, and would be read too dark."""
+    deep = table[table["mode"].str.startswith("I")].sort_values("image_id")
+    if deep.empty or getattr(source, "bits", None) is not None:
+        return []
+    found = in_threads(functools.partial(_greatest, source), list(deep["path"].head(DEPTH_SAMPLE)))
+    top = max(found)
+    if not 0 < top < 2**15:
+        return []
+    about = f"end at {top} in {len(found)} that were read, as {max(9, top.bit_length())} bits would"
+    return [Remark("bit_depth", len(deep), about)]
+
+
+def _greatest(source: Source, path: str) -> int:
+    """The greatest grey value of an image; 0 where it cannot be read."""
+    try:
+        return images.greatest(source.read(path))
+    except (ImageError, OSError, pa.ArrowException):
+        return 0
 
 
 def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:

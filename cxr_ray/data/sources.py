@@ -9,6 +9,7 @@ from cxr_ray.config import Data, Sweep
 from cxr_ray.data.entries import Source
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.hub import HUBS, hub_folder
+from cxr_ray.data.npz_source import NpzSource
 from cxr_ray.data.phantom_source import PhantomSource
 from cxr_ray.data.table import PARQUET, TEXT, TableSource
 from cxr_ray.registry import Registry
@@ -29,6 +30,7 @@ class SourceKind:
         counterfactuals: a part to the changes in which its images can be rendered again to show the part's effect.
         on_disk: its files lie at a path that every machine of a cluster must see.
         own_val: its own val split validates, unless ``data.val`` says otherwise.
+        reads: keys of section ``data`` that it reads and not every kind does.
     """
 
     open: Callable[[Data, int], Source]
@@ -40,6 +42,7 @@ class SourceKind:
     counterfactuals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     on_disk: bool = True
     own_val: bool = False
+    reads: tuple[str, ...] = ()
 
 
 def _open_phantoms(settings: Data, seed: int) -> PhantomSource:
@@ -47,11 +50,15 @@ def _open_phantoms(settings: Data, seed: int) -> PhantomSource:
 
 
 def _open_hub(settings: Data, seed: int) -> FolderSource:
-    return FolderSource(hub_folder(settings.path), settings.classes, settings.splits, settings.patient)
+    return FolderSource(hub_folder(settings.path), settings.classes, settings.splits, settings.patient, settings.bits)
 
 
 def _open_folder(settings: Data, seed: int) -> FolderSource:
-    return FolderSource(settings.path, settings.classes, settings.splits, settings.patient)
+    return FolderSource(settings.path, settings.classes, settings.splits, settings.patient, settings.bits)
+
+
+def _open_npz(settings: Data, seed: int) -> NpzSource:
+    return NpzSource(settings.path, settings.classes)
 
 
 def _open_table(settings: Data, seed: int) -> TableSource:
@@ -60,6 +67,7 @@ def _open_table(settings: Data, seed: int) -> TableSource:
     )
 
 
+LABELLED = ("classes", "splits", "patient", "bits", "val")
 FROM_FILE_NAMES = "Patients are inferred from file names."
 
 SOURCES: Registry[SourceKind] = Registry(
@@ -71,6 +79,7 @@ SOURCES: Registry[SourceKind] = Registry(
             named_by=None,
             description="folder",
             limits=(FROM_FILE_NAMES,),
+            reads=LABELLED,
         ),
         "phantom": SourceKind(
             open=_open_phantoms,
@@ -87,6 +96,7 @@ SOURCES: Registry[SourceKind] = Registry(
             named_by=lambda text: {"path": text.removeprefix("hub:")} if text.startswith("hub:") else None,
             description="hub",
             limits=(FROM_FILE_NAMES,),
+            reads=LABELLED,
         ),
         "table": SourceKind(
             open=_open_table,
@@ -95,6 +105,16 @@ SOURCES: Registry[SourceKind] = Registry(
             description="table of labels",
             limits=("Patients are those of the table's column, or without one inferred from file names.",),
             own_val=True,
+            reads=(*LABELLED, "images", "columns"),
+        ),
+        "npz": SourceKind(
+            open=_open_npz,
+            usage="an .npz file such as PneumoniaMNIST's",
+            named_by=lambda text: {"path": text} if text.lower().endswith(".npz") else None,
+            description="arrays of one file",
+            limits=("The file names no patients, so each image counts as one: intervals may be too narrow.",),
+            own_val=True,
+            reads=("classes", "val"),
         ),
     },
 )
@@ -125,7 +145,8 @@ def usages() -> str:
     """What ``--data`` takes.
 
     >>> usages()
-    "a folder in Kaggle's layout; 'phantom'; 'hub:NAME' (kaggle, huggingface); a table (.csv, .tsv, .parquet)"
+    "a folder in Kaggle's layout; 'phantom'; 'hub:NAME' (kaggle, huggingface); a table (.csv, .tsv, .parquet); \
+an .npz file such as PneumoniaMNIST's"
     """
     return "; ".join(kind.usage for kind in SOURCES.values())
 

@@ -43,6 +43,7 @@ class TableSource:
         classes: which labels are the two classes.
         splits: other names of train, val and test.
         patient: as ``data.patient``, where the table has no column of patients.
+        bits: that 16-bit images use; None: 16, which is checked.
     """
 
     path: str
@@ -51,6 +52,7 @@ class TableSource:
     classes: Classes = field(default_factory=Classes)
     splits: Splits = field(default_factory=Splits)
     patient: str | None = None
+    bits: int | None = None
 
     @property
     def where(self) -> str:

@@ -76,7 +76,8 @@ class Images:
             try:
                 source = self.source[0]
                 raw = source.read(self.paths[image_id]) if source is not None else b""
-                grey = images.decode(raw, min(settings["size"], SIDE), settings["fit"]).mean(0).astype("uint8")
+                size, bits = min(settings["size"], SIDE), settings.get("bits") or 16
+                grey = images.decode(raw, size, settings["fit"], bits).mean(0).astype("uint8")
                 self.pixels[image_id] = np.asarray(
                     Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
                 )

@@ -192,7 +192,7 @@ def test_a_suspicion_about_the_data_stops_the_run_unless_it_is_accepted(refusal,
 
 def test_keys_of_the_data_that_its_source_does_not_read(refusal):
     (line,) = refusal("tiny.yaml", "--set", "data.images=scans")
-    assert line == "data.images: got a value with data.source folder; expected source: table; set it."
+    assert line == "data.images: got a value with data.source folder; expected source table; leave it out."
     Path("labels.csv").write_text("path,label\n")
     (line,) = refusal(
         "tiny.yaml", "--set", "data.patient=(a)", "--set", "data.columns={patient: p}", given_data="labels.csv"

@@ -1,0 +1,114 @@
+"""DICOM files to 8-bit grey pixels, as a viewer shows them."""
+
+from __future__ import annotations
+
+import io
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_ray.errors import ImageError, MissingPackageError
+
+BITS = range(8, 17)  # that a pixel may store
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether the bytes are a DICOM file: DICM after a preamble of 128 bytes."""
+    return data[128:132] == b"DICM"
+
+
+def header(data: bytes) -> tuple[int, int, str]:
+    """Width and height in pixels, and the photometric interpretation with the stored bits; no pixel is decoded.
+
+    Raises:
+        ImageError: damaged, several frames, colour, or other than 8 to 16 bits.
+        MissingPackageError: pydicom is not installed.
+    """
+    dataset = _checked(data, stop_before_pixels=True)
+    return int(dataset.Columns), int(dataset.Rows), f"{dataset.PhotometricInterpretation}, {dataset.BitsStored} bits"
+
+
+def pixels(data: bytes) -> NDArray[np.uint8]:
+    """Grey pixels, uint8 [height, width].
+
+    The order is that of the DICOM standard (PS3.3, C.11): the modality's table or rescale, then the first VOI table or
+    window, then MONOCHROME1 is inverted. Without a table or window, the whole stored range becomes 0 to 255.
+
+    Raises:
+        ImageError: as ``header``, or a compression that cannot be decoded.
+        MissingPackageError: pydicom is not installed.
+    """
+    dataset = _checked(data)
+    try:
+        values, low, high = _displayed(dataset)
+    except Exception as e:  # damaged pixels raise almost anything
+        text = " ".join(str(e).split())[:200].rstrip(".")
+        raise ImageError(f"The pixels of the DICOM file cannot be decoded: {text}.") from e
+    grey = np.rint(np.clip((values - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
+    return 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
+
+
+def _pydicom() -> ModuleType:
+    try:
+        import pydicom
+        import pydicom.pixels
+    except ImportError as e:
+        raise MissingPackageError(
+            "got DICOM files; expected pydicom to be installed; install it: pip install 'cxr-ray[dicom]'."
+        ) from e
+    return pydicom
+
+
+def _checked(data: bytes, stop_before_pixels: bool = False) -> Any:
+    """A dataset whose pixels this module can show."""
+    pydicom = _pydicom()
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=stop_before_pixels)
+        frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel", 1))
+        colours, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
+        _ = int(dataset.Rows) * int(dataset.Columns)
+    except Exception as e:  # hostile bytes
+        text = " ".join(str(e).split())[:200].rstrip(".")
+        raise ImageError(f"Not an image, or a DICOM file with a damaged header: {text}.") from e
+    if frames > 1:
+        raise ImageError(f"The DICOM file has {frames} frames; save the one that is meant as a file of its own.")
+    if samples != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ImageError(f"The DICOM file is {colours}, not MONOCHROME1 or MONOCHROME2; save it in grey.")
+    if bits not in BITS:
+        raise ImageError(f"The DICOM file stores {bits} bits a pixel, not 8 to 16; save it so.")
+    return dataset
+
+
+def _displayed(dataset: Any) -> tuple[NDArray[np.float64], float, float]:
+    """Values after modality and VOI, and the ends of their range."""
+    functions, stored = _pydicom().pixels, dataset.pixel_array
+    tables = dataset.get("ModalityLUTSequence")
+    values = _looked_up(stored, tables[0]) if tables else functions.apply_modality_lut(stored, dataset)
+    if tables := dataset.get("VOILUTSequence"):
+        return _looked_up(values, tables[0]), 0.0, 2.0 ** tables[0].LUTDescriptor[2] - 1
+    low, high = _range(dataset)
+    if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+        values = functions.apply_windowing(values, dataset, index=0)
+    return values.astype(np.float64), low, high
+
+
+def _looked_up(values: NDArray[Any], table: Any) -> NDArray[np.float64]:
+    """Values through a table of the standard; pydicom's own wraps at 256 where a table's entries have 8 bits."""
+    n, first, _ = table.LUTDescriptor
+    n = n or 2**16
+    entries = table.LUTData
+    if isinstance(entries, bytes):
+        entries = np.frombuffer(entries, "<u2" if len(entries) >= 2 * n else np.uint8)
+    return np.asarray(entries, np.float64)[np.clip(np.rint(values).astype(np.int64) - first, 0, n - 1)]
+
+
+def _range(dataset: Any) -> tuple[float, float]:
+    """The ends of the range of values after the modality's table or rescale, into which windows are stretched."""
+    if tables := dataset.get("ModalityLUTSequence"):
+        return 0.0, 2.0 ** tables[0].LUTDescriptor[2] - 1
+    bits, signed = int(dataset.BitsStored), int(dataset.get("PixelRepresentation", 0)) == 1
+    ends = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
+    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    return min(end * slope + intercept for end in ends), max(end * slope + intercept for end in ends)

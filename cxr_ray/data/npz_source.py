@@ -1,0 +1,109 @@
+"""Images in one .npz file with its own splits, as MedMNIST publishes PneumoniaMNIST (28 to 224 pixels)."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_ray import results
+from cxr_ray.config import Classes
+from cxr_ray.data.entries import Entries, Entry
+from cxr_ray.data.labels import ClassMap
+from cxr_ray.data.loading import one_line
+from cxr_ray.errors import DataError
+
+SPLITS = ("train", "val", "test")
+EXPECTED = "arrays train_images, train_labels and the same of test (and val), as in PneumoniaMNIST"
+
+
+@dataclass(frozen=True)
+class NpzSource:
+    """Arrays ``<split>_images``, uint8 [N, H, W] or [N, H, W, 3], and ``<split>_labels``, [N] or [N, 1].
+
+    Attributes:
+        path: the file, or a URI.
+        classes: which labels are the two classes.
+    """
+
+    path: str
+    classes: Classes = field(default_factory=Classes)
+
+    @property
+    def where(self) -> str:
+        """The file."""
+        return self.path
+
+    def list(self) -> Entries:
+        """train/train-000000.pgm and so on: an entry for each image.
+
+        Raises:
+            DataError: no such file, or not the arrays that are expected.
+        """
+        return list(self._entries())
+
+    def _entries(self) -> Iterator[Entry]:
+        arrays, class_map = _arrays(self.path), ClassMap(self.classes)
+        for split in SPLITS:
+            if f"{split}_images" not in arrays:
+                continue
+            for i, label in enumerate(arrays[f"{split}_labels"]):
+                class_name, doubts = class_map.of([str(label)])
+                name = f"{split}-{i:06d}.pgm"
+                yield Entry(split, class_name, name, f"{split}/{name}", doubts=doubts)
+
+    def read(self, path: str) -> bytes:
+        """The image as a binary PGM or PPM file."""
+        found = re.fullmatch(r"(train|val|test)/\1-(\d{6,})\.pgm", path)
+        images = _arrays(self.path).get(f"{found[1]}_images") if found else None
+        if found is None or images is None or int(found[2]) >= len(images):
+            raise FileNotFoundError(f"there is no image {path!r}")
+        image = images[int(found[2])]
+        kind = b"P5" if image.ndim == 2 else b"P6"
+        return kind + b"\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
+
+
+@functools.lru_cache(maxsize=1)  # a gigabyte at most, and one source a run
+def _arrays(path: str) -> dict[str, NDArray[Any]]:
+    """The arrays of the file, checked; labels one-dimensional.
+
+    Raises:
+        DataError: as ``NpzSource.list``.
+    """
+    try:
+        fs, inside = results.filesystem(path)
+        with fs.open_input_file(inside) as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {
+                name: stored[name] for name in stored.files if re.fullmatch(r"(train|val|test)_(images|labels)", name)
+            }
+    except Exception as e:  # numpy raises zipfile's errors, its own and the system's
+        raise DataError(
+            f"got {path}, which cannot be read ({one_line(e)}); expected an .npz file with {EXPECTED}; give its path."
+        ) from e
+    for split in SPLITS:
+        images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
+        if split == "val" and images is None and labels is None:
+            continue
+        if images is None or labels is None:
+            raise DataError(
+                f"got {path} without {split}_{'images' if images is None else 'labels'}; expected {EXPECTED}; add it."
+            )
+        is_picture = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+        if images.dtype != np.uint8 or not is_picture:
+            shape = " x ".join(map(str, images.shape))
+            raise DataError(
+                f"got {path} with {split}_images of {images.dtype}, {shape}; expected uint8, N x H x W or N x H x W x "
+                "3; save it so."
+            )
+        if labels.size != len(images):
+            raise DataError(
+                f"got {path} with {len(images)} {split}_images and labels of {labels.size}; expected one label for "
+                "each image; for several findings, write a table."
+            )
+        arrays[f"{split}_labels"] = labels.reshape(-1)
+    return arrays

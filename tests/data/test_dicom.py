@@ -1,0 +1,171 @@
+"""DICOM files against closed forms of the standard's steps, and 16-bit images by the bits that they use."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxr_ray.data import dicom, images
+from cxr_ray.data.doubts import settle
+from cxr_ray.data.folder import FolderSource
+from cxr_ray.data.loading import load_pixels
+from cxr_ray.data.manifest import load_manifest
+from cxr_ray.errors import DataError, ImageError, MissingPackageError
+from tests.builders.images import write
+
+pydicom = pytest.importorskip("pydicom")
+RAMP = (np.arange(64 * 64, dtype=np.uint16) % 4096).reshape(64, 64)  # every value of 12 bits
+
+
+def dicom_file(stored=RAMP, bits=12, photometric="MONOCHROME2", **tags) -> bytes:
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    d = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    d.Rows, d.Columns = stored.shape[-2:]
+    d.SamplesPerPixel, d.PhotometricInterpretation = 1, photometric
+    d.BitsAllocated, d.BitsStored, d.HighBit = 8 * stored.itemsize, bits, bits - 1
+    d.PixelRepresentation = int(stored.dtype.kind == "i")
+    d.PixelData = stored.tobytes()
+    for name, value in tags.items():
+        setattr(d, name, value)
+    stream = io.BytesIO()
+    d.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def test_the_whole_stored_range_is_shown_where_no_window_is_given():
+    data = dicom_file()
+    assert images.header(data) == (64, 64, "MONOCHROME2, 12 bits")
+    np.testing.assert_array_equal(images.decode(data, 64)[0], np.rint(RAMP * (255 / 4095)))
+
+
+@pytest.mark.parametrize("bits", [8, 10, 14, 16])
+def test_8_to_16_bits_reach_white(bits):
+    stored = np.full((8, 8), 2**bits - 1, np.uint8 if bits == 8 else np.uint16)
+    assert (images.decode(dicom_file(stored, bits), 8) == 255).all()
+
+
+def test_monochrome1_is_the_negative_of_monochrome2():
+    positive, negative = (dicom.pixels(dicom_file(photometric=f"MONOCHROME{i}")) for i in (2, 1))
+    np.testing.assert_array_equal(negative, 255 - positive)
+
+
+def test_a_window_is_the_standards_linear_function():
+    centre, width = 2000.0, 1000.0
+    shown = dicom.pixels(dicom_file(WindowCenter=centre, WindowWidth=width)).astype(float)
+    linear = np.clip(((RAMP - (centre - 0.5)) / (width - 1) + 0.5) * 255, 0, 255)  # PS3.3 C.11.2.1.2.1
+    assert np.abs(shown - linear).max() <= 1
+    assert set(shown[RAMP < 1500]) == {0}
+    assert set(shown[RAMP > 2500]) == {255}
+
+
+def test_the_first_of_several_windows_is_taken():
+    two = dicom.pixels(dicom_file(WindowCenter=[2000, 100], WindowWidth=[1000, 50]))
+    np.testing.assert_array_equal(two, dicom.pixels(dicom_file(WindowCenter=2000, WindowWidth=1000)))
+
+
+def test_a_window_is_in_units_after_rescaling():
+    plain = dicom.pixels(dicom_file(WindowCenter=2000, WindowWidth=1000))
+    rescaled = dicom_file(RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=2 * 2000 - 1000, WindowWidth=2 * 1000)
+    assert np.abs(dicom.pixels(rescaled).astype(int) - plain).max() <= 1
+
+
+def test_signed_values_with_an_intercept_keep_their_order():
+    shown = dicom.pixels(dicom_file((RAMP.astype(np.int16) - 2048), RescaleSlope=1, RescaleIntercept=0))
+    np.testing.assert_array_equal(shown, np.rint(RAMP * (255 / 4095)))
+
+
+@pytest.mark.parametrize("vr", ["US", "OW"])
+def test_a_voi_table_is_looked_up(vr):
+    item, entries = pydicom.Dataset(), [255 - v // 16 for v in range(4096)]
+    item.add_new("LUTDescriptor", "US", [4096, 0, 8])
+    item.add_new("LUTData", vr, entries if vr == "US" else np.array(entries, "<u2").tobytes())
+    shown = dicom.pixels(dicom_file(VOILUTSequence=pydicom.Sequence([item]), WindowCenter=1, WindowWidth=2))
+    np.testing.assert_array_equal(shown, 255 - RAMP // 16)
+
+
+def test_lossless_jpeg_2000_is_read():
+    pytest.importorskip("openjpeg")
+    dataset = pydicom.dcmread(io.BytesIO(dicom_file()))
+    dataset.compress(pydicom.uid.JPEG2000Lossless)
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    np.testing.assert_array_equal(dicom.pixels(stream.getvalue()), dicom.pixels(dicom_file()))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (dicom_file(np.stack([RAMP, RAMP]), NumberOfFrames=2), "has 2 frames; save the one that is meant"),
+        (dicom_file(photometric="PALETTE COLOR"), "is PALETTE COLOR, not MONOCHROME1 or MONOCHROME2; save it in grey"),
+        (dicom_file(np.zeros((4, 4), np.uint32), 32), "stores 32 bits a pixel, not 8 to 16"),
+        (b"\0" * 128 + b"DICM", "a DICOM file with a damaged header"),
+        (b"\0" * 128 + b"DICM" + b"\x07" * 300, "a DICOM file with a damaged header"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_by_its_header(data, says):
+    with pytest.raises(ImageError, match=says) as e:
+        images.header(data)
+    assert "\n" not in str(e.value)
+
+
+def test_truncated_pixels_are_refused_when_decoded():
+    with pytest.raises(ImageError, match="pixels of the DICOM file cannot be decoded"):
+        images.decode(dicom_file()[:-4000], 32)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(MissingPackageError, match=r"expected pydicom .*pip install 'cxr-ray\[dicom\]'\.$"):
+        images.header(WRITTEN)
+
+
+WRITTEN = dicom_file()
+
+
+def deep(top: int, seed: int) -> bytes:
+    stream = io.BytesIO()
+    values = np.random.default_rng(seed).integers(0, top, (16, 16)).astype(np.uint16)
+    values[0, 0] = top
+    Image.fromarray(values).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def deep_folder(tmp_path, top, **settings):
+    files = {
+        f"{split}/{name}/{split}{name}{i}.png": deep(top, hash((split, name, i)) % 2**32)
+        for split in ("train", "test")
+        for name in ("NORMAL", "PNEUMONIA")
+        for i in range(3)
+    }
+    return FolderSource(str(write(tmp_path, files)), **settings)
+
+
+def test_12_bits_in_16_are_a_suspicion_until_data_bits_says_so(tmp_path):
+    source = deep_folder(tmp_path, 4095)
+    says = r"got 12 16-bit images whose grey values end at 4095 in 12 that were read, as 12 bits would; .*set data.bits"
+    with pytest.raises(DataError, match=says):
+        settle(load_manifest(source).doubts, [])
+    dark = load_pixels(source, load_manifest(source).rows("test"), 16)
+    assert dark.images_NCHW.max() == 16
+    source = deep_folder(tmp_path, 4095, bits=12)
+    manifest = load_manifest(source)
+    assert manifest.doubts == []
+    assert load_pixels(source, manifest.rows("test"), 16).images_NCHW.max() == 255
+
+
+def test_the_bits_that_are_used_are_those_of_all_images(tmp_path):
+    assert load_manifest(deep_folder(tmp_path, 65535)).doubts == []
+    values = np.array([[0, 2048], [4095, 1]], np.uint16)
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "PNG")
+    np.testing.assert_array_equal(images.decode(stream.getvalue(), 2, bits=12)[0], [[0, 128], [255, 0]])
+    with pytest.raises(ImageError, match=r"Grey values reach 4095, beyond the 1023 of data.bits: 10"):
+        images.decode(stream.getvalue(), 2, bits=10)
