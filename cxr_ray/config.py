@@ -79,6 +79,9 @@ class Columns(Section):
     separator: str | None = Field(None, min_length=1, description="between several labels of one image, such as |")
     patient: str | None = Field(None, description="null: patient, where there is such a column, else the file name")
     split: str | None = Field(None, description="null: split, where there is such a column, else split by patient")
+    where: dict[str, Label | list[Label]] = Field(
+        {}, description="columns to the value, or values, of the rows that are used, such as {View Position: PA}"
+    )
 
 
 class Splits(Section):

@@ -30,6 +30,7 @@ OPTION = {  # keys of a sweep, as its messages name them, to the option that set
     "explain.explainers": "--explainer",
     "verdicts.controls": "--controls",
     "controls": "--controls",
+    "data.accept": "--accept",
     "data.size": "--size",
     "checkpoints": "--checkpoint",
     "seed": "--seed",
@@ -48,6 +49,7 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
     )
     p.add_argument("--checkpoint", required=True, help="the model: a .pt or .safetensors state dict of 1 or 2 outputs")
     p.add_argument("--data", required=True, help=sources.usages())
+    p.add_argument("--accept", nargs="+", default=[], help="suspicions about the data that do not stop the command")
     p.add_argument("--explainer", default="gradcam", help="whose maps (default: gradcam)")
     p.add_argument("--controls", nargs="+", default=list(CONTROLS), help=f"(default: {' '.join(CONTROLS)})")
     p.add_argument("--bucket", nargs="+", default=["all"], choices=BUCKETS, help="patients: all, or an outcome")
@@ -102,7 +104,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     data = {key.removeprefix("data."): value for key, value in sources.changes_of(args.data).items()}
     raw: dict[str, Any] = {
         "name": "verdict",
-        "data": {**data, "size": args.size},
+        "data": {**data, "size": args.size, "accept": args.accept},
         "checkpoints": {stem: {"path": args.checkpoint, "arch": args.arch}},
         "explain": {"explainers": [args.explainer], "targets": [args.target]},
         "perturb": {"grids": ["pixel"], "fills": list(FILLS), "levels": list(LEVELS)},

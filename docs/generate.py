@@ -52,7 +52,7 @@ JSON_TYPES = {
     "boolean": "true or false",
     "null": "null",
 }
-NAMED = {"Controls": "names to whole numbers (draws)"}
+NAMED = {"Controls": "names to whole numbers (draws)", "Where": "names to a value or a list of values"}
 
 TABLES_INTRO = f"""# Tables
 

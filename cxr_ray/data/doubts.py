@@ -86,6 +86,7 @@ SUSPICIONS: Registry[Suspicion] = Registry(
 
 TOLD = {  # kinds that are told and stop nothing
     "ignored": "Images left out, as data.classes.ignore says",
+    "elsewhere": "Images left out, as data.columns.where says",
     "by_name": "Images found by the end of their path, not by the whole",
     "unlisted": "Image files that stand in no row of the table, not used",
     "loose": "Image files beside the class folders, not used",

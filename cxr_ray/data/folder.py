@@ -17,7 +17,7 @@ from cxr_ray.config import Classes, Splits
 from cxr_ray.data.doubts import examples
 from cxr_ray.data.entries import Doubt, Entries, Entry, Stamp
 from cxr_ray.data.labels import LEFT_OUT, ClassMap, split_names
-from cxr_ray.data.loading import one_line
+from cxr_ray.data.loading import absolute, one_line
 from cxr_ray.data.patients import patient_by
 from cxr_ray.errors import DataError, NoFolderError
 
@@ -53,8 +53,7 @@ class FolderSource:
     bits: int | None = None
 
     def __post_init__(self) -> None:
-        if "://" not in self.path:  # a worker may run in another folder
-            object.__setattr__(self, "path", os.path.abspath(os.path.expanduser(self.path)))  # noqa: PTH100, PTH111
+        object.__setattr__(self, "path", absolute(self.path))
 
     @property
     def where(self) -> str:

@@ -68,6 +68,11 @@ def load_pixels(
     return Pixels(pixels[:kept], keep, errors)
 
 
+def absolute(path: str) -> str:
+    """A path that names the same file from another folder, as a worker's; a URI as it is."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+
+
 def used_bits(source: Source) -> int:
     """How many bits 16-bit images of a source use."""
     return getattr(source, "bits", None) or 16

@@ -117,7 +117,7 @@ def load_manifest(
     notes = [f"Images of {source.where}: {_counts(table)}."]
     if limit is not None:
         notes.append(f"limit {limit}: at most so many images of test, and of train and val together.")
-    notes += _split_notes(entries, unsplit, training, own_val)
+    notes += _split_notes(source, entries, unsplit, training, own_val)
     if errors:
         notes.append(f"Files that are no readable images: {len(errors)}; they stand in the table errors.")
     return Manifest(
@@ -129,14 +129,16 @@ def load_manifest(
     )
 
 
-def _split_notes(entries: Entries, unsplit: bool, training: bool, own_val: bool) -> Iterator[str]:
+def _split_notes(source: Source, entries: Entries, unsplit: bool, training: bool, own_val: bool) -> Iterator[str]:
     """Where the splits come from, if not from the source."""
+    is_folder = isinstance(source, FolderSource)
+    parts, whole = ("folders", "folder") if is_folder else ("splits", "data")
     if unsplit and training:
-        yield f"No test and train folders: {UNSPLIT_TEST_SHARE:.0%} of the patients of each label are test."
+        yield f"No test and train {parts}: {UNSPLIT_TEST_SHARE:.0%} of the patients of each label are test."
     elif unsplit:
-        yield "No test and train folders: all images are test, since nothing is trained."
+        yield f"No test and train {parts}: all images are test, since nothing is trained."
     if not own_val and (unused := sum(e.split == "val" and bool(e.class_name) and not e.problem for e in entries)):
-        yield f"The folder's own val split ({unused} images) is not used: val is taken from train, by patient."
+        yield f"The {whole}'s own val split ({unused} images) is not used: val is taken from train, by patient."
 
 
 def _patient_doubts(table: pd.DataFrame) -> list[Remark]:
@@ -237,7 +239,7 @@ def _require_classes(
             )
         unread = [row for entry, row in outcomes if "stage" in row and entry.class_name == class_name]
         because = [f"{len(unread)} unusable files, {unread[0]['path']}: {unread[0]['reason']}"] if unread else []
-        because += [remark.got for remark in doubts if remark.name in ("other_labels", "ignored")]
+        because += [remark.got for remark in doubts if remark.name in ("other_labels", "ignored", "elsewhere")]
         because += ["val can be test: data.splits: {test: [val]}"] if split == "test" and has_val else []
         found = f" ({'; '.join(because)})" if because else ""
         raise DataError(

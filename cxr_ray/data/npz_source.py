@@ -15,7 +15,7 @@ from cxr_ray import results
 from cxr_ray.config import Classes
 from cxr_ray.data.entries import Entries, Entry
 from cxr_ray.data.labels import ClassMap
-from cxr_ray.data.loading import one_line
+from cxr_ray.data.loading import absolute, one_line
 from cxr_ray.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -33,6 +33,9 @@ class NpzSource:
 
     path: str
     classes: Classes = field(default_factory=Classes)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", absolute(self.path))
 
     @property
     def where(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -19,7 +19,7 @@ from cxr_ray.config import Classes, Columns, Splits
 from cxr_ray.data.entries import Doubt, Entries, Entry, Stamp
 from cxr_ray.data.folder import ENDINGS, FolderSource, is_junk, opened
 from cxr_ray.data.labels import LEFT_OUT, ClassMap, plain, split_names, split_of
-from cxr_ray.data.loading import one_line
+from cxr_ray.data.loading import absolute, one_line
 from cxr_ray.data.patients import patient_by
 from cxr_ray.errors import DataError
 from cxr_ray.registry import did_you_mean
@@ -54,6 +54,10 @@ class TableSource:
     patient: str | None = None
     bits: int | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", absolute(self.path))
+        object.__setattr__(self, "images", absolute(self.images or self.path.rpartition("/")[0] or "/"))
+
     @property
     def where(self) -> str:
         """The table: a path or a URI."""
@@ -62,7 +66,7 @@ class TableSource:
     @functools.cached_property
     def folder(self) -> FolderSource:
         """The folder of the images."""
-        return FolderSource(self.images or str(PurePosixPath(self.path).parent).replace(":/", "://", 1))
+        return FolderSource(str(self.images))
 
     def list(self) -> Entries:
         """An entry for each image that a row names, and for each image file of the folder that none does.
@@ -72,9 +76,13 @@ class TableSource:
         """
         table = self._columns(_text_table(self.path))
         files = _Files(self.folder.path)
-        entries = [self._entry(str(path), rows, files) for path, rows in table.groupby("path", sort=False)]
-        listed = {entry.path for entry in entries}
+        by_path = table[table["used"]].groupby("path", sort=False)
+        entries = [self._entry(str(path), rows, files) for path, rows in by_path]
         _one_row_each(entries, self.path)
+        listed = {entry.path for entry in entries}
+        others = {files.find(given)[0] or given for given in set(table["path"][~table["used"]])} - listed
+        entries += [Entry("", LEFT_OUT, path, path, doubts=(Doubt("elsewhere", path),)) for path in sorted(others)]
+        listed |= others
         unlisted = sorted(set(files.paths) - listed)
         return entries + [Entry("", LEFT_OUT, path, path, doubts=(Doubt("unlisted", path),)) for path in unlisted]
 
@@ -87,13 +95,14 @@ class TableSource:
         return self.folder.stamp(path)
 
     def _columns(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The columns path, labels (lists), patient and split (None where there is none)."""
+        """The columns path, labels (lists), patient and split (None where there is none), and used: as ``where``."""
         columns, have = self.columns, list(table.columns)
         for key in ("patient", "split"):
             if getattr(columns, key) is None and key in have:
                 columns = columns.model_copy(update={key: key})
         asked = {"path": columns.path, "patient": columns.patient, "split": columns.split}
         asked |= {f"labels.{i}": name for i, name in enumerate(columns.labels)} or {"label": columns.label}
+        asked |= {f"where.{name}": name for name in columns.where}
         for key, name in asked.items():
             if name is not None and name not in have:
                 raise DataError(
@@ -112,6 +121,7 @@ class TableSource:
                 "labels": labels,
                 "patient": nothing if columns.patient is None else table[columns.patient].str.strip(),
                 "split": nothing if columns.split is None else table[columns.split],
+                "used": _meets(table, columns.where),
             }
         )
 
@@ -140,6 +150,15 @@ class TableSource:
         if path != given:
             doubts = (*doubts, Doubt("by_name", f"{given} as {path}"))
         return Entry(split, class_name, path, path, None, patient, doubts)
+
+
+def _meets(table: pd.DataFrame, where: Mapping[str, str | Sequence[str]]) -> pd.Series:
+    """Whether each row has one of the wanted values in each column of ``where``."""
+    used = pd.Series(True, index=table.index)
+    for name, values in where.items():
+        wanted = {plain(value) for value in ([values] if isinstance(values, str) else values)}
+        used &= table[name].map(plain).isin(wanted)
+    return used
 
 
 def _named(labels: Sequence[str], cells: Sequence[str]) -> list[str]:

@@ -88,6 +88,7 @@ def allocate(context: RunContext, n_trials: int, ahead: RayAhead) -> Allocation:
     folders = [masks.lungs_of(sweep), masks.marker_of(sweep)]
     paths = [context.store.out]
     paths += [context.source.where] if sources.SOURCES[sweep.data.source].on_disk else []
+    paths += [images] if (images := getattr(context.source, "images", None)) else []
     paths += [folder.path for folder in folders if folder is not None]
     for path in paths:
         if allocation.n_nodes > 1 and "://" not in path:

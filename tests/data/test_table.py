@@ -261,3 +261,23 @@ def test_an_empty_cell_of_patients_is_told(table):
     source = table(ROWS.assign(patient=["", *ROWS["patient"][1:]]))
     with pytest.raises(DataError, match=r"got 1 images whose patient is not told \(scans/00\.png\)"):
         manifest_of(source)
+
+
+def test_rows_may_be_chosen_by_other_columns(table):
+    rows = ROWS.assign(view=["PA"] * 22 + ["AP", "LL"])
+    manifest, notes = manifest_of(table(rows, columns=Columns(where={"view": ["pa", "LL"]})))
+    assert len(manifest.images) == 23
+    assert notes == ["Images left out, as data.columns.where says: 1 (scans/22.png)."]
+    with pytest.raises(
+        DataError, match=r"without the column 'views'\. Did you mean 'view'\?.*data\.columns\.where\.views"
+    ):
+        table(rows, columns=Columns(where={"views": "PA"})).list()
+
+
+def test_a_relative_path_is_that_of_the_folder_where_the_run_began(table, tmp_path, monkeypatch):
+    table()
+    monkeypatch.chdir(tmp_path)
+    source = TableSource("labels.csv")
+    monkeypatch.chdir("/")
+    assert source.read(source.list()[0].path) == FILES["scans/00.png"]
+    assert len(TableSource(f"file://{tmp_path}/labels.csv").list()) == 24
