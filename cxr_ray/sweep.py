@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from cxr_ray.config import Sweep
     from cxr_ray.run.ahead import RayAhead
 
-DONE, UNFINISHED, INTERRUPTED = 0, 1, 130
-EXIT_CODES = "Exit codes: 0 done, 1 could not finish, 2 the request was wrong, 130 interrupted."
+DONE, UNFINISHED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
+EXIT_CODES = "Exit codes: 0 done, 1 could not finish, 2 the request was wrong, 130 interrupted, 143 terminated."
 
 
 def parser(prog: str = "python -m cxr_ray.sweep") -> argparse.ArgumentParser:
@@ -52,10 +52,17 @@ def parser(prog: str = "python -m cxr_ray.sweep") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.sweep") -> int:
     """Run the command line; returns the exit code."""
     args = parser(prog).parse_args(argv)
-    from cxr_ray.run import terminal
+    from cxr_ray.run import signals
     from cxr_ray.run.ahead import RayAhead
 
-    ahead = RayAhead()
+    with signals.handled():
+        return _guarded(args, RayAhead())
+
+
+def _guarded(args: argparse.Namespace, ahead: RayAhead) -> int:
+    """``run``, its errors told in a sentence."""
+    from cxr_ray.run import signals, terminal
+
     try:
         return run(args, ahead)
     except CxrRayError as e:
@@ -67,8 +74,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.sweep
         terminal.complain(f"no space left ({e}); make room, and the same command with --resume goes on.")
         return UNFINISHED
     except KeyboardInterrupt:
-        terminal.complain("interrupted; the same command with --resume goes on.")
-        return INTERRUPTED
+        how, code = ("terminated", TERMINATED) if signals.was_terminated() else ("interrupted", INTERRUPTED)
+        terminal.complain(f"{how}; the same command with --resume goes on.")
+        return code
     finally:  # after the line that says what is wrong
         ahead.close()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from cxr_ray.run import signals
+
 
 class RayAhead:
     """Ray's start in a thread of its own. Ray is imported there, so that nobody waits for that either.
@@ -36,7 +38,9 @@ class RayAhead:
             ClusterError: the cluster does not answer.
         """
         self.start()
-        return self._starting.result()
+        started = self._starting.result()
+        signals.listen()  # Ray put a handler of its own in place
+        return started
 
     def close(self) -> None:
         """End Ray, if it was begun. Waits for its start: half a start cannot be taken back."""
