@@ -32,8 +32,8 @@ with signals.handled():
     ],
 )
 def test_the_second_signal_ends_a_process_that_is_slow_to_end(first, second, terminated, code):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", SLOW_TO_END], **pipes) as process:
+    command = [sys.executable, "-c", SLOW_TO_END]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(first)
         assert process.stdout.readline() == terminated
