@@ -76,8 +76,12 @@ class TableSource:
         """
         table = self._columns(_text_table(self.path))
         files = _Files(self.folder.path)
-        by_path = table[table["used"]].groupby("path", sort=False)
-        entries = [self._entry(str(path), rows, files) for path, rows in by_path]
+        images: dict[str, _Image] = {}
+        for path, labels, patient, split, used in table.itertuples(index=False, name=None):
+            if used:
+                images.setdefault(path, _Image()).add(labels, patient, split)
+        class_map, names = ClassMap(self.classes), split_names(self.splits)
+        entries = [self._entry(given, image, files, class_map, names) for given, image in images.items()]
         _one_row_each(entries, self.path)
         listed = {entry.path for entry in entries}
         others = {files.find(given)[0] or given for given in set(table["path"][~table["used"]])} - listed
@@ -125,16 +129,15 @@ class TableSource:
             }
         )
 
-    def _entry(self, given: str, rows: pd.DataFrame, files: _Files) -> Entry:
-        for key in ("split", "patient"):
-            if rows[key].nunique() > 1:
+    def _entry(self, given: str, image: _Image, files: _Files, class_map: ClassMap, names: Mapping[str, str]) -> Entry:
+        for key, values in (("split", image.splits), ("patient", image.patients)):
+            if len(values) > 1:
                 raise DataError(
-                    f"got {self.path} with {given} as {key} {' and as '.join(sorted(set(rows[key])))}; expected one "
+                    f"got {self.path} with {given} as {key} {' and as '.join(sorted(map(str, values)))}; expected one "
                     f"{key} for each image; correct the table."
                 )
-        labels = {label.strip(): None for labels in rows["labels"] for label in labels if label.strip()}
-        class_name, doubts = ClassMap(self.classes).of(labels)
-        split, patient = rows["split"].iloc[0], rows["patient"].iloc[0]
+        class_name, doubts = class_map.of(image.labels)
+        (split,), (patient,) = image.splits, image.patients
         if patient is None:
             patient = patient_by(self.patient, given, given)
             told = patient is not None or self.patient is None
@@ -143,13 +146,28 @@ class TableSource:
             told = patient is not None
         if not told:
             doubts = (*doubts, Doubt("no_patient", given))
-        split = "all" if split is None else split_of(split, split_names(self.splits), self.path)
+        split = "all" if split is None else split_of(split, names, self.path)
         path, problem = files.find(given)
         if path is None:
             return Entry(split, class_name, given, given, problem, patient, (*doubts, Doubt("missing_files", given)))
         if path != given:
             doubts = (*doubts, Doubt("by_name", f"{given} as {path}"))
         return Entry(split, class_name, path, path, None, patient, doubts)
+
+
+class _Image:
+    """What the rows of one path say."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, None] = {}  # in the order of the rows
+        self.patients: set[str | None] = set()
+        self.splits: set[str | None] = set()
+
+    def add(self, labels: Sequence[str], patient: str | None, split: str | None) -> None:
+        """One row."""
+        self.labels |= {label.strip(): None for label in labels if label.strip()}
+        self.patients.add(patient)
+        self.splits.add(split)
 
 
 def _meets(table: pd.DataFrame, where: Mapping[str, str | Sequence[str]]) -> pd.Series:
