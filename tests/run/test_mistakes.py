@@ -190,6 +190,36 @@ def test_a_suspicion_about_the_data_stops_the_run_unless_it_is_accepted(refusal,
     assert reaches_ray("tiny.yaml", "--set", "data.classes={ignore: [covid]}", given_data="three")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("gone.csv", None, "which cannot be opened (.*); expected a table; give its path."),
+        (
+            "labels.csv",
+            "file;label\na.png;0",
+            "without the column 'path'. Expected one of: file, label. Set data.columns.path.",
+        ),
+        (
+            "labels.csv",
+            "path,label\na.png,0",
+            "1 rows whose image is not there (a.png); expected .* data.accept: [missing_files].",
+        ),
+        (
+            "labels.parquet",
+            "text",
+            "which is no table (.*); expected one row of names .*; save it as CSV (UTF-8) or Parquet.",
+        ),
+        ("gone.npz", None, "which cannot be read (.*); expected an .npz file with arrays .*; give its path."),
+        ("arrays.npz", "text", "which cannot be read (.*); expected an .npz file with arrays .*; give its path."),
+    ],
+)
+def test_tables_and_arrays_that_are_not_what_they_should_be(refusal, name, content, says):
+    if content is not None:
+        Path(name).write_text(content)
+    (line,) = refusal("tiny.yaml", given_data=name)
+    assert re.search(re.escape(says).replace(r"\.\*", ".*") + "$", line), line
+
+
 def test_keys_of_the_data_that_its_source_does_not_read(refusal):
     (line,) = refusal("tiny.yaml", "--set", "data.images=scans")
     assert line == "data.images: got a value with data.source folder; expected source table; leave it out."
