@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks.statistics import write_shards
+from benchmarks.statistics import repeat, write_shards
 from cxr_ray.results import open_run
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import PER_SHARD, Store
@@ -28,12 +28,30 @@ def test_the_shards_that_a_run_is_cut_into_merge_to_its_tables(tmp_path):
         assert after.sort_by(order) == before.sort_by(order), name
 
 
+def test_repeated_tables_are_a_run_of_as_many_times_the_images(tmp_path):
+    run = open_run(make_run(tmp_path / "run"))
+    before = {name: run.arrow(name) for name in (*PER_SHARD, "images", "summary")}
+    repeat(tmp_path / "run", 3)
+    for name, table in before.items():
+        again = open_run(run.path).pandas(name)
+        assert len(again) == len(table) * (1 if name == "summary" else 3)
+        assert not again.duplicated(list(TABLES[name].key)).any(), name
+
+
 @pytest.mark.slow
 def test_the_command_prints_the_seconds_of_each_stage(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.statistics", make_run(tmp_path / "run"), "--rounds=1", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.statistics",
+        make_run(tmp_path / "run"),
+        "--rounds=1",
+        "--times=2",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout.splitlines()[-1])
     assert list(printed["rates"]) == ["first", "merging", "statistics", "page"]
     assert all(seconds > 0 for seconds in printed["rates"].values())
-    assert printed["run"].startswith("6 (model, image) pairs of 1 models")
+    assert printed["run"].startswith("12 (model, image) pairs of 1 models")
