@@ -18,13 +18,15 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
 from cxr_ray.errors import shown
-from cxr_ray.schemas import NAME_PATTERN, to_json
+from cxr_ray.schemas import CLASSES, NAME_PATTERN, to_json
 
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+Arch = Annotated[str, Field(pattern=rf"^({NAME_PATTERN}|(torchvision|timm|torchxrayvision|factory):\S+)$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NULLABLE = ("sequential", "verdicts", "regions", "sanity")  # sections that null turns off
+CAM_LAYER = "module that class activation maps read; null: the last one with a spatial output before the head"
 SEGMENTER = "torchxrayvision"  # as regions.lungs: masks by its network
 PATIENT_RULES = ("folder", "file")  # as data.patient: no patterns
 SPACES = ("grid", "choice", "uniform", "loguniform")
@@ -137,11 +139,12 @@ class Data(Section):
 class Model(Section):
     """The network that is trained."""
 
-    arch: Name = Field("resnet18", description="network")
+    arch: Arch = Field("resnet18", description="network; also of another package, or of your own module")
     weights: str = Field("imagenet", min_length=1, description="imagenet, none, or a file with a state dict")
     freeze: Literal["none", "backbone"] = Field("none", description="backbone: only the last block and the head train")
     size: int | None = Field(None, ge=32, le=1024, description="side of its input in pixels; null: data.size")
     preprocess: Name = Field("none", description="what is done to every image before this model sees it")
+    cam_layer: str | None = Field(None, min_length=1, description=CAM_LAYER)
 
 
 class Train(Section):
@@ -170,11 +173,37 @@ class Checkpoint(Section):
     """A model that exists: a state dict with one or two outputs. A file that we saved says the rest itself."""
 
     path: str = Field(min_length=1)
-    arch: Name = Field("resnet18", description="network")
+    arch: Arch = Field("resnet18", description="network; also of another package, or of your own module")
     size: int | None = Field(None, ge=32, le=1024, description="side of its input; null: data.size")
+    cam_layer: str | None = Field(None, min_length=1, description=CAM_LAYER)
     preprocess: Name = Field("none", description="what was done to the images that it was trained on")
+    outputs: dict[str, list[Annotated[int, Field(ge=0)]]] | None = Field(
+        None,
+        description="which outputs of the network stand for NORMAL and for PNEUMONIA, such as {NORMAL: [0], PNEUMONIA: "
+        "[1, 2]}; null: NORMAL before PNEUMONIA, or as the file says",
+    )
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, strict=False, description="of its normalisation")
     std: tuple[Scale, Scale, Scale] = Field(IMAGENET_STD, strict=False, description="of its normalisation")
+
+    @field_validator("outputs")
+    @classmethod
+    def _of_classes(cls, outputs: dict[str, list[int]] | None) -> dict[str, list[int]] | None:
+        if outputs is None:
+            return None
+        taken = [n for columns in outputs.values() for n in columns]
+        if set(outputs) - set(CLASSES) or not outputs.get(CLASSES[1]) or len(set(taken)) < len(taken):
+            raise ValueError(
+                f"got {shown(outputs)}; expected lists of numbers from 0 for {CLASSES[1]} and, but where each output "
+                f"stands for itself, for {CLASSES[0]}; each once"
+            )
+        return outputs
+
+    @property
+    def columns(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """The outputs of each class; None: in the usual order."""
+        if self.outputs is None:
+            return None
+        return tuple(self.outputs.get(CLASSES[0], ())), tuple(self.outputs[CLASSES[1]])
 
 
 class Explain(Section):
@@ -250,7 +279,10 @@ class Sanity(Section):
 
     images: int = Field(32, ge=2, description="test images, chosen by the seed")
     layers: list[Literal["fc", "layer4", "layer3", "layer2", "layer1"]] = Field(
-        ["fc", "layer4", "layer3"], min_length=1, description="each is randomised together with those before it"
+        ["fc", "layer4", "layer3"],
+        min_length=1,
+        description="each is randomised together with those before it; fc is the head, and layer4 what has the "
+        "coarsest resolution, of any network",
     )
 
 

@@ -47,7 +47,11 @@ def _with_names(value: dict[str, Any], path: str) -> dict[str, Any]:
     if value.get("type") == "array":
         cells = [int(name) for name in NAMES[path] if name.isdigit()]  # as they may be written
         return {**value, "items": {"enum": [*names, *cells]}}
-    return {**{k: v for k, v in value.items() if k != "pattern"}, "enum": names}
+    rest: dict[str, Any] = {k: v for k, v in value.items() if k != "pattern"}
+    if pattern := getattr(NAMES[path], "pattern", None):  # of names that no list holds
+        notes: dict[str, Any] = {k: rest.pop(k) for k in ("title", "description", "default") if k in rest}
+        return {**notes, "anyOf": [{**rest, "enum": names}, {**rest, "pattern": pattern}]}
+    return {**rest, "enum": names}
 
 
 def _or_space(value: dict[str, Any]) -> dict[str, Any]:

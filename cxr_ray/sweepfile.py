@@ -27,6 +27,7 @@ from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.rankings import GRIDS
 from cxr_ray.measure.regions import REGIONS
 from cxr_ray.mistakes import part, sentence
+from cxr_ray.models import families
 from cxr_ray.models.networks import NETWORKS
 from cxr_ray.models.training import AUGMENTATIONS, LOSSES, SAMPLERS
 from cxr_ray.registry import did_you_mean
@@ -199,7 +200,7 @@ def _validated(section: str, key: Any, option: Any, found: list[str], where: str
     """One value of a section in a list, or an empty list and a mistake."""
     known = NAMES.get(f"{section}.{key}")
     if known is not None and isinstance(option, str) and option not in known:
-        found.append(f"{where}.{key}: got {shown(option)}.{did_you_mean(option, known)}")
+        found.append(f"{where}.{key}: got {shown(option)}.{_expected(option, known)}")
         return []
     try:
         return [getattr(WITH_SPACES[section].model_validate({key: option}), key)]
@@ -239,7 +240,12 @@ def _unknown_names(plain: Mapping[Any, Any]) -> Iterator[str]:
         for path, value in _values(plain, dotted.split("."), ""):
             for place, name in _names_in(path, value, known):
                 if name not in known:
-                    yield f"{place}: got {shown(name)}.{did_you_mean(name, known)}"
+                    yield f"{place}: got {shown(name)}.{_expected(name, known)}"
+
+
+def _expected(name: str, known: Collection[str]) -> str:
+    """The nearest known name and all of them."""
+    return families.expected(name, known) if isinstance(known, families.Networks) else did_you_mean(name, known)
 
 
 def _values(value: Any, keys: list[str], path: str) -> Iterator[tuple[str, Any]]:

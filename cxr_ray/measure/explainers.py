@@ -17,12 +17,17 @@ def _once(size: int) -> tuple[int, int]:
     return 1, 0
 
 
-def _cam(parts: Cam, passes: Callable[[int], tuple[int, int]], caption: str) -> Explainer:
-    return Explainer(lambda model, inputs: combine(*parts(model, inputs)), passes, caption, cam=parts)
+FEATURES, GRADIENTS = "feature maps", "gradients"  # keys of needs.NEEDS
 
 
-def _gradients(explain: Explain, passes: int, caption: str) -> Explainer:
-    return Explainer(explain, lambda size: (passes, passes), caption)
+def _cam(
+    parts: Cam, passes: Callable[[int], tuple[int, int]], caption: str, needs: tuple[str, ...] = (FEATURES, GRADIENTS)
+) -> Explainer:
+    return Explainer(lambda model, inputs: combine(*parts(model, inputs)), passes, caption, cam=parts, needs=needs)
+
+
+def _gradients(explain: Explain, passes: int, caption: str, *more: str) -> Explainer:
+    return Explainer(explain, lambda size: (passes, passes), caption, needs=(GRADIENTS, *more))
 
 
 def _model_free(explain: Explain, caption: str) -> Explainer:
@@ -47,6 +52,7 @@ EXPLAINERS = Registry(
             gradients.guided_gradcam,
             lambda size: (2, 1),
             "Guided Grad-CAM: guided backpropagation times Grad-CAM (Selvaraju et al., ICCV 2017).",
+            needs=(FEATURES, GRADIENTS, "relus"),
         ),
         "layercam": _cam(
             cam.layercam,
@@ -58,6 +64,7 @@ EXPLAINERS = Registry(
             lambda size: (1 + cam.CHANNELS, 0),
             "Score-CAM: activations weighted by the score of the image masked with them (Wang et al., CVPR Workshops "
             "2020).",
+            needs=(FEATURES,),
         ),
         "saliency": _gradients(
             gradients.saliency, 1, "Saliency: the gradient's magnitude (Simonyan et al., ICLR Workshop 2014)."
@@ -83,7 +90,10 @@ EXPLAINERS = Registry(
             "baselines (Lundberg & Lee, NeurIPS 2017; Erion et al., 2021).",
         ),
         "deeplift": _gradients(  # image and baseline, each forward and backward
-            gradients.deeplift, 2, "DeepLIFT, rescale rule, from the black image (Shrikumar et al., ICML 2017)."
+            gradients.deeplift,
+            2,
+            "DeepLIFT, rescale rule, from the black image (Shrikumar et al., ICML 2017).",
+            "rescale rule",
         ),
         "occlusion": Explainer(
             perturbation.occlusion,

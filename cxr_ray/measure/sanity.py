@@ -24,7 +24,8 @@ from cxr_ray.measure.controls import CONTROLS, Family, of_family, strong_first
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.measurement import make_maps, measure
 from cxr_ray.measure.shared import SharedControls
-from cxr_ray.models.networks import NETWORKS, Classifier
+from cxr_ray.models import networks
+from cxr_ray.models.networks import Classifier
 from cxr_ray.randomness import key
 from cxr_ray.schemas import SANITY
 
@@ -43,12 +44,36 @@ def cascade(model: Classifier, layers: Sequence[str], seed: int, name: str) -> I
         model = copy.deepcopy(model)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key(seed, name, f"sanity {layer}"))
-            fresh = getattr(NETWORKS[model.spec.arch].build(model.spec.outputs), layer)
-        for module in fresh.modules():
-            if isinstance(module, nn.BatchNorm2d):  # timm starts some at 0: such a block would pass its input on
-                nn.init.ones_(module.weight)
-        getattr(model.network, layer).load_state_dict(fresh.state_dict())
+            fresh = networks.build(model.spec.arch, model.spec).network
+            for part in _parts(model, layer):
+                _renew(model.network.get_submodule(part), fresh, part)
         yield layer, model
+
+
+def _parts(model: Classifier, layer: str) -> Sequence[str]:
+    """The modules that a layer stands for: that of its name, as in ResNets, else the head or a stage by resolution."""
+    if layer in dict(model.network.named_children()):
+        return (layer,)
+    found = model.structure
+    if layer == "fc":
+        return () if found.head is None else (found.head,)
+    return found.stages.get(layer, ())
+
+
+def _renew(module: nn.Module, fresh: nn.Module, name: str) -> None:
+    """Give a module the weights of its fresh namesake; a head of another form initialises itself."""
+    source = dict(fresh.named_modules()).get(name)
+    state = {} if source is None else source.state_dict()
+    if source is None or {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in module.state_dict().items()}:
+        for part in module.modules():
+            reset: Callable[[], None] | None = getattr(part, "reset_parameters", None)
+            if reset is not None:
+                reset()
+        return
+    for part in source.modules():
+        if isinstance(part, nn.BatchNorm2d):  # timm starts some at 0: such a block would pass its input on
+            nn.init.ones_(part.weight)
+    module.load_state_dict(source.state_dict())
 
 
 def similarity(a_NVV: Array, b_NVV: Array) -> dict[str, Array]:

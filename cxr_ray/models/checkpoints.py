@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import http.client
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -17,9 +15,14 @@ from torch import Tensor
 
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.errors import CheckpointError, WeightsError
-from cxr_ray.models.networks import NETWORKS, Classifier, ModelSpec, build
+from cxr_ray.models import families, matching
+from cxr_ray.models.networks import NETWORKS, Classifier, Columns, ModelSpec, build
+from cxr_ray.models.statefiles import first_line, read_state_file
 from cxr_ray.registry import did_you_mean
 from cxr_ray.results import filesystem
+from cxr_ray.schemas import CLASSES
+
+CLASS_OF = {"normal": 0, "pneumonia": 1, "bacteria": 1, "virus": 1}  # names of folders of this data set to labels
 
 
 def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] | None:
@@ -33,12 +36,12 @@ def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] 
     if weights == "none":
         return None
     if weights != "imagenet":
-        return read_state(weights)
+        return read_state_file(weights).state
     network = NETWORKS[arch]
     try:
         return network.imagenet()
     except (OSError, RuntimeError, http.client.HTTPException) as e:
-        reason = _first_line(getattr(e, "reason", e))
+        reason = first_line(getattr(e, "reason", e))
         raise WeightsError(
             f"model.weights: got imagenet, which could not be downloaded ({reason}); expected weights of {arch}; try "
             f"again with network access, give a file (--set model.weights=path/to/{arch}.pth) or train from scratch "
@@ -49,14 +52,30 @@ def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] 
 def start_from(classifier: Classifier, state: Mapping[str, Tensor], origin: str) -> None:
     """Loads a pretrained state dict in place; a head of another shape is left as it is.
 
-    Counters of batches may be missing, as in older files: nothing reads them.
+    Prefixes and a first layer of one channel are seen to. Counters of batches may be missing, as in older files:
+    nothing reads them.
 
     Raises:
         CheckpointError: other weights are missing or of another shape.
     """
+    arch, network = classifier.spec.arch, classifier.network
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    head = f"{matching.head_of(arch)}."
+    body = matching.body(origin, state, arch)
+    fitting = {k: v for k, v in body.items() if not k.startswith(head) or own.get(k) == v.shape}
+    _copy(classifier, fitting, head, origin)
+
+
+def _copy(classifier: Classifier, body: Mapping[str, Tensor], optional: str | None, origin: str) -> None:
+    """Copy weights into the network; those that start with ``optional`` may be missing."""
     own = classifier.network.state_dict()
-    body = {k: v for k, v in state.items() if not k.startswith("fc.") or (k in own and own[k].shape == v.shape)}
-    missing = [k for k in own if k not in body and not k.startswith("fc.") and not k.endswith("num_batches_tracked")]
+    missing = [
+        k
+        for k in own
+        if k not in body
+        and not (optional is not None and k.startswith(optional))
+        and not k.endswith("num_batches_tracked")
+    ]
     wrong = [k for k, v in body.items() if k not in own or own[k].shape != v.shape]
     if missing or wrong:
         raise CheckpointError(
@@ -72,74 +91,47 @@ def start_from(classifier: Classifier, state: Mapping[str, Tensor], origin: str)
         ) from None
 
 
-def _first_line(error: object) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def read_state(path: str) -> dict[str, Tensor]:
-    """The state dict in a file, bare or under ``model``, ``state_dict`` or ``model_state_dict``; nothing is executed.
-
-    Raises:
-        CheckpointError: there is no such file, it cannot be read, or holds anything else.
-    """
-    try:
-        fs, inside = filesystem(path)
-        with fs.open_input_stream(inside) as f:
-            data = f.read()
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"got {path}, which is no file; expected a checkpoint; give a .pt or .safetensors file."
-        ) from None
-    except (OSError, ArrowException) as e:
-        raise CheckpointError(
-            f"got {path}, which cannot be read ({_first_line(e)}); expected a checkpoint; give a .pt or .safetensors "
-            "file."
-        ) from None
-    try:
-        if path.endswith(".safetensors"):
-            return safetensors.torch.load(data)
-        # weights_only: a checkpoint must never run code
-        state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # torch and safetensors raise whatever their parser meets in a broken file
-        raise CheckpointError(
-            f"got {path}, which cannot be loaded safely ({len(data)} bytes); expected safetensors or a torch state "
-            "dict (tensors only); save one with torch.save(model.state_dict(), path)."
-        ) from None
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    items = state.items() if isinstance(state, dict) else []
-    if not items or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in items):
-        raise CheckpointError(
-            f"got {path} without a state dict; expected one; save it with torch.save(model.state_dict(), path)."
-        )
-    return {k.removeprefix("module."): v for k, v in items}
-
-
 def load(path: str, spec: ModelSpec | None = None) -> Classifier:
     """A checkpoint to a classifier in eval mode, on the CPU, with one forward pass tried.
 
     Args:
         path: local or a URI; ``.safetensors`` files that we saved carry their spec.
-        spec: needed for other files; its ``outputs`` is replaced by what the file has (1 or 2).
+        spec: needed for other files; its ``outputs`` is replaced by what the file has.
 
     Raises:
         CheckpointError: not a checkpoint, or of another shape.
     """
-    state = read_state(path)
-    spec = _known_spec(path, spec or saved_spec(path))
-    classifier = build(spec.arch, replace(spec, outputs=_outputs(path, state, spec.arch)))
-    own = classifier.network.state_dict()
-    for name in ("fc.weight", "fc.bias"):  # start_from would leave such a head random
-        if state[name].shape != own[name].shape:
-            got, expected = (" x ".join(map(str, t.shape)) or "a number" for t in (state[name], own[name]))
+    file = read_state_file(path)
+    if spec is None and (spec := saved_spec(path)) is not None and chooses_code(spec):
+        raise CheckpointError(
+            f"got {path}, which names {spec.arch}; expected it to be named by you, since it is code that a file must "
+            "not choose; name it under checkpoints (arch)."
+        )
+    spec = _known_spec(path, spec)
+    matched = matching.match(path, file.state, spec.arch)
+    outputs = matched.outputs
+    if outputs is None:
+        outputs = families.outputs_of(build(spec.arch, spec).network, spec.size)
+    columns = _columns(path, spec, outputs, file.class_to_idx)
+    classifier = build(spec.arch, replace(spec, outputs=outputs, columns=columns))
+    matching.install_head(classifier.network, spec.arch, matched)
+    own, head = classifier.network.state_dict(), matching.head_of(spec.arch)
+    for name in (f"{head}.weight", f"{head}.bias"):
+        if name in own and name in matched.state and matched.state[name].shape != own[name].shape:
+            got, expected = (" x ".join(map(str, t.shape)) or "a number" for t in (matched.state[name], own[name]))
             raise CheckpointError(
                 f"got {path}, whose {name} is {got}; expected {expected}, as in {spec.arch}; give a file of "
                 "that network."
             )
-    start_from(classifier, state, path)
+    _copy(classifier, matched.state, None, path)
     _try(path, classifier)
+    classifier.notes = tuple(matched.notes)
     return classifier
+
+
+def chooses_code(spec: ModelSpec) -> bool:
+    """Whether a spec names a module of the user's, which must not be imported because a file says so."""
+    return spec.arch.startswith("factory:")
 
 
 def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
@@ -150,7 +142,7 @@ def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
             "checkpoints."
         )
     if spec.arch not in NETWORKS:
-        raise CheckpointError(f"got {path}, which says it is a {spec.arch!r}.{did_you_mean(spec.arch, NETWORKS)}")
+        raise CheckpointError(f"got {path}, which says it is a {spec.arch!r}.{families.expected(spec.arch, NETWORKS)}")
     if spec.preprocess not in PREPROCESS:
         raise CheckpointError(
             f"got {path}, whose images go through {spec.preprocess!r}.{did_you_mean(spec.preprocess, PREPROCESS)}"
@@ -158,18 +150,36 @@ def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
     return spec
 
 
-def _outputs(path: str, state: Mapping[str, Tensor], arch: str) -> int:
-    """How many outputs the head in a state dict has, 1 or 2."""
-    if "fc.weight" not in state or "fc.bias" not in state:
-        raise CheckpointError(f"got {path} without fc.weight or fc.bias; expected the state dict of {arch}; give one.")
-    head = tuple(state["fc.weight"].shape)
-    outputs = head[0] if head else 0
-    if outputs not in (1, 2):
-        raise CheckpointError(
-            f"got {path} with a head of {outputs} outputs; expected 1 or 2 (NORMAL, PNEUMONIA); give a file of such a "
-            "network."
-        )
-    return outputs
+def _columns(path: str, spec: ModelSpec, outputs: int, found: Mapping[str, int] | None) -> Columns | None:
+    """Which outputs stand for each class: as the spec says, else as the file does; None: in the usual order.
+
+    Raises:
+        CheckpointError: neither says it, and it cannot be known.
+    """
+    if spec.columns is not None:
+        beyond = [n for columns in spec.columns for n in columns if n >= outputs]
+        if beyond:
+            raise CheckpointError(
+                f"got outputs {', '.join(map(str, beyond))} for {path}, whose head has {outputs}; expected numbers "
+                f"from 0 to {outputs - 1}; give those of its classes."
+            )
+        return spec.columns
+    if found is not None and outputs > 1:
+        classes = {name: CLASS_OF.get(name.strip().lower()) for name in found}
+        if None not in classes.values() and set(classes.values()) == {0, 1}:
+            columns = (
+                tuple(sorted(found[name] for name in found if classes[name] == 0)),
+                tuple(sorted(found[name] for name in found if classes[name] == 1)),
+            )
+            return None if columns == ((0,), (1,)) else columns
+    if outputs in (1, 2):
+        return None
+    names = f" ({', '.join(f'{k} {v}' for k, v in found.items())})" if found else ""
+    raise CheckpointError(
+        f"got {path} with a head of {outputs} outputs{names}; expected 1 or 2 ({', '.join(CLASSES)}), or to be told "
+        "which are which; give a file of such a network, or the key outputs, such as outputs: {NORMAL: [0], PNEUMONIA: "
+        "[1, 2]}."
+    )
 
 
 @torch.inference_mode()

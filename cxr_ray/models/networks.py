@@ -5,7 +5,6 @@ Shapes: B images, C channels, H rows, W columns. Networks read images in model s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from cxr_ray.config import IMAGENET_MEAN, IMAGENET_STD
-from cxr_ray.errors import MissingPackageError, WeightsError
-from cxr_ray.registry import Registry
+from cxr_ray.errors import UserError
+from cxr_ray.models import structure
+from cxr_ray.models.families import Network, Networks, of_timm
+from cxr_ray.models.structure import FeatureMaps, Structure
 from cxr_ray.schemas import CLASSES
+
+Columns = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,13 @@ class ModelSpec:
     Attributes:
         arch: key of NETWORKS.
         size: side of the input in pixels.
-        outputs: 2 (logits of NORMAL, PNEUMONIA) or 1 (log-odds of PNEUMONIA).
+        outputs: how many numbers the network gives: 2 (logits of NORMAL, PNEUMONIA), 1 (log-odds of PNEUMONIA), or
+            more where ``columns`` says what they are.
         mean, std: normalisation of RGB in [0, 1].
         preprocess: what its images go through after decoding; key of images.PREPROCESS.
+        columns: for each class, the outputs that stand for it, whose probabilities add up; without any for NORMAL,
+            those of PNEUMONIA are log-odds of their own. None: the usual order.
+        cam_layer: dotted name of the module that class activation maps read; None: it is found.
     """
 
     arch: str
@@ -38,6 +45,8 @@ class ModelSpec:
     classes: tuple[str, str] = CLASSES
     variant: str = ""
     preprocess: str = "none"
+    cam_layer: str | None = None
+    columns: Columns | None = None
 
 
 class Classifier(nn.Module):
@@ -50,6 +59,8 @@ class Classifier(nn.Module):
     def __init__(self, network: nn.Module, spec: ModelSpec):
         super().__init__()
         self.network, self.spec = network, spec
+        self.notes: tuple[str, ...] = ()  # on how its weights were read
+        self._structure: tuple[Any, Structure] | None = None
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
 
@@ -59,35 +70,59 @@ class Classifier(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Model-space images to logits [B, 2]; the target's column is z_target. One output z becomes (-z, z)."""
-        z: Tensor = self.network(images_BCHW)
-        return z if self.spec.outputs == 2 else torch.cat([-z, z], dim=1)
+        return self.logits(self.network(images_BCHW))
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """The network's outputs to logits [B, 2]."""
+        columns = self.spec.columns
+        if columns is None:
+            return outputs if self.spec.outputs == 2 else torch.cat([-outputs, outputs], dim=1)
+        negative, positive = (outputs[:, list(c)] for c in columns)
+        z = positive[:, 0] if positive.shape[1] == 1 else positive.logsumexp(1)
+        if not columns[0]:
+            return torch.stack([-z, z], dim=1)
+        return torch.stack([negative[:, 0] if negative.shape[1] == 1 else negative.logsumexp(1), z], dim=1)
 
     def log_odds(self, images_BCHW: Tensor) -> Tensor:
         """Model-space images to the log-odds of PNEUMONIA, float32 [B]."""
         z: Tensor = self.network(images_BCHW).float()
-        return z[:, 1] - z[:, 0] if self.spec.outputs == 2 else z[:, 0].clone()  # a CUDA graph reuses its output
+        columns = self.spec.columns
+        if columns is not None:
+            z = self.logits(z)
+        is_pair = self.spec.outputs == 2 if columns is None else bool(columns[0])
+        return z[:, 1] - z[:, 0] if is_pair else z[:, -1].clone()  # a CUDA graph reuses its output
+
+    @property
+    def structure(self) -> Structure:
+        """The parts that explainers read, found by a traced forward pass and kept until a module is replaced.
+
+        Raises:
+            UserError: the spec names a ``cam_layer`` that is none.
+        """
+        modules = tuple((name, type(module)) for name, module in self.network.named_modules())
+        if self._structure is None or self._structure[0] != modules:
+            self._structure = modules, structure.read(self.network, self.spec.size, self.spec.cam_layer)
+        return self._structure[1]
+
+    @property
+    def features(self) -> FeatureMaps:
+        """The feature maps that class activation maps read.
+
+        Raises:
+            UserError: nothing in the network is spatial.
+        """
+        features = self.structure.features
+        if features is None:
+            raise UserError(
+                f"got {self.spec.arch}, in which no module has a spatial output; expected one for class activation "
+                "maps; leave them out."
+            )
+        return features
 
     @property
     def cam_layer(self) -> nn.Module:
-        """The last convolutional block, whose activations class activation maps read."""
-        block: nn.Module = self.network.layer4[-1]
-        return block
-
-
-@dataclass(frozen=True)
-class Network:
-    """One kind of network: layer1 to layer4, global average pooling and one linear layer called fc.
-
-    Attributes:
-        build: the number of outputs to the network with random weights. Raises MissingPackageError.
-        imagenet: the state dict that was published for ImageNet. Raises WeightsError where nobody has published one,
-            and what the download raises.
-        caption: what it is, in a sentence.
-    """
-
-    build: Callable[[int], nn.Module]
-    imagenet: Callable[[], dict[str, Tensor]]
-    caption: str
+        """The module whose output class activation maps read. Raises UserError where there is none."""
+        return self.network.get_submodule(self.features.layer)
 
 
 def build(arch: str, spec: ModelSpec) -> Classifier:
@@ -112,45 +147,15 @@ def _imagenet_resnet18() -> dict[str, Tensor]:
     return dict(ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
 
 
-def _timm(arch: str) -> Any:
-    """The package timm, imported only where a network of its is asked for."""
-    try:
-        import timm
-    except ImportError:
-        raise MissingPackageError(
-            f"got {arch}, a network of timm; expected timm to be installed; install it: pip install 'cxr-ray[timm]'."
-        ) from None
-    return timm
-
-
-def _of_timm(arch: str, caption: str) -> Network:
-    def build(outputs: int) -> nn.Module:
-        network: nn.Module = _timm(arch).create_model(arch, num_classes=outputs)
-        return network
-
-    def imagenet() -> dict[str, Tensor]:
-        timm = _timm(arch)
-        if not timm.models.is_model_pretrained(arch):
-            raise WeightsError(
-                f"model.weights: got imagenet, which timm does not have for {arch}; expected a file or none; give a "
-                f"file (--set model.weights=path/to/{arch}.pth) or train from scratch (--set model.weights=none)."
-            )
-        # without the hub's id timm takes the file's address, and fails at once where there is no network
-        network = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"hf_hub_id": None})
-        return dict(network.state_dict())
-
-    return Network(build, imagenet, caption)
-
-
-NETWORKS: Registry[Network] = Registry(
+NETWORKS = Networks(
     "network",
     {
         "resnet18": Network(_resnet18, _imagenet_resnet18, "ResNet-18 of torchvision (He et al., CVPR 2016)."),
-        "resnet18d": _of_timm(
+        "resnet18d": of_timm(
             "resnet18d",
             "ResNet-18 of timm with a stem of three convolutions and pooled shortcuts (He et al., CVPR 2019).",
         ),
-        "seresnet18": _of_timm(
+        "seresnet18": of_timm(
             "seresnet18",
             "ResNet-18 of timm with channels gated by what the whole image holds (squeeze and excitation, Hu et al., "
             "CVPR 2018).",

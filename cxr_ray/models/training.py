@@ -237,9 +237,13 @@ def _read_only(array: NDArray[np.uint8]) -> Tensor:
 
 
 def freeze_backbone(model: Classifier) -> None:
-    """Let ``fit`` train the last block and the head alone."""
+    """Let ``fit`` train the last block and the head alone: layer4 and fc, or what stands for them by resolution."""
+    trained: tuple[str, ...] = ("layer4", "fc")
+    if not {"layer4", "fc"} <= {name for name, _ in model.network.named_children()}:
+        found = model.structure
+        trained = (*found.stages.get("layer4", ()), *([found.head] if found.head else ()))
     for name, parameter in model.network.named_parameters():
-        parameter.requires_grad_(name.startswith(("layer4", "fc")))
+        parameter.requires_grad_(any(name.startswith(f"{part}.") for part in trained))
 
 
 def _freeze_statistics(model: Classifier) -> None:

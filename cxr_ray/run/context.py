@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ from cxr_ray.data.entries import Source
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.splits import choose
 from cxr_ray.errors import NoFolderError
-from cxr_ray.measure import metrics
+from cxr_ray.measure import metrics, needs
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import passes_of_sanity
 from cxr_ray.measure.donor_swaps import assign_donors
@@ -79,9 +79,9 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     except NoFolderError as e:  # the text may be meant for another kind of source
         raise NoFolderError(f"{e} --data takes {sources.usages()}.") from e
     doubts.settle(doubts.remarks(entries), sweep.data.accept)  # before a file is read
-    trials, given = plan_trials(sweep), given_models(sweep)
-    for arch in {t.model.arch for t in trials}:
-        networks.build(arch, ModelSpec(arch, sweep.data.size))  # a package may be missing
+    trials = plan_trials(sweep)
+    given, told = given_models(sweep)
+    told = [*untrained_models(sweep, trials), *told]
     if ahead is not None:
         ahead.start()
     manifest = load_manifest(
@@ -95,6 +95,7 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     )
     manifest.notes.extend(labels.meaning(sweep.data.classes))
     manifest.notes.extend(doubts.settle(manifest.doubts, sweep.data.accept))
+    manifest.notes.extend(told)
     for folder in (masks.lungs_of(sweep), masks.marker_of(sweep)):
         if folder is not None:
             manifest.notes.append(masks.mask_note(folder, manifest))
@@ -110,14 +111,40 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     return RunContext(sweep, source, manifest, tuple(trials), given, store)
 
 
-def given_models(sweep: Sweep) -> dict[str, ModelRef]:
-    """The models under ``checkpoints``, each loaded once here so that a broken one fails now."""
-    model_refs = {}
+def untrained_models(sweep: Sweep, trials: Sequence[TrialPlan]) -> list[str]:
+    """Build a network of each kind that is to be trained; notes on what explainers read of it.
+
+    Raises:
+        UserError: there is no such network, a package is missing, or an explainer cannot have it.
+    """
+    kinds = dict.fromkeys((t.model.arch, t.model.cam_layer, sweep.images_of(t.model)[0]) for t in trials)
+    notes = []
+    for arch, cam_layer, size in kinds:
+        model = networks.build(arch, ModelSpec(arch, size, cam_layer=cam_layer))
+        notes += needs.check("To be trained", model, sweep.explain.explainers)
+    return list(dict.fromkeys(notes))
+
+
+def given_models(sweep: Sweep) -> tuple[dict[str, ModelRef], list[str]]:
+    """The models under ``checkpoints``, each loaded once here so that a broken one fails now, and notes on them."""
+    model_refs, notes = {}, []
     for name, c in sweep.checkpoints.items():
-        model_spec = checkpoints.saved_spec(c.path) or ModelSpec(
-            c.arch, c.size or sweep.data.size, mean=c.mean, std=c.std, variant=name, preprocess=c.preprocess
-        )
-        checkpoints.load(c.path, model_spec)
+        model_spec = checkpoints.saved_spec(c.path)
+        if model_spec is not None and c.cam_layer is not None:
+            model_spec = replace(model_spec, cam_layer=c.cam_layer)
+        if model_spec is None or checkpoints.chooses_code(model_spec):
+            model_spec = ModelSpec(
+                c.arch,
+                c.size or sweep.data.size,
+                mean=c.mean,
+                std=c.std,
+                variant=name,
+                preprocess=c.preprocess,
+                cam_layer=c.cam_layer,
+                columns=c.columns,
+            )
+        model = checkpoints.load(c.path, model_spec)
+        notes += needs.check(name, model, sweep.explain.explainers)
         path = c.path if "://" in c.path else str(Path(c.path).expanduser().resolve())
         model_refs[name] = ModelRef(name, path, model_spec, model_spec.size, model_spec.preprocess)
-    return model_refs
+    return model_refs, notes

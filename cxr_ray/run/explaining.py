@@ -32,7 +32,7 @@ from cxr_ray.run import merging, pipeline, rounds, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
-from cxr_ray.run.plan import Missing, PassCounts, Plan, plan_shards
+from cxr_ray.run.plan import Missing, PassCounts, Plan, plan_shards, trained_spec
 from cxr_ray.schemas import TABLES
 
 
@@ -45,10 +45,11 @@ def chosen_models(context: RunContext, trials: pd.DataFrame) -> dict[str, ModelR
         rivals = best["trial_id"].map(lambda trial_id: trial_of[trial_id].rivals)
         usable = usable.loc[best[~rivals.duplicated()].index].sort_index()
     root = store.out if "://" in store.out else results.filesystem(store.out)[1]
-    trained = {
-        trial_id: ModelRef(trial_id, f"{root}/{checkpoint}", None, *context.sweep.images_of(trial_of[trial_id].model))
-        for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True)
-    }
+    trained = {}
+    for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True):
+        plan, path = trial_of[trial_id], f"{root}/{checkpoint}"
+        spec = trained_spec(plan, context.sweep) if plan.model.arch.startswith("factory:") else None
+        trained[trial_id] = ModelRef(trial_id, path, spec, *context.sweep.images_of(plan.model))
     return {**trained, **context.given}
 
 

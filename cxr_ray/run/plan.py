@@ -21,6 +21,7 @@ import pandas as pd
 from cxr_ray.config import SPACES, Model, Sweep, Train, concrete
 from cxr_ray.data.manifest import Manifest
 from cxr_ray.measure.shards import Comparison, ModelRef
+from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import to_json
 
 SHARD_IMAGES = 16
@@ -62,10 +63,19 @@ class TrialPlan:
         return cls(config["trial_id"], config["variant"], config["group"], model, train)
 
 
+def trained_spec(plan: TrialPlan, sweep: Sweep) -> ModelSpec:
+    """The meaning of the weights that a trial gives."""
+    size, preprocess = sweep.images_of(plan.model)
+    m = plan.model
+    return ModelSpec(m.arch, size, variant=plan.variant, preprocess=preprocess, cam_layer=m.cam_layer)
+
+
 def plan_trials(sweep: Sweep) -> list[TrialPlan]:
     """Every trial of the sweep, sampled with Tune's distributions, seeded by sweep seed, variant and grid point."""
     trials: dict[str, TrialPlan] = {}
     for variant, model, train in sweep.trial_points():
+        if model.get("cam_layer") is None:  # names and draws of trials are older than the key
+            model = {key: value for key, value in model.items() if key != "cam_layer"}
         point = to_json({"variant": variant, "model": model, "train": train})
         group = hashlib.sha256(f"{sweep.seed}:{point}".encode())
         random_state = np.random.RandomState(int.from_bytes(group.digest()[:4], "little"))

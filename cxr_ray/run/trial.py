@@ -60,7 +60,8 @@ def run_trial(plan: TrialPlan, data: Splits, state: Any, files: TrialFiles, devi
     torch.manual_seed(plan.train.seed)
     splits = opened(data)
     size = splits["train"].pixels.shape[-1]
-    model_spec = ModelSpec(plan.model.arch, size, variant=plan.variant, preprocess=plan.model.preprocess)
+    m = plan.model
+    model_spec = ModelSpec(m.arch, size, variant=plan.variant, preprocess=m.preprocess, cam_layer=m.cam_layer)
     model = networks.build(plan.model.arch, model_spec)
     if state is not None:
         checkpoints.start_from(model, state, f"model.weights={plan.model.weights}")

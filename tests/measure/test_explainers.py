@@ -96,7 +96,10 @@ def test_gradcam_equals_captum_and_needs_no_backward_pass(arch, outputs):
 def test_gradcam_falls_back_to_autograd_where_the_closed_form_does_not_hold():
     model, given = small(), inputs()
     expected = {name: explain(name, model, given) for name in CAMS}
-    model.network.fc = nn.Sequential(model.network.fc)
+    same = nn.Linear(2, 2).requires_grad_(False)
+    same.weight.copy_(torch.eye(2))
+    same.bias.zero_()
+    model.network.fc = nn.Sequential(model.network.fc, same)
     assert head_weights(model, given.targets) is None
     for name in CAMS:
         with torch.no_grad():
@@ -616,6 +619,7 @@ def test_a_pass_fills_a_gpu_as_far_as_its_memory_goes(monkeypatch):
 @pytest.mark.parametrize("name", list(EXPLAINERS))
 def test_explainers_cost_what_they_declare_and_leave_nothing_on_the_model(name):
     model, given = small(), inputs()
+    assert model.structure.features, "which is found once, not for every map"
     state = {key: value.clone() for key, value in model.state_dict().items()}
     generator = torch.get_rng_state()
     forward, backward = [], []

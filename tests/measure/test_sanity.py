@@ -250,6 +250,7 @@ def test_the_gap_is_that_of_a_test_split_whose_maps_the_randomised_model_makes(m
 )
 def test_the_test_is_one_control_of_the_sweep_and_its_passes_are_counted(changes, metric, control):
     config, model = sweep(**changes), trained()
+    assert model.structure.features, "which is found once, not for every map"
     forward, backward = [], []
     model.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))
     model.network.conv1.register_full_backward_hook(lambda m, i, o: backward.append(len(o[0])))

@@ -322,11 +322,11 @@ BROKEN = {
     "numbers as keys": (lambda: {0: torch.zeros(1)}, "got {} without a state dict; expected one;"),
     "another network": (
         lambda: {"weight": torch.zeros(2, 2)},
-        "got {} without fc.weight or fc.bias; expected the state dict of resnet18; give one.",
+        "got {} without fc.weight; expected the state dict of resnet18 (it has weight); give one, or name the network",
     ),
     "three outputs": (
         lambda: torchvision.models.resnet18(num_classes=3).state_dict(),
-        "got {} with a head of 3 outputs; expected 1 or 2 (NORMAL, PNEUMONIA); give a file of",
+        "got {} with a head of 3 outputs; expected 1 or 2 (NORMAL, PNEUMONIA), or to be told which are which; give a",
     ),
     "a head without shape": (lambda: state(**{"fc.weight": torch.tensor(1.0)}), "got {} with a head of 0 outputs;"),
     "a head of other features": (
@@ -338,7 +338,7 @@ BROKEN = {
         "got {}, whose fc.bias is 1; expected 2, as in resnet18;",
     ),
     "a layer of another shape": (
-        lambda: state(**{"conv1.weight": torch.zeros(64, 1, 7, 7)}),
+        lambda: state(**{"conv1.weight": torch.zeros(64, 2, 7, 7)}),
         "got {}, of whose weights 0 are missing and 1 are unknown or of another shape (such as conv1.weight); expected",
     ),
     "a layer missing": (
@@ -403,7 +403,7 @@ def test_a_safetensors_file_of_another_architecture(refusal):
     (line,) = refusal("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line == (
         "got model.safetensors, which says it is a 'resnet50'. Did you mean 'resnet18'? Expected one of: resnet18, "
-        "resnet18d, seresnet18."
+        "resnet18d, seresnet18, torchvision:NAME, timm:NAME, torchxrayvision:NAME, factory:MODULE:FUNCTION."
     )
 
 

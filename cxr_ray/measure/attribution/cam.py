@@ -7,59 +7,47 @@ images in a pass, N altered copies of an image.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cxr_ray.measure import rankings
 from cxr_ray.measure.attribution.inputs import (
     Inputs,
     copies,
-    leaf,
     z_target,
 )
+from cxr_ray.models import structure
 from cxr_ray.models.networks import Classifier
 
-CHANNELS = 512  # of the last block, in every network of ``models.networks.NETWORKS``
-
-
-def _last_activations(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Output of the last block, [B, K, V, V], and the logits."""
-    kept: list[Tensor] = []
-    handle = model.cam_layer.register_forward_hook(lambda module, args, output: kept.append(output))
-    try:
-        logits = model(images)
-    finally:
-        handle.remove()
-    return kept[0], logits
+CHANNELS = 512  # of the last block of a ResNet-18
 
 
 def _last_block(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Activations of the last block and the gradient of z_target with respect to them, both [B, K, V, V].
 
-    Where average pooling and one linear layer follow, as in every entry of ``networks.NETWORKS``, the gradient is that
-    layer's weight over the number of places, so no backward pass is run; else it is autograd's.
+    Where average pooling and one linear layer follow, the gradient is that layer's weight over the number of places;
+    else it is autograd's, through what follows the block alone.
     """
-    weights = head_weights(model, inputs.targets)
+    features, weights = model.features, head_weights(model, inputs.targets)
     if weights is None:
-        with torch.enable_grad():
-            activations, logits = _last_activations(model, leaf(inputs.images))
-            z = logits.gather(1, inputs.targets[:, None]).sum()
-            return activations.detach(), torch.autograd.grad(z, activations)[0]
-    with torch.no_grad():
-        activations, _ = _last_activations(model, inputs.images)
+
+        def z_target(outputs: Tensor) -> Tensor:
+            return model.logits(outputs).gather(1, inputs.targets[:, None]).sum()
+
+        return structure.gradients(model.network, inputs.images, features, z_target)
+    activations = structure.feature_maps(model.network, inputs.images, features)
     places = activations.shape[2] * activations.shape[3]
     return activations, (weights / places)[:, :, None, None].expand_as(activations)
 
 
 def head_weights(model: Classifier, targets: Tensor) -> Tensor | None:
     """d z_target / d (pooled features), [B, K]; None where a network does not end in pooling and one linear layer."""
-    network = model.network
-    pool, head = getattr(network, "avgpool", getattr(network, "global_pool", None)), getattr(network, "fc", None)
-    pooled = isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1))
-    timms = getattr(pool, "pool_type", None) == "avg"
-    if not (pooled or timms) or not isinstance(head, nn.Linear):
+    found = model.structure
+    columns = model.spec.columns
+    is_sum = columns is not None and max(map(len, columns)) > 1  # of probabilities, which is not linear
+    if not found.is_linear or found.head is None or is_sum:
         return None
-    weight = head.weight.detach()
-    return weight[targets] if model.spec.outputs == 2 else weight[0] * (2 * targets[:, None] - 1)
+    weight = model.network.get_submodule(found.head).weight.detach()
+    return model.logits(weight.T)[:, targets].T
 
 
 def gradcam(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -96,8 +84,7 @@ def scorecam(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
     multiplied in model space, so that what it hides becomes the normalisation's mean. A channel's weight is the softmax
     over channels of z_target; the paper's baseline score is the same for every channel and falls out.
     """
-    with torch.no_grad():
-        activations, _ = _last_activations(model, inputs.images)
+    activations = structure.feature_maps(model.network, inputs.images, model.features)
     scores = []
     for image, channel in copies(inputs, activations.shape[1]):
         mask = rankings.upsample(activations[image, channel], inputs.images.shape[-1])

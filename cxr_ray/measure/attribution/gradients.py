@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cxr_ray import randomness
 from cxr_ray.measure import rankings
@@ -124,14 +124,9 @@ def deeplift(model: Classifier, inputs: Inputs) -> Tensor:
     """
     from captum import attr
 
-    from cxr_ray.measure.attribution.relus import ReluMaxPool, with_separate_relus
+    from cxr_ray.measure.attribution.relus import with_separate_relus
 
-    split = with_separate_relus(model)
-    for parent in list(split.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.MaxPool2d):
-                setattr(parent, name, ReluMaxPool(child))
-    lift, maps = attr.DeepLift(split), []
+    lift, maps = attr.DeepLift(with_separate_relus(model, pools=True)), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # captum's, on the hooks that it sets on our copy
         n = inputs.in_a_pass // 2  # an image and its baseline

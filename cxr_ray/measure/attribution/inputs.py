@@ -78,6 +78,7 @@ class Explainer:
         caption: what it is, in a sentence with its source.
         model_free: model-independent, so that randomising the model says nothing about it.
         cam: for class activation maps, the parts that ``explain`` combines.
+        needs: keys of ``needs.NEEDS``: what a network must have for it.
     """
 
     explain: Explain
@@ -85,6 +86,7 @@ class Explainer:
     caption: str
     model_free: bool = False
     cam: Cam | None = None
+    needs: tuple[str, ...] = ()
 
 
 def combine(weights: Tensor, activations: Tensor) -> Tensor:

@@ -1,0 +1,121 @@
+"""What explainers need of a network, and whether a network has it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from cxr_ray.errors import UserError
+from cxr_ray.measure.attribution.inputs import Inputs
+from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.models.networks import Classifier
+
+KNOWN = "resnet18"  # which has all that explainers need
+INCOMPLETE = 0.02  # of the difference of two scores, that DeepLIFT's map may be off
+
+
+def features(model: Classifier) -> str | None:
+    """Class activation maps read a module with a spatial output."""
+    return None if model.structure.features else "no module in the network has a spatial output"
+
+
+def gradients(model: Classifier) -> str | None:
+    """The score has a gradient at the image."""
+    images = _noise(model).images.requires_grad_()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            (gradient,) = torch.autograd.grad(model(images)[:, 1].sum(), images, allow_unused=True)
+    except RuntimeError:
+        gradient = None
+    return "no gradient reaches the image" if gradient is None else None
+
+
+def relus(model: Classifier) -> str | None:
+    """Guided backpropagation finds every activation, and each is a ReLU."""
+    from cxr_ray.measure.attribution.relus import foreign_activations
+
+    return foreign_activations(model)
+
+
+def rescale(model: Classifier) -> str | None:
+    """DeepLIFT's rescale rule covers every layer: the map of noise adds up to the difference of the scores."""
+    model = copy.deepcopy(model).double()  # scores of random weights may differ by less than float32 tells
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if not weights.any():  # as heads are before they are trained
+                weights.copy_(torch.randn(weights.shape, generator=generator))
+    inputs = _noise(model)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            attributions = EXPLAINERS["deeplift"].explain(model, inputs)
+    except UserError as e:
+        return str(e)
+    except Exception as e:  # captum fails in its own ways on layers that it does not know
+        return f"captum cannot do it ({(str(e).splitlines() or [type(e).__name__])[0]})"
+    with torch.no_grad():
+        z, black = (model(x)[:, 1].double() for x in (inputs.images, inputs.black.expand_as(inputs.images)))
+    total, difference = float(attributions.double().sum()), float((z - black).sum())
+    if abs(total - difference) <= INCOMPLETE * abs(difference) + 1e-4 * float(attributions.abs().sum()):
+        return None
+    return (
+        f"a layer has no rescale rule: the map of noise adds up to {total:.3g}, and the scores differ by "
+        f"{difference:.3g}"
+    )
+
+
+def _noise(model: Classifier) -> Inputs:
+    """One image of noise and its second class."""
+    size, device = model.spec.size, model.mean.device
+    dtype = next((weights.dtype for weights in model.network.parameters()), torch.float32)
+    noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    black = model.normalize(torch.zeros(3, 1, 1, device=device, dtype=dtype))
+    return Inputs(model.normalize(noise), noise, black, torch.ones(1, dtype=torch.int64, device=device), ["noise"], 0)
+
+
+NEEDS: dict[str, Callable[[Classifier], str | None]] = {
+    "feature maps": features,
+    "gradients": gradients,
+    "relus": relus,
+    "rescale rule": rescale,
+}
+
+
+def missing(model: Classifier, explainers: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Explainers that a network cannot have, each with the reason."""
+    known: dict[str, str | None] = {}
+    for explainer in explainers:
+        for need in EXPLAINERS[explainer].needs:
+            if need not in known:
+                known[need] = NEEDS[need](model)
+            if reason := known[need]:
+                yield explainer, reason
+                break
+
+
+def check(name: str, model: Classifier, explainers: Sequence[str]) -> list[str]:
+    """Sentences on what explainers read of a network; none for a plain ResNet-18.
+
+    Raises:
+        UserError: the network cannot have all of the explainers; a line for each that it cannot have.
+    """
+    spec = model.spec
+    notes = [f"{name} ({spec.arch}): {note}." for note in model.notes]
+    if spec.arch == KNOWN and spec.cam_layer is None:
+        return notes
+    refused = [
+        f"explain.explainers: got {explainer} for {name} ({spec.arch}); {reason}; leave it out, or give another "
+        "network."
+        for explainer, reason in missing(model, explainers)
+    ]
+    if refused:
+        raise UserError("\n".join(refused))
+    if any("feature maps" in EXPLAINERS[e].needs for e in explainers):
+        found = model.features
+        notes.append(
+            f"{name} ({spec.arch}): class activation maps read {found.layer} ({found.channels} channels of "
+            f"{found.side} x {found.side} places)."
+        )
+    return notes

@@ -1,0 +1,195 @@
+"""Weights read from files, safely: nothing in a file is executed, and wrappers around the weights are taken off."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pathlib
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from pyarrow import ArrowException
+from torch import Tensor
+
+from cxr_ray.errors import CheckpointError
+from cxr_ray.results import filesystem
+
+KEYS = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "weights", "model_state", "network_state_dict"),
+    *("net_state_dict", "params", "module", "ema_state_dict", "model_ema"),
+)
+# plain values that people save beside weights; building one runs no code of the file's
+HARMLESS: list[Any] = [
+    np.dtype,
+    np.ndarray,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    *(getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType") and name != "ObjectDType"),
+    argparse.Namespace,
+    pathlib.PurePosixPath,
+    pathlib.PosixPath,
+]
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """The weights of a file.
+
+    Attributes:
+        state: names to tensors.
+        class_to_idx: the classes and their columns, where the file has them beside the weights.
+    """
+
+    state: dict[str, Tensor]
+    class_to_idx: dict[str, int] | None = None
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes of a checkpoint, local or at a URI.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be read.
+    """
+    try:
+        fs, inside = filesystem(path)
+        with fs.open_input_stream(inside) as f:
+            data: bytes = f.read()
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"got {path}, which is no file; expected a checkpoint; give a .pt or .safetensors file."
+        ) from None
+    except (OSError, ArrowException) as e:
+        raise CheckpointError(
+            f"got {path}, which cannot be read ({first_line(e)}); expected a checkpoint; give a .pt or .safetensors "
+            "file."
+        ) from None
+    return data
+
+
+def read_state_file(path: str) -> StateFile:
+    """The state dict in a file, bare or under one of KEYS; nothing is executed.
+
+    Raises:
+        CheckpointError: there is no such file, it cannot be read, or holds anything else.
+    """
+    data = read_bytes(path)
+    try:
+        if path.endswith(".safetensors"):
+            return StateFile(safetensors.torch.load(data))
+        with torch.serialization.safe_globals(HARMLESS):
+            # weights_only: a checkpoint must never run code
+            whole: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as e:  # torch and safetensors raise whatever their parser meets in a broken file
+        raise CheckpointError(
+            f"got {path}, which cannot be loaded safely ({_trouble(data, e)}); expected safetensors or a torch state "
+            "dict (tensors only); save one with torch.save(model.state_dict(), path)."
+        ) from None
+    state = _without_wrappers(whole)
+    if state is None:
+        keys = [repr(key) for key in whole if isinstance(key, str)] if isinstance(whole, Mapping) else []
+        what = f" (it holds {', '.join(keys[:6])})" if keys else ""
+        raise CheckpointError(
+            f"got {path} without a state dict{what}; expected one; save it with torch.save(model.state_dict(), path)."
+        )
+    return StateFile(state, _classes(whole))
+
+
+def first_line(error: object) -> str:
+    """The first line of an error's text."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _without_wrappers(whole: Any) -> dict[str, Tensor] | None:
+    """The state dict inside; None where there is none."""
+    if not isinstance(whole, Mapping):
+        return None
+    for key in KEYS:
+        if isinstance(whole.get(key), Mapping):
+            return _without_wrappers(whole[key])
+    items = {key: value for key, value in whole.items() if isinstance(value, Tensor)}
+    if not items or not all(isinstance(key, str) for key in whole) or len(items) < len(whole) / 2:
+        return None
+    return items
+
+
+def _classes(whole: Any) -> dict[str, int] | None:
+    """A mapping of class names to columns beside the weights, also under hyper_parameters."""
+    for place in (whole, whole.get("hyper_parameters") if isinstance(whole, Mapping) else None):
+        place = vars(place) if isinstance(place, argparse.Namespace) else place
+        found = place.get("class_to_idx") if isinstance(place, Mapping) else None
+        if isinstance(found, Mapping) and all(
+            isinstance(k, str) and isinstance(v, int | np.integer) for k, v in found.items()
+        ):
+            return {k: int(v) for k, v in found.items()}
+    return None
+
+
+def _trouble(data: bytes, error: Exception) -> str:
+    """What in a file is no plain value, and under which key; else how long the file is."""
+    found = [f"{place} is a {what}" for place, what in _unknown_entries(data)]
+    if found:
+        return "; ".join(found[:3])
+    name = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+    return f"it holds a {name[1]}" if name else f"{len(data)} bytes"
+
+
+class _Unknown:
+    """Stands for an object of a class that is not plain: it keeps the class's name and runs nothing."""
+
+    name = ""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """Nothing."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+class _Inert(pickle.Unpickler):
+    """Reads the shape of a pickle: every class and function is replaced by one that does nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        plain = module.split(".")[0] in ("torch", "numpy") and not module.startswith("torch.nn.modules")
+        return type("_Unknown", (_Unknown,), {"name": "" if plain else f"{module}.{name}"})
+
+    def persistent_load(self, pid: Any) -> Any:
+        return None
+
+
+def _unknown_entries(data: bytes) -> list[tuple[str, str]]:
+    """Keys whose value is of a class that is not plain, and the class; nothing of it is imported."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+            whole = _Inert(io.BytesIO(archive.read(name))).load()
+        return list(_walk(whole, ""))
+    except Exception:  # the file may be anything
+        return []
+
+
+def _walk(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, _Unknown):
+        if value.name and value.name not in ("argparse.Namespace", "pathlib.PosixPath"):
+            yield repr(place) if place else "the whole file", value.name
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _walk(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for n, inner in enumerate(value):
+            yield from _walk(inner, f"{place}.{n}" if place else str(n))
