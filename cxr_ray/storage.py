@@ -24,7 +24,7 @@ from cxr_ray.schemas import ERRORS, TABLES, file_metadata
 
 SHARDS = ".work/shards"
 ROW_GROUP, GROUP_BYTES = 2**17, 2**26
-MERGED_SHARDS = 2048  # that one file of a table holds
+MERGED_SHARDS = 2048  # of at most 16 images, that one file of a table holds
 FOLDER_FILES = 1000  # shards of one folder
 PER_SHARD = ("predictions", "saliency", "lungs", "curves", "faithfulness", "filled", "regions", "donor_swaps", "sanity")
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the name of a file that is being written
@@ -227,10 +227,10 @@ class Merged(NamedTuple):
     errors: list[dict[str, Any]]
 
 
-def portions(shards_by_trial: Mapping[str, Iterable[str]]) -> Iterator[Portion]:
-    """Each model's shards, MERGED_SHARDS at a time, in their order; the files' names sort as the portions do."""
+def portions(shards_by_trial: Mapping[str, Iterable[str]], most: int | None = None) -> Iterator[Portion]:
+    """Each model's shards in their order, ``most`` at a time (MERGED_SHARDS); files' names sort as the portions do."""
     for trial_id, shards in shards_by_trial.items():
-        parts = list(chunks(list(shards), MERGED_SHARDS))
+        parts = list(chunks(list(shards), most or MERGED_SHARDS))
         width = len(str(len(parts) - 1))
         yield from (Portion(trial_id, f"part-{n:0{width}d}.parquet", part) for n, part in enumerate(parts))
 

@@ -7,7 +7,7 @@ finite. The index holds columns, not objects: every worker has it in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,30 +19,24 @@ from numpy.typing import NDArray
 from cxr_ray import randomness
 
 Target = tuple[str, int]  # explainer, target
-_COLUMNS = pa.schema({"image_id": pa.string(), "patient": pa.string(), "predicted": pa.int8(), "shard": pa.string()})
+COLUMNS = pa.schema({"image_id": pa.string(), "patient": pa.string(), "predicted": pa.int8(), "shard": pa.string()})
 _LOST = b"lost"  # metadata: JSON of image_id to the [explainer, target] without a finite map
 
 
 class DonorIndex:
     """The donor images of each test image of one model."""
 
-    def __init__(self, images: Mapping[str, Mapping[str, Any]]):
-        """Takes image_id to {patient, predicted, shard, lost}.
-
-        ``lost`` lists the [explainer, target] without a finite map.
-        """
-        ids = sorted(images)
-        rows = [[i, *(images[i][name] for name in _COLUMNS.names[1:])] for i in ids]
-        columns = [pa.array([row[n] for row in rows], field.type) for n, field in enumerate(_COLUMNS)]
-        lost = {i: lost for i in ids if (lost := images[i]["lost"])}
-        self._take(pa.table(columns, schema=_COLUMNS.with_metadata({_LOST: json.dumps(lost)})))
+    def __init__(self, images: pa.Table, lost: Mapping[str, Sequence[Target]]):
+        """Takes the images, a table of COLUMNS in any order, and by image_id the targets without a finite map."""
+        table = images.sort_by("image_id").cast(COLUMNS)
+        self._take(table.replace_schema_metadata({_LOST: json.dumps(dict(lost), sort_keys=True)}))
 
     def _take(self, table: pa.Table) -> None:
         self.table = table.combine_chunks()
         self.lost: dict[str, list[list[Any]]] = json.loads(table.schema.metadata[_LOST])
-        self._ids = np.array(table["image_id"].to_pylist(), "S")
-        _, self._patient = np.unique(np.array(table["patient"].to_pylist(), "U"), return_inverse=True)
-        self.predicted = table["predicted"].to_numpy()
+        self._ids = np.array(self.table["image_id"].to_numpy(), "S")
+        self._patient = self.table["patient"].combine_chunks().dictionary_encode().indices.to_numpy()
+        self.predicted = self.table["predicted"].to_numpy()
         self._groups: dict[tuple[int, Target], list[str]] = {}
 
     @classmethod
@@ -134,5 +128,5 @@ class _Images(Mapping[str, Mapping[str, Any]]):
 
     def __getitem__(self, image_id: str) -> Mapping[str, Any]:
         at = self.index.position(image_id)
-        row = {name: self.index.table[name][at].as_py() for name in _COLUMNS.names[1:]}
+        row = {name: self.index.table[name][at].as_py() for name in COLUMNS.names[1:]}
         return {**row, "lost": self.index.lost.get(image_id, [])}

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from torch import Tensor
 from cxr_ray.config import Sweep
 from cxr_ray.machine import usable_cpus
 from cxr_ray.measure import rankings
-from cxr_ray.measure.donor_index import DonorIndex, Target
+from cxr_ray.measure.donor_index import COLUMNS, DonorIndex, Target
 from cxr_ray.storage import Store, chunks
 
 MAPS, INDEX, MEANS = ".work/maps", ".work/donor_index", ".work/means"
@@ -40,29 +41,41 @@ class Maps(NamedTuple):
     drawn: Mapping[str, Tensor]
 
 
-def pack_maps(
-    logits: Mapping[str, float],
-    pairs: Sequence[tuple[str, int]],
-    maps: Mapping[str, Maps],
-    errors: Sequence[Mapping[str, Any]],
-) -> bytes:
-    """One shard's maps as an Arrow file: a record batch a map, and what is known of them in the schema's metadata.
+class MapPiece(NamedTuple):
+    """Images of a shard that were explained at a time.
 
-    Args:
+    Attributes:
         logits: image_id to log-odds of PNEUMONIA.
         pairs: (image_id, target) of each map.
         maps: by explainer; those that failed are left out.
+    """
+
+    logits: Mapping[str, float]
+    pairs: Sequence[tuple[str, int]]
+    maps: Mapping[str, Maps]
+
+    def lost(self) -> list[tuple[str, str, int]]:
+        """(explainer, image_id, target) of each map that is not finite."""
+        finite = {e: torch.isfinite(m.own).flatten(1).all(1).tolist() for e, m in self.maps.items()}
+        return [(e, *pair) for e, of in finite.items() for pair, one in zip(self.pairs, of, strict=True) if not one]
+
+
+def pack_maps(pieces: Sequence[MapPiece], errors: Sequence[Mapping[str, Any]]) -> bytes:
+    """One shard's maps as an Arrow file: a record batch a map, and what is known of them in the schema's metadata.
+
+    Args:
+        pieces: of the shard.
         errors: rows of the errors table.
     """
-    finite = {e: torch.isfinite(m.own).flatten(1).all(1).tolist() for e, m in maps.items()}
-    index = [(e, i, t, finite[e][n]) for e in maps for n, (i, t) in enumerate(pairs)]
-    known = {"logits": dict(logits), "maps": index, "errors": list(errors)}
-    controls = list(dict.fromkeys(control for m in maps.values() for control in m.drawn))
+    index = [{"logits": dict(p.logits), "pairs": [*p.pairs], "explainers": [*p.maps], "lost": p.lost()} for p in pieces]
+    all_maps = [m for p in pieces for m in p.maps.values()]
+    controls = list(dict.fromkeys(control for m in all_maps for control in m.drawn))
+    known = {"pieces": index, "errors": list(errors)}
     columns = [(name, pa.binary()) for name in ("map", *controls)]  # float32, row by row; null: none
     schema = pa.schema(columns, metadata={"known": json.dumps(known)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        for made in maps.values():
+        for made in all_maps:
             arrays = [made.own, *(made.drawn.get(control) for control in controls)]
             by_column = [None if a is None else a.cpu().numpy() for a in arrays]
             for n in range(len(made.own)):
@@ -75,22 +88,42 @@ class MapFile:
     """One shard's maps, read one by one.
 
     Attributes:
-        logits, errors: as packed.
-        batch: (explainer, image_id, target) to its record batch.
-        finite: those of them whose map is finite.
+        logits: of all pieces.
+        errors: as packed.
+        piece: the number of each image's piece.
     """
 
     def __init__(self, store: Store, shard: str):
         self._file = pa.ipc.open_file(store.fs.open_input_file(store.shard_path(shard, MAPS)))
         known = json.loads(self._file.schema.metadata[b"known"])
-        self.logits: dict[str, float] = known["logits"]
         self.errors: list[dict[str, Any]] = known["errors"]
-        self.batch = {(e, i, t): n for n, (e, i, t, _) in enumerate(known["maps"])}
-        self.finite = {(e, i, t) for e, i, t, finite in known["maps"] if finite}
+        self.logits: dict[str, float] = {}
+        self.piece: dict[str, int] = {}
+        self._pair: dict[tuple[str, int], int] = {}  # place within its piece
+        self._start: dict[tuple[int, str], int] = {}  # record batch of a piece's first map of an explainer
+        self._lost: set[tuple[str, str, int]] = set()
+        n_batches = 0
+        for n, piece in enumerate(known["pieces"]):
+            self.logits |= piece["logits"]
+            self.piece |= dict.fromkeys(piece["logits"], n)
+            self._pair |= {(i, t): place for place, (i, t) in enumerate(piece["pairs"])}
+            self._lost |= {(e, i, t) for e, i, t in piece["lost"]}
+            for e in piece["explainers"]:
+                self._start[n, e] = n_batches
+                n_batches += len(piece["pairs"])
+
+    def has(self, explainer: str, image_id: str, target: int) -> bool:
+        """Whether the map was made, finite or not."""
+        return (image_id, target) in self._pair and (self.piece[image_id], explainer) in self._start
+
+    def has_finite(self, explainer: str, image_id: str, target: int) -> bool:
+        """Whether the map was made and is finite."""
+        return self.has(explainer, image_id, target) and (explainer, image_id, target) not in self._lost
 
     def read(self, explainer: str, image_id: str, target: int) -> tuple[Array, dict[str, Array]]:
         """A map, float32 [V, V], and by control its draws, [D, V, V]."""
-        batch = self._file.get_batch(self.batch[explainer, image_id, target])
+        start = self._start[self.piece[image_id], explainer]
+        batch = self._file.get_batch(start + self._pair[image_id, target])
         numbers = {
             name: np.frombuffer(column[0].as_py(), np.float32)
             for name, column in zip(batch.schema.names, batch.columns, strict=True)
@@ -101,41 +134,38 @@ class MapFile:
         return own, {name: draws.reshape(-1, side, side) for name, draws in numbers.items()}
 
     def maps(self, explainer: str, pairs: Sequence[tuple[str, int]]) -> Maps | None:
-        """An explainer's maps of these (image_id, target) pairs; None where it failed."""
-        if (explainer, *pairs[0]) not in self.batch:
+        """An explainer's maps of these (image_id, target) pairs of one piece; None where it failed."""
+        if not self.has(explainer, *pairs[0]):
             return None
         own, drawn = zip(*(self.read(explainer, *pair) for pair in pairs), strict=True)
         by_control = {control: torch.from_numpy(np.stack([d[control] for d in drawn])) for control in drawn[0]}
         return Maps(torch.from_numpy(np.stack(own)), by_control)
 
 
-def build_donor_index(
-    store: Store, shards: Iterable[str], patients: Mapping[str, str], wanted: Iterable[Target]
-) -> DonorIndex:
+def build_donor_index(store: Store, shards: Iterable[str], patients: pd.Series, wanted: Iterable[Target]) -> DonorIndex:
     """Read which image has which maps from the files of one model's shards.
 
     Args:
         store: the run.
         shards: the model's shards.
-        patients: image_id to patient_id.
+        patients: patient_id, indexed by image_id.
         wanted: the maps that an image may have.
     """
     wanted = list(wanted)
 
-    def images_of(shard: str) -> dict[str, dict[str, Any]]:
+    def images_of(shard: str) -> tuple[pa.Table, dict[str, list[Target]]]:
         file = MapFile(store, shard)
-        return {
-            i: {
-                "patient": patients[i],
-                "predicted": int(logit >= 0),
-                "shard": shard,
-                "lost": [[e, t] for e, t in wanted if (e, i, t) not in file.finite],
-            }
-            for i, logit in file.logits.items()
-        }
+        ids, logits = pa.array([*file.logits], pa.string()), np.array([*file.logits.values()], float)
+        columns = {"image_id": ids, "predicted": (logits >= 0).astype(np.int8), "shard": pa.repeat(shard, len(ids))}
+        lost = {i: [of for of in wanted if not file.has_finite(of[0], i, of[1])] for i in file.logits}
+        return pa.table(columns), {i: of for i, of in lost.items() if of}
 
     with ThreadPoolExecutor(READERS) as pool:
-        return DonorIndex({i: v for part in pool.map(images_of, shards) for i, v in part.items()})
+        parts = list(pool.map(images_of, shards))
+    images = pa.concat_tables([COLUMNS.empty_table().drop_columns("patient"), *(table for table, _ in parts)])
+    patient = pa.array(patients.reindex(images["image_id"].to_pandas()), pa.string())
+    lost = {i: of for _, part in parts for i, of in part.items()}
+    return DonorIndex(images.append_column("patient", patient).select(COLUMNS.names), lost)
 
 
 class DonorMaps:
@@ -179,7 +209,7 @@ class DonorMaps:
         read: list[tuple[Array, dict[str, Array]] | None] = []
         for image_id, target in pairs:
             file = self.file(self.index(trial_id).images[image_id]["shard"])
-            known = (explainer, image_id, target) in file.batch
+            known = file.has(explainer, image_id, target)
             read.append(file.read(explainer, image_id, target) if known else None)
         one = next((found for found in read if found is not None), None)
         if one is None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -17,7 +18,7 @@ from cxr_ray.measure import lungs, masking, metrics, sanity, steps
 from cxr_ray.measure.batch import Batch, Network, filled_rows, finite_scores
 from cxr_ray.measure.controls import needs_map_pass, of_family
 from cxr_ray.measure.donor_swaps import donor_swap_rows
-from cxr_ray.measure.donors import DonorMaps, MapFile, Maps, pack_maps
+from cxr_ray.measure.donors import DonorMaps, MapFile, MapPiece, Maps, pack_maps
 from cxr_ray.measure.measurement import begin, make_maps, maps_alone
 from cxr_ray.measure.metrics import Tested
 from cxr_ray.measure.mixed_precision import MixedPrecision
@@ -32,6 +33,7 @@ from cxr_ray.schemas import ERRORS
 
 Errors = list[Mapping[str, Any]]  # rows of the table errors
 PIECE = 8  # images that a GPU is asked about at a time
+MOST = 16  # images that are explained at a time, and that a CPU is asked about
 
 
 class Worker:
@@ -65,7 +67,7 @@ class Worker:
         self._mixed: dict[str, MixedPrecision] = {}  # of models that are scored in half precision
         self._images: torch.Tensor | None = None  # pixel space, of the shard that comes: backends must agree on them
         self.device = torch.device(device)
-        self.piece = PIECE if self.device.type == "cuda" else None
+        self.piece = PIECE if self.device.type == "cuda" else MOST
         backends.full_float32()
         self.backend = InferenceBackend("eager", {})
         # Shards come model by model; where one follows another, two are kept.
@@ -172,7 +174,7 @@ class Worker:
         """Predictions, and all else of val or test. A GPU works on the next images while rows of the last are made."""
         begun: deque[Callable[[], Tables]] = deque()
         parts: list[Tables] = []
-        for piece in shard.pieces(self.piece) if self.piece else [shard]:
+        for piece in self._pieces(shard, file):
             if (batch := self._batch(piece, self.sweep, errors, file)) is None:
                 continue
             if shard.split == "test":
@@ -184,6 +186,13 @@ class Worker:
         parts += [rows() for rows in begun]
         names = dict.fromkeys(name for part in parts for name in part)
         return {name: pa.concat_tables([part[name] for part in parts if name in part]) for name in names}
+
+    def _pieces(self, shard: Shard, file: MapFile | None) -> list[Shard]:
+        """The shard in pieces, each within one of the map pass: an explainer failed on all of that or on none."""
+        if file is None:
+            return shard.pieces(self.piece)
+        made_with = np.array([file.piece[i] for i in shard.image_ids])
+        return [piece for n in np.unique(made_with) for piece in shard.only(made_with == n).pieces(self.piece)]
 
     def _begin(self, batch: Batch, errors: Errors, file: MapFile | None) -> Callable[[], Tables]:
         """Ask the device for all that is scored of a test shard; the tables are made when they are called for."""
@@ -217,16 +226,20 @@ class Worker:
     def map_pass(self, shard: Shard) -> bytes:
         """The map pass: the predictions and maps of a test shard, as a file."""
         errors: Errors = list(shard.errors)
-        maps: dict[str, Maps] = {}
         with torch.no_grad():
-            batch = self._batch(shard, self.sweep, errors) if shard.image_ids else None
-            if batch is None:
-                return pack_maps({}, [], {}, errors)
-            for explainer in self.sweep.explain.explainers:
-                with _lost_maps(batch.shard, "explain", explainer, errors):
-                    maps[explainer] = make_maps(batch, explainer, batch.network.model)
-        logits = dict(zip(batch.ids, batch.logit.tolist(), strict=True))
-        return pack_maps(logits, batch.pairs.keys(), maps, errors)
+            made = [self._maps(piece, errors) for piece in shard.pieces(MOST)]
+        return pack_maps([piece for piece in made if piece is not None], errors)
+
+    def _maps(self, piece: Shard, errors: Errors) -> MapPiece | None:
+        batch = self._batch(piece, self.sweep, errors)
+        if batch is None:
+            return None
+        maps: dict[str, Maps] = {}
+        for explainer in self.sweep.explain.explainers:
+            with _lost_maps(batch.shard, "explain", explainer, errors):
+                own, drawn = make_maps(batch, explainer, batch.network.model)
+                maps[explainer] = Maps(own.cpu(), {control: of.cpu() for control, of in drawn.items()})
+        return MapPiece(dict(zip(batch.ids, batch.logit.tolist(), strict=True)), batch.pairs.keys(), maps)
 
     def _donor_swaps(self, shard: Shard, errors: Errors) -> Tables:
         batch = self._batch(shard, self.sweep, errors)

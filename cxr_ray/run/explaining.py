@@ -192,14 +192,13 @@ def map_pass(scoring: ShardPass, plan: Plan) -> Plan | None:
         terminal.say(f"Maps of all images first, since a control needs those of others: {len(missing)} shards")
     if not _computed(maps, test, "maps of "):
         return None
-    images = context.manifest.rows("test")
-    patients = dict(zip(images["image_id"], images["patient_id"], strict=True))
+    patients = context.manifest.rows("test").set_index("image_id")["patient_id"]
     targets = [(e, t) for e in sweep.explain.explainers for t in (0, 1)]
     lost, groups = {}, []
     for trial_id, ref in scoring.model_refs.items():
         index = donors.build_donor_index(store, test.names(trial_id), patients, targets)
         donors.DonorMaps(store, sweep).write_index(trial_id, index)
-        lost[trial_id] = set(patients) - set(index.images)
+        lost[trial_id] = set(patients.index[~patients.index.isin(index.table["image_id"])])
         groups += [
             {"trial_id": trial_id, "explainer": e, "target": t, "predicted": p, "size": ref.size}
             for e, t in targets

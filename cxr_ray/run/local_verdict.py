@@ -119,8 +119,7 @@ class LocalVerdict:
 
     def _index(self, names: Sequence[str], unreadable: int) -> None:
         """Note which image has which maps, and sum them where a control needs it."""
-        images = self.context.manifest.images
-        patients = dict(zip(images["image_id"], images["patient_id"], strict=True))
+        patients = self.test.set_index("image_id")["patient_id"]
         targets = [(e, t) for e in self.sweep.explain.explainers for t in (0, 1)]
         index = donors.build_donor_index(self.context.store, names, patients, targets)
         if not index.images and unreadable == len(self.test):

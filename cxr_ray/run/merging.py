@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from cxr_ray.run.plan import Plan
+from cxr_ray.run.plan import SHARD_IMAGES, Plan
 from cxr_ray.storage import MERGED_SHARDS, Merged, Portion, Store, portions
 
 
@@ -16,9 +16,10 @@ def merge(store: Store, plan: Plan, errors: list[dict[str, Any]]) -> None:
 
     ``errors`` are rows of the table ``errors`` that were met before.
     """
-    parts = portions({trial_id: plan.names(trial_id) for trial_id in plan.model_refs})
+    most = -(-MERGED_SHARDS * SHARD_IMAGES // max(plan.longest, SHARD_IMAGES))
+    parts = portions({trial_id: plan.names(trial_id) for trial_id in plan.model_refs}, most)
     store.clear_tables()
-    if len(plan) <= MERGED_SHARDS:  # seconds, of which starting tasks would take most
+    if len(plan) <= most:  # seconds, of which starting tasks would take most
         merged: Iterator[Merged] = map(store.merge_portion, parts)
     else:
         merged = in_tasks(store, parts)

@@ -36,8 +36,7 @@ if TYPE_CHECKING:  # these import torch, which tasks that read and write do with
     from cxr_ray.run.plan import Missing
 
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
-PORTION = 128  # shards a worker that Ray Data is given at a time: the driver never holds all
-BLOCKS_OF_A_WORKER, BLOCK_SHARDS = 64, 16  # at least so many blocks for each worker before a block holds several shards
+PORTION = 2048, 16  # images, and shards at least, a worker that Ray Data is given at a time: the driver never holds all
 
 
 @dataclass(frozen=True)
@@ -232,25 +231,14 @@ def _decoded(shard_pass: ShardPass, shards: Missing) -> Iterator[Any]:
     sweep, pool, left = shard_pass.context.sweep, shard_pass.pool, iter(shards)
     decode = _Decode(shard_pass.context.source, lungs_of(sweep), sweep)
     limits = ray.data.ExecutionResources.for_limits(cpu=pool.free_cpus)  # Ray Data does not know of the workers
-    while portion := list(islice(left, PORTION * shard_pass.allocation.workers)):
+    each = max(PORTION[0] // shards.plan.longest, PORTION[1])
+    while portion := list(islice(left, each * shard_pass.allocation.workers)):
         rows = [{"shard": json.dumps(shard.to_plain())} for shard in portion]
-        blocks = -(-len(rows) // shards_of_a_block(len(shards), shard_pass.allocation.workers))
-        # a plain function: a class would become an actor
-        decoded = ray.data.from_items(rows, override_num_blocks=blocks).map(decode.__call__, num_cpus=LIGHT_CPUS)
+        # one block a shard, and a plain function: a class would become an actor
+        decoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(decode.__call__, num_cpus=LIGHT_CPUS)
         decoded.context.execution_options.resource_limits = limits
         for bundle in decoded.iter_internal_ref_bundles():
             yield from bundle.block_refs
-
-
-def shards_of_a_block(n_shards: int, workers: int) -> int:
-    """Shards that travel and are computed together: one in a small run, several where a worker gets very many.
-
-    Each block costs the driver as much, whatever it holds.
-
-    >>> shards_of_a_block(100, 2), shards_of_a_block(62_500, 100), shards_of_a_block(1_250_000, 100)
-    (1, 9, 16)
-    """
-    return min(BLOCK_SHARDS, max(1, n_shards // (BLOCKS_OF_A_WORKER * workers)))
 
 
 def _compute(explain: _Explain, settings: PassSettings, block: pa.Table) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -1,8 +1,9 @@
 """What a run will do, before it does it: the trials of a sweep, and the shards of images that are explained.
 
 A trial is one network to be trained. A shard is a piece of work of the map pass and of the scoring pass: images of one
-split for one model, at most so many and about so many forward passes: seconds on a GPU, a minute on a CPU core. Its
-length depends on the sweep and on the kind of device alone, so that tables do not depend on workers and batches.
+split for one model, at most so many and about so many forward passes: seconds on a GPU, a minute on a CPU core. A large
+run takes longer shards, since each costs the driver as much, however long it is. Their length depends on the sweep, its
+images and the kind of device alone, so that tables do not depend on workers and batches.
 
 A plan holds the images of each split once, and of shards only how long they are: a shard is made when it is asked for.
 """
@@ -12,8 +13,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,9 @@ from cxr_ray.measure.shards import Comparison, ModelRef
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import to_json
 
-SHARD_IMAGES = 16
-SHARD_PASSES = {"gpu": 32768, "cpu": 1024}
+SHARD_IMAGES, SHARD_PASSES = 16, {"gpu": 2**15, "cpu": 2**10}  # at most
+MANY_SHARDS = 1024  # of SHARD_IMAGES: a run of more has longer ones, up to
+LONGEST_IMAGES, LONGEST_PASSES = 256, {"gpu": 2**17, "cpu": 2**10}
 SPLITS = ("val", "test")
 
 
@@ -131,7 +133,7 @@ class ShardPlan:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data, as it travels through Ray Data."""
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # asdict would copy every row
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class PassCounts:
         return {"val": 1, "test": self.test, "sanity": max(1, self.sanity), "donors": max(1, self.donors)}
 
 
-class _Images:
+class Images:
     """Images of one split in columns; a group of them stays in one shard.
 
     Attributes:
@@ -188,7 +190,7 @@ class Plan:
     """
 
     model_refs: Mapping[str, ModelRef]
-    images: Mapping[str, _Images]
+    images: Mapping[str, Images]
     lengths: Mapping[tuple[str, str], int]
     lost: Mapping[str, Container[str]] = field(default_factory=dict)
     splits: tuple[str, ...] = (*SPLITS, "sanity", "donors")
@@ -200,6 +202,11 @@ class Plan:
     def without(self, lost: Mapping[str, Container[str]]) -> Plan:
         """The same shards without these images of test, by trial_id."""
         return replace(self, lost=lost)
+
+    @property
+    def longest(self) -> int:
+        """Groups of images in the longest shard of any model and split."""
+        return max(self.lengths.values(), default=1)
 
     def __len__(self) -> int:
         """Shards."""
@@ -289,20 +296,22 @@ def plan_shards(
     test = frames["test"]
     donor_of: Any = [donor_images.get(i) for i in test["image_id"]]
     images = {
-        "val": _Images(frames["val"]),
-        "test": _Images(test.assign(donor_image=donor_of)),
-        "sanity": _Images(sanity[columns]),
+        "val": Images(frames["val"]),
+        "test": Images(test.assign(donor_image=donor_of)),
+        "sanity": Images(sanity[columns]),
         "donors": _recipients(test, donors),
     }
+    n_pairs = len(test) * len(model_refs)
+    short, long = _Budget(SHARD_IMAGES, SHARD_PASSES[device]), _budget_of_run(n_pairs, device)
     lengths = {
-        (trial_id, split): _length(images[split].longest, each, SHARD_PASSES[device])
+        (trial_id, split): (long if split in SPLITS else short).length(images[split].longest, each)
         for trial_id in model_refs
         for split, each in passes[trial_id].of_splits().items()
     }
     return Plan(model_refs, images, lengths)
 
 
-def _recipients(test: pd.DataFrame, donors: pd.DataFrame) -> _Images:
+def _recipients(test: pd.DataFrame, donors: pd.DataFrame) -> Images:
     """Each recipient and, behind it, its donor images."""
     by_id = test.set_index("image_id")
     rows: list[dict[str, Any]] = []
@@ -315,9 +324,26 @@ def _recipients(test: pd.DataFrame, donors: pd.DataFrame) -> _Images:
             for swap in part.to_dict("records")
         ]
         ends.append(len(rows))
-    return _Images(pd.DataFrame(rows, columns=["image_id", "path", "label", "swap"]), ends)
+    return Images(pd.DataFrame(rows, columns=["image_id", "path", "label", "swap"]), ends)
 
 
-def _length(images: int, passes: int, budget: int) -> int:
-    """Groups of so many images in a shard of about ``budget`` forward passes, ``passes`` of each group."""
-    return max(1, min(SHARD_IMAGES // images, budget // passes))
+class _Budget(NamedTuple):
+    """Images and forward passes of a shard, at most."""
+
+    images: int
+    passes: int
+
+    def length(self, images: int, passes: int) -> int:
+        """Groups in a shard, each of so many images and passes; at least one."""
+        return max(1, min(self.images // images, self.passes // passes))
+
+
+def _budget_of_run(n_pairs: int, device: str) -> _Budget:
+    """Of shards of val and test in a run of so many (model, test image) pairs.
+
+    >>> _budget_of_run(20_000, "gpu"), _budget_of_run(1_000_000, "gpu").images
+    (_Budget(images=16, passes=32768), 256)
+    """
+    longer = max(1, n_pairs // (MANY_SHARDS * SHARD_IMAGES))
+    images = min(LONGEST_IMAGES, SHARD_IMAGES * longer)
+    return _Budget(images, min(LONGEST_PASSES[device], SHARD_PASSES[device] * longer))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,10 +15,11 @@ from torch import nn
 
 from cxr_ray.config import Sweep
 from cxr_ray.measure import donors, rankings
+from cxr_ray.measure import worker as worker_module
 from cxr_ray.measure.attribution.inputs import Explainer
 from cxr_ray.measure.cost import passes_per_image
-from cxr_ray.measure.donor_index import DonorIndex
-from cxr_ray.measure.donors import DonorMaps, MapFile, Maps, build_donor_index, pack_maps
+from cxr_ray.measure.donor_index import COLUMNS, DonorIndex
+from cxr_ray.measure.donors import DonorMaps, MapFile, MapPiece, Maps, build_donor_index, pack_maps
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.worker import ModelRef, Worker
 from cxr_ray.models.networks import Classifier, ModelSpec
@@ -32,25 +34,34 @@ PATIENTS = {image_id: f"p{n // 2}" for n, image_id in enumerate(IDS)}  # two ima
 # Files
 
 
+def packed(maps: torch.Tensor, ids: list[str]) -> bytes:
+    """A shard of the explainer e, all images predicted PNEUMONIA."""
+    return pack_maps([MapPiece(dict.fromkeys(ids, 1.0), [(i, 1) for i in ids], {"e": Maps(maps, {})})], [])
+
+
 def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
     store = Store(str(tmp_path), {})
     own, cams = torch.rand(3, 5, 5), torch.rand(3, 4, 5, 5)
     own[1, 2, 2] = torch.nan
     pairs = [("a", 0), ("a", 1), ("b", 1)]
     error = {"path": "x", "image_id": "c", "stage": "decode", "reason": "broken"}
-    packed = pack_maps(
-        {"a": -0.1, "b": 1 / 3}, pairs, {"cam": Maps(own, {"random_cam": cams}), "flat": Maps(own, {})}, [error]
-    )
-    store.write_shard("u.0", packed, donors.MAPS)
+    first = MapPiece({"z": 2.0}, [("z", 1)], {"flat": Maps(own[:1] + 1, {}), "late": Maps(own[:1], {})})
+    second = MapPiece({"a": -0.1, "b": 1 / 3}, pairs, {"cam": Maps(own, {"random_cam": cams}), "flat": Maps(own, {})})
+    store.write_shard("u.0", pack_maps([first, second], [error]), donors.MAPS)
     file = MapFile(store, "u.0")
-    assert file.logits == {"a": -0.1, "b": 1 / 3}
+    assert file.logits == {"z": 2.0, "a": -0.1, "b": 1 / 3}
+    assert file.piece == {"z": 0, "a": 1, "b": 1}
+    assert np.array_equal(file.read("flat", "z", 1)[0], own[0].numpy() + 1)
     assert file.errors == [error]
     one, draws = file.read("cam", "b", 1)
     assert np.array_equal(one, own[2].numpy())
     assert np.array_equal(draws["random_cam"], cams[2].numpy())
     assert file.read("flat", "a", 0)[1] == {}
-    assert ("cam", "a", 0) in file.finite
-    assert ("cam", "a", 1) not in file.finite
+    assert file.has_finite("cam", "a", 0)
+    assert file.has("cam", "a", 1)
+    assert not file.has_finite("cam", "a", 1)
+    assert not file.has("cam", "z", 1), "the explainer failed on its piece"
+    assert not file.has("late", "a", 1)
     back = file.maps("cam", pairs[1:])
     assert torch.equal(back.own, own[1:]) is False  # not a number is not itself
     assert torch.equal(back.drawn["random_cam"], cams[1:])
@@ -58,6 +69,13 @@ def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
 
 
 # Donor images
+
+
+def index_of(images: dict[str, dict[str, Any]]) -> DonorIndex:
+    """Takes image_id to {patient, predicted, shard, lost}."""
+    rows = [{"image_id": i, **{name: image[name] for name in COLUMNS.names[1:]}} for i, image in images.items()]
+    lost = {i: image["lost"] for i, image in images.items() if image["lost"]}
+    return DonorIndex(pa.Table.from_pylist(rows, COLUMNS), lost)
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,7 +87,7 @@ def test_donors_are_of_other_patients_and_the_same_prediction_without_replacemen
         f"{n:04d}": {"patient": str(p), "predicted": y, "shard": "u.0", "lost": [["cam", 1]] if lost else []}
         for n, (p, y, lost) in enumerate(images)
     }
-    index = DonorIndex(known)
+    index = index_of(known)
     for me, mine in known.items():
         eligible = {
             i
@@ -97,20 +115,20 @@ def test_an_index_survives_its_file():
         }
         for n in range(9)
     }
-    index = DonorIndex(dict(reversed(known.items())))
+    index = index_of(dict(reversed(known.items())))
     back = DonorIndex.from_bytes(index.to_bytes())
     for one in (index, back):
         assert {i: dict(v) for i, v in one.images.items()} == known
         assert list(one.images) == sorted(known)
         assert "0010" not in one.images
     assert back.donors("0002", ("cam", 1), 0, 5) == index.donors("0002", ("cam", 1), 0, 5)
-    empty = DonorIndex.from_bytes(DonorIndex({}).to_bytes())
+    empty = DonorIndex.from_bytes(index_of({}).to_bytes())
     assert (len(empty.images), empty.group(1, ("cam", 1))) == (0, [])
 
 
 def test_every_donor_is_as_likely():
     known = {f"{n:04d}": {"patient": str(n), "predicted": 1, "shard": "u.0", "lost": []} for n in range(7)}
-    index = DonorIndex(known)
+    index = index_of(known)
     first = [index.donors("0003", ("cam", 1), seed, 1)[0] for seed in range(1200)]
     counts = pd.Series(first).value_counts()
     assert len(counts) == 6
@@ -141,7 +159,7 @@ def both_executions(
     for name, part in blocks.items():
         store.write_shard(name, w.map_pass(part), donors.MAPS)
     maps = [(e, t) for e in config.explain.explainers for t in (0, 1)]
-    index = build_donor_index(store, blocks, PATIENTS, maps)
+    index = build_donor_index(store, blocks, pd.Series(PATIENTS), maps)
     w.donor_maps.write_index("m", index)
     for of in maps:
         for predicted in (0, 1):
@@ -197,7 +215,7 @@ def test_donors_curves_are_those_of_their_maps(tmp_path, monkeypatch):
     predicted = out["predictions"].set_index("image_id").predicted
     images = {i: {"patient": PATIENTS[i], "predicted": predicted[i], "shard": "", "lost": []} for i in IDS}
     mine = IDS[4]
-    chosen = DonorIndex(images).donors(mine, ("made", 1), config.seed, 3)
+    chosen = index_of(images).donors(mine, ("made", 1), config.seed, 3)
     key = ["draw", "grid", "direction", "level"]
     drawn = out["curves"].query("image_id == @mine and control == 'other_image'").set_index(key).logit_target
     assert drawn.index.get_level_values("draw").max() == len(chosen) - 1
@@ -214,12 +232,10 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
     maps = torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(0))
     maps[3, 0, 0] = torch.inf
     ids = ["a", "b", "c", "d"]
-    store.write_shard(
-        "u.0", pack_maps(dict.fromkeys(ids, 1.0), [(i, 1) for i in ids], {"e": Maps(maps, {})}, []), donors.MAPS
-    )
+    store.write_shard("u.0", packed(maps, ids), donors.MAPS)
     others = DonorMaps(store, config)
     patients = {"a": "1", "b": "2", "c": "2", "d": "3"}
-    others.write_index("m", build_donor_index(store, ["u.0"], patients, [("e", 1)]))
+    others.write_index("m", build_donor_index(store, ["u.0"], pd.Series(patients), [("e", 1)]))
     others.write_total("m", ("e", 1), 1, size)
     full = rankings.at_size(maps[:3], size)
     rank = rankings.rank_on(full, rankings.tie_fields(ids[:3], config.seed, size), size)
@@ -232,7 +248,7 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
     assert torch.equal(ranked("b"), rank[0])  # c is b's own patient, and d's map is not finite
     mean = others.mean("m", "a", ("e", 1), size)
     assert torch.equal(mean.flatten(), -(rank[1] + rank[2]).double() / 2)
-    lonely = DonorIndex({"a": {"patient": "1", "predicted": 1, "shard": "u.0", "lost": []}})
+    lonely = index_of({"a": {"patient": "1", "predicted": 1, "shard": "u.0", "lost": []}})
     others.write_index("alone", lonely)
     others.write_total("alone", ("e", 1), 1, size)
     assert others.mean("alone", "a", ("e", 1), size) is None
@@ -243,11 +259,10 @@ def test_the_total_is_the_sum_of_the_rank_maps_of_each_image(tmp_path, monkeypat
     store, config, size = Store(str(tmp_path), {}), others_sweep(), 14
     ids = [f"i{n:02d}" for n in range(30)]
     maps = torch.rand(len(ids), 7, 7, generator=torch.Generator().manual_seed(1))
-    pairs = [(i, 1) for i in ids]
-    store.write_shard("u.0", pack_maps(dict.fromkeys(ids, 1.0), pairs, {"e": Maps(maps, {})}, []), donors.MAPS)
+    store.write_shard("u.0", packed(maps, ids), donors.MAPS)
     monkeypatch.setattr(donors, "usable_cpus", lambda: 3)  # several portions, several threads
     made = DonorMaps(store, config)
-    made.write_index("m", build_donor_index(store, ["u.0"], {i: i for i in ids}, [("e", 1)]))
+    made.write_index("m", build_donor_index(store, ["u.0"], pd.Series(ids, ids), [("e", 1)]))
     made.write_total("m", ("e", 1), 1, size)
     full = rankings.at_size(maps, size)
     expected = rankings.rank_on(full, rankings.tie_fields(ids, config.seed, size), size).sum(0)
@@ -391,3 +406,33 @@ def test_an_explainer_that_fails_in_the_map_pass_is_an_error_of_the_scoring_pass
     assert sorted(out["errors"].image_id) == IDS
     assert set(out["errors"].stage) == {"explain:m:broken"}
     assert set(out["saliency"].explainer) == {"saliency"}
+
+
+def test_a_long_shard_gives_the_rows_of_short_ones_and_loses_the_maps_of_one_piece_alone(tmp_path, monkeypatch):
+    def fails_on_one(model, inputs):
+        if IDS[5] in inputs.ids:
+            raise RuntimeError("out of ideas")
+        return inputs.images.mean(1)
+
+    monkeypatch.setitem(EXPLAINERS, "fragile", fake(fails_on_one))
+    monkeypatch.setattr(worker_module, "MOST", 4)
+    config = others_sweep(explain={"explainers": ["fragile", "saliency"], "targets": ["pneumonia", "predicted"]})
+    long = both_executions(config, linear_model(), tmp_path / "long", units=1)
+    short = both_executions(config, linear_model(), tmp_path / "short", units=3)
+    assert sorted(long["errors"].image_id) == IDS[4:8]
+    assert set(long["saliency"].query("explainer == 'fragile'").image_id) == {*IDS[:4], *IDS[8:]}
+    assert long.keys() == short.keys()
+    for name in long:
+        pd.testing.assert_frame_equal(long[name], short[name], rtol=0, atol=1e-5)
+
+
+def test_images_that_a_scoring_pass_leaves_out_move_no_other_to_another_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_module, "MOST", 4)
+    store, config = Store(str(tmp_path), {}), others_sweep(controls={"other_image": 1})
+    w, whole = worker(config, linear_model(), store), dataclasses.replace(shard(12), name="m.test.0")
+    store.write_shard("m.test.0", w.map_pass(whole), donors.MAPS)
+    w.donor_maps.write_index("m", build_donor_index(store, ["m.test.0"], pd.Series(PATIENTS), [("saliency", 1)]))
+    left = whole.only(np.arange(12) != 2)
+    pieces = w._pieces(left, w._map_file(left))
+    assert [list(piece.image_ids) for piece in pieces] == [[*IDS[:2], IDS[3]], IDS[4:8], IDS[8:]]
+    assert frames(w(left))["predictions"].image_id.tolist() == left.image_ids

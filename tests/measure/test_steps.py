@@ -37,7 +37,7 @@ def after_map_pass(folder, config, model, whole, patients):
     for name, part in parts.items():
         store.write_shard(name, worker.map_pass(part), donors.MAPS)
     wanted = [(e, t) for e in config.explain.explainers for t in (0, 1)]
-    index = build_donor_index(store, parts, dict(zip(whole.image_ids, patients, strict=True)), wanted)
+    index = build_donor_index(store, parts, pd.Series(patients, whole.image_ids), wanted)
     worker.donor_maps.write_index("m", index)
     for target in wanted:
         for predicted in (0, 1):

@@ -19,7 +19,7 @@ NAMES = {trial_id: [f"{trial_id}.test.2.{n:05d}" for n in range(7)] for trial_id
 class Names:
     """The names of a plan, which are all of it that merging asks for."""
 
-    model_refs = NAMES
+    model_refs, longest = NAMES, 2
 
     def names(self, trial_id):
         return iter(NAMES[trial_id])

@@ -126,3 +126,26 @@ def test_a_plan_of_many_models_makes_a_shard_only_when_it_is_asked_for(manifest,
     next(missing)
     assert made == [("m0", "test", 0)]
     assert len(plan.of_split("test")) == 1000 * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("models", "device", "of_test", "expected"),
+    [
+        (1, "gpu", 400, (16, 16)),
+        (1, "gpu", 5000, (6, 16)),  # as in a small run
+        (1000, "gpu", 400, (32, 32)),  # 37 images each: between 2 and 3 times MANY_SHARDS
+        (20_000, "gpu", 400, (256, 256)),
+        (20_000, "gpu", 5000, (26, 256)),  # by their passes: seconds of a GPU
+        (20_000, "cpu", 400, (2, 256)),  # a CPU takes long for two images
+    ],
+)
+def test_a_large_run_has_longer_shards_of_val_and_test(manifest, models, device, of_test, expected):
+    ref, rows = ModelRef("m", "a.pt", None, 64), manifest.rows("test")
+    refs = {f"m{i}": ref for i in range(models)}
+    nothing = assign_donors(rows.iloc[:0], rows.iloc[:0], 0, 0)
+    counts = dict.fromkeys(refs, PassCounts(of_test, sanity=1))
+    plan = plan_shards(manifest, refs, counts, device, rows.iloc[:3], {}, nothing)
+    assert (plan.lengths["m0", "test"], plan.lengths["m0", "val"]) == expected
+    assert plan.lengths["m0", "sanity"] == 16
+    (name, *_) = plan.of_split("test").names("m0")
+    assert name == f"m0.test.{expected[0]}.00000"
