@@ -22,6 +22,8 @@ from cxr_ray.errors import DataError, ImageError
 from cxr_ray.schemas import CLASSES, IMAGES
 
 DEPTH_SAMPLE = 64  # 16-bit images that are read for the range of their values
+PORTION = 8192  # files that are described before they become columns
+_MORE = pa.schema({"person": pa.string(), "known_by": pa.string()})
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Manifest:
     notes: list[str]
     fingerprint: str
     doubts: list[Remark] = field(default_factory=list)
+
+    @property
+    def table(self) -> pa.Table:
+        """``images`` as the table of the run."""
+        return IMAGES.build({name: self.images[name] for name in IMAGES.columns})
 
     def rows(self, split: str) -> pd.DataFrame:
         """The images of a split as they are used: all of test, the first of each content of train and val."""
@@ -89,11 +96,10 @@ def load_manifest(
     own_val = own_val and has_val
     used = [e for e in entries if e.class_name and (own_val or e.split != "val")]
     memory = Memory(source.where) if isinstance(source, StampedSource) else None
-    outcomes = in_threads(functools.partial(_describe, source, memory), used)
+    table, unread = _described(source, memory, used)
     if memory is not None:
         memory.keep()
-    errors = [o for o in outcomes if "stage" in o]
-    table = pd.DataFrame([o for o in outcomes if "stage" not in o], columns=[*IMAGES.columns, "person", "known_by"])
+    errors = [row for _, row in unread]
     table = table.sort_values("path", ignore_index=True)
     doubts += [*_patient_doubts(table), *_depth_doubts(source, table)]
     table["patient_id"] = merged_patients(table["patient_id"], table["content_hash"])
@@ -101,9 +107,8 @@ def load_manifest(
     unsplit = any(e.split == "all" for e in used)
     if unsplit:
         table["split"] = split_unsplit(table, seed) if training else "test"
-    pairs = list(zip(used, outcomes, strict=True))
     for split in ("test", "train") if training else ("test",):
-        _require_classes(table, split, unsplit, source, pairs, doubts, has_val)
+        _require_classes(table, split, unsplit, source, unread, doubts, has_val)
     if limit is not None:
         chosen = {i for _, part in table.groupby("split") for i in choose(part["image_id"], part["label"], limit, seed)}
         table = table[table["image_id"].isin(chosen)]
@@ -170,6 +175,21 @@ def _greatest(source: Source, path: str) -> int:
         return 0
 
 
+def _described(source: Source, memory: Memory | None, entries: Entries) -> tuple[pd.DataFrame, list[tuple[Entry, Row]]]:
+    """Rows of images with ``_MORE``, and the entries that are none, each with its row of errors.
+
+    Rows become columns a portion at a time, since as objects they take several times the memory.
+    """
+    schema, unread = pa.schema([*IMAGES.schema, *_MORE]), []
+    parts = [schema.empty_table()]
+    for start in range(0, len(entries), PORTION):
+        part = entries[start : start + PORTION]
+        outcomes = in_threads(functools.partial(_describe, source, memory), part)
+        unread += [(entry, row) for entry, row in zip(part, outcomes, strict=True) if "stage" in row]
+        parts.append(pa.Table.from_pylist([row for row in outcomes if "stage" not in row], schema))
+    return pa.concat_tables(parts).to_pandas(), unread
+
+
 def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
     """A row of images (and the bare number of person123), or a row of errors."""
 
@@ -224,7 +244,7 @@ def _require_classes(
     split: str,
     unsplit: bool,
     source: Source,
-    outcomes: list[tuple[Entry, Row]],
+    unread: list[tuple[Entry, Row]],
     doubts: list[Remark],
     has_val: bool,
 ) -> None:
@@ -237,8 +257,8 @@ def _require_classes(
                 f"got {where} without test/ and train/, and with {patients} patient of {class_name}; expected 3 or "
                 "more, to train, validate and test; add images of other patients, or split the folder yourself."
             )
-        unread = [row for entry, row in outcomes if "stage" in row and entry.class_name == class_name]
-        because = [f"{len(unread)} unusable files, {unread[0]['path']}: {unread[0]['reason']}"] if unread else []
+        rows = [row for entry, row in unread if entry.class_name == class_name]
+        because = [f"{len(rows)} unusable files, {rows[0]['path']}: {rows[0]['reason']}"] if rows else []
         because += [remark.got for remark in doubts if remark.name in ("other_labels", "ignored", "elsewhere")]
         because += ["val can be test: data.splits: {test: [val]}"] if split == "test" and has_val else []
         found = f" ({'; '.join(because)})" if because else ""

@@ -39,7 +39,7 @@ def execute(context: RunContext, ahead: RayAhead) -> bool:
         allocation = allocate(context, len(to_train), ahead)
         terminal.say(allocation.line)
         resume.begin(context)
-        store.write_table("images", context.manifest.images.to_dict("records"))
+        store.write_table("images", context.manifest.table)
         errors = train(context, to_train, training, allocation)
         del training  # pixels, for which explaining has better use
         model_refs = explaining.chosen_models(context, results.open_run(store.out).pandas("trials"))
