@@ -18,7 +18,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def verdict(arguments: Sequence[str]) -> int:
     """``cxr-ray verdict``, which is ``python -m cxr_ray.verdict``."""
-    from cxr_ray import verdict as command
+    import cxr_ray.verdict as command
 
     return command.main(arguments, prog="cxr-ray verdict")
 

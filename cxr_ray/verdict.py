@@ -1,4 +1,7 @@
-"""The command line ``python -m cxr_ray.verdict``, which is ``cxr-ray verdict``: one question, one screen."""
+"""The command line ``python -m cxr_ray.verdict``, which is ``cxr-ray verdict``: one question, one screen.
+
+``cxr_ray.verdict(...)`` calls ``cxr_ray.library.verdict``: the command line and the function share their name.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import cxr_ray
 from cxr_ray.config import Sweep
 from cxr_ray.errors import CxrRayError, SweepError
+from cxr_ray.modules import make_callable
 
 if TYPE_CHECKING:  # these import torch, which --help does without
     from cxr_ray.run.local_verdict import LocalVerdict
@@ -132,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         prepared = context.prepare(sweep, folder)
         screen.line(prepared.manifest.notes[0])
-        answer(LocalVerdict(prepared), args, screen)
+        answer(LocalVerdict.of_run(prepared), args, screen)
     return DONE
 
 
@@ -201,6 +205,8 @@ class Screen:
         sys.stdout.flush()
         self._drawn = 0 if last else len(lines)
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cxr_ray import results, verdict
+import cxr_ray.verdict as verdict
+from cxr_ray import results
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.run import local_verdict

@@ -260,9 +260,11 @@ def sentence(trial_id: str, cell: Cell, available: int) -> str:
 
 
 def title(explainer: str) -> str:
-    """An explainer's name in print, from its caption.
+    """An explainer's name in print, from its caption; maps from outside have the name that they were given.
 
     >>> title("gradcam"), title("rise")
     ('Grad-CAM', 'RISE')
     """
+    if explainer not in EXPLAINERS:
+        return explainer
     return re.split(r"[:(,]", EXPLAINERS[explainer].caption)[0].strip()

@@ -35,6 +35,11 @@ from cxr_ray.schemas import FILLED, PREDICTIONS
 OUTCOMES = np.array([["TN", "FP"], ["FN", "TP"]])  # [label, predicted]
 
 
+def in_pixel_space(images: Tensor) -> Tensor:
+    """Images of a shard in pixel space, float32 in [0, 1]: bytes over 255, or as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
 @dataclass(frozen=True)
 class Network:
     """One model in two forms.
@@ -91,7 +96,7 @@ class Batch:
     Attributes:
         sweep, shard, network: as given.
         ids: image ids.
-        raw: uint8 [B, 3, S, S].
+        raw: as the shard holds them, [B, 3, S, S].
         pixels, images: the same in pixel space [0, 1] and in model space.
         logit: log-odds of PNEUMONIA, float64 [B]; ``predicted`` and ``outcome`` follow from it.
         logit_on_device: the same, float32.
@@ -126,7 +131,7 @@ class Batch:
         self.ids = list(shard.image_ids)
         self.results = Results()
         self.raw = to_device(shard.pixels, device)
-        self.pixels = self.raw.float() / 255
+        self.pixels = in_pixel_space(self.raw)
         self.size = self.pixels.shape[-1]
         self.images = network.model.normalize(self.pixels)
         if logits is None:

@@ -6,14 +6,14 @@ from cxr_ray.config import Sweep
 from cxr_ray.data.sources import counterfactuals_of
 from cxr_ray.measure.controls import CONTROLS, draws_at_most, of_family
 from cxr_ray.measure.donor_swaps import swapped_regions
-from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.measure.explainers import explainer_of
 from cxr_ray.measure.sanity import narrowed
 from cxr_ray.schemas import CLASSES
 
 
 def passes_to_explain(sweep: Sweep, size: int) -> int:
     """Passes of all explainers together."""
-    return sum(f + 2 * b for f, b in (EXPLAINERS[e].passes(size) for e in sweep.explain.explainers))
+    return sum(f + 2 * b for f, b in (explainer_of(e).passes(size) for e in sweep.explain.explainers))
 
 
 def passes_of_validation(sweep: Sweep) -> int:
@@ -43,7 +43,7 @@ def passes_of_donor_swaps(sweep: Sweep, draws: int) -> int:
 def rankings_of_controls(sweep: Sweep) -> tuple[int, int, int]:
     """Rankings that controls add: shared by explainers, made for their maps, and sequential draws of both at most."""
     explainers = len(sweep.explain.explainers)
-    cams = sum(EXPLAINERS[e].cam is not None for e in sweep.explain.explainers)
+    cams = sum(explainer_of(e).cam is not None for e in sweep.explain.explainers)
     shared, own, sequential = 0, 0, 0
     for control, draws in sweep.controls.items():
         family = CONTROLS[control].family
@@ -111,7 +111,7 @@ def passes_of_verdicts(sweep: Sweep) -> tuple[int, str]:
     explainers = sweep.verdicts.explainers or sweep.explain.explainers
     controls = sweep.verdicts.controls
     shared = len(of_family("nothing", controls))
-    cams = sum(EXPLAINERS[e].cam is not None for e in explainers)
+    cams = sum(explainer_of(e).cam is not None for e in explainers)
     weights = len(of_family("class weights", controls))
     own = len(explainers) * (len(controls) - shared - weights) + cams * weights
     return 1 + curve * (shared + len(explainers) + own), (

@@ -34,7 +34,7 @@ class DonorIndex:
     def _take(self, table: pa.Table) -> None:
         self.table = table.combine_chunks()
         self.lost: dict[str, list[list[Any]]] = json.loads(table.schema.metadata[_LOST])
-        self._ids = np.array(self.table["image_id"].to_numpy(), "S")
+        self._ids = np.array(self.table["image_id"].cast(pa.binary()).to_numpy(), "S")
         self._patient = self.table["patient"].combine_chunks().dictionary_encode().indices.to_numpy()
         self.predicted = self.table["predicted"].to_numpy()
         self._groups: dict[tuple[int, Target], list[str]] = {}

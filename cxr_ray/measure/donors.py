@@ -24,6 +24,7 @@ from torch import Tensor
 from cxr_ray.config import Sweep
 from cxr_ray.machine import usable_cpus
 from cxr_ray.measure import rankings
+from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.donor_index import COLUMNS, DonorIndex, Target
 from cxr_ray.storage import Store, chunks
 
@@ -166,6 +167,30 @@ def build_donor_index(store: Store, shards: Iterable[str], patients: pd.Series, 
     patient = pa.array(patients.reindex(images["image_id"].to_pandas()), pa.string())
     lost = {i: of for _, part in parts for i, of in part.items()}
     return DonorIndex(images.append_column("patient", patient).select(COLUMNS.names), lost)
+
+
+def index_maps(
+    maps: DonorMaps, shards: Iterable[str], trial: tuple[str, int], patients: pd.Series, sweep: Sweep
+) -> DonorIndex:
+    """Write the index of one model's maps, and their sums where a control reads them; for one process.
+
+    Args:
+        maps: whose store holds the shards.
+        shards: the model's shards.
+        trial: its trial_id, and the side of its images.
+        patients: patient_id by image_id.
+        sweep: its explainers are those of the maps.
+    """
+    trial_id, size = trial
+    wanted = [(e, t) for e in sweep.explain.explainers for t in (0, 1)]
+    index = build_donor_index(maps.store, shards, patients, wanted)
+    maps.write_index(trial_id, index)
+    if index.images and any(CONTROLS[control].rank_sums for control in sweep.controls):
+        for of_maps in wanted:
+            for predicted in (0, 1):
+                if index.group(predicted, of_maps):
+                    maps.write_total(trial_id, of_maps, predicted, size)
+    return index
 
 
 class DonorMaps:

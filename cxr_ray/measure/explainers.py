@@ -127,3 +127,10 @@ EXPLAINERS = Registry(
         ),
     },
 )
+
+OUTSIDE = _model_free(model_independent.unavailable, "Maps from outside, as they were given.")
+
+
+def explainer_of(name: str) -> Explainer:
+    """The explainer of a name; of a name that no entry has, that of maps from outside: every sweep's are checked."""
+    return EXPLAINERS.get(name, OUTSIDE)

@@ -17,7 +17,7 @@ from cxr_ray.measure.concentration import saliency_rows
 from cxr_ray.measure.controls import CONTROLS, Draws, draws_at_most, of_family
 from cxr_ray.measure.curves import Axes
 from cxr_ray.measure.donors import DonorMaps, Maps
-from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.measure.explainers import explainer_of
 from cxr_ray.measure.faithfulness import faithfulness_rows
 from cxr_ray.measure.lung_enrichment import lung_rows
 from cxr_ray.measure.map_rankings import MapRankings
@@ -31,16 +31,19 @@ from cxr_ray.models.networks import Classifier
 def make_maps(batch: Batch, explainer: str, model: Classifier) -> Maps:
     """One explainer's maps, of the batch's model or another, and those of the controls made from class weights.
 
-    Those of the batch's own model are made in mixed precision where that is the same.
+    Those of the batch's own model are made in mixed precision where that is the same. Maps from outside stand for an
+    explainer, whatever the target.
     """
     mixed, make = batch.network.mixed, partial(_made, batch, explainer, model)
-    if mixed is None or model is not batch.network.model or EXPLAINERS[explainer].model_free:
+    if mixed is None or model is not batch.network.model or explainer_of(explainer).model_free:
         return make()
     return mixed.maps(explainer, model, make)
 
 
 def _made(batch: Batch, explainer: str, model: Classifier) -> Maps:
     pairs, sweep = batch.pairs, batch.sweep
+    if explainer in batch.shard.maps:
+        return Maps(to_device(batch.shard.maps[explainer], batch.device)[batch.image_of_pair], {})
     inputs = Inputs(
         images=batch.images[batch.image_of_pair],
         blurred=batch.blurred[batch.image_of_pair],
@@ -50,7 +53,7 @@ def _made(batch: Batch, explainer: str, model: Classifier) -> Maps:
         seed=sweep.seed,
         in_a_pass=images_in_a_pass(batch.device, batch.size),
     )
-    entry, from_weights = EXPLAINERS[explainer], of_family("class weights", sweep.controls)
+    entry, from_weights = explainer_of(explainer), of_family("class weights", sweep.controls)
     with torch.enable_grad():
         if entry.cam is None or not from_weights:
             return Maps(entry.explain(model, inputs).detach().float(), {})

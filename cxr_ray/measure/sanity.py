@@ -21,7 +21,7 @@ from torch import nn
 from cxr_ray.config import Sweep
 from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.controls import CONTROLS, Family, of_family, strong_first
-from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.measure.explainers import explainer_of
 from cxr_ray.measure.measurement import make_maps, measure
 from cxr_ray.measure.shared import SharedControls
 from cxr_ray.models import networks
@@ -129,7 +129,7 @@ def narrowed(sweep: Sweep, fill: str | None = None) -> Sweep:
     perturbation, grid = sweep.perturb, sweep.perturb.grids[0]
     drawn = [c for c in sweep.controls if CONTROLS[c].grids([grid])]
     chosen = [c for family in MADE_ALONE for c in strong_first(of_family(family, drawn))][:1]
-    explainers = [e for e in sweep.explain.explainers if not EXPLAINERS[e].model_free]
+    explainers = [e for e in sweep.explain.explainers if not explainer_of(e).model_free]
     return sweep.model_copy(
         update={
             "explain": sweep.explain.model_copy(update={"explainers": explainers}),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cxr_ray.models.networks import ModelSpec
+from cxr_ray.models.networks import Classifier, ModelSpec
 
 Tables = dict[tuple[str, str], pa.Table]  # (table, explainer or "") to rows
 
@@ -35,6 +35,7 @@ class ModelRef:
         checkpoint: its weights.
         spec: what they mean; None: the file says so itself.
         size, preprocess: what its images become, as in its meaning.
+        model: the model itself, where it is in memory already; None: the worker loads the checkpoint.
     """
 
     trial_id: str
@@ -42,6 +43,7 @@ class ModelRef:
     spec: ModelSpec | None
     size: int
     preprocess: str = "none"
+    model: Classifier | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Shard:
     Attributes:
         split: val, test, sanity (images of test whose maps are compared with those of random weights), or donors
             (images of test, and images of val whose pixels are swapped in).
-        pixels: uint8 [B, 3, S, S].
+        pixels: uint8 [B, 3, S, S]; or float32 in pixel space, [0, 1].
         image_ids, paths, labels: one for each image.
         errors: rows of the errors table for images that could not be decoded.
         masks: lungs, marker and opacity as far as they are known: bool [B, S, S]; nowhere: not known, or not there.
@@ -59,6 +61,8 @@ class Shard:
             [B, 3, S, S].
         donor_images: image_id to the NORMAL image of another patient that it swaps patches with: uint8 [3, S, S].
         swaps: in a shard of donors, one for each image: of a donor image its row of ``assign_donors``, else None.
+        maps: maps from outside by the name that stands beside the explainers, one for each image: float32 [B, V, V],
+            NaN where there is none.
         comparisons: (explainer, target rule, control) of a round of sequential verdicts that are not decided yet.
         name: under which the map pass kept its maps.
     """
@@ -68,12 +72,13 @@ class Shard:
     image_ids: Sequence[str]
     paths: Sequence[str]
     labels: Sequence[int]
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | NDArray[np.float32]
     errors: Sequence[Mapping[str, Any]] = field(default_factory=list)
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     counterfactuals: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     donor_images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     swaps: Sequence[Mapping[str, Any] | None] = ()
+    maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     comparisons: Sequence[Comparison] = ()
     name: str = ""
 
@@ -94,6 +99,7 @@ class Shard:
             masks={name: mask[at] for name, mask in self.masks.items()},
             counterfactuals={name: images[at] for name, images in self.counterfactuals.items()},
             swaps=[self.swaps[i] for i in at] if self.swaps else (),
+            maps={name: maps[at] for name, maps in self.maps.items()},
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from cxr_ray.config import Sweep
 from cxr_ray.errors import first_line
 from cxr_ray.measure import lungs, masking, metrics, sanity, steps
-from cxr_ray.measure.batch import Batch, Network, filled_rows, finite_scores
+from cxr_ray.measure.batch import Batch, Network, filled_rows, finite_scores, in_pixel_space
 from cxr_ray.measure.controls import needs_map_pass, of_family
 from cxr_ray.measure.donor_swaps import donor_swap_rows
 from cxr_ray.measure.donors import DonorMaps, MapFile, MapPiece, Maps, pack_maps
@@ -89,12 +89,17 @@ class Worker:
 
     def _load(self, trial_id: str) -> Classifier:
         model_ref = self.model_refs[trial_id]
+        if model_ref.model is not None:  # the caller's own, which stays as it is
+            return model_ref.model
         model = checkpoints.load(model_ref.checkpoint, model_ref.spec).requires_grad_(False)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _forward(self, trial_id: str) -> backends.Forward:
         """The function that scores. Rates that were measured for one model are kept, so the next one only starts."""
         model, size = self.model(trial_id), self.model_refs[trial_id].size
+        if self.model_refs[trial_id].model is not None:  # as it is: it may not take another memory format
+            self.backend = InferenceBackend("eager", {})
+            return model.log_odds
         images = None if self._images is None else model.normalize(self._images)
         precision = self.sweep.perturb.precision
         self.backend, forward = backend_choice.choose(
@@ -123,7 +128,7 @@ class Worker:
         return Network(self.model(trial_id), forward, self.batch_size(trial_id), self._mixed.get(trial_id))
 
     def _network_for(self, shard: Shard) -> Network:
-        self._images = to_device(shard.pixels, self.device).float() / 255
+        self._images = in_pixel_space(to_device(shard.pixels, self.device))
         return self.network(shard.trial_id)
 
     def __call__(self, shard: Shard) -> Tables:

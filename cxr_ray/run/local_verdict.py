@@ -5,9 +5,9 @@ The maps of all test images come first: a control may need any of them. Then pat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
@@ -17,44 +17,85 @@ from cxr_ray.analysis import primary
 from cxr_ray.analysis.baselines import baseline_rows, sentence
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
+from cxr_ray.config import Sweep
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.splits import choose
 from cxr_ray.errors import CheckpointError, DataError, UserError
 from cxr_ray.measure import donors
 from cxr_ray.measure.batch import Batch, filled_rows
-from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.donors import DonorMaps
-from cxr_ray.measure.shards import Shard
+from cxr_ray.measure.shards import ModelRef, Shard
 from cxr_ray.measure.steps import verdict_sweep
 from cxr_ray.measure.worker import Worker
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import SHARD_IMAGES
-from cxr_ray.storage import chunks
+from cxr_ray.storage import Store, chunks
 
 BASELINE_IMAGES = 64  # of the validation split, on which the fill is chosen
 
 
+Read = Callable[[pd.DataFrame, str, str], Shard]
+"""Rows of images, the shard's name and its split to the shard, decoded."""
+
+
+@dataclass
 class LocalVerdict:
     """One given model of a sweep with a section ``verdicts``.
 
     Attributes:
-        context: of the run; its store is a folder for the maps.
-        trial_id: the model's name.
-        worker: makes maps and wins.
+        sweep: resolved.
+        ref: the model.
+        store: a folder for the maps.
+        images: the splits val and test: image_id, path, label, split, patient_id.
+        read: reads images of these.
+        where: where the images come from, for messages.
+        device: of the worker; None: a GPU, where there is one.
+        batch_size: masked images in one pass; None: found for the device.
     """
 
-    def __init__(self, context: RunContext):
-        self.context, self.sweep = context, context.sweep
-        (self.trial_id,) = context.given
-        self.ref = context.given[self.trial_id]
-        self.maps = DonorMaps(context.store, self.sweep)
+    sweep: Sweep
+    ref: ModelRef
+    store: Store
+    images: pd.DataFrame
+    read: Read
+    where: str
+    device: str | None = None
+    batch_size: int | None = None
+
+    @classmethod
+    def of_run(cls, context: RunContext) -> LocalVerdict:
+        """The one model of a run's context; its store is a folder for the maps."""
+        (ref,) = context.given.values()
+        fit, source = context.sweep.data.fit, context.source
+
+        def read(rows: pd.DataFrame, name: str, split: str) -> Shard:
+            pixels, keep, errors = load_pixels(source, rows, ref.size, fit, ref.preprocess)
+            ids, paths, labels = (list(rows[column][keep]) for column in ("image_id", "path", "label"))
+            return Shard(ref.trial_id, split, ids, paths, labels, pixels, errors=errors, name=name)
+
+        used = pd.concat([context.manifest.rows("test"), context.manifest.rows("val")])
+        return cls(context.sweep, ref, context.store, used, read, source.where)
+
+    @property
+    def trial_id(self) -> str:
+        """The model's name."""
+        return self.ref.trial_id
+
+    @cached_property
+    def maps(self) -> DonorMaps:
+        """The maps of all test images, once they are made."""
+        return DonorMaps(self.store, self.sweep)
+
+    @cached_property
+    def worker(self) -> Worker:
+        """Makes maps and wins."""
         curve = len(self.sweep.perturb.levels) * len(self.sweep.perturb.orders)
         steps = self.test["patient_id"].nunique()
-        self.worker = Worker(
+        return Worker(
             self.sweep,
-            context.given,
-            "cuda" if torch.cuda.is_available() else "cpu",
-            batch_size=None,
+            {self.trial_id: self.ref},
+            self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            batch_size=self.batch_size,
             passes=steps * curve * (1 + len(self.sweep.controls)),
             donor_maps=self.maps,
         )
@@ -68,24 +109,20 @@ class LocalVerdict:
     @cached_property
     def test(self) -> pd.DataFrame:
         """The test split."""
-        return self.context.manifest.rows("test")
+        return self._split("test")
 
-    def _shard(self, rows: pd.DataFrame, name: str = "", split: str = "test") -> Shard:
-        """Images, read and decoded."""
-        fit = self.sweep.data.fit
-        pixels, keep, errors = load_pixels(self.context.source, rows, self.ref.size, fit, self.ref.preprocess)
-        ids, paths, labels = (list(rows[column][keep]) for column in ("image_id", "path", "label"))
-        return Shard(self.trial_id, split, ids, paths, labels, pixels, errors=errors, name=name)
+    def _split(self, split: str) -> pd.DataFrame:
+        return self.images[self.images["split"] == split]
 
     def settings(self) -> tuple[PrimarySettings, str]:
         """The primary settings, the fill chosen on validation images as in a sweep; and what they are, in words."""
-        sweep, val = self.sweep, self.context.manifest.rows("val")
+        sweep, val = self.sweep, self._split("val")
         chosen = val[val["image_id"].isin(choose(val["image_id"], val["label"], BASELINE_IMAGES, sweep.seed))]
         if chosen.empty:
             settings = primary.with_baselines(primary.resolve(sweep), sweep, [])
             return settings, "There are no validation images to check a fill on: maps are compared by deletion alone."
         with torch.no_grad():
-            shard = self._shard(chosen, split="val")
+            shard = self.read(chosen, "", "val")
             batch = Batch(sweep, shard, self.worker.network(self.trial_id), self.worker.device)
             predictions, filled = batch.prediction_rows().to_pandas(), filled_rows(batch).to_pandas()
         patients = val.set_index("image_id")["patient_id"]
@@ -101,16 +138,17 @@ class LocalVerdict:
             DataError: no image can be decoded.
             CheckpointError: the model gives no finite score.
         """
-        store, blocks = self.context.store, list(chunks(list(range(len(self.test))), SHARD_IMAGES))
+        store, blocks = self.store, list(chunks(list(range(len(self.test))), SHARD_IMAGES))
         names, done, unreadable = [f"{self.trial_id}.test.{i:05d}" for i in range(len(blocks))], 0, 0
         with ThreadPoolExecutor(1) as pool:  # the next block is decoded while this one is explained
             decoded = [
-                pool.submit(self._shard, self.test.iloc[b], name) for b, name in zip(blocks[:2], names, strict=False)
+                pool.submit(self.read, self.test.iloc[b], name, "test")
+                for b, name in zip(blocks[:2], names, strict=False)
             ]
             for n, (block, name) in enumerate(zip(blocks, names, strict=True)):
                 shard = decoded.pop(0).result()
                 if n + 2 < len(blocks):
-                    decoded.append(pool.submit(self._shard, self.test.iloc[blocks[n + 2]], names[n + 2]))
+                    decoded.append(pool.submit(self.read, self.test.iloc[blocks[n + 2]], names[n + 2], "test"))
                 unreadable += len(shard.errors)
                 store.write_shard(name, self.worker.map_pass(shard), donors.MAPS)
                 done += len(block)
@@ -120,23 +158,14 @@ class LocalVerdict:
     def _index(self, names: Sequence[str], unreadable: int) -> None:
         """Note which image has which maps, and sum them where a control needs it."""
         patients = self.test.set_index("image_id")["patient_id"]
-        targets = [(e, t) for e in self.sweep.explain.explainers for t in (0, 1)]
-        index = donors.build_donor_index(self.context.store, names, patients, targets)
+        index = donors.index_maps(self.maps, names, (self.trial_id, self.ref.size), patients, self.sweep)
         if not index.images and unreadable == len(self.test):
-            raise DataError(
-                f"got {self.context.source.where}, of whose test images none can be decoded; expected some."
-            )
+            raise DataError(f"got {self.where}, of whose test images none can be decoded; expected some.")
         if not index.images:
             raise CheckpointError(
                 f"got {self.ref.checkpoint}, which gives no finite score for any test image; expected finite scores; "
                 "give weights that do not overflow."
             )
-        self.maps.write_index(self.trial_id, index)
-        if any(CONTROLS[c].rank_sums for c in self.sweep.controls):
-            for wanted in targets:
-                for predicted in (0, 1):
-                    if index.group(predicted, wanted):
-                        self.maps.write_total(self.trial_id, wanted, predicted, self.ref.size)
 
     def rounds(self, settings: PrimarySettings, buckets: Sequence[str], patients: int) -> Iterator[Verdicts]:
         """Score patients until every cell is decided or none is left; yield the verdicts after each round.
@@ -159,7 +188,7 @@ class LocalVerdict:
         while blocks := verdicts.next_round(patients, patients):
             tables = []
             for ids, comparisons in blocks:
-                shard = replace(self._shard(test.loc[list(ids)]), comparisons=comparisons)
+                shard = replace(self.read(test.loc[list(ids)], "", "test"), comparisons=comparisons)
                 tables.append(self.worker.wins(shard)["wins", ""])
             verdicts.add(tables)
             yield verdicts

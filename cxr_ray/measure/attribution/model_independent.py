@@ -46,3 +46,12 @@ def edges(model: Classifier, inputs: Inputs) -> Tensor:
 def intensity(model: Classifier, inputs: Inputs) -> Tensor:
     """The grey image itself: bright is salient."""
     return _grey(model, inputs)
+
+
+def unavailable(model: Classifier, inputs: Inputs) -> Tensor:
+    """Refuse: maps from outside are read, never made.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError("got a shard without the maps from outside; expected them; give them.")

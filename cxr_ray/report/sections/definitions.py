@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.edits import EDITS
-from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.measure.explainers import explainer_of
 from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.metrics import METRICS, measured
 from cxr_ray.measure.regions import REGIONS
@@ -88,7 +88,7 @@ def _levels(data: RunData) -> Iterator[tuple[str, str]]:
 def _registered(data: RunData) -> Iterator[tuple[str, str]]:
     """Explainers, fills, metrics, controls, regions and edits of the run."""
     for name in data.explainers:
-        yield f"{name} (explainer)", EXPLAINERS[name].caption
+        yield f"{name} (explainer)", explainer_of(name).caption
     for name in data.fills:
         yield f"{name} (fill)", FILLS[name].caption
     for name in measured(data.primary.directions, data.levels):

@@ -1,0 +1,206 @@
+"""A model and images that are in memory already, as a worker takes them: what the library does without files.
+
+Shapes: N images, S side of an image, K outputs of a model, V side of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from cxr_ray.data import images as files
+from cxr_ray.data.loading import in_threads
+from cxr_ray.errors import CheckpointError, DataError, ImageError
+from cxr_ray.measure.batch import in_pixel_space
+from cxr_ray.measure.shards import Shard
+from cxr_ray.models.networks import Classifier, ModelSpec
+
+TRIAL = "model"  # the model's name in the tables
+SHARD = 16  # images that a worker gets at a time, as in a sweep
+
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+Model = nn.Module | Callable[[Tensor], Tensor]
+Images = ArrayLike | Tensor | Sequence[str | Path]
+
+
+class _Function(nn.Module):
+    """A function of images as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model and its images.
+
+    Attributes:
+        model: with its spec, on its own device.
+        pixels: uint8, or float32 in [0, 1]: [N, 3, S, S].
+        ids: one for each image, each once; every random number of an image follows from it and the seed.
+        labels: 0 or 1 for each image; None: not known.
+        maps: maps from outside by name, float32 [N, V, V].
+    """
+
+    model: Classifier
+    pixels: Pixels
+    ids: Sequence[str]
+    labels: Sequence[int] | None = None
+    maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return next(self.model.parameters(), torch.empty(0)).device
+
+    @property
+    def whole(self) -> Shard:
+        """All images; without labels, they have label 0."""
+        labels = self.labels if self.labels is not None else [0] * len(self)
+        return Shard(TRIAL, "test", self.ids, self.ids, labels, self.pixels, maps=self.maps)
+
+    def shard(self, ids: Sequence[str]) -> Shard:
+        """Some of the images, in the order of all."""
+        return self.whole.only(np.isin(self.ids, list(ids)))
+
+    def shards(self) -> Iterator[Shard]:
+        """All images, so many at a time."""
+        for number, part in enumerate(self.whole.pieces(SHARD)):
+            yield replace(part, name=f"{TRIAL}.test.{number:05d}")
+
+
+def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequence[str] | None = None) -> Given:
+    """A model and images as people have them.
+
+    Args:
+        model: a module in eval mode, or a function: model-space images [B, 3, S, S] to logits [B, 2] (of the negative
+            and the positive class) or [B, 1] (log-odds of the positive class). It is not changed.
+        images: in pixel space, uint8 or floating point in [0, 1]: [N, 3, S, S], [N, 1, S, S] or [N, S, S]; or paths of
+            image files, which are resized to the spec's size.
+        spec: size, normalisation and classes; None: the images' size and ImageNet's normalisation.
+        ids: one for each image; None: the paths, or the numbers of the images.
+
+    Raises:
+        DataError: the images are not that.
+        CheckpointError: the model is not that.
+    """
+    network: Model = model
+    if isinstance(model, Classifier):
+        network, spec = model.network, spec or model.spec
+    paths = _paths(images)
+    if paths is not None:
+        if spec is None:
+            raise DataError(
+                "got paths of images without a spec; expected spec=cxr_ray.ModelSpec(...), whose size they are resized "
+                "to; give it."
+            )
+        pixels: Pixels = _read(paths, spec)
+    else:
+        pixels = _as_pixels(images)
+    size = pixels.shape[-1] if spec is None else spec.size
+    if pixels.shape[-1] != size:
+        raise DataError(
+            f"got images of {pixels.shape[-1]} x {pixels.shape[-1]} pixels; expected {size} x {size}, the spec's size; "
+            "resize them, or give their paths."
+        )
+    names = [str(i) for i in ids] if ids is not None else paths or [f"{i:06d}" for i in range(len(pixels))]
+    if len(names) != len(pixels) or len(set(names)) != len(names):
+        raise DataError(
+            f"got {len(names)} ids, {len(set(names))} of them different, for {len(pixels)} images; expected one for "
+            "each image, each once."
+        )
+    return Given(_classifier(network, spec or ModelSpec("given", size), pixels), pixels, names)
+
+
+def _paths(images: Any) -> list[str] | None:
+    """Texts of paths; None for anything else."""
+    if isinstance(images, (list, tuple)) and images and all(isinstance(i, (str, Path)) for i in images):
+        return [str(path) for path in images]
+    return None
+
+
+def _read(paths: Sequence[str], spec: ModelSpec) -> NDArray[np.uint8]:
+    def load(path: str) -> NDArray[np.uint8]:
+        try:
+            return files.preprocess(files.decode(Path(path).expanduser().read_bytes(), spec.size), spec.preprocess)
+        except (OSError, ImageError) as e:
+            raise DataError(f"got {path}, which cannot be read ({e}); expected an image; leave it out.") from None
+
+    return np.stack(in_threads(load, paths))
+
+
+def _as_pixels(images: Any) -> Pixels:
+    """[N, 3, S, S], uint8 or float32."""
+    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
+    array = array[:, None] if array.ndim == 3 else array
+    square = array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[2] == array.shape[3]
+    if not square or not len(array):
+        raise DataError(
+            f"got images of shape {list(np.shape(images))}; expected [N, 3, S, S], [N, 1, S, S] or [N, S, S], N at "
+            "least 1; put channels first, and make them square."
+        )
+    array = np.broadcast_to(array, (len(array), 3, *array.shape[2:]))
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"got images of type {array.dtype}; expected uint8, or floating point in [0, 1]; convert them.")
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 1):
+        raise DataError(
+            f"got images with values from {low:g} to {high:g}; expected uint8, or [0, 1]: images before they are "
+            "normalised, which the spec's mean and std do; give those."
+        )
+    return array.astype(np.float32)
+
+
+def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
+    """The model with its spec, whose number of outputs is seen on one image."""
+    network = model if isinstance(model, nn.Module) else _Function(model)
+    if isinstance(model, nn.Module) and model.training:
+        raise CheckpointError(
+            "got a model in training mode, whose logits change from pass to pass; expected eval mode; call "
+            "model.eval()."
+        )
+    device = next(network.parameters(), torch.empty(0)).device
+    classifier = Classifier(network, spec).eval()
+    classifier.mean, classifier.std = classifier.mean.to(device), classifier.std.to(device)
+    image = in_pixel_space(torch.from_numpy(np.array(pixels[:1]))).to(device)
+    with torch.no_grad():
+        logits = network(classifier.normalize(image))
+    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape not in ([1, 1], [1, 2]):
+        raise CheckpointError(
+            f"got {shape} as the logits of one image; expected a tensor [1, 2] (negative and positive class) or [1, 1] "
+            "(log-odds of the positive class); wrap the model in a function that gives these."
+        )
+    classifier.spec = replace(spec, outputs=logits.shape[1])
+    return classifier
+
+
+def maps_of(maps: Any, n: int) -> NDArray[np.float32]:
+    """Maps of N images, one each, float32 [N, V, V]; NaN where there is none.
+
+    Raises:
+        DataError: another number or shape.
+    """
+    array = maps.detach().cpu().numpy() if isinstance(maps, Tensor) else np.asarray(maps)
+    if array.ndim != 3 or len(array) != n or array.shape[1] != array.shape[2] or not array.shape[1]:
+        raise DataError(
+            f"got maps of shape {list(array.shape)}; expected [{n}, V, V]: a square map of each image, of one value a "
+            "place; give those."
+        )
+    return array.astype(np.float32)

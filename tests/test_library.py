@@ -1,0 +1,275 @@
+"""The library without Ray: its tables are a sweep's, it changes nobody's model, and it says what it cannot take."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import cxr_ray
+from cxr_ray import results, sweep
+from cxr_ray.data import sources
+from cxr_ray.data.loading import load_pixels
+from cxr_ray.errors import CheckpointError, DataError, UnknownNameError, UserError
+from cxr_ray.measure.worker import Worker
+from cxr_ray.models import checkpoints
+from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.schemas import TABLES
+from cxr_ray.sweepfile import load_sweep
+from tests.builders import shards
+from tests.builders.networks import Small, varied_resnet18
+
+N, SIZE = 12, 28
+LEVELS = [0.3, 0.5, 0.75]
+PIXELS = np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE), dtype=np.uint8)
+LITTLE: dict[str, Any] = {"levels": LEVELS, "grids": ["7"], "fills": ["mean"]}
+
+
+WRONG: dict[str, Any] = {"grid": "7"}
+
+
+def network(outputs: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    return Small(outputs).eval()
+
+
+def same(name: str, one: pd.DataFrame, other: pd.DataFrame, within: float = 1e-6) -> None:
+    """Equal keys and texts, numbers within so much."""
+    key = list(TABLES[name].key)
+    assert set(one.columns) == set(other.columns)
+    assert not one.duplicated(key).any()
+    one, other = (f.sort_values(key).reset_index(drop=True)[sorted(f.columns)] for f in (one, other))
+    pd.testing.assert_frame_equal(one, other, check_dtype=False, check_exact=False, rtol=within, atol=within)
+
+
+def test_the_tables_are_those_of_a_worker():
+    """Controls that no map enters, made from the map, and from other images' maps are scored by other ways."""
+    config = shards.sweep(
+        controls={"cell_random": 2, "shifted": 3},
+        explain={"explainers": ["saliency"], "targets": ["predicted"]},
+        regions=None,
+    )
+    model, shard = shards.linear_model(), shards.shard()
+    expected = shards.frames(shards.worker(config, model)(shard))
+    found = cxr_ray.measure(
+        model,
+        shard.pixels,
+        "saliency",
+        controls=config.controls,
+        levels=config.perturb.levels,
+        labels=shard.labels,
+        ids=shard.image_ids,
+        target="predicted",
+        grids=config.perturb.grids,
+        fills=config.perturb.fills,
+        batch_size=16,
+    )
+    for name in ("predictions", "saliency", "curves", "faithfulness"):
+        frame = getattr(found, name)
+        assert set(frame["trial_id"]) == {"model"}
+        same(name, frame.assign(trial_id="m"), expected[name].assign(trial_id="m"))
+
+
+@pytest.mark.slow
+def test_the_tables_are_those_of_a_sweep(tmp_path):
+    """Through Ray, files and shards, with the controls that need other images' maps, and the statistics."""
+    model = Classifier(varied_resnet18(), ModelSpec("resnet18", 64))
+    (tmp_path / "model.safetensors").write_bytes(checkpoints.to_bytes(model))
+    content = {
+        "data": {"source": "phantom", "size": 64, "phantom": {"train": 8, "test": 24}},
+        "checkpoints": {"model": {"path": str(tmp_path / "model.safetensors")}},
+        "explain": {"explainers": ["gradcam"]},
+        "perturb": {"grids": ["7"], "fills": ["mean"], "levels": LEVELS},
+        "controls": {"cell_random": 2, "shifted": 2, "other_image": 2, "mean_map": 1},
+        "regions": None,
+        "sanity": None,
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(content))
+    assert sweep.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 0
+    run = results.open_run(tmp_path / "out")
+    images = run.pandas("images").query("split == 'test'")
+    config = load_sweep(tmp_path / "small.yaml")
+    pixels = load_pixels(sources.source_of(config.data, config.seed), images, 64).images_NCHW
+    mine = checkpoints.load(str(tmp_path / "model.safetensors"), None)
+    mine = mine.to(memory_format=torch.channels_last)  # as a worker's: another rounds apart
+    maps = cxr_ray.explain(mine, pixels, "gradcam")
+    found = cxr_ray.measure(
+        mine,
+        pixels,
+        {"gradcam": maps},
+        controls=config.controls,
+        levels=LEVELS,
+        patients=images["patient_id"],
+        labels=images["label"],
+        ids=list(images["image_id"]),
+        grids=["7"],
+        fills=["mean"],
+    )
+    for name in ("curves", "faithfulness", "summary"):
+        same(name, getattr(found, name), run.pandas(name))
+
+
+def test_named_explainers_and_their_maps_given_are_measured_alike():
+    model = network()
+    maps = cxr_ray.explain(model, PIXELS, "gradcam", target="predicted")
+    controls = {"shifted": 2, "other_image": 2}
+    given, named = (
+        cxr_ray.measure(model, PIXELS, m, controls=controls, target="predicted", **LITTLE)
+        for m in ({"gradcam": maps}, "gradcam")
+    )
+    same("faithfulness", given.faithfulness, named.faithfulness)
+    same("summary", given.summary, named.summary)
+
+
+def test_a_map_is_of_its_image_whatever_stands_beside_it():
+    model = network()
+    one = cxr_ray.explain(model, PIXELS[3:4], "rise", ids=["a"])
+    ids = [f"{i}" for i in range(3)] + ["a"] + [f"{i}" for i in range(4, N)]
+    assert np.allclose(one[0], cxr_ray.explain(model, PIXELS, "rise", ids=ids)[3], atol=1e-5)
+
+
+def test_the_target_of_each_image_can_be_given():
+    model = network()
+    both = [cxr_ray.explain(model, PIXELS, "input_x_gradient", target=t) for t in (0, 1)]
+    mixed = cxr_ray.explain(model, PIXELS, "input_x_gradient", target=[i % 2 for i in range(N)])
+    assert np.allclose(mixed[0::2], both[0][0::2], atol=1e-6)
+    assert np.allclose(mixed[1::2], both[1][1::2], atol=1e-6)
+    assert not np.allclose(both[0], both[1], atol=1e-3)
+
+
+def test_a_function_of_images_and_images_between_0_and_1_are_measured_as_the_module_and_bytes():
+    model, maps = network(1), np.random.default_rng(1).random((N, 7, 7))
+    grey = np.repeat(PIXELS[:, None], 3, 1)
+    one = cxr_ray.measure(model, PIXELS, maps, controls={"shifted": 2}, **LITTLE)
+    other = cxr_ray.measure(lambda x: model(x), grey / 255, maps, controls={"shifted": 2}, **LITTLE)
+    same("curves", one.curves, other.curves, within=1e-4)
+    assert set(one.curves["explainer"]) == {"maps"}
+
+
+def test_files_are_read_at_the_size_of_the_spec(tiny_folder):
+    paths = sorted(str(p) for p in tiny_folder.rglob("*.png"))[:3]
+    maps = cxr_ray.explain(network(), paths, "edges", spec=cxr_ray.ModelSpec("mine", 28))
+    assert maps.shape == (3, 28, 28)
+    with pytest.raises(DataError, match=r"none.png, which cannot be read .*; expected an image"):
+        cxr_ray.explain(network(), [*paths, "none.png"], "edges", spec=cxr_ray.ModelSpec("mine", 28))
+
+
+def test_without_labels_there_are_no_outcomes_and_one_bucket():
+    maps = np.random.default_rng(1).random((N, 7, 7))
+    found = cxr_ray.measure(network(), PIXELS, maps, controls={"shifted": 2}, **LITTLE)
+    assert set(found.summary["bucket"]) == {"all"}
+    assert found.faithfulness["outcome"].isna().all()
+    assert found.predictions["label"].isna().all()
+    assert (found.summary["n_patients"] == N).all()
+
+
+def test_a_map_that_is_missing_is_null_and_counted():
+    maps = np.random.default_rng(1).random((N, 7, 7))
+    maps[2] = np.nan
+    found = cxr_ray.measure(network(), PIXELS, maps, controls={"shifted": 2}, **LITTLE)
+    rows = found.faithfulness.query("control == 'shifted'")
+    assert set(rows[rows["gap"].isna()]["image_id"]) == {"000002"}
+    assert set(found.summary.query("control == 'shifted'")["n_null"]) == {1}
+
+
+def test_the_model_stays_as_it_was():
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    cxr_ray.measure(model, PIXELS, ["gradcam", "deeplift"], controls={"random_cam": 2}, **LITTLE)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None and p.is_contiguous() for p in model.parameters())
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("images", "error"),
+    [
+        (PIXELS[0], "got images of shape [28, 28]; expected [N, 3, S, S]"),
+        (PIXELS[:, :20], "got images of shape [12, 20, 28]"),
+        (PIXELS / 127.5 - 1, "got images with values from -1 to 1; expected uint8, or [0, 1]: images before they are"),
+        (PIXELS.astype(int), "got images of type int64"),
+        (["a.png"], "got paths of images without a spec"),
+    ],
+)
+def test_other_images_are_refused(images, error):
+    with pytest.raises(DataError, match=re.escape(error)):
+        cxr_ray.explain(network(), images)
+
+
+def test_other_models_maps_and_names_are_refused():
+    maps = np.zeros((N, 7, 7))
+    with pytest.raises(CheckpointError, match="got a model in training mode"):
+        cxr_ray.explain(network().train(), PIXELS)
+    with pytest.raises(CheckpointError, match=r"got \[1, 3\] as the logits of one image"):
+        cxr_ray.explain(network(3), PIXELS)
+    with pytest.raises(DataError, match=re.escape("got images of 28 x 28 pixels; expected 32 x 32, the spec's size")):
+        cxr_ray.explain(network(), PIXELS, spec=cxr_ray.ModelSpec("mine", 32))
+    with pytest.raises(UnknownNameError, match="Did you mean 'gradcam'"):
+        cxr_ray.explain(network(), PIXELS, "grdcam")
+    for wrong in (maps[:3], maps[:, :5], maps[0]):
+        with pytest.raises(DataError, match=r"got maps of shape .*; expected \[12, V, V\]"):
+            cxr_ray.measure(network(), PIXELS, wrong)
+    with pytest.raises(UserError, match="controls: got 'shiftd'"):
+        cxr_ray.measure(network(), PIXELS, maps, controls={"shiftd": 2})
+    with pytest.raises(UserError, match="got the argument grid; expected one of: labels, target"):
+        cxr_ray.measure(network(), PIXELS, maps, **WRONG)
+    with pytest.raises(DataError, match="got 3 patients for 12 images"):
+        cxr_ray.measure(network(), PIXELS, maps, patients=["a", "b", "c"])
+    with pytest.raises(DataError, match="got 12 ids, 1 of them different, for 12 images"):
+        cxr_ray.measure(network(), PIXELS, maps, ids=["a"] * N)
+
+
+def test_importing_the_package_imports_nothing_else_and_its_names_are_found():
+    code = "import sys, cxr_ray; assert not {'torch', 'numpy', 'pandas', 'ray'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(cxr_ray.__file__).parent.parent, check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'explian'"):
+        cxr_ray.explian  # noqa: B018
+    assert cxr_ray.open_run is results.open_run
+    assert vars(cxr_ray)["measure"].worker.Worker is Worker
+
+
+def test_a_verdict_decides_for_maps_that_are_right_and_not_for_noise():
+    """The score is the sum of one patch's pixels: a map of that patch beats itself elsewhere, noise does not."""
+
+    def patch(images):
+        return images[:, :, 4:12, 4:12].mean((1, 2, 3))[:, None] * 10
+
+    truth = np.zeros((40, SIZE, SIZE))
+    truth[:, 4:12, 4:12] = 1
+    rng = np.random.default_rng(5)
+    images = rng.integers(64, 256, (40, SIZE, SIZE), dtype=np.uint8)
+    maps = {"patch": truth, "noise": rng.random((40, 7, 7))}
+    rows = cxr_ray.verdict(patch, images, maps, controls=["shifted"], fills=["black"], grids=["7"], levels=[0.25, 0.5])
+    decision = rows.set_index("explainer")["decision"]
+    assert decision["patch"] == "better"
+    assert decision["noise"] != "better"
+    assert list(rows.columns) == list(TABLES["verdicts"].columns)
+    assert rows["sentence"][0].startswith("patch on model: more faithful than itself rolled and turned (")
+    assert set(rows["metric"]) == {"drop"}
+
+
+def test_a_verdict_takes_the_first_fill_that_is_valid_on_other_images():
+    """Filled black, the brightness is gone; filled with the mean, it is not."""
+    rng = np.random.default_rng(5)
+    images, other = rng.integers(64, 256, (2, 20, SIZE, SIZE), dtype=np.uint8)
+    rows = cxr_ray.verdict(
+        lambda x: x.mean((1, 2, 3))[:, None] * 3 + 2,
+        images,
+        rng.random((20, 7, 7)),
+        controls=["shifted"],
+        grids=["7"],
+        fills=["mean", "black"],
+        levels=[0.25, 0.5, 0.75],
+        validation=other,
+    )
+    assert set(rows["fill"]) == {"black"}
+    assert set(rows["metric"]) == {"abpc"}
+    with pytest.raises(UserError, match="got the argument grid"):
+        cxr_ray.verdict(lambda x: x, images, images, **WRONG)
