@@ -16,7 +16,7 @@ DEFAULTS = """
 name: sweep
 data: {source: folder, path: data/chest_xray, size: 224, fit: squash, val_share: 0.1, limit: null}
 variants: {plain: {}}
-model: {arch: resnet18, weights: imagenet, freeze: none}
+model: {arch: resnet18, weights: imagenet, freeze: none, cam_layer: null}
 train: {epochs: 8, batch_size: 32, lr: 1e-3, loss: ce, sampler: shuffle, augment: light, seed: 0}
 search: {num_samples: 4, scheduler: asha, metric: val_auroc}
 evaluate: best_per_variant_seed

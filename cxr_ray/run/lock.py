@@ -7,10 +7,10 @@ file changes. No clocks of two machines are compared.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -93,7 +93,7 @@ def _beat(store: Store, own: Holder, done: threading.Event, lost: threading.Even
         with contextlib.suppress(OSError, ArrowException):  # a full disk, a store that does not answer: the next time
             if _owner(_read(store)) not in (None, own["owner"]):
                 lost.set()
-                _thread.interrupt_main()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it, too
                 return
             _write(store, {**own, "beat": beat})
 

@@ -344,6 +344,7 @@ def test_no_pass_is_made_twice(network, tmp_path):
     """Both executions together make exactly the passes that the dry run says."""
     config = others_sweep(**{**FULL, "explain": {**FULL["explain"], "targets": ["pneumonia"]}})
     forward, backward = [], []
+    _ = network.structure  # read once, with passes of its own
     network.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))
     network.network.layer4.register_full_backward_hook(lambda m, i, o: backward.append(len(o[0])))
     out = both_executions(config, network, tmp_path)

@@ -181,6 +181,7 @@ def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
     monkeypatch.setattr(cam, "CHANNELS", networks.CHANNELS)
     monkeypatch.setattr(perturbation, "RISE_MASKS", 70)
     forward, backward = [], []
+    _ = model.structure  # read once, with passes of its own
     model.network.register_forward_pre_hook(lambda m, a: forward.append(len(a[0])))
     model.network.conv1.register_full_backward_hook(lambda m, i, o: backward.append(len(o[0])))
     masks = dict.fromkeys(("lungs", "marker", "opacity"), np.zeros((3, size, size), bool))

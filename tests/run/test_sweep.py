@@ -440,7 +440,7 @@ def test_resuming_after_training_keeps_the_errors_that_training_met(tmp_path, mo
     content = {
         **TINY,
         **LITTLE,
-        "data": {"size": 64, "path": str(folder), "val_share": 0.3},
+        "data": {"size": 64, "path": str(folder), "val_share": 0.3, "patient": "file"},
         "variants": {"plain": {}},
         "train": {"epochs": 1, "batch_size": 8},
     }
@@ -464,7 +464,7 @@ def test_broken_images_become_rows_of_errors(tmp_path):
     content = {
         **TINY,
         **LITTLE,
-        "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3},
+        "data": {"size": 64, "path": str(tmp_path / "data"), "val_share": 0.3, "patient": "file"},
         "checkpoints": {n: {"path": str(tmp_path / "m.safetensors")} for n in ("one", "two")},
     }
     content = {k: v for k, v in content.items() if k not in ("variants", "train")}
