@@ -115,6 +115,7 @@ def load(path: str, spec: ModelSpec | None = None) -> Classifier:
     columns = _columns(path, spec, outputs, file.class_to_idx)
     classifier = build(spec.arch, replace(spec, outputs=outputs, columns=columns))
     matching.install_head(classifier.network, spec.arch, matched)
+    classifier.eval()  # a head of the file's own is new, and its norms would score by the batch
     own, head = classifier.network.state_dict(), matching.head_of(spec.arch)
     for name in (f"{head}.weight", f"{head}.bias"):
         if name in own and name in matched.state and matched.state[name].shape != own[name].shape:
@@ -125,7 +126,10 @@ def load(path: str, spec: ModelSpec | None = None) -> Classifier:
             )
     _copy(classifier, matched.state, None, path)
     _try(path, classifier)
-    classifier.notes = tuple(matched.notes)
+    notes = list(matched.notes)
+    if columns is not None and spec.columns is None:
+        notes.append(f"as its class_to_idx says, outputs {columns[0]} are {CLASSES[0]} and {columns[1]} {CLASSES[1]}")
+    classifier.notes = tuple(notes)
     return classifier
 
 
@@ -187,7 +191,13 @@ def _try(path: str, classifier: Classifier) -> None:
     """Refuse weights that give no finite score for a constant image or for noise."""
     size = classifier.spec.size
     noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    scores = classifier.log_odds(torch.cat([torch.zeros_like(noise), classifier.normalize(noise)]))
+    try:
+        scores = classifier.log_odds(torch.cat([torch.zeros_like(noise), classifier.normalize(noise)]))
+    except RuntimeError as e:  # layers of a head of the file's own may not fit each other
+        raise CheckpointError(
+            f"got {path}, which cannot score an image of {size} x {size} ({first_line(e)}); expected layers that fit; "
+            "give the network (arch) and the size that it was trained with."
+        ) from None
     if not torch.isfinite(scores).all():
         values = " and ".join(f"{score:g}" for score in scores.tolist())
         raise CheckpointError(

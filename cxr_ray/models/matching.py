@@ -142,7 +142,8 @@ def _by_position(
 ) -> tuple[dict[str, Tensor], list[str]] | None:
     """Weights of nn.Sequential(*network.children()), alone, under a name, or as fastai saves them."""
     children = _children(arch)
-    for prefix in sorted({m[1] for name in state if (m := re.match(r"((?:[\w]+\.)*?)\d+\.", name))}, key=len):
+    prefixes = {name[: m.start()] for name in state for m in re.finditer(r"(?<![^.])\d+\.", name)}
+    for prefix in sorted(prefixes, key=len):
         out = {}
         for name, value in state.items():
             if (m := re.match(rf"{re.escape(prefix)}(\d+)\.(.+)", name)) and int(m[1]) < len(children):

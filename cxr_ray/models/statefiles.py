@@ -152,6 +152,9 @@ class _Unknown:
     def __setstate__(self, state: Any) -> None:
         pass
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self
+
     def append(self, item: Any) -> None:
         """Nothing."""
 
