@@ -63,7 +63,13 @@ def _open_npz(settings: Data, seed: int) -> NpzSource:
 
 def _open_table(settings: Data, seed: int) -> TableSource:
     return TableSource(
-        settings.path, settings.images, settings.columns, settings.classes, settings.splits, settings.patient
+        settings.path,
+        settings.images,
+        settings.columns,
+        settings.classes,
+        settings.splits,
+        settings.patient,
+        settings.bits,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -191,9 +191,8 @@ def _named(labels: Sequence[str], cells: Sequence[str]) -> list[str]:
 
 
 def _one_row_each(entries: Entries, where: str) -> None:
-    paths = [entry.path for entry in entries]
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
+    (twice, rows), *_ = Counter(entry.path for entry in entries).most_common(1) or [("", 0)]
+    if rows > 1:
         names = sorted(doubt.about.split(" as ")[0] for e in entries if e.path == twice for doubt in e.doubts)
         raise DataError(
             f"got {where} with {' and '.join(names)} for the one file {twice}; expected one path for each file; "

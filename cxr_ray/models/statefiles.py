@@ -26,6 +26,7 @@ KEYS = (
     *("state_dict", "model_state_dict", "model", "net", "network", "weights", "model_state", "network_state_dict"),
     *("net_state_dict", "params", "module", "ema_state_dict", "model_ema"),
 )
+LARGEST_PICKLE = 2**26  # bytes, unpacked, that a message looks into
 # plain values that people save beside weights; building one runs no code of the file's
 HARMLESS: list[Any] = [
     np.dtype,
@@ -179,8 +180,10 @@ def _unknown_entries(data: bytes) -> list[tuple[str, str]]:
     """Keys whose value is of a class that is not plain, and the class; nothing of it is imported."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-            whole = _Inert(io.BytesIO(archive.read(name))).load()
+            entry = next(e for e in archive.infolist() if e.filename.endswith("data.pkl"))
+            if entry.file_size > LARGEST_PICKLE:
+                return []
+            whole = _Inert(io.BytesIO(archive.read(entry))).load()
         return list(_walk(whole, ""))
     except Exception:  # the file may be anything
         return []

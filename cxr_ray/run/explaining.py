@@ -32,7 +32,7 @@ from cxr_ray.run import merging, pipeline, rounds, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
-from cxr_ray.run.plan import Missing, PassCounts, Plan, plan_shards, trained_spec
+from cxr_ray.run.plan import Missing, PassCounts, Plan, plan_shards
 from cxr_ray.schemas import TABLES
 
 
@@ -48,8 +48,10 @@ def chosen_models(context: RunContext, trials: pd.DataFrame) -> dict[str, ModelR
     trained = {}
     for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True):
         plan, path = trial_of[trial_id], f"{root}/{checkpoint}"
-        spec = trained_spec(plan, context.sweep) if plan.model.arch.startswith("factory:") else None
-        trained[trial_id] = ModelRef(trial_id, path, spec, *context.sweep.images_of(plan.model))
+        size, preprocess = context.sweep.images_of(plan.model)
+        spec = plan.spec(size)  # which the file says itself, but for code that it must not choose
+        known = spec if checkpoints.chooses_code(spec) else None
+        trained[trial_id] = ModelRef(trial_id, path, known, size, preprocess)
     return {**trained, **context.given}
 
 

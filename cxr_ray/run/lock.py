@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -21,7 +20,7 @@ from uuid import uuid4
 from pyarrow import ArrowException
 
 from cxr_ray.errors import UserError
-from cxr_ray.run import terminal
+from cxr_ray.run import signals, terminal
 from cxr_ray.storage import Store
 
 NAME = ".lock.json"
@@ -93,7 +92,7 @@ def _beat(store: Store, own: Holder, done: threading.Event, lost: threading.Even
         with contextlib.suppress(OSError, ArrowException):  # a full disk, a store that does not answer: the next time
             if _owner(_read(store)) not in (None, own["owner"]):
                 lost.set()
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it, too
+                signals.interrupt()
                 return
             _write(store, {**own, "beat": beat})
 

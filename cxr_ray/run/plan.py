@@ -53,6 +53,11 @@ class TrialPlan:
         """The best model is chosen among the trials that agree in this: one variant, grid point and seed."""
         return self.group, self.train.seed
 
+    def spec(self, size: int) -> ModelSpec:
+        """What its weights mean, trained on images of a size."""
+        m = self.model
+        return ModelSpec(m.arch, size, variant=self.variant, preprocess=m.preprocess, cam_layer=m.cam_layer)
+
     def to_config(self) -> dict[str, Any]:
         """Plain data, as Tune's files keep it."""
         plain = {"model": self.model.model_dump(), "train": self.train.model_dump()}
@@ -63,13 +68,6 @@ class TrialPlan:
         """The trial that ``to_config`` made plain."""
         model, train = concrete(config["model"], config["train"])
         return cls(config["trial_id"], config["variant"], config["group"], model, train)
-
-
-def trained_spec(plan: TrialPlan, sweep: Sweep) -> ModelSpec:
-    """The meaning of the weights that a trial gives."""
-    size, preprocess = sweep.images_of(plan.model)
-    m = plan.model
-    return ModelSpec(m.arch, size, variant=plan.variant, preprocess=preprocess, cam_layer=m.cam_layer)
 
 
 def plan_trials(sweep: Sweep) -> list[TrialPlan]:

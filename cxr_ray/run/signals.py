@@ -6,13 +6,15 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
 ENDS = (signal.SIGINT, signal.SIGTERM)
 SECOND = b"cxr_ray: ended at once.\n"
 
+
+Handler = Callable[[int, FrameType | None], NoReturn]
 
 _received: list[int] = []
 
@@ -21,7 +23,8 @@ _received: list[int] = []
 def handled() -> Iterator[None]:
     """Raise KeyboardInterrupt at Ctrl-C and at SIGTERM, once; a second signal ends the process.
 
-    In a thread that is not the main one, which gets no signals, nothing changes.
+    In a thread that is not the main one, which gets no signals, nothing changes. A signal that is ignored, as Ctrl-C is
+    by what a script starts in the background, stays so.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -39,8 +42,19 @@ def handled() -> Iterator[None]:
 def listen() -> None:
     """Take the signals: again after Ray has started, whose own handlers print a trace of C++."""
     if threading.current_thread() is threading.main_thread():
-        for number in ENDS:
-            signal.signal(number, _first)
+        _take(_first)
+
+
+def _take(handler: Handler) -> None:
+    for number in ENDS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def interrupt() -> None:
+    """Interrupt the main thread from another one, also where it sleeps or waits."""
+    number = signal.SIGTERM if signal.getsignal(signal.SIGTERM) is _first else signal.SIGINT
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def was_terminated() -> bool:
@@ -49,8 +63,7 @@ def was_terminated() -> bool:
 
 
 def _first(number: int, frame: FrameType | None) -> NoReturn:
-    for ends in ENDS:
-        signal.signal(ends, _second)
+    _take(_second)
     _received.append(number)
     raise KeyboardInterrupt
 

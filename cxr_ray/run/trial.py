@@ -15,7 +15,6 @@ from ray import tune
 
 from cxr_ray.data.pixel_cache import PixelCache
 from cxr_ray.models import checkpoints, networks, training
-from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.training import Epoch, Split
 from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.trial_files import TrialFiles
@@ -60,9 +59,7 @@ def run_trial(plan: TrialPlan, data: Splits, state: Any, files: TrialFiles, devi
     torch.manual_seed(plan.train.seed)
     splits = opened(data)
     size = splits["train"].pixels.shape[-1]
-    m = plan.model
-    model_spec = ModelSpec(m.arch, size, variant=plan.variant, preprocess=m.preprocess, cam_layer=m.cam_layer)
-    model = networks.build(plan.model.arch, model_spec)
+    model = networks.build(plan.model.arch, plan.spec(size))
     if state is not None:
         checkpoints.start_from(model, state, f"model.weights={plan.model.weights}")
     if plan.model.freeze == "backbone":

@@ -22,7 +22,11 @@ from cxr_ray.storage import Store
 
 FOLDER = (".work", "trials")
 STATE, STOPPED = "state.safetensors", "stopped.json"
-REQUIRED = {"epoch", "best_epoch", "best_auroc", "val_auroc", "seconds", "trained_on"}  # of the metrics of an epoch
+REQUIRED: dict[str, type | tuple[type, ...]] = {  # of the metrics of an epoch
+    **dict.fromkeys(("epoch", "best_epoch"), int),
+    **dict.fromkeys(("best_auroc", "val_auroc", "seconds"), (int, float)),
+    "trained_on": str,
+}
 _TENSOR, _PAIRS = "tensor", "pairs"  # what JSON has no word for
 
 
@@ -73,7 +77,7 @@ class TrialFiles:
                 if 8 + n + max(ends, default=0) != f.size():
                     raise ValueError
                 history = json.loads(header["__metadata__"]["history"])
-                if not history or any(set(epoch) < REQUIRED for epoch in history):
+                if not history or not all(_is_epoch(epoch) for epoch in history):
                     raise ValueError
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 raise self._damaged() from None
@@ -125,6 +129,11 @@ class TrialFiles:
             f"got {folder}/{STATE}, which is damaged; expected the state of a trial; delete that folder, and --resume "
             "trains this network again."
         )
+
+
+def _is_epoch(metrics: Any) -> bool:
+    """Whether a trial can go on from what was read as the metrics of an epoch."""
+    return isinstance(metrics, dict) and all(isinstance(metrics.get(k), kind) for k, kind in REQUIRED.items())
 
 
 def _best_name(epoch: int) -> str:

@@ -72,3 +72,23 @@ def test_a_new_kind_of_source_is_one_entry(monkeypatch):
         "marker": ("marker", "glyph", "moved"),
         "device": ("device",),
     }
+
+
+ASKED = {
+    "classes": {"positive": ["Edema"]},
+    "splits": {"test": ["holdout"]},
+    "patient": "folder",
+    "bits": 12,
+    "images": "/scans",
+    "columns": {"path": "file"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, kind in sources.SOURCES.items() if kind.reads])
+def test_what_a_source_says_it_reads_reaches_it(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "hub_folder", lambda hub: str(tmp_path))
+    kind = sources.SOURCES[name]
+    asked = {key: ASKED[key] for key in kind.reads if key != "val"}  # which the manifest reads
+    settings = Data.model_validate({"source": name, "path": str(tmp_path / "labels"), **asked})
+    source = kind.open(settings, 0)
+    assert {key: getattr(source, key) for key in asked} == {key: getattr(settings, key) for key in asked}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cxr_ray.errors import UserError
-from cxr_ray.run import lock
+from cxr_ray.run import lock, signals
 
 HOLDER = """
 import sys, time
@@ -76,7 +76,7 @@ def test_a_lock_of_another_machine_is_refused_while_it_changes_and_taken_over_wh
 
 def test_a_holder_that_stood_still_ends_when_another_took_its_folder(tmp_path, beats):
     def hold() -> None:
-        with lock.held(str(tmp_path)):
+        with signals.handled(), lock.held(str(tmp_path)):
             write(tmp_path, host="elsewhere", pid=7)
             time.sleep(60)  # interrupted
 

@@ -47,7 +47,7 @@ def test_handlers_are_given_back_also_after_another_took_them():
 
     def end() -> None:
         with signals.handled():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray does
+            signal.signal(signal.SIGTERM, lambda number, frame: None)  # as Ray does
             signals.listen()
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
@@ -70,3 +70,15 @@ def test_a_thread_that_is_not_the_main_one_changes_nothing():
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_what_is_started_in_the_background_still_ignores_ctrl_c():
+    code = SLOW_TO_END.replace("import time", "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN)", 1)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == b"True\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 143
