@@ -182,16 +182,25 @@ class _Task:
     def expected(self) -> Tensor:
         return self.forwards["eager"](self.example)
 
-    def worth_trying(self, eager_rate: float) -> list[str]:
-        """Backends whose start-up can pay in so much scoring; the cheap ones of a lower precision always."""
+    def worth_trying(self, eager_rate: float, tried: Mapping[str, float | str]) -> list[str]:
+        """Backends whose start-up can pay in so much scoring; the cheap ones of a lower precision always.
+
+        Those of float32 only where none of the lower precision can be had, as ``tried`` says.
+        """
+        precision = self.lower or "float32"
+        lower = [name for name, backend in BACKENDS.items() if backend.precision == self.lower]
+        if self.lower and all(isinstance(tried.get(name), str) for name in lower if self._pays(name, eager_rate)):
+            precision = "float32"
         return [
             name
             for name, backend in BACKENDS.items()
-            if name != "eager"
-            and backend.runs_on(self.example.device)
-            and backend.precision in ("float32", self.lower)
-            and (self.passes / eager_rate > backend.pays_after or (self.lower and backend.pays_after <= TRIAL_PAYS))
+            if name != "eager" and backend.precision in (precision, self.lower) and self._pays(name, eager_rate)
         ]
+
+    def _pays(self, name: str, eager_rate: float) -> bool:
+        backend = BACKENDS[name]
+        cheap = self.lower is not None and backend.pays_after <= TRIAL_PAYS
+        return backend.runs_on(self.example.device) and (cheap or self.passes / eager_rate > backend.pays_after)
 
     def not_lower(self, name: str) -> bool:
         """Whether a backend lacks the precision that it must have where one can be had.
@@ -232,16 +241,16 @@ def _kept(task: _Task, key: kept.Key) -> tuple[InferenceBackend, Forward] | None
 def _measured(task: _Task, key: kept.Key, refused: dict[str, float | str]) -> tuple[InferenceBackend, Forward]:
     """The choice by rates that are measured now, and kept."""
     rate = _rate(task.forwards["eager"], task.example, 0.0)
-    names = task.worth_trying(rate)
-    if not names:
+    if not task.worth_trying(rate, refused):
         return InferenceBackend("eager", {"eager": rate, **refused}), task.forwards["eager"]
     starts = {"eager": 0.0}
-    for name in names:
-        seconds = task.start(name)
-        if isinstance(seconds, str):
-            refused[name] = seconds
-        else:
-            starts[name] = seconds
+    while names := [name for name in task.worth_trying(rate, refused) if name not in starts | refused]:
+        for name in names:
+            seconds = task.start(name)
+            if isinstance(seconds, str):
+                refused[name] = seconds
+            else:
+                starts[name] = seconds
     rates = _rates(task.forwards, task.example, refused)
     forget_export()
     best = min(rates, key=lambda name: (task.not_lower(name), -rates[name]))
@@ -291,7 +300,7 @@ class _Earlier:
 
     def best(self, task: _Task) -> str | None:
         """The backend that makes the passes soonest; None where one that is worth trying was not tried."""
-        if any(name not in self.tried for name in task.worth_trying(self.rates["eager"])):
+        if any(name not in self.tried for name in task.worth_trying(self.rates["eager"], self.tried)):
             return None
         seconds = {name: self.starts[name] + task.passes / rate for name, rate in self.rates.items()}
         return min(seconds, key=lambda name: (task.not_lower(name), seconds[name]))

@@ -224,6 +224,8 @@ def _gpus_of_each(nodes: Sequence[Node], request: Request) -> tuple[float, float
 
 def _share_of_trial(nodes: Sequence[Node], request: Request) -> float:
     """The part of a GPU that a trial takes where none is asked for: one for all machines, so the smallest decides."""
+    if not request.n_trials:
+        return 1.0
     spare = SPARE_CPUS if request.local else 0
     with_gpus = [n for n in nodes if n.gpus]
     by_cpu = min((n.cpus - spare) // request.resources.cpu_per_trial / n.gpus for n in with_gpus)

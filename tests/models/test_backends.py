@@ -103,8 +103,23 @@ def test_half_precision_is_tried_where_it_is_asked_for_and_not_on_a_cpu(monkeypa
     for passes in (0, 1, 10**9):  # whatever a worker has to do: else one curve might have two precisions
         chosen = backend_choice.choose(made, SIZE, 2, passes, "half")[0]
         assert backends.BACKENDS[chosen.name].precision == "half"
-    assert isinstance(chosen.tried["half"], float)
-    assert isinstance(chosen.tried["compiled_half"], float)
+    assert set(chosen.tried) == {"eager", "half", "compiled_half"}  # no start-up of what could not be chosen
+    assert all(isinstance(rate, float) for rate in chosen.tried.values())
+
+
+def test_float32_is_tried_where_no_form_of_half_precision_can_be_had(monkeypatch):
+    def fails(m, example):
+        raise RuntimeError("no kernel for this card")
+
+    monkeypatch.setattr(backend_choice, "TRIAL_SECONDS", 0.0)
+    without(monkeypatch, "onnxruntime", "mnn", "compiled_half")
+    replaced(monkeypatch, "half", device=None, prepare=fails)
+    made = model()
+    for earlier in (False, True):
+        chosen, _ = backend_choice.choose(made, SIZE, 2, 10**9, "half")
+        assert chosen.kept == earlier
+        assert set(chosen.tried) == {"eager", "folded", "half"}
+        assert chosen.tried["half"] == "no kernel for this card"
 
 
 def test_auto_takes_half_precision_where_it_keeps_its_tolerance_on_the_images_given(monkeypatch):

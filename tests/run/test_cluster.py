@@ -16,7 +16,8 @@ def allocated(*nodes: tuple, n_trials: int = 9, size: int = 224, local: bool = T
     """What machines of (CPUs, GPUs, GiB, GiB of a GPU) give; a local one has its spare CPUs as well."""
     spare = cluster.SPARE_CPUS if local else 0
     machines = [Node(cpus + spare, gpus, gib * GIB, *(g * GIB for g in of_gpu)) for cpus, gpus, gib, *of_gpu in nodes]
-    return allocate(machines, Request(resolve({"resources": asked}).resources, n_trials, size, local, 5 * GIB))
+    of_trial = 5.0 * GIB if n_trials else 0.0  # as a run says it
+    return allocate(machines, Request(resolve({"resources": asked}).resources, n_trials, size, local, of_trial))
 
 
 LAPTOP = (8, 0, 64)
@@ -57,6 +58,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "no more trials at a time than there are": (lambda: allocated(LAPTOP, n_trials=3), {"concurrent_trials": 3}),
     "nothing to train": (lambda: allocated(LAPTOP, n_trials=0, gpu_per_trial=4), {"workers": 8}),
+    "nothing to train on a machine with a GPU": (
+        lambda: allocated((8, 1, 64, 80), n_trials=0),
+        {"workers": 1, "worker_gpus": 1},
+    ),
     "memory bounds workers and trials": (
         lambda: allocated((8, 0, 6)),
         {"workers": 2, "threads": 4, "concurrent_trials": 2},
