@@ -191,10 +191,10 @@ class Checkpoint(Section):
         if outputs is None:
             return None
         taken = [n for columns in outputs.values() for n in columns]
-        if set(outputs) - set(CLASSES) or not outputs.get(CLASSES[1]) or len(set(taken)) < len(taken):
+        if set(outputs) - set(CLASSES) or not taken or len(set(taken)) < len(taken):
             raise ValueError(
-                f"got {shown(outputs)}; expected lists of numbers from 0 for {CLASSES[1]} and, but where each output "
-                f"stands for itself, for {CLASSES[0]}; each once"
+                f"got {shown(outputs)}; expected lists of numbers from 0 for {' and '.join(CLASSES)}, or for one of "
+                "them, where each output stands for itself; each number once"
             )
         return outputs
 
@@ -203,7 +203,7 @@ class Checkpoint(Section):
         """The outputs of each class; None: in the usual order."""
         if self.outputs is None:
             return None
-        return tuple(self.outputs.get(CLASSES[0], ())), tuple(self.outputs[CLASSES[1]])
+        return tuple(self.outputs.get(CLASSES[0], ())), tuple(self.outputs.get(CLASSES[1], ()))
 
 
 class Explain(Section):

@@ -798,12 +798,13 @@ VERDICTS = Table(
 ERRORS = Table(
     "errors",
     {
-        "path": ("str", "relative to data.path"),
-        "image_id": ("str", "null where the file could not be read as an image"),
+        "path": ("str", "relative to data.path; of class_order, the checkpoint"),
+        "image_id": ("str", "null where the file could not be read as an image, and of class_order"),
         "stage": (
             "str",
             "read, decode, lungs or marker (a mask), patch_swap (a donor image), score:<trial_id>, "
-            "explain:<trial_id>:<explainer> or sanity:<the same>",
+            "explain:<trial_id>:<explainer>, sanity:<the same> or class_order:<trial_id> (a model whose classes may be "
+            "the other way round)",
         ),
         "reason": ("str", "what was wrong"),
     },

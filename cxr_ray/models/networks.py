@@ -33,7 +33,7 @@ class ModelSpec:
         mean, std: normalisation of RGB in [0, 1].
         preprocess: what its images go through after decoding; key of images.PREPROCESS.
         columns: for each class, the outputs that stand for it, whose probabilities add up; without any for NORMAL,
-            those of PNEUMONIA are log-odds of their own. None: the usual order.
+            those of PNEUMONIA are log-odds of their own, and the other way round. None: the usual order.
         cam_layer: dotted name of the module that class activation maps read; None: it is found.
     """
 
@@ -77,11 +77,11 @@ class Classifier(nn.Module):
         columns = self.spec.columns
         if columns is None:
             return outputs if self.spec.outputs == 2 else torch.cat([-outputs, outputs], dim=1)
-        negative, positive = (outputs[:, list(c)] for c in columns)
-        z = positive[:, 0] if positive.shape[1] == 1 else positive.logsumexp(1)
-        if not columns[0]:
+        if not all(columns):  # log-odds of one class
+            z = _together(outputs[:, [*columns[0], *columns[1]]])
+            z = z if columns[1] else -z
             return torch.stack([-z, z], dim=1)
-        return torch.stack([negative[:, 0] if negative.shape[1] == 1 else negative.logsumexp(1), z], dim=1)
+        return torch.stack([_together(outputs[:, list(c)]) for c in columns], dim=1)
 
     def log_odds(self, images_BCHW: Tensor) -> Tensor:
         """Model-space images to the log-odds of PNEUMONIA, float32 [B]."""
@@ -89,7 +89,7 @@ class Classifier(nn.Module):
         columns = self.spec.columns
         if columns is not None:
             z = self.logits(z)
-        is_pair = self.spec.outputs == 2 if columns is None else bool(columns[0])
+        is_pair = self.spec.outputs == 2 if columns is None else all(columns)
         return z[:, 1] - z[:, 0] if is_pair else z[:, -1].clone()  # a CUDA graph reuses its output
 
     @property
@@ -123,6 +123,11 @@ class Classifier(nn.Module):
     def cam_layer(self) -> nn.Module:
         """The module whose output class activation maps read. Raises UserError where there is none."""
         return self.network.get_submodule(self.features.layer)
+
+
+def _together(logits_BC: Tensor) -> Tensor:
+    """The logit of several outputs whose probabilities add up, [B]."""
+    return logits_BC[:, 0] if logits_BC.shape[1] == 1 else logits_BC.logsumexp(1)
 
 
 def build(arch: str, spec: ModelSpec) -> Classifier:

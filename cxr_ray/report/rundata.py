@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 import pyarrow.compute as pc
 
+from cxr_ray.analysis import class_order
 from cxr_ray.analysis.buckets import BUCKETS
+from cxr_ray.analysis.class_order import Question
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.measure.controls import strong_first
 from cxr_ray.results import Run
@@ -95,6 +97,11 @@ class RunData:
     def controls(self) -> Sequence[str]:
         """Those that were measured, strong ones first."""
         return strong_first(set(self.buckets["control"]) - {"none"})
+
+    @cached_property
+    def class_order(self) -> Sequence[Question]:
+        """Models whose classes may be the other way round."""
+        return class_order.questions(self.tables["classification"], self.trials)
 
     @property
     def first(self) -> Setting:

@@ -146,5 +146,5 @@ def given_models(sweep: Sweep) -> tuple[dict[str, ModelRef], list[str]]:
         model = checkpoints.load(c.path, model_spec)
         notes += needs.check(name, model, sweep.explain.explainers)
         path = c.path if "://" in c.path else str(Path(c.path).expanduser().resolve())
-        model_refs[name] = ModelRef(name, path, model_spec, model_spec.size, model_spec.preprocess)
+        model_refs[name] = ModelRef(name, path, model.spec, model.spec.size, model.spec.preprocess)
     return model_refs, notes

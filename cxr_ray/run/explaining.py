@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray import results
-from cxr_ray.analysis import baselines, primary
+from cxr_ray.analysis import baselines, class_order, primary
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.measure import donors
 from cxr_ray.measure.controls import CONTROLS, needs_map_pass
@@ -33,7 +33,7 @@ from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
 from cxr_ray.run.plan import Missing, PassCounts, Plan, plan_shards
-from cxr_ray.schemas import TABLES
+from cxr_ray.schemas import TABLES, to_json
 
 
 def chosen_models(context: RunContext, trials: pd.DataFrame) -> dict[str, ModelRef]:
@@ -147,11 +147,22 @@ def primary_settings(scoring: ShardPass, plan: Plan) -> PrimarySettings | None:
             for name in ("predictions", "filled")
         )
         rows += baselines.baseline_rows(trial_id, predictions, filled, patients, target_rules=rules, fills=fills)
+        for question in _questions(context, plan.model_refs[trial_id], predictions):
+            terminal.say(question)
     store.write_table("baselines", rows)
     settings = primary.with_baselines(primary.resolve(sweep), sweep, rows)
     store.write(settings.to_json().encode(), primary.FILE)
     terminal.say(baselines.sentence(rows, settings.target_rule, settings.fill))
     return settings
+
+
+def _questions(context: RunContext, ref: ModelRef, predictions: pd.DataFrame) -> list[str]:
+    """What to ask of a model that ranks the validation images the wrong way round, before test is scored."""
+    given = ref.trial_id in context.given
+    trained = {t.trial_id: {"train": t.train.model_dump()} for t in context.trials}
+    config = trained.get(ref.trial_id, vars(ref.spec) if ref.spec else {})
+    trial = {"trial_id": ref.trial_id, "status": "given" if given else "completed", "checkpoint": ref.checkpoint}
+    return class_order.of_validation({**trial, "config": to_json(config)}, predictions)
 
 
 def missing_shards(shard_pass: ShardPass, plan: Plan) -> Missing:

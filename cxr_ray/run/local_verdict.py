@@ -13,7 +13,7 @@ from functools import cached_property
 import pandas as pd
 import torch
 
-from cxr_ray.analysis import primary
+from cxr_ray.analysis import class_order, primary
 from cxr_ray.analysis.baselines import baseline_rows, sentence
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
@@ -29,6 +29,7 @@ from cxr_ray.measure.steps import verdict_sweep
 from cxr_ray.measure.worker import Worker
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import SHARD_IMAGES
+from cxr_ray.schemas import to_json
 from cxr_ray.storage import Store, chunks
 
 BASELINE_IMAGES = 64  # of the validation split, on which the fill is chosen
@@ -129,7 +130,11 @@ class LocalVerdict:
         rules, fills = sweep.explain.targets, sweep.perturb.fills
         rows = baseline_rows(self.trial_id, predictions, filled, patients, target_rules=rules, fills=fills)
         settings = primary.with_baselines(primary.resolve(sweep), sweep, rows)
-        return settings, sentence(rows, settings.target_rule, settings.fill)
+        said = [sentence(rows, settings.target_rule, settings.fill)]
+        trial = {"trial_id": self.trial_id, "status": "given", "checkpoint": self.ref.checkpoint}
+        config = to_json(vars(self.ref.spec) if self.ref.spec else {})
+        said += class_order.of_validation({**trial, "config": config}, predictions)
+        return settings, "\n".join(said)
 
     def make_maps(self) -> Iterator[tuple[int, int]]:
         """Make the predictions and maps of all test images; yield (images done, all) after each block.

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray import results
-from cxr_ray.analysis import baselines, beating, primary
+from cxr_ray.analysis import baselines, beating, class_order, primary
 from cxr_ray.analysis.baselines import VALID_SHARE
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.primary import PrimarySettings
@@ -37,13 +37,17 @@ def summary_lines(out: str) -> Iterator[str]:
 
 
 def _model_lines(run: results.Run) -> Iterator[str]:
-    classes, variant_of = run.pandas("classification"), run.pandas("trials").set_index("trial_id")["variant"]
+    classes, trials = run.pandas("classification"), run.pandas("trials")
+    variant_of = trials.set_index("trial_id")["variant"]
+    asked = class_order.questions(classes, trials)
     yield "Test split, threshold 0.5, with 95% intervals over patients:"
     yield f"  {'model':<26}{'variant':<14}{'accuracy':<24}{'AUROC':<24}{'images':>6}"
     at_half = classes[(classes["split"] == "test") & (classes["threshold_rule"] == "half")]
     for r in at_half.to_dict("records"):
         accuracy, auroc = (_interval(r[m], r[f"{m}_lower"], r[f"{m}_upper"]) for m in ("accuracy", "auroc"))
-        yield f"  {r['trial_id']:<26}{variant_of[r['trial_id']]:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}"
+        doubt = "  ?" if r["trial_id"] in {question.trial_id for question in asked} else ""
+        yield f"  {r['trial_id']:<26}{variant_of[r['trial_id']]:<14}{accuracy:<24}{auroc:<24}{r['n']:>6}{doubt}"
+    yield from (f"  ? {question.text}" for question in asked)
 
 
 def _sequential_lines(run: results.Run) -> Iterator[str]:

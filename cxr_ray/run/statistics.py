@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow.dataset as pads
 
 from cxr_ray import results
-from cxr_ray.analysis import statistics
+from cxr_ray.analysis import class_order, statistics
 from cxr_ray.config import Sweep
 from cxr_ray.measure import sanity
 from cxr_ray.storage import Store
@@ -25,7 +25,15 @@ def write_statistics(sweep: Sweep, store: Store) -> None:
     for name, rows in statistics.tables(measured, sweep):
         store.write_table(name, rows)
         written[name] = rows
+    _ask_of_class_order(measured, pd.DataFrame(written["classification"]), store)
     store.write_json(statistics.test_metrics(measured, written["classification"]), "test_metrics.json")
+
+
+def _ask_of_class_order(measured: statistics.Measured, classification: pd.DataFrame, store: Store) -> None:
+    """Add a row to ``errors`` for each model that may have its classes the other way round."""
+    asked = class_order.questions(classification, measured.trials.reset_index())
+    before = [row for row in measured.run.arrow("errors").to_pylist() if not row["stage"].startswith(class_order.STAGE)]
+    store.write_table("errors", [*before, *class_order.error_rows(asked)])
 
 
 def _kept_maps(run: results.Run, trial_id: str, explainer: str) -> pd.DataFrame:

@@ -41,6 +41,16 @@ def test_log_odds_of_two_outputs_are_their_difference(two):
 
 
 @torch.no_grad()
+def test_one_output_may_be_the_log_odds_of_either_class():
+    network = varied_resnet18(1)
+    z = network(IMAGES)[:, 0]
+    for columns, sign in ((None, 1), (((), (0,)), 1), (((0,), ()), -1)):
+        classifier = networks.Classifier(network, ModelSpec("resnet18", SIZE, outputs=1, columns=columns)).eval()
+        torch.testing.assert_close(classifier.log_odds(IMAGES), sign * z, rtol=0, atol=0)
+        torch.testing.assert_close(classifier(IMAGES), sign * torch.stack([-z, z], 1), rtol=0, atol=0)
+
+
+@torch.no_grad()
 def test_log_odds_are_float32_whatever_the_network_computes_in(two):
     half = networks.Classifier(varied_resnet18().bfloat16(), ModelSpec("resnet18", SIZE)).eval()
     assert half.log_odds(IMAGES.bfloat16()).dtype == torch.float32

@@ -11,6 +11,7 @@ from cxr_ray.report.sections.headlines import headlines
 from cxr_ray.results import open_run
 from cxr_ray.run.outcome import summary_lines
 from cxr_ray.schemas import TABLES
+from tests.builders.pages import page_of, text_of
 from tests.builders.runs import make_run
 
 
@@ -70,3 +71,25 @@ def test_without_a_strong_control_nothing_is_shown_to_be_faithful(tmp_path):
 def test_the_best_explainer_is_told_by_paired_comparisons_alone(run):
     (sentence,) = (x for x in headlines(load(open_run(run))) if x.startswith("Explainers compared"))
     assert "None is shown to be the best; every one of them may be. On grid pixel rough maps" in sentence
+
+
+def test_a_model_that_ranks_the_classes_the_wrong_way_round_is_a_question_and_no_result(tmp_path):
+    out = make_run(tmp_path / "run", given=True, keep_maps=False)
+    (file,) = Path(out, "tables", "classification").glob("*.parquet")
+    rows = pq.ParquetFile(file).read().to_pylist()
+    for row in rows:
+        row.update(auroc=0.123, auroc_lower=0.1, auroc_upper=0.15)
+    pq.write_table(pa.Table.from_pylist(rows, TABLES["classification"].schema), file)
+    found = headlines(load(open_run(out)))
+    question = "study: got an AUROC of 0.123 [0.100, 0.150] on 6 test images; expected at least 0.4; may the classes be"
+    assert found[0].startswith(question)
+    assert not any(x.startswith("Performance of ") for x in found)
+    assert question in text_of(page_of(out))
+    lines = list(summary_lines(out))
+    assert any(line.startswith("  study ") and line.endswith("?") for line in lines)
+    assert any(line.startswith(f"  ? {question}") for line in lines)
+
+
+def test_nothing_is_asked_of_a_model_that_ranks_them_right(run):
+    assert headlines(load(open_run(run)))[0].startswith("Performance of ")
+    assert not any("AUROC of" in line for line in summary_lines(run))

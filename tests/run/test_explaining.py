@@ -7,6 +7,7 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from cxr_ray import results
@@ -149,3 +150,24 @@ def test_the_choice_does_not_look_at_test(tmp_path):
     pd.testing.assert_frame_equal(found[0][1], found[1][1])
     assert len(found[0][1]) == 2
     assert list(found[0][1].columns) == list(TABLES["baselines"].columns)
+
+
+def test_classes_that_may_be_the_other_way_round_are_asked_about_before_test_is_scored(tmp_path, monkeypatch, capsys):
+    class Dark(Bright):
+        def forward(self, images_BCSS):
+            return super().forward(images_BCSS).flip(1)
+
+    asked = []
+    for network in (Dark(), Bright()):
+        bright = Classifier(network, ModelSpec("resnet18", SIZE)).eval()
+        monkeypatch.setattr(worker.Worker, "_load", lambda self, trial_id, model=bright: model)
+        assert explain(without_sanity(begun(tmp_path / type(network).__name__, fills=["mean"])))
+        said = capsys.readouterr().out.splitlines()
+        asked.append([n for n, line in enumerate(said) if line.startswith("bright: got an AUROC of ")])
+        scored = next(n for n, line in enumerate(said) if line.startswith("Models to explain"))
+        assert all(n < scored for n in asked[-1])
+    run = results.open_run(str(tmp_path / "Dark" / "run"))
+    val = run.pandas("predictions").query("split == 'val'")
+    auroc = roc_auc_score(val.label, val.logit_pneumonia)
+    assert [len(lines) for lines in asked] == [int(auroc < 0.4), int(1 - auroc < 0.4)]
+    assert sum(map(len, asked)) == 1

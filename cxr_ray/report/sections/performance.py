@@ -27,7 +27,8 @@ def section(data: RunData, folder: Folder) -> Section:
         f"this page are at 0.5); youden has the largest sensitivity + specificity on the validation split{of_val}; "
         "sens95 is the highest threshold with a sensitivity of at least 0.95 there."
     ]
-    blocks = [classification(data), *(page.note(t) for t in twins(data)), trials(data)]
+    asked = [question.text for question in data.class_order]
+    blocks = [*(page.note(t) for t in asked), classification(data), *(page.note(t) for t in twins(data)), trials(data)]
     return Section("performance", "Performance", notes, blocks)
 
 
