@@ -1,4 +1,4 @@
-"""YAML to plain data, in which 1e-4 is a number and a key given twice is an error."""
+"""YAML to plain data, in which 1e-4 is a number, a key given twice is an error, and aliases stand for little."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 
 from cxr_ray.errors import SweepError, shown
+
+MOST_VALUES = 1_000_000  # that a text may stand for, each alias counted as what it stands for
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,14 +44,46 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+def _parsed(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values_of(node, {}) > MOST_VALUES:
+            raise SweepError(
+                f"line 1: got aliases that stand for more than {MOST_VALUES} values; expected less; write out what you "
+                "mean."
+            )
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _values_of(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """How many values a node stands for. ``known``: of nodes that aliases may name again; 0 while one is counted."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if node not in known:
+        known[node] = 0
+        pairs = isinstance(node, yaml.MappingNode)
+        inner = [one for item in node.value for one in (item if pairs else [item])]
+        known[node] = 1 + sum(_values_of(one, known) for one in inner)
+    elif not known[node]:
+        raise SweepError(
+            f"line {node.start_mark.line + 1}: got an alias of what it stands in; expected values that end; write them."
+        )
+    return known[node]
+
+
 def parse_yaml(text: str, origin: str) -> Any:
     """YAML to plain data. ``origin``: what it comes from, for messages.
 
     Raises:
-        SweepError: it does not parse, or a key stands twice.
+        SweepError: it does not parse, a key stands twice, or aliases stand for more than MOST_VALUES values.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _parsed(text)
     except SweepError as e:
         raise SweepError(f"{origin}, {e}") from None
     except Exception as e:  # PyYAML also raises IndexError, KeyError and others on ill-formed scalars
