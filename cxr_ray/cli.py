@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import cxr_ray
+from cxr_ray.arguments import Parser
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -39,7 +40,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {  # what each
 
 def parser() -> argparse.ArgumentParser:
     """The arguments before those of a command."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="cxr-ray",
         description="Measures whether saliency maps on chest X-rays show what the model used.",
         epilog="cxr-ray COMMAND --help lists the arguments of a command.",

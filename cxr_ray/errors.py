@@ -6,11 +6,16 @@ of these is a defect of the package and ends in a stack trace.
 
 from __future__ import annotations
 
+from cxr_ray.credentials import redacted
+
 
 class CxrRayError(Exception):
     """Anything that this package raises on purpose; its ``exit_code`` is 1, could not finish."""
 
     exit_code = 1
+
+    def __init__(self, *arguments: object):
+        super().__init__(*(redacted(a) if isinstance(a, str) else a for a in arguments))
 
 
 class UserError(CxrRayError, ValueError):
@@ -77,7 +82,7 @@ def first_line(error: BaseException) -> str:
     ('no memory', 'KeyError')
     """
     cause = getattr(error, "inner_exception", error)  # torch.compile's own first line names only the backend
-    return (str(cause).splitlines() or [type(cause).__name__])[0]
+    return redacted((str(cause).splitlines() or [type(cause).__name__])[0])
 
 
 def shown(value: object) -> str:

@@ -9,12 +9,15 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from cxr_ray.credentials import redacted
+
 _lock = threading.RLock()
 _kept: dict[int, int] = {}  # a silent descriptor to what it was
 
 
 def complain(text: str) -> None:
     """A line on stderr, also while another thread keeps it silent."""
+    text = redacted(text)
     with _lock:
         if 2 in _kept:
             os.write(_kept[2], f"{text}\n".encode(errors="replace"))

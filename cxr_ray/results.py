@@ -15,7 +15,7 @@ import pyarrow.dataset as pads
 import yaml
 from pyarrow import fs as pafs
 
-from cxr_ray import schemas
+from cxr_ray import credentials, schemas
 from cxr_ray.errors import RunError
 from cxr_ray.registry import did_you_mean
 from cxr_ray.upgrades import upgraded
@@ -24,7 +24,10 @@ from cxr_ray.upgrades import upgraded
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """A local path or a URI (s3://, gs://, ...) to pyarrow's file system and the path inside it."""
     if "://" in path:
-        return pafs.FileSystem.from_uri(path)
+        try:
+            return pafs.FileSystem.from_uri(credentials.revealed(path))
+        except (OSError, ValueError) as e:  # pyarrow quotes what it was given
+            raise type(e)(credentials.redacted(str(e))) from None
     return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
@@ -127,8 +130,9 @@ def open_run(path: str | Path) -> Run:
     Raises:
         RunError: there is no ``sweep.yaml`` in it.
     """
+    path = credentials.without(str(path))
     try:
-        fs, root = filesystem(str(path))
+        fs, root = filesystem(path)
     except (OSError, pa.ArrowException) as e:
         raise RunError(
             f"got {path}, which cannot be opened ({' '.join(str(e).split())}); expected a run; give a folder, or a URI "
@@ -138,4 +142,4 @@ def open_run(path: str | Path) -> Run:
         raise RunError(
             f"got {path}, which is not a run (no sweep.yaml); expected a run; give the folder that --out named."
         )
-    return Run(str(path), fs, root)
+    return Run(path, fs, root)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cxr_ray
+from cxr_ray.arguments import Parser
 from cxr_ray.errors import CxrRayError, SweepError
 from cxr_ray.registry import did_you_mean
 
@@ -26,7 +27,7 @@ def parser(prog: str = "python -m cxr_ray.sweep") -> argparse.ArgumentParser:
     """The arguments."""
     from cxr_ray.data import sources
 
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog=prog,
         description="Trains, explains and measures: whether saliency maps on chest X-rays show what the model used.",
         epilog=EXIT_CODES,

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from cxr_ray.analysis import primary
 from cxr_ray.config import NULLABLE, SEGMENTER, SPACES, WITH_SPACES, Data, Sweep
+from cxr_ray.credentials import without, without_all
 from cxr_ray.data.doubts import SUSPICIONS
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.data.sources import SOURCES, known_masks
@@ -54,6 +55,8 @@ NAMES: dict[str, Collection[str]] = {
     "regions.names": REGIONS,
     "regions.edits": EDITS,
 }
+MOST_BYTES = 2**20  # of a sweep file
+MOST_MISTAKES = 50  # that are told
 LISTS = (  # in which every value may stand once
     *("explain.explainers", "explain.targets"),
     *("perturb.grids", "perturb.fills", "perturb.levels", "perturb.orders"),
@@ -73,7 +76,7 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = (), changes: Mapping
     Raises:
         SweepError: with every mistake in it, one a line.
     """
-    path = Path(path)
+    path = Path(without(str(path)))
     raw = _read(path)
     raw.setdefault("name", re.sub(r"[^a-z0-9_-]", "_", path.stem.lower()).lstrip("0123456789_-") or "sweep")
     mistakes = []
@@ -98,6 +101,8 @@ def _read(path: Path) -> dict[str, Any]:
         near = difflib.get_close_matches(path.name, files, n=1)
         hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of one."
         raise SweepError(f"got {path}, which is no file; expected a YAML file; {hint}")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise SweepError(f"got {path} of {size} bytes; expected a sweep file, of at most {MOST_BYTES}; give one.")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
@@ -132,7 +137,7 @@ def resolve(raw: Mapping[Any, Any], mistakes: Iterable[str] = ()) -> Sweep:
         SweepError: with all ``mistakes`` and those found here, one a line.
     """
     found = list(mistakes)
-    plain = _with_spaces_checked(raw, found)
+    plain = _with_spaces_checked(without_all(dict(raw)), found)
     found += _unknown_names(plain)
     try:
         sweep = Sweep.model_validate(plain)
@@ -147,7 +152,10 @@ def resolve(raw: Mapping[Any, Any], mistakes: Iterable[str] = ()) -> Sweep:
         found += [*_repetitions(sweep), *_contradictions(sweep)]
         if not found:
             return sweep
-    raise SweepError("\n".join(dict.fromkeys(found)))
+    found = list(dict.fromkeys(found))
+    if len(found) > MOST_MISTAKES:
+        found = [*found[:MOST_MISTAKES], f"and {len(found) - MOST_MISTAKES} more mistakes; correct these first."]
+    raise SweepError("\n".join(found))
 
 
 def _with_spaces_checked(raw: Mapping[Any, Any], found: list[str]) -> dict[Any, Any]:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cxr_ray
+from cxr_ray.arguments import Parser
 from cxr_ray.config import Sweep
+from cxr_ray.credentials import redacted
 from cxr_ray.errors import CxrRayError, SweepError
 from cxr_ray.modules import make_callable
 
@@ -45,7 +47,7 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
     """The arguments."""
     from cxr_ray.data import sources
 
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog=prog,
         description="Says whether the maps of one model are more faithful than controls. Patients of the test split "
         "are scored in random order until that is decided.",
@@ -189,7 +191,7 @@ class Screen:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{redacted(text)}\n")
         sys.stdout.flush()
         self._drawn = 0
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cxr_ray.credentials import redacted, without
 from cxr_ray.data import images
 from cxr_ray.data.entries import Source
 from cxr_ray.errors import ImageError
@@ -69,8 +70,8 @@ def load_pixels(
 
 
 def absolute(path: str) -> str:
-    """A path that names the same file from another folder, as a worker's; a URI as it is."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+    """A path that names the same file from another folder, as a worker's; a URI without its credentials."""
+    return without(path) if "://" in path else os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def used_bits(source: Source) -> int:
@@ -99,5 +100,5 @@ def one_line(error: Exception) -> str:
     >>> one_line(OSError("no such   file."))
     'OSError: no such file'
     """
-    text = " ".join(str(error).split()).rstrip(".")
+    text = redacted(" ".join(str(error).split()).rstrip("."))
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

@@ -14,10 +14,10 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from cxr_ray.data.images import PREPROCESS
-from cxr_ray.errors import CheckpointError, WeightsError
+from cxr_ray.errors import CheckpointError, WeightsError, first_line
 from cxr_ray.models import families, matching
 from cxr_ray.models.networks import NETWORKS, Classifier, Columns, ModelSpec, build
-from cxr_ray.models.statefiles import first_line, read_state_file
+from cxr_ray.models.statefiles import read_state_file
 from cxr_ray.registry import did_you_mean
 from cxr_ray.results import filesystem
 from cxr_ray.schemas import CLASSES
@@ -41,7 +41,7 @@ def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] 
     try:
         return network.imagenet()
     except (OSError, RuntimeError, http.client.HTTPException) as e:
-        reason = first_line(getattr(e, "reason", e))
+        reason = first_line(reason if isinstance(reason := getattr(e, "reason", e), Exception) else OSError(reason))
         raise WeightsError(
             f"model.weights: got imagenet, which could not be downloaded ({reason}); expected weights of {arch}; try "
             f"again with network access, give a file (--set model.weights=path/to/{arch}.pth) or train from scratch "

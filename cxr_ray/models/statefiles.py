@@ -19,7 +19,7 @@ import torch
 from pyarrow import ArrowException
 from torch import Tensor
 
-from cxr_ray.errors import CheckpointError
+from cxr_ray.errors import CheckpointError, first_line
 from cxr_ray.results import filesystem
 
 KEYS = (
@@ -101,11 +101,6 @@ def read_state_file(path: str) -> StateFile:
             f"got {path} without a state dict{what}; expected one; save it with torch.save(model.state_dict(), path)."
         )
     return StateFile(state, _classes(whole))
-
-
-def first_line(error: object) -> str:
-    """The first line of an error's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _without_wrappers(whole: Any) -> dict[str, Tensor] | None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from cxr_ray import quiet
+from cxr_ray.arguments import Parser
 from cxr_ray.errors import CxrRayError
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.report") -> int:
     """Draw a run again; return the exit code."""
-    parser = argparse.ArgumentParser(prog=prog, description="Draws the report of a run again.")
+    parser = Parser(prog=prog, description="Draws the report of a run again.")
     parser.add_argument("out", help="the run's folder or URI, as --out named it")
     parser.add_argument("--data", help="where the images lie, if elsewhere now (galleries only)")
     args = parser.parse_args(argv)
@@ -22,10 +23,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.repor
     try:
         write_report(args.out, args.data)
     except (CxrRayError, pa.ArrowInvalid) as e:
-        print(f"cxr_ray: {str(e).splitlines()[0]}", file=sys.stderr)
+        quiet.complain(f"cxr_ray: {str(e).splitlines()[0]}")
         return getattr(e, "exit_code", 2)
     except OSError as e:
-        print(f"cxr_ray: {args.out}: {str(e).splitlines()[0]}", file=sys.stderr)
+        quiet.complain(f"cxr_ray: {args.out}: {str(e).splitlines()[0]}")
         return 1
     print(f"{args.out.rstrip('/')}/report.html")
     return 0

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cxr_ray import config
+from cxr_ray import config, credentials
 from cxr_ray.errors import ClusterError
 from cxr_ray.machine import usable_cpus
 from cxr_ray.quiet import silent
@@ -48,6 +48,12 @@ def start_ray() -> bool:
         os.environ.setdefault(name, value)
     ray.data.DataContext.get_current().enable_progress_bars = False
     if address := os.environ.get("RAY_ADDRESS"):
+        if credentials.were_given():
+            raise ClusterError(
+                f"got RAY_ADDRESS={address} and a URI with credentials, which the cluster's processes do not have; "
+                "expected credentials in the environment of every machine when Ray starts there (AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY and the like); give the URI without them."
+            )
         try:
             with silent(2):  # Ray says there that it was asked to be quiet
                 ray.init(address=address, **quiet)

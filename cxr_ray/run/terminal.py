@@ -8,13 +8,14 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 from cxr_ray import quiet
+from cxr_ray.credentials import redacted
 
 PROGRESS_SECONDS = 5.0  # between two lines
 
 
 def say(text: str = "") -> None:
     """One line on the terminal, at once."""
-    print(text, flush=True)
+    print(redacted(text), flush=True)
 
 
 def complain(text: str) -> None:

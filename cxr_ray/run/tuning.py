@@ -1,12 +1,13 @@
 """Ray Tune: trains the trials, stops the worst early, goes on with those that were interrupted.
 
-Tune's own state is pickled, so that whoever can write into a run's folder could run code: it is never read. A run goes
-on from the files of its trials (``trial_files``), whose metrics are told to a new scheduler.
+Tune's own state is pickled, so it lies in no run's folder, and is never read: whoever can write into a run's folder
+could run code. A run goes on from the files of its trials (``trial_files``), whose metrics are told to a new scheduler.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from ray import tune
 from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
+from cxr_ray.credentials import redacted
 from cxr_ray.run import terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
@@ -25,7 +27,6 @@ from cxr_ray.run.trial_files import TrialFiles
 from cxr_ray.schemas import to_json
 
 MAX_FAILURES = 2
-FOLDER = (".work", "tune")  # of Tune's own files, written and never read
 _KEY = "plan"  # under which Tune keeps a trial
 History = list[dict[str, Any]]  # the metrics of each epoch
 
@@ -151,36 +152,35 @@ def _train(
         return str(trial.config[_KEY]["trial_id"])
 
     resources = {"cpu": allocation.trial_cpus, "gpu": allocation.trial_gpus}
-    if store.exists(*FOLDER):
-        store.fs.delete_dir(store.path(*FOLDER))
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {k: v for k, v in resources.items() if v}),
-        param_space={_KEY: tune.grid_search([t.to_config() for t in trials])},
-        tune_config=tune.TuneConfig(
-            metric="val_auroc",
-            mode="max",
-            scheduler=scheduler,
-            max_concurrent_trials=allocation.concurrent_trials,
-            reuse_actors=True,  # a process starts longer than many a trial trains
-            trial_name_creator=name,
-            trial_dirname_creator=name,
-        ),
-        run_config=tune.RunConfig(
-            name=FOLDER[1],
-            storage_path=store.path(FOLDER[0]),
-            storage_filesystem=store.fs,
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[progress],
-        ),
+    tune_config = tune.TuneConfig(
+        metric="val_auroc",
+        mode="max",
+        scheduler=scheduler,
+        max_concurrent_trials=allocation.concurrent_trials,
+        reuse_actors=True,  # a process starts longer than many a trial trains
+        trial_name_creator=name,
+        trial_dirname_creator=name,
     )
-    finished: Any = tuner.fit()
+    with tempfile.TemporaryDirectory(prefix="cxr_ray-tune-") as folder:  # Tune's files are pickles: in no run's folder
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {k: v for k, v in resources.items() if v}),
+            param_space={_KEY: tune.grid_search([t.to_config() for t in trials])},
+            tune_config=tune_config,
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=folder,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[progress],
+            ),
+        )
+        finished: Any = tuner.fit()
     failed = [r for r in finished if r.error is not None]
     return {r.config[_KEY]["trial_id"]: _reason(r.error) for r in failed if _KEY in (r.config or {})}
 
 
 def _reason(error: Exception) -> str:
-    reason = str(error).strip().splitlines()[-1]
+    reason = redacted(str(error).strip().splitlines()[-1])
     if "OutOfMemoryError" in reason:
         reason += " Trials take a GPU each with --set resources.gpu_per_trial=1."
     return reason

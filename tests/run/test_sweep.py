@@ -1,5 +1,6 @@
 """Whole sweeps through Ray on tiny phantoms: tables, resuming, killed workers and drivers, one and two workers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -345,11 +347,13 @@ def test_trials_of_one_process_have_the_weights_of_trials_of_their_own(tmp_path,
         for reuse in (True, False):
             config = tune.TuneConfig
             monkeypatch.setattr(tune, "TuneConfig", lambda reuse_actors, **k: config(**k, reuse_actors=reuse))  # noqa: B023
-            run = context.prepare(asked, str(tmp_path / str(reuse)))
+            run, tunes = context.prepare(asked, str(tmp_path / str(reuse))), str(tmp_path / f"tune-{reuse}")
+            kept = SimpleNamespace(TemporaryDirectory=lambda prefix: contextlib.nullcontext(tunes))  # noqa: B023
+            monkeypatch.setattr(tuning, "tempfile", kept)
             rows = tuning.tune_sweep(run, run.trials, training_data.load_training_data(run, run.trials), allocation)
             monkeypatch.undo()
             weights[reuse] = [Path(run.store.out, row["checkpoint"]).read_bytes() for row in rows]
-            results_of = Path(run.store.out).glob(".work/tune/*/result.json")
+            results_of = Path(tunes).glob("tune/*/result.json")
             pids[reuse] = {json.loads(line)["pid"] for p in results_of for line in p.read_text().splitlines()}
     finally:
         ray.shutdown()
