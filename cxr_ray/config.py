@@ -25,7 +25,7 @@ Arch = Annotated[str, Field(pattern=rf"^({NAME_PATTERN}|(torchvision|timm|torchx
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NULLABLE = ("sequential", "verdicts", "regions", "sanity")  # sections that null turns off
+NULLABLE = ("sequential", "verdicts", "regions", "truth", "sanity")  # sections that null turns off
 CAM_LAYER = "module that class activation maps read; null: the last one with a spatial output before the head"
 SEGMENTER = "torchxrayvision"  # as regions.lungs: masks by its network
 PATIENT_RULES = ("folder", "file")  # as data.patient: no patterns
@@ -274,6 +274,26 @@ class Regions(Section):
     edits: list[Name] = Field([], description="changes of the whole image, each scored once")
 
 
+class Truth(Section):
+    """Where experts see the finding. Maps are compared with it (table ``localisation``); no other number changes."""
+
+    path: str | None = Field(
+        None,
+        min_length=1,
+        description="a file of boxes, polygons or run lengths (.csv, .tsv, .parquet, .json), or a folder of masks; "
+        "null: phantoms' own opacities, and none of other images",
+    )
+    format: Literal["auto", "boxes", "chexlocalize", "coco", "masks"] = Field(
+        "auto", description="of the file; auto: as its name and content say"
+    )
+    labels: list[Label] = Field([], description="labels of the file that count; empty: all")
+    size: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(min_length=2, max_length=2)] | None = Field(
+        None,
+        description="width and height in pixels of the images that shapes were drawn on; null: as the file says, else "
+        "the images' own",
+    )
+
+
 class Sanity(Section):
     """Cascading randomisation of a model's weights, from the head down (Adebayo et al., NeurIPS 2018)."""
 
@@ -338,6 +358,7 @@ class Sweep(Section):
     sequential: Sequential | None = None
     verdicts: Verdicts | None = None
     regions: Regions | None = Regions()
+    truth: Truth | None = Truth()
     sanity: Sanity | None = Sanity()
     resources: Resources = Resources()
     seed: int = Field(0, ge=0, le=2**31 - 1)

@@ -226,6 +226,26 @@ LUNGS = Table(
     ("trial_id", "explainer"),
 )
 
+LOCALISATION = Table(
+    "localisation",
+    {
+        **_IMAGE,
+        **_TARGET,
+        "metric": ("str", "of localisation, higher is better: pointing, mass, rank, iou or energy"),
+        "control": ("str", "none: the map itself; else the control, whose draws get the map's values"),
+        "outcome": ("str", "TP, FP, TN or FN"),
+        "area": ("float", "share of the image that the expert truth covers: chance for pointing, mass and rank"),
+        "value": ("float", "the metric of the map itself; null without positive mass, for mass and energy"),
+        "control_mean": ("float", "mean of the metric over the control's draws"),
+        "gap": ("float", "value - control_mean, positive where the map is better localised"),
+        "win_rate": ("float", "share of control draws that the map beats, ties half; 0.5 is chance"),
+        "n_draws": ("small", "draws"),
+        "p_value": ("float", "one-sided: (1 + draws at least as well localised) / (1 + draws); null under 19 draws"),
+    },
+    ("trial_id", "explainer", "image_id", "target", "metric", "control"),
+    ("trial_id", "explainer"),
+)
+
 CURVES = Table(
     "curves",
     {
@@ -564,6 +584,39 @@ LUNG_SUMMARY = Table(
     ("trial_id", "explainer", "target_rule", "bucket", "control", "mask", "quantity"),
 )
 
+LOCALISATION_SUMMARY = Table(
+    "localisation_summary",
+    {
+        "trial_id": ("str", "the model"),
+        "explainer": ("str", "the maps' explainer"),
+        **_RULE,
+        **_BUCKET,
+        "metric": ("str", "as in localisation"),
+        "control": ("str", "none: the map itself; else the control, as in localisation"),
+        "draws": ("small", "most draws of the control that an image has; 0 for none"),
+        "area": ("float", "mean share of the image that the expert truth covers: chance for pointing, mass and rank"),
+        "n": ("small", "images of the bucket with an expert truth and a value"),
+        "n_patients": ("small", "patients among them"),
+        "mean": ("float", "mean of the metric (control none), or of the map's advantage over the control"),
+        **_INTERVAL,
+        "control_mean": ("float", "mean of the metric over images and the control's draws"),
+        "win_rate": ("float", "mean share of control draws that the map beats, ties half; 0.5 is chance"),
+        "win_lower": ("float", "win_rate: lower bound of its 95% interval over patients; null under 20 patients"),
+        "win_upper": ("float", "win_rate: upper bound of its 95% interval over patients; null under 20 patients"),
+        "test": ("str", "the tests behind p and mean_p"),
+        "alternative": ("str", "greater: the map is better localised than the control"),
+        "p": ("float", "p-value of the win rate"),
+        "p_holm": ("float", "p corrected over the explainers and controls of family"),
+        "mean_p": ("float", "p-value of the mean advantage"),
+        "mean_p_holm": ("float", "mean_p corrected over the same"),
+        "family": ("str", "the tests that are corrected together"),
+        "family_size": ("small", "how many there are"),
+        "hardest": ("bool", "the strong control with the smallest mean advantage"),
+        "beaten": ("str", "yes, no or differs: as in summary"),
+    },
+    ("trial_id", "explainer", "target_rule", "bucket", "metric", "control"),
+)
+
 REGION_SUMMARY = Table(
     "region_summary",
     {
@@ -672,29 +725,31 @@ AGREEMENT = Table(
             "difference of mean drops of two buckets; truth: region effects against counterfactual renderings "
             "(phantoms); accuracy: whether models that classify better have more faithful maps; variants: mean over "
             "the models of a variant; twins: models that give every test image the same log-odds; reliability: how "
-            "well a fill tells explainers apart",
+            "well a fill tells explainers apart; plausibility: whether faithful maps agree with experts, over images",
         ),
         "subject": ("str", "trial_id; accuracy: explainer; variants: variant; twins: the first of the models"),
         "axis": (
             "str",
             "ranking, sign: the choice that differs between a and b (all, for counts of cells); truth: region; "
-            "reliability: fill; accuracy, variants: accuracy, auroc or gap; twins: model",
+            "reliability: fill; accuracy, variants: accuracy, auroc or gap; twins: model; plausibility: metric of "
+            "localisation",
         ),
         "a": (
             "str",
-            "ranking, sign: the choice's one value; truth, reliability: fill; accuracy, variants: explainer; twins: "
-            "model",
+            "ranking, sign: the choice's one value; truth, reliability: fill; accuracy, variants, plausibility: "
+            "explainer; twins: model",
         ),
         "b": (
             "str",
             "ranking, sign: its other value; truth: what was left out or replaced in the rendering; reliability: grid; "
-            "accuracy, variants: control; twins: the other model",
+            "accuracy, variants, plausibility: control; twins: the other model",
         ),
         "statistic": (
             "str",
             "ranking: kendall_tau, n_explainers (fewest ranked in a setting); sign: turned, clearly, and of all cells "
             "above, below, holds_0, no_interval; truth: spearman, same_sign; accuracy: spearman; variants: mean; "
-            "twins: same_logodds; reliability: icc, random_over_<control>",
+            "twins: same_logodds; reliability: icc, random_over_<control>; plausibility: spearman, and "
+            "shares of images whose map beats the control in one alone: faithful_alone, plausible_alone",
         ),
         "explainer": ("str", "whose maps; null: all or none"),
         "target_rule": ("str", "pneumonia or predicted; null: all or none"),
@@ -704,14 +759,17 @@ AGREEMENT = Table(
         "level": ("level", "of a drop; null: an area, several or none"),
         "scale": ("str", "prob or logodds; null: both or none"),
         "control": ("str", "null: several or none"),
-        "value": ("float", "the statistic; a share for turned, clearly, same_sign, same_logodds and counts of cells"),
+        "value": (
+            "float",
+            "the statistic; a share for turned, clearly, same_sign, same_logodds, *_alone and counts of cells",
+        ),
         "low": ("float", "smallest, or the interval's lower bound: method says which; null: neither"),
         "high": ("float", "largest, or the interval's upper bound: method says which; null: neither"),
         "count": ("small", "of shares: the numerator; else null"),
         "n": (
             "small",
-            "what value is over: ranking: settings; sign: pairs or cells; truth, twins, reliability: images; else "
-            "models",
+            "what value is over: ranking: settings; sign: pairs or cells; truth, twins, reliability, plausibility: "
+            "images; else models",
         ),
         "p": ("float", "p-value; null where nothing is tested"),
         "method": ("str", "how value, low, high and p are made"),
@@ -802,7 +860,7 @@ ERRORS = Table(
         "image_id": ("str", "null where the file could not be read as an image, and of class_order"),
         "stage": (
             "str",
-            "read, decode, lungs or marker (a mask), patch_swap (a donor image), score:<trial_id>, "
+            "read, decode, lungs, marker or truth (a mask), patch_swap (a donor image), score:<trial_id>, "
             "explain:<trial_id>:<explainer>, sanity:<the same> or class_order:<trial_id> (a model whose classes may be "
             "the other way round)",
         ),
@@ -817,6 +875,7 @@ _ALL = (
     PREDICTIONS,
     SALIENCY,
     LUNGS,
+    LOCALISATION,
     CURVES,
     FAITHFULNESS,
     FILLED,
@@ -828,6 +887,7 @@ _ALL = (
     SUMMARY,
     SALIENCY_SUMMARY,
     LUNG_SUMMARY,
+    LOCALISATION_SUMMARY,
     REGION_SUMMARY,
     SANITY_SUMMARY,
     COMPARISONS,

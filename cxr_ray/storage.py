@@ -26,7 +26,10 @@ SHARDS = ".work/shards"
 ROW_GROUP, GROUP_BYTES = 2**17, 2**26
 MERGED_SHARDS = 2048  # of at most 16 images, that one file of a table holds
 FOLDER_FILES = 1000  # shards of one folder
-PER_SHARD = ("predictions", "saliency", "lungs", "curves", "faithfulness", "filled", "regions", "donor_swaps", "sanity")
+PER_SHARD = (
+    *("predictions", "saliency", "lungs", "localisation", "curves", "faithfulness"),
+    *("filled", "regions", "donor_swaps", "sanity"),
+)
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the name of a file that is being written
 Tables = Mapping[tuple[str, str], pa.Table]
 

@@ -61,7 +61,7 @@ LISTS = (  # in which every value may stand once
     *("explain.explainers", "explain.targets"),
     *("perturb.grids", "perturb.fills", "perturb.levels", "perturb.orders"),
     *("verdicts.explainers", "verdicts.controls"),
-    *("regions.names", "regions.edits"),
+    *("regions.names", "regions.edits", "truth.labels"),
 )
 
 

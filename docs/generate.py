@@ -16,6 +16,7 @@ from typing import Any
 import cxr_ray.config
 from cxr_ray.analysis.hypotheses.registry import TESTED, Hypothesis
 from cxr_ray.config import Section
+from cxr_ray.data.annotations import FORMATS
 from cxr_ray.data.doubts import SUSPICIONS
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.data.sources import SOURCES, SourceKind
@@ -25,6 +26,7 @@ from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.edits import EDITS
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.fills import FILLS
+from cxr_ray.measure.localisation import LOCALISATION
 from cxr_ray.measure.metrics import METRICS
 from cxr_ray.measure.regions import REGIONS
 from cxr_ray.models.backends import BACKENDS, Backend
@@ -100,6 +102,7 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "Controls": ("Key `controls`: the name and the number of draws.", CONTROLS),
     "Fills": ("Key `perturb.fills`.", FILLS),
     "Metrics": ("Column `metric` of `faithfulness` and `summary`.", METRICS),
+    "Localisation": ("Column `metric` of `localisation` and `localisation_summary`.", LOCALISATION),
     "Regions": ("Key `regions.names`.", REGIONS),
     "Edits": ("Key `regions.edits`.", EDITS),
     "Hypotheses": ("Column `hypothesis` of `hypotheses`.", TESTED),
@@ -109,6 +112,7 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
 # how networks are trained and run, which says nothing about what a number means
 TECHNICAL: dict[str, tuple[str, Registry[Any]]] = {
     "Suspicions": ("Key `data.accept`: what does not stop the run, and is told.", SUSPICIONS),
+    "Annotations": ("Key `truth.format`, beside auto and masks (a folder of masks).", FORMATS),
     "Networks": ("Keys `model.arch` and `checkpoints.NAME.arch`.", NETWORKS),
     "Preprocessing": ("Keys `model.preprocess` and `checkpoints.NAME.preprocess`.", PREPROCESS),
     "Losses": ("Key `train.loss`.", LOSSES),

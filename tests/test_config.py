@@ -52,6 +52,7 @@ def test_the_defaults_are_those_of_the_design():
     assert have["perturb"].pop("precision") == "float32"
     assert have.pop("sequential") is None
     assert have.pop("verdicts") is None
+    assert have.pop("truth") == {"path": None, "format": "auto", "labels": [], "size": None}
     assert (have["regions"].pop("draws"), have["regions"].pop("lungs"), have["regions"].pop("edits")) == (5, None, [])
     assert (have["regions"].pop("donors"), have["regions"].pop("marker")) == (120, None)
     written["perturb"]["grids"] = ["pixel", "14"]
@@ -121,6 +122,7 @@ def test_the_hash_ignores_resources_and_the_path_of_the_data_and_nothing_else():
         "sequential: {max_draws: 99}",
         "verdicts: {alpha: 0.01}",
         "regions: null",
+        "truth: {path: boxes.csv}",
         "sanity: {images: 8}",
     )
     assert set(Sweep.model_fields) == {yaml_key.split(":")[0] for yaml_key in different} | {"resources"}

@@ -194,6 +194,7 @@ def test_units_become_one_file_a_partition(store):
         "errors/part-0.parquet",
         "faithfulness/part-0.parquet",
         "filled/part-0.parquet",
+        "localisation/part-0.parquet",
         "lungs/part-0.parquet",
         "predictions/trial_id=plain-1/part-0.parquet",
         "predictions/trial_id=study/part-0.parquet",

@@ -15,8 +15,16 @@ import pandas as pd
 import pyarrow.dataset as pads
 
 from cxr_ray import results
-from cxr_ray.analysis import buckets, lung_summary, primary, region_summary, saliency_summary, sanity_summary
-from cxr_ray.analysis.agreement import accuracy, ranking, reliability, sign, truth, twins
+from cxr_ray.analysis import (
+    buckets,
+    localisation_summary,
+    lung_summary,
+    primary,
+    region_summary,
+    saliency_summary,
+    sanity_summary,
+)
+from cxr_ray.analysis.agreement import accuracy, plausibility, ranking, reliability, sign, truth, twins
 from cxr_ray.analysis.classification import classification_rows
 from cxr_ray.analysis.groups import groups
 from cxr_ray.analysis.hypotheses import verdicts
@@ -145,6 +153,37 @@ def lung_rows(measured: Measured) -> Rows:
     return rows
 
 
+def localisation_rows(measured: Measured) -> Rows:
+    """The rows of `localisation_summary`."""
+    rows: Rows = []
+    for trial_id in measured.explained:
+        localisation = measured.of_trial("localisation", trial_id)
+        for rule in measured.target_rules if len(localisation) else []:
+            same = {"trial_id": trial_id, "target_rule": rule}
+            of_rule = buckets.of_rule(localisation, measured.test_of(trial_id), rule)
+            found = localisation_summary.localisation_rows(
+                of_rule, measured.patients, f"{trial_id}, {rule}", measured.seed
+            )
+            rows += [{**same, **row} for row in found]
+    return rows
+
+
+def plausibility_points(measured: Measured, trial_id: str) -> pd.DataFrame:
+    """Faithfulness in the primary settings beside localisation, image by image; no rows without expert truth."""
+    settings = measured.primary
+    localisation = measured.of_trial("localisation", trial_id)
+    if localisation.empty:
+        return localisation
+    test = measured.test_of(trial_id)
+    chosen = (pads.field("trial_id") == trial_id) & settings.expression & (pads.field("scale") == settings.scale)
+    chosen &= (pads.field("grid") == settings.grid) & (pads.field("fill") == settings.fill)
+    columns = ["image_id", "target", "explainer", "control", "gap", "win_rate"]
+    faithfulness = measured.run.pandas("faithfulness", columns, chosen)
+    return plausibility.points(
+        *(buckets.of_rule(frame, test, settings.target_rule) for frame in (faithfulness, localisation))
+    )
+
+
 def region_rows(measured: Measured) -> Rows:
     """The rows of `region_summary`."""
     rows: Rows = []
@@ -215,6 +254,11 @@ def agreement(measured: Measured) -> Rows:
             effects = region_summary.region_effects(regions)
             of_rule = buckets.of_rule(effects, measured.test_of(trial_id), settings.target_rule)
             rows += truth.truth_rows(truth.truth_points(of_rule), trial_id, settings.target_rule)
+        both = plausibility_points(measured, trial_id)
+        if len(both):
+            rows += plausibility.plausibility_rows(
+                both, measured.patients, trial_id, settings.target_rule, measured.seed
+            )
     over_all = settings.expression & (pads.field("bucket") == "all")
     models = accuracy.accuracy_and_gaps(
         measured.run.pandas("classification"),
@@ -238,6 +282,7 @@ def drop_contrasts(trial_id: str, settings: primary.PrimarySettings) -> pads.Exp
 DERIVED: dict[str, Callable[[Measured], Rows]] = {
     "saliency_summary": saliency_rows,
     "lung_summary": lung_rows,
+    "localisation_summary": localisation_rows,
     "region_summary": region_rows,
     "sanity_summary": sanity_rows,
     "comparisons": lambda measured: measured.ranked[0],

@@ -28,8 +28,8 @@ from cxr_ray.errors import DataError, ImageError
 class MaskFolder:
     """Masks of a part of the images: images of any ending under ``path``, above 127 in it, each named as its image.
 
-    ``part`` is lungs or marker, a key of ``regions``. Where a name stands in several folders below ``path``, the one
-    whose path there is the image's counts.
+    ``part`` is lungs or marker, a key of ``regions``, or truth, a section. Where a name stands in several folders below
+    ``path``, the one whose path there is the image's counts.
     """
 
     path: str

@@ -27,6 +27,7 @@ class SourceKind:
         description: what the report calls the data.
         limits: sentences that the report says of what such data cannot show.
         masks: parts of an image whose place the source knows.
+        truth: the one of them that is the finding, as an expert would mark it.
         counterfactuals: a part to the changes in which its images can be rendered again to show the part's effect.
         on_disk: its files lie at a path that every machine of a cluster must see.
         own_val: its own val split validates, unless ``data.val`` says otherwise.
@@ -39,6 +40,7 @@ class SourceKind:
     description: str
     limits: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
+    truth: str | None = None
     counterfactuals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     on_disk: bool = True
     own_val: bool = False
@@ -93,6 +95,7 @@ SOURCES: Registry[SourceKind] = Registry(
             named_by=lambda text: {} if text == "phantom" else None,
             description="procedural phantoms, not X-rays: they show how the tool works, not what maps are worth",
             masks=("lungs", "opacity", "marker"),
+            truth="opacity",
             counterfactuals={"opacity": ("opacity",), "marker": ("marker", "glyph")},
             on_disk=False,
         ),

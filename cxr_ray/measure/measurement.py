@@ -19,6 +19,7 @@ from cxr_ray.measure.curves import Axes
 from cxr_ray.measure.donors import DonorMaps, Maps
 from cxr_ray.measure.explainers import explainer_of
 from cxr_ray.measure.faithfulness import faithfulness_rows
+from cxr_ray.measure.localisation import localisation_rows
 from cxr_ray.measure.lung_enrichment import lung_rows
 from cxr_ray.measure.map_rankings import MapRankings
 from cxr_ray.measure.sequential import sequential_test, tested_sequentially
@@ -70,7 +71,7 @@ def _made(batch: Batch, explainer: str, model: Classifier) -> Maps:
 
 
 def maps_alone(batch: Batch, explainer: str, maps: Maps, donor_maps: DonorMaps | None = None) -> Tables:
-    """Rows of saliency, and of lungs where masks are known, of one explainer's maps, where nothing is scored."""
+    """Rows of saliency, lungs and localisation (where masks are known) of one explainer's maps; nothing is scored."""
     return _map_rows(batch, maps, MapRankings(batch, explainer, maps, donor_maps))
 
 
@@ -78,13 +79,15 @@ def _map_rows(batch: Batch, maps: Maps, map_rankings: MapRankings) -> Tables:
     rows = {"saliency": saliency_rows(batch, maps.own.to(batch.device), map_rankings.full)}
     if (lungs := lung_rows(batch, map_rankings)) is not None:
         rows["lungs"] = lungs
+    if (localisation := localisation_rows(batch, map_rankings)) is not None:
+        rows["localisation"] = localisation
     return {(name, map_rankings.explainer): table for name, table in rows.items()}
 
 
 def measure(
     batch: Batch, shared: SharedControls, explainer: str, maps: Maps, donor_maps: DonorMaps | None = None
 ) -> Tables:
-    """Rows of saliency, lungs (where masks are known), curves and faithfulness of one explainer's maps.
+    """Rows of saliency, lungs and localisation (where masks are known), curves and faithfulness of an explainer's maps.
 
     Args:
         batch: the images.

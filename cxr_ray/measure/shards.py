@@ -56,7 +56,8 @@ class Shard:
         pixels: uint8 [B, 3, S, S]; or float32 in pixel space, [0, 1].
         image_ids, paths, labels: one for each image.
         errors: rows of the errors table for images that could not be decoded.
-        masks: lungs, marker and opacity as far as they are known: bool [B, S, S]; nowhere: not known, or not there.
+        masks: lungs, marker, opacity, truth and truth_boxes (``data.truth``) as far as they are known: bool [B, S, S];
+            nowhere: not known, or not there.
         counterfactuals: phantoms rendered without their opacity, without their marker, with the other glyph: uint8
             [B, 3, S, S].
         donor_images: image_id to the NORMAL image of another patient that it swaps patches with: uint8 [3, S, S].

@@ -14,6 +14,7 @@ from cxr_ray.data import doubts, labels, masks, sources
 from cxr_ray.data.entries import Source
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.splits import choose
+from cxr_ray.data.truth import truth_notes, truth_of
 from cxr_ray.errors import NoFolderError
 from cxr_ray.measure import metrics, needs
 from cxr_ray.measure.controls import CONTROLS
@@ -99,6 +100,8 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     for folder in (masks.lungs_of(sweep), masks.marker_of(sweep)):
         if folder is not None:
             manifest.notes.append(masks.mask_note(folder, manifest))
+    if (truth := truth_of(sweep)) is not None:
+        manifest.notes.extend(truth_notes(truth, manifest))
     manifest.notes.extend(
         f"Control {c} has nothing to rank on these grids ({', '.join(map(str, sweep.perturb.grids))}) and is left out."
         for c in sweep.controls

@@ -9,6 +9,7 @@ import ray
 
 from cxr_ray import results
 from cxr_ray.data import masks, sources
+from cxr_ray.data.truth import truth_of
 from cxr_ray.errors import UserError
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models.training import device_memory
@@ -85,7 +86,7 @@ def allocate(context: RunContext, n_trials: int, ahead: RayAhead) -> Allocation:
     request = cluster.Request(sweep.resources, n_trials, max(sizes), local, max(memory, default=0.0))
     ask_gpus = n_trials > 0 and sweep.resources.gpu_per_trial == "auto"
     allocation = cluster.allocate(cluster.ray_nodes(ask_gpus), request)
-    folders = [masks.lungs_of(sweep), masks.marker_of(sweep)]
+    folders = [masks.lungs_of(sweep), masks.marker_of(sweep), truth_of(sweep)]
     paths = [context.store.out]
     paths += [context.source.where] if sources.SOURCES[sweep.data.source].on_disk else []
     paths += [images] if (images := getattr(context.source, "images", None)) else []

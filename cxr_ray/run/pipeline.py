@@ -23,7 +23,8 @@ from cxr_ray.config import Sweep
 from cxr_ray.data.entries import Source
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.masks import MaskFolder, load_parts, lungs_of, marker_of
-from cxr_ray.data.sources import counterfactuals_of
+from cxr_ray.data.sources import SOURCES, counterfactuals_of
+from cxr_ray.data.truth import load_truth, own_truth, truth_of
 from cxr_ray.run.terminal import ShardDone
 from cxr_ray.run.workers import WorkerPool
 from cxr_ray.storage import SHARDS, Store, pack
@@ -70,7 +71,7 @@ class _Decode:
     """A shard's images, read and decoded; runs in tasks next to the actors."""
 
     def __init__(self, source: Source, lungs: MaskFolder | None, sweep: Sweep):
-        self.source, self.fit = source, sweep.data.fit
+        self.source, self.fit, self.sweep, self.truth = source, sweep.data.fit, sweep, truth_of(sweep)
         self.folders = [folder for folder in (lungs, marker_of(sweep)) if folder is not None]
         self.parts, self.changes = sweep.regions is not None, counterfactuals_of(sweep)
 
@@ -83,22 +84,35 @@ class _Decode:
         rows = shard["rows"] if self.parts and shard["split"] in ("test", "donors") else []
         changes = self.changes if shard["split"] == "test" else ()
         parts = load_parts(self.source, self.folders, rows, size, self.fit, preprocess, changes)
+        truth, lost = self._truth(shard, parts.masks)
         donors = frame[keep & frame["donor_image"].notna() & self.parts]
         donors = donors[["image_id", "donor_image"]].rename(columns={"donor_image": "path"})
         pixels_of_donors, readable, unreadable = load_pixels(self.source, donors, size, self.fit, preprocess)
+        masks = parts.masks | truth
         shard |= {
             "donor_images": list(donors["image_id"][readable]),
-            "masks": list(parts.masks),
+            "masks": list(masks),
             "counterfactuals": list(parts.counterfactuals),
-            "errors": errors + parts.errors + [{**error, "stage": "patch_swap"} for error in unreadable],
+            "errors": errors + parts.errors + lost + [{**error, "stage": "patch_swap"} for error in unreadable],
         }
         return {
             "shard": json.dumps(shard),
             "pixels": pixels.tobytes(),
-            "masks": b"".join(mask.tobytes() for mask in parts.masks.values()),
+            "masks": b"".join(mask.tobytes() for mask in masks.values()),
             "donor_images": pixels_of_donors.tobytes(),
             "counterfactuals": b"".join(rendering.tobytes() for rendering in parts.counterfactuals.values()),
         }
+
+    def _truth(self, shard: Mapping[str, Any], masks: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+        """Masks of the expert truth of a shard of test, and rows of errors; ``masks``: of parts, as far as known."""
+        rows, settings = shard["rows"], (shard["size"], self.fit, shard["preprocess"])
+        if shard["split"] != "test" or not rows or shard.get("comparisons"):
+            return {}, []
+        if self.truth is not None:
+            return load_truth(self.source, self.truth, rows, *settings)
+        if not masks and self.sweep.truth is not None and SOURCES[self.sweep.data.source].truth:
+            masks = load_parts(self.source, (), rows, *settings).masks
+        return own_truth(self.sweep, masks), []
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ def test_a_run_that_measured_less_says_what_it_lacks(page):
     assert "The run measured no regions" in text
     assert "Not measured in this run (verdicts: null, or an older run)." in text
     assert "The run has no randomised models" in text
+    assert "Localisation was not measured in this run: it takes an expert truth" in text
     assert "it takes two models and a control" in text
 
 
@@ -105,6 +106,14 @@ def findings_text(tmp_path_factory):
 
 def test_lung_enrichment_stands_beside_its_controls(findings_text):
     assert "gradcam all 6 (6) 0.240 1.250 0.750 0.938 1.875 1.000 0.000" in findings_text
+
+
+def test_localisation_stands_beside_faithfulness(findings_text):
+    """Two true positives with values of 0.375 and 0.4375, and a false negative with 0.625."""
+    assert "gradcam all 3 (3) 0.050 0.333 0.479 0.479 0.479 0.479" in findings_text
+    assert "gradcam FN 1 (1) 0.050 0.000 0.625 0.625 0.625 0.625" in findings_text
+    assert "gradcam all shifted 3 (3) 0.250 +0.229" in findings_text
+    assert "gradcam shifted 3 −1.000 0.000 1.000" in findings_text  # gaps fall where localisation rises
 
 
 def test_hypotheses_have_verdicts_in_words(findings_text):

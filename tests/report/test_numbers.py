@@ -14,6 +14,7 @@ from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.edits import EDITS
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.fills import FILLS
+from cxr_ray.measure.localisation import LOCALISATION
 from cxr_ray.measure.metrics import METRICS
 from cxr_ray.measure.regions import REGIONS
 from cxr_ray.report import page
@@ -24,6 +25,7 @@ from cxr_ray.report.sections import (
     advantages,
     definitions,
     hypotheses,
+    localisation,
     lungs,
     observations,
     ranking,
@@ -70,11 +72,12 @@ PHRASES = (
 
 def prose() -> list[str]:
     """Definitions and notes: they are the same on the page of every run."""
-    registries: Iterable[dict[str, Any]] = (CONTROLS, EDITS, EXPLAINERS, FILLS, METRICS, REGIONS)
+    registries: Iterable[dict[str, Any]] = (CONTROLS, EDITS, EXPLAINERS, FILLS, LOCALISATION, METRICS, REGIONS)
     captions = [entry.caption for registry in registries for entry in registry.values()]
     notes = [
         observations.NOTE,
         lungs.NOTE,
+        localisation.NOTE,
         hypotheses.NOTE,
         *(h.limits for h in TESTED.values() if h.limits),
         hypotheses.margins(),

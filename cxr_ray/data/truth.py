@@ -1,0 +1,313 @@
+"""Where experts see the finding: an expert truth for images, as masks where their pixels are.
+
+Two masks an image: ``truth``, the shapes themselves, and ``truth_boxes``, the bounding box of each of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from pyarrow import fs as pafs
+
+from cxr_ray.config import Sweep
+from cxr_ray.data import images, shapes
+from cxr_ray.data.annotations import Annotation, read
+from cxr_ray.data.entries import Source
+from cxr_ray.data.folder import ENDINGS, opened
+from cxr_ray.data.loading import Row, absolute, in_threads, unreadable
+from cxr_ray.data.manifest import Manifest
+from cxr_ray.data.masks import MaskFolder
+from cxr_ray.data.shapes import Mask, Shape
+from cxr_ray.data.sources import SOURCES
+from cxr_ray.errors import DataError, ImageError
+
+TRUTH, BOXES = "truth", "truth_boxes"  # names of the masks
+MOST_BYTES = 2**30  # of a file of annotations
+
+
+@dataclass(frozen=True)
+class Marked:
+    """What is drawn for an image.
+
+    Attributes:
+        shapes: to be joined.
+        size: width and height of the image that they were drawn on; None: the image's own.
+    """
+
+    shapes: tuple[Shape, ...]
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class TruthFile:
+    """A file of annotations (``annotations.FORMATS``).
+
+    Attributes:
+        path: of the file.
+        format: of the file; auto: by its name and content.
+        labels: those that count; none: all.
+        size: width and height of the images that shapes were drawn on, where the file does not say.
+        stamp: its size and time when the sweep named it; a file that changed is read anew.
+    """
+
+    path: str
+    format: str = "auto"
+    labels: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    stamp: tuple[int, int] = (0, 0)
+
+    def find(self, path: str) -> Annotation | None:
+        """What the file says of the image at ``path`` (of its manifest row), whatever the label; None: nothing."""
+        return named(_by_name(self.path, self.format, self.stamp), path)
+
+    def marked(self, path: str) -> Marked | None:
+        """The shapes of an image, of the labels that count; None: there are none."""
+        found = self.find(path)
+        if found is None:
+            return None
+        wanted = {label.casefold() for label in self.labels}
+        counted = tuple(shape for label, shape in found.shapes if not wanted or label.casefold() in wanted)
+        return Marked(counted, found.size or self.size) if counted else None
+
+    def masks(self, path: str, own: tuple[int, int], size: int, fit: images.Fit) -> tuple[Mask, Mask]:
+        """truth and truth_boxes of an image, bool [size, size]; nowhere where there is none.
+
+        Args:
+            path: of its manifest row.
+            own: width and height of the image's file.
+            size, fit: how its pixels become a square.
+        """
+        marked = self.marked(path)
+        if marked is None:
+            return np.zeros((size, size), dtype=bool), np.zeros((size, size), dtype=bool)
+        both = shapes.drawn(marked.shapes, *(marked.size or own))
+        if fit != "squash" and marked.size not in (None, own):  # first as the image's file was made from the larger one
+            both = _resized(both[0], own), _resized(both[1], own)
+        return images.fit_mask(both[0], size, fit), images.fit_mask(both[1], size, fit)
+
+    def named_labels(self) -> list[str]:
+        """The labels of the file, in the order of their names; of those without a name, none."""
+        found = _by_name(self.path, self.format, self.stamp).values()
+        return sorted({label for one in found if one is not None for label, _ in one.shapes if label})
+
+
+def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
+    """To width and height, by the nearest pixel."""
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
+@functools.lru_cache(maxsize=2)
+def _by_name(path: str, kind: str, stamp: tuple[int, int]) -> dict[str, Annotation | None]:
+    """An image's path or name without its ending to what the file says; None for a name that several images have."""
+    fs, base = opened(path)
+    info = fs.get_file_info(base)
+    if info.type != pafs.FileType.File or info.size > MOST_BYTES:
+        what = "no file" if info.type != pafs.FileType.File else f"a file of {info.size:,} bytes"
+        raise DataError(
+            f"truth.path: got {path}, which is {what}; expected a .csv, .tsv, .parquet or .json file of at most "
+            f"{MOST_BYTES:,} bytes, or a folder of masks; give its path."
+        )
+    with fs.open_input_stream(base) as stream:
+        annotations = read(stream.read(), path, kind)
+    found: dict[str, Annotation | None] = {}
+    for name, annotation in annotations.items():
+        whole = _stem(name.replace("\\", "/").strip("/"))
+        for key in {whole, PurePosixPath(whole).name}:
+            found[key] = None if key in found else annotation
+    return found
+
+
+def _stem(name: str) -> str:
+    """Without an image's ending; other dots belong to the name, as in DICOM's identifiers."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in (*ENDINGS, ".dcm", ".dicom") else str(path)
+
+
+def named(found: Mapping[str, Annotation | None], path: str) -> Annotation | None:
+    """What stands under an image's path: the longest end of it that has a name, folders parted by / or by _.
+
+    >>> here = Annotation(None, ())
+    >>> named({"patient1_study1_view1": here}, "valid/patient1/study1/view1.jpg") is here
+    True
+    """
+    parts = PurePosixPath(_stem(path)).parts
+    for first in range(len(parts)):
+        for joint in "/_":
+            name = joint.join(parts[first:])
+            if name in found:
+                return found[name]
+    return None
+
+
+Truth = TruthFile | MaskFolder
+
+
+def truth_of(sweep: Sweep) -> Truth | None:
+    """The expert truth that a sweep names, if it does; a source may bring its own.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    asked = sweep.truth
+    if asked is None or asked.path is None:
+        return None
+    fs, base = opened(asked.path)
+    info = fs.get_file_info(base or "/")
+    if info.type == pafs.FileType.Directory:
+        if asked.labels or asked.size or asked.format not in ("auto", "masks"):
+            raise DataError(
+                f"truth.path: got {asked.path}, a folder of masks, beside labels, a size or another format; expected "
+                "none of them; leave them out, or name a file of annotations."
+            )
+        return MaskFolder(asked.path, TRUTH)
+    if asked.format == "masks":
+        raise DataError(
+            f"truth.path: got {asked.path}, which is no folder; expected the folder of the masks; give it, or leave "
+            "out truth.format."
+        )
+    size = None if asked.size is None else (asked.size[0], asked.size[1])
+    stamp = info.size or 0, info.mtime_ns or 0
+    truth = TruthFile(absolute(asked.path), asked.format, tuple(asked.labels), size, stamp)
+    _by_name(truth.path, truth.format, truth.stamp)  # what is wrong with it is told now
+    return truth
+
+
+def truth_notes(truth: Truth, manifest: Manifest) -> list[str]:
+    """How many of the test images have an expert truth, and which labels it joins.
+
+    Raises:
+        DataError: no image has one, a label is not in the file, or shapes reach beyond their images.
+    """
+    test = manifest.rows("test")
+    paths = list(test["path"])
+    if isinstance(truth, MaskFolder):
+        found = sum(truth.find(path) is not None for path in paths)
+        listed = found
+    else:
+        _check_labels(truth)
+        found = sum(truth.marked(path) is not None for path in paths)
+        listed = sum(truth.find(path) is not None for path in paths)
+        own = zip(paths, test["width"].tolist(), test["height"].tolist(), strict=True)
+        _check_sizes(truth, [(path, (int(width), int(height))) for path, width, height in own])
+    if not found:
+        raise DataError(
+            f"truth.path: got {truth.path}, where no test image has an expert truth ({listed} of {len(paths)} are "
+            f"listed); expected names such as {PurePosixPath(paths[0]).with_suffix('')}; give the images' names."
+        )
+    without = len(paths) - found
+    notes = [
+        f"Expert truth: {found} of {len(paths)} test images have one in {truth.path}. The other {without} "
+        f"({listed - found} listed without, {len(paths) - listed} not listed) have no row in localisation."
+    ]
+    if isinstance(truth, TruthFile) and len(labels := truth.named_labels()) > 1 and len(truth.labels) != 1:
+        joined = ", ".join(truth.labels or labels)
+        notes.append(f"Expert truth: regions of the labels {joined} are joined into one (truth.labels chooses).")
+    return notes
+
+
+def _check_labels(truth: TruthFile) -> None:
+    known = {label.casefold() for label in truth.named_labels()}
+    if unknown := [label for label in truth.labels if label.casefold() not in known]:
+        raise DataError(
+            f"truth.labels: got {', '.join(unknown)}, which {truth.path} does not hold; expected one of: "
+            f"{', '.join(truth.named_labels()) or 'none, since the file names no labels'}; correct it."
+        )
+
+
+def _check_sizes(truth: TruthFile, own: Sequence[tuple[str, tuple[int, int]]]) -> None:
+    """Shapes beyond the image were drawn on another size: by the file's size, the sweep's, or the image's own."""
+    beyond: Counter[tuple[tuple[int, int], tuple[float, float]]] = Counter()
+    for path, of_file in own:
+        if (marked := truth.marked(path)) is None:
+            continue
+        width, height = marked.size or of_file
+        right, down = (max(reach) for reach in zip(*(shape.reach for shape in marked.shapes), strict=True))
+        if right > width + 1 or down > height + 1:  # edges are rounded
+            beyond[(width, height), (right, down)] += 1
+    if beyond:
+        (size, reach), _ = max(beyond.items(), key=lambda item: item[0][1])
+        raise DataError(
+            f"truth.path: got {truth.path}, where shapes of {sum(beyond.values())} images reach beyond them (to "
+            f"{reach[0]:.0f} x {reach[1]:.0f} of {size[0]} x {size[1]} pixels); expected pixels of the images as they "
+            "are here; set truth.size to the width and height of the images that they were drawn on."
+        )
+
+
+def load_truth(
+    source: Source,
+    truth: Truth,
+    rows: Sequence[Mapping[Any, Any]],
+    size: int,
+    fit: images.Fit = "squash",
+    preprocess: str = "none",
+) -> tuple[dict[str, Mask], list[Row]]:
+    """truth and truth_boxes of the images of ``rows``, bool [N, size, size], where ``load_pixels`` puts the images.
+
+    Nowhere where there is none. Rows of ``errors`` for masks that cannot be read, and for truths that lie outside of
+    what is left of the image.
+    """
+
+    def load(path: str) -> tuple[Mask, Mask] | str:
+        try:
+            return _masks(source, truth, path, size, fit)
+        except ImageError as e:
+            return str(e)
+        except (OSError, pa.ArrowException) as e:
+            return unreadable(e)
+
+    nowhere = np.zeros((size, size), dtype=bool)
+    masks: dict[str, list[Mask]] = {TRUTH: [], BOXES: []}
+    errors: list[Row] = []
+    for row, loaded in zip(rows, in_threads(load, [row["path"] for row in rows]), strict=True):
+        reason = loaded if isinstance(loaded, str) else ""
+        both = (nowhere, nowhere) if isinstance(loaded, str) else loaded
+        kept = [images.preprocess_mask(mask, preprocess) for mask in both]
+        if not reason and not kept[0].any() and (both[0].any() or _is_marked(truth, row["path"])):
+            reason = f"The expert truth lies outside of what is left of the image ({fit}, {preprocess})."
+        if reason:
+            errors.append({"path": row["path"], "image_id": row["image_id"], "stage": TRUTH, "reason": reason})
+        for name, mask in zip(masks, kept, strict=True):
+            masks[name].append(mask)
+    return {name: np.stack(found) for name, found in masks.items() if found}, errors
+
+
+def _is_marked(truth: Truth, path: str) -> bool:
+    """Whether a file of annotations holds shapes of an image; a mask may be empty."""
+    return isinstance(truth, TruthFile) and truth.marked(path) is not None
+
+
+def _masks(source: Source, truth: Truth, path: str, size: int, fit: images.Fit) -> tuple[Mask, Mask]:
+    if isinstance(truth, TruthFile):
+        marked = truth.marked(path)
+        known = marked is None or (marked.size is not None and fit == "squash")
+        own = (1, 1) if known else images.header(source.read(path))[:2]
+        return truth.masks(path, own, size, fit)
+    mask_path = truth.find(path)
+    if mask_path is None:
+        return np.zeros((size, size), dtype=bool), np.zeros((size, size), dtype=bool)
+    mask = images.decode_mask(truth.read(mask_path), size, fit)
+    return mask, boxes_of(mask)
+
+
+def boxes_of(mask: Mask) -> Mask:
+    """The bounding boxes of a mask's connected components, joined."""
+    boxes = np.zeros_like(mask)
+    for _, box in shapes.with_boxes(mask):
+        boxes |= box
+    return boxes
+
+
+def own_truth(sweep: Sweep, masks: Mapping[str, Mask]) -> dict[str, Mask]:
+    """truth and truth_boxes of images whose source knows them, from the masks of their parts, bool [N, S, S]."""
+    part = SOURCES[sweep.data.source].truth
+    if sweep.truth is None or sweep.truth.path is not None or part is None or part not in masks:
+        return {}
+    return {TRUTH: masks[part], BOXES: np.stack([boxes_of(mask) for mask in masks[part]])}
