@@ -1,4 +1,4 @@
-"""The console script ``cxr-ray``: ``cxr-ray run``, ``cxr-ray verdict`` and ``cxr-ray report``."""
+"""The console script ``cxr-ray``: ``run``, ``verdict``, ``report`` and ``verify``."""
 
 from __future__ import annotations
 
@@ -31,10 +31,18 @@ def report(arguments: Sequence[str]) -> int:
     return command.main(arguments, prog="cxr-ray report")
 
 
+def verify(arguments: Sequence[str]) -> int:
+    """``cxr-ray verify``, which is ``python -m cxr_ray.verify``."""
+    from cxr_ray import verify as command
+
+    return command.main(arguments, prog="cxr-ray verify")
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {  # what each imports, it imports when it is called
     "run": (run, "train, explain and measure as a sweep file says"),
     "verdict": (verdict, "say whether one model's maps are more faithful than controls, in about a minute"),
     "report": (report, "draw the report of a run again"),
+    "verify": (verify, "say whether a finished run holds, computing a sample of its rows again"),
 }
 
 

@@ -15,7 +15,7 @@ import cxr_ray
 PACKAGE = Path(cxr_ray.__file__).parent
 TESTS = Path(__file__).parent
 STAGES = ("", "data", "models", "measure", "analysis", "report", "run", "command lines")  # data passes them in order
-COMMAND_LINES = {"sweep", "cli", "verdict"}
+COMMAND_LINES = {"sweep", "cli", "verdict", "verify"}
 OF_A_STAGE = dict.fromkeys(("sweepfile", "editor", "library", "modules"), "run")  # they use all stages, without Ray
 MODULES = sorted(
     ".".join(p.relative_to(PACKAGE).with_suffix("").parts)

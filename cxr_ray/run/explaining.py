@@ -67,15 +67,7 @@ def explain(
     """
     for model_ref in model_refs.values():
         checkpoints.load(model_ref.checkpoint, model_ref.spec)  # a broken model fails here, not in an endless restart
-    sweep, swaps = context.sweep, context.donors()
-    of_recipient = passes_of_donor_swaps(sweep, swaps["draw"].nunique())
-    passes = {
-        trial_id: PassCounts(passes_per_image(sweep, ref.size)[0], passes_of_sanity(sweep, ref.size)[0], of_recipient)
-        for trial_id, ref in model_refs.items()
-    }
-    device = "gpu" if allocation.worker_gpus else "cpu"
-    sanity, donor_of = context.sanity_images(), _donor_images(context)
-    plan = plan_shards(context.manifest, model_refs, passes, device, sanity, donor_of, swaps)
+    plan, passes = plan_of(context, model_refs, "gpu" if allocation.worker_gpus else "cpu")
     pool = pipeline.make_pool(context, allocation, model_refs, _passes_of_a_worker(context, allocation, plan, passes))
     scoring = ShardPass(context, allocation, pool, model_refs, {t: p.test for t, p in passes.items()})
     if first := missing_shards(scoring, plan):
@@ -106,6 +98,18 @@ def explain(
     pool.close()
     merging.merge(context.store, plan, errors)
     return True
+
+
+def plan_of(context: RunContext, model_refs: Mapping[str, ModelRef], device: str) -> tuple[Plan, dict[str, PassCounts]]:
+    """All shards of the models, and by trial_id the forward passes of an image. ``device``: cpu or gpu."""
+    sweep, swaps = context.sweep, context.donors()
+    of_recipient = passes_of_donor_swaps(sweep, swaps["draw"].nunique())
+    passes = {
+        trial_id: PassCounts(passes_per_image(sweep, ref.size)[0], passes_of_sanity(sweep, ref.size)[0], of_recipient)
+        for trial_id, ref in model_refs.items()
+    }
+    sanity, donor_of = context.sanity_images(), _donor_images(context)
+    return plan_shards(context.manifest, model_refs, passes, device, sanity, donor_of, swaps), passes
 
 
 def _passes_of_a_worker(
@@ -188,6 +192,13 @@ def _computed(shard_pass: ShardPass, plan: Plan, kind: str) -> bool:
     return not lost
 
 
+def maps_only(context: RunContext) -> RunContext:
+    """The same run as its map pass sees it: without regions, and with the controls of verdicts."""
+    sweep = context.sweep
+    controls = {**dict.fromkeys(sweep.verdicts.controls if sweep.verdicts else (), 1), **sweep.controls}
+    return replace(context, sweep=sweep.model_copy(update={"regions": None, "controls": controls}))
+
+
 def map_pass(scoring: ShardPass, plan: Plan) -> Plan | None:
     """Make the predictions and maps of all test images, and index the donor images of each.
 
@@ -196,10 +207,8 @@ def map_pass(scoring: ShardPass, plan: Plan) -> Plan | None:
         a shard was not written.
     """
     context, store, sweep = scoring.context, scoring.context.store, scoring.context.sweep
-    controls = {**dict.fromkeys(sweep.verdicts.controls if sweep.verdicts else (), 1), **sweep.controls}
-    maps_only = replace(context, sweep=sweep.model_copy(update={"regions": None, "controls": controls}))
     passes = {trial_id: passes_of_map_pass(sweep, ref.size) for trial_id, ref in scoring.model_refs.items()}
-    maps = replace(scoring, context=maps_only, passes=passes, folder=donors.MAPS)
+    maps = replace(scoring, context=maps_only(context), passes=passes, folder=donors.MAPS)
     test = plan.of_split("test")
     if missing := missing_shards(maps, test):
         terminal.say(f"Maps of all images first, since a control needs those of others: {len(missing)} shards")
@@ -218,6 +227,6 @@ def map_pass(scoring: ShardPass, plan: Plan) -> Plan | None:
             for p in (0, 1)
             if index.group(p, (e, t))
         ]
-    if groups and any(CONTROLS[c].rank_sums for c in controls):
+    if groups and any(CONTROLS[c].rank_sums for c in maps.context.sweep.controls):
         pipeline.sum_maps(scoring, groups)
     return plan.without(lost)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # these import torch, which tasks that read and write do with
     from cxr_ray.measure.worker import ModelRef, Shard
     from cxr_ray.run.cluster import Allocation
     from cxr_ray.run.context import RunContext
-    from cxr_ray.run.plan import Missing
+    from cxr_ray.run.plan import Missing, ShardPlan
 
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
 PORTION = 2048, 16  # images, and shards at least, a worker that Ray Data is given at a time: the driver never holds all
@@ -238,6 +238,25 @@ def compute_shards(shard_pass: ShardPass, shards: Missing) -> Generator[ShardDon
             yield from (ShardDone(row["images"], row["backend"], tuple(row["notes"])) for row in result)
         else:
             pool.add(write.remote(writer, result, call.refs[1]))
+
+
+def compute_here(
+    context: RunContext,
+    model_refs: Mapping[str, ModelRef],
+    allocation: Allocation,
+    settings: PassSettings,
+    shards: Iterable[ShardPlan],
+) -> Iterator[tuple[ShardPlan, Any]]:
+    """Compute shards one after another in this process, without Ray; nothing is written.
+
+    Yields:
+        Each shard with its tables; in a map pass, with the bytes of its file.
+    """
+    decode = _Decode(context.source, lungs_of(settings.sweep), settings.sweep)
+    explain = _Explain(settings.sweep, context.store, model_refs, allocation, passes=0)
+    explain.begin(settings)
+    for shard in shards:
+        yield shard, explain(decode({"shard": json.dumps(shard.to_plain())}))["tables"]
 
 
 def _decoded(shard_pass: ShardPass, shards: Missing) -> Iterator[Any]:

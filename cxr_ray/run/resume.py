@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from pyarrow.fs import FileSelector, LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
 import cxr_ray
 from cxr_ray import results
@@ -156,8 +156,8 @@ def _check_version(before: Mapping[str, Any], out: str) -> None:
 
 
 def _check_checkpoints(before: Mapping[str, Any], context: RunContext) -> None:
-    for name, digest in before.get("checkpoints", {}).items():
-        if digest != _digest(context.sweep.checkpoints[name].path):
+    for name, expected in before.get("checkpoints", {}).items():
+        if expected != digest(context.sweep.checkpoints[name].path):
             raise UserError(
                 f"checkpoints.{name}.path: got another file than {context.store.out} was begun with; expected the "
                 f"same; give it, or another folder (--out PATH)."
@@ -181,8 +181,14 @@ def training_errors(store: Store) -> list[dict[str, Any]] | None:
 
 
 def mark_finished(store: Store) -> None:
-    """Note in the provenance that the run is finished."""
-    store.write_json({**json.loads(store.read(PROVENANCE)), "finished": _now()}, PROVENANCE)
+    """Note in the provenance that the run is finished, and the hashes of the models that it trained."""
+    run = results.open_run(store.out)
+    trials = run.pandas("trials", ["trial_id", "status", "checkpoint"])
+    kept = trials[(trials["status"] != "given") & trials["checkpoint"].notna()]
+    paths = dict(zip(kept["trial_id"], kept["checkpoint"], strict=True))
+    trained = {trial_id: digest(f"{run.root}/{path}", run.fs) for trial_id, path in paths.items()}
+    known = json.loads(store.read(PROVENANCE))
+    store.write_json({**known, "trained": trained, "finished": _now()}, PROVENANCE)
 
 
 def provenance(context: RunContext) -> dict[str, Any]:
@@ -198,7 +204,7 @@ def provenance(context: RunContext) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {p: metadata.version(p) for p in PACKAGES},
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus},
-        "checkpoints": {name: _digest(given.path) for name, given in sweep.checkpoints.items()},
+        "checkpoints": {name: digest(given.path) for name, given in sweep.checkpoints.items()},
         "data_fingerprint": manifest.fingerprint,
         "images": len(manifest.images),
         "data_notes": manifest.notes,
@@ -208,9 +214,11 @@ def provenance(context: RunContext) -> dict[str, Any]:
     }
 
 
-def _digest(path: str) -> str:
-    fs, inside = results.filesystem(path)
-    with fs.open_input_stream(inside) as f:
+def digest(path: str, fs: FileSystem | None = None) -> str:
+    """sha256 of a file, hex. ``path``: local or a URI; with ``fs``, inside that."""
+    if fs is None:
+        fs, path = results.filesystem(path)
+    with fs.open_input_stream(path) as f:
         return hashlib.sha256(f.read()).hexdigest()
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from cxr_ray import results, storage, sweep
+from cxr_ray import results, storage, sweep, verify
 from cxr_ray.data import images
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
@@ -222,6 +222,7 @@ def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path, mon
     first, other = (tables(out) for out in outs)
     assert set(first["trials"].status) == {"given"}
     assert_same(first, other)
+    assert verify.main([outs[1], "--images", "4"]) == 0
 
 
 @pytest.mark.slow

@@ -1,0 +1,44 @@
+"""Finished runs of given models, computed in this process without Ray."""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from cxr_ray.config import Sweep
+from cxr_ray.run import context, execute, explaining, pipeline, resume
+from cxr_ray.run.pipeline import PassSettings
+from cxr_ray.run.plan import ShardPlan
+from cxr_ray.run.statistics import write_statistics
+from cxr_ray.run.terminal import ShardDone
+from cxr_ray.run.workers import WorkerPool
+from cxr_ray.storage import pack
+
+Order = Callable[[Sequence[ShardPlan]], Sequence[ShardPlan]]
+
+
+def finished_run(sweep: Sweep, out: str, batch_size: int = 32, order: Order = list) -> str:
+    """The run ``out``, as the command line makes it, but for the report; its shards are computed in an order."""
+    prepared = context.prepare(sweep, out)
+    store, alone = prepared.store, SimpleNamespace(worker_gpus=0, threads=0, batch_size=batch_size, workers=1)
+
+    def compute(shard_pass, shards):
+        run = shard_pass.context
+        settings = PassSettings(run.sweep, shard_pass.is_map_pass, shard_pass.tested)
+        in_order = order(list(shards))
+        for shard, made in pipeline.compute_here(run, shard_pass.model_refs, shard_pass.allocation, settings, in_order):
+            run.store.write_shard(shard.name, made if isinstance(made, bytes) else pack(made), shard_pass.folder)
+            yield ShardDone(len(shard.rows), "eager")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "compute_shards", compute)
+        patch.setattr(WorkerPool, "start", lambda pool, n: None)
+        resume.begin(prepared)
+        store.write_table("images", prepared.manifest.table)
+        store.write_table("trials", [execute._given_row(ref) for ref in prepared.given.values()])
+        assert explaining.explain(prepared, prepared.given, cast(Any, alone), prepared.manifest.errors)
+    write_statistics(sweep, store)
+    resume.mark_finished(store)
+    store.clean()
+    return out
