@@ -3,16 +3,21 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cxr_ray.data.truth import boxes_of
+from cxr_ray.data.loading import load_pixels
+from cxr_ray.data.masks import load_parts
+from cxr_ray.data.truth import boxes_of, own_truth
 from cxr_ray.measure.controls import CONTROLS, Control
 from cxr_ray.measure.localisation import LOCALISATION, Located, measured
 from cxr_ray.measure.rankings import rank
+from cxr_ray.measure.shards import Shard
+from tests.builders.images import phantoms
 from tests.builders.shards import SIZE, frames, linear_model, shard, sweep, worker
 
 SIDE = 8
@@ -198,3 +203,32 @@ def test_a_truth_changes_no_other_number(truth):
     with_truth, without = run_with(truth, controls=controls), run_with(np.zeros_like(truth), controls=controls)
     for name, table in without.items():
         assert with_truth[name].drop(columns="map", errors="ignore").equals(table.drop(columns="map", errors="ignore"))
+
+
+def test_maps_that_are_the_opacities_of_phantoms_are_perfect_and_beat_their_controls():
+    """Maps from outside, the planted truth, and the same rolled by half of the image."""
+    source = phantoms(size=64, test=4, prevalence=0.5)
+    rows = [{"path": e.path, "image_id": e.name} for e in source.list() if e.split == "test"]
+    config = sweep(
+        data={"source": "phantom", "size": 64},
+        perturb={"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
+        controls={"cell_random": 2, "shifted": 4},
+        regions=None,
+        sanity=None,
+    )
+    masks = own_truth(config, load_parts(source, (), rows, 64).masks)
+    pixels, *_ = load_pixels(source, pd.DataFrame(rows), 64)
+    ids = [row["image_id"] for row in rows]
+    opacity = masks["truth"].astype(np.float32)
+    maps = {"planted": opacity, "elsewhere": np.roll(opacity, (32, 32), (1, 2))}
+    config = config.model_copy(
+        update={"explain": config.explain.model_copy(update={"explainers": [*maps], "targets": ["pneumonia"]})}
+    )
+    taken = Shard("m", "test", ids, ids, [int("PNEU" in r["path"]) for r in rows], pixels, masks=masks, maps=maps)
+    found = frames(worker(config, linear_model(64))(taken))["localisation"]
+    assert found["image_id"].nunique() == masks["truth"].any((1, 2)).sum() == 2  # NORMAL phantoms have no opacity
+    planted, elsewhere = (found[found["explainer"] == name] for name in maps)
+    assert (planted["value"] == 1).all()
+    compared = planted["control"] != "none"
+    assert (planted.loc[compared & planted["metric"].isin(["mass", "rank", "iou"]), "win_rate"] == 1).all()
+    assert elsewhere["value"].max() < 0.5
