@@ -57,6 +57,7 @@ class About(TypedDict, total=False):
         ids: one for each image; every draw for an image follows from its id and the seed.
         grids, fills, orders: what is ranked, what replaces pixels, in which direction.
         sequential: draws beyond the fixed ones, as {"max_draws": 199, "extreme": 10}.
+        truth: where experts see the finding, bool [N, S, S], nowhere where they see none; ``measure`` alone.
         seed: of draws, ties, bootstrap and tests.
         batch_size: masked images in a pass.
     """
@@ -69,6 +70,7 @@ class About(TypedDict, total=False):
     fills: Sequence[str]
     orders: Sequence[str]
     sequential: Mapping[str, int] | None
+    truth: ArrayLike
     seed: int
     batch_size: int
 
@@ -99,6 +101,7 @@ class Measurement:
         saliency: where each map's mass lies.
         curves: scores of masked images, of each map and each draw of its controls.
         faithfulness: an image's metrics beside its control's.
+        localisation: a map's agreement with the expert truth beside its control's; no rows without.
         summary: means, intervals over patients and tests, by bucket; without labels the bucket ``all`` alone.
         errors: what could not be measured, and why.
     """
@@ -107,6 +110,7 @@ class Measurement:
     saliency: pd.DataFrame
     curves: pd.DataFrame
     faithfulness: pd.DataFrame
+    localisation: pd.DataFrame
     summary: pd.DataFrame
     errors: pd.DataFrame
 
@@ -189,13 +193,14 @@ def measure(
     patient_of = _patients(here, patients)
     with _prepared(here, sweep, patient_of, about.get("batch_size", BATCH)) as (worker, shards):
         tables = [worker(shard) for shard in shards]
-    names = ["predictions", "saliency", "curves", "faithfulness", "errors"]
+    names = ["predictions", "saliency", "curves", "faithfulness", "localisation", "errors"]
     frames = {name: _frame(name, tables) for name in names}
     _tell_errors(frames["errors"])
     frames["summary"] = _summary(frames, sweep, patient_of)
     if here.labels is None:
         frames["predictions"] = frames["predictions"].assign(label=None, outcome=None)
         frames["faithfulness"] = frames["faithfulness"].assign(outcome=None)
+        frames["localisation"] = frames["localisation"].assign(outcome=None)
         frames["summary"] = frames["summary"].query("bucket == 'all'").reset_index(drop=True)
     return Measurement(**frames)
 
@@ -271,6 +276,8 @@ def _with_maps(model: Model, images: Images, maps: Maps, about: Mapping[str, Any
         by_name = maps if isinstance(maps, Mapping) else {GIVEN: maps}
         names = list(by_name)
         here = replace(here, maps={name: given.maps_of(of, len(here)) for name, of in by_name.items()})
+    if (truth := about.get("truth")) is not None:
+        here = replace(here, masks=given.truth_of(truth, here.pixels.shape[-1], len(here)))
     labels = about.get("labels")
     if labels is not None:
         found = np.asarray(labels)

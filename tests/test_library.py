@@ -83,6 +83,21 @@ def test_the_tables_are_those_of_a_worker():
         same(name, frame.assign(trial_id="m"), expected[name].assign(trial_id="m"))
 
 
+def test_a_truth_is_what_maps_are_compared_with():
+    """A map that is the truth is perfect; the image without one has no row."""
+    pixels = np.random.default_rng(4).integers(0, 256, (4, 3, shards.SIZE, shards.SIZE), dtype=np.uint8)
+    truth = np.zeros((4, shards.SIZE, shards.SIZE), dtype=bool)
+    truth[1:, 4:9, 6:12] = True
+    settings: dict[str, Any] = {"controls": {"shifted": 2}, "levels": [0.5], "grids": ["7"], "fills": ["mean"]}
+    found = cxr_ray.measure(shards.linear_model(), pixels, truth.astype(float), truth=truth, **settings).localisation
+    own = found[found["control"] == "none"]
+    assert own["image_id"].unique().tolist() == ["000001", "000002", "000003"]
+    assert (own["value"] == 1).all()
+    assert cxr_ray.measure(shards.linear_model(), pixels, truth.astype(float), **settings).localisation.empty
+    with pytest.raises(DataError, match=r"got a truth of shape \[4, 28, 28\] and type float64; expected bool"):
+        cxr_ray.measure(shards.linear_model(), pixels, truth.astype(float), truth=truth.astype(float), **settings)
+
+
 def test_the_tables_are_those_of_a_sweeps_stages(tmp_path):
     """Map pass, scoring pass, files of shards, merged tables and statistics, on one inference backend."""
     controls = {"cell_random": 2, "shifted": 2, "other_image": 2, "mean_map": 1}

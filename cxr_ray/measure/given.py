@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cxr_ray.data import images as files
 from cxr_ray.data.loading import in_threads
+from cxr_ray.data.truth import BOXES, TRUTH, boxes_of
 from cxr_ray.errors import CheckpointError, DataError, ImageError
 from cxr_ray.measure.batch import in_pixel_space
 from cxr_ray.measure.shards import Shard
@@ -51,6 +52,7 @@ class Given:
         ids: one for each image, each once; every random number of an image follows from it and the seed.
         labels: 0 or 1 for each image; None: not known.
         maps: maps from outside by name, float32 [N, V, V].
+        masks: of the expert truth, as ``data.truth`` makes them.
     """
 
     model: Classifier
@@ -58,6 +60,7 @@ class Given:
     ids: Sequence[str]
     labels: Sequence[int] | None = None
     maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,7 +74,7 @@ class Given:
     def whole(self) -> Shard:
         """All images; without labels, they have label 0."""
         labels = self.labels if self.labels is not None else [0] * len(self)
-        return Shard(TRIAL, "test", self.ids, self.ids, labels, self.pixels, maps=self.maps)
+        return Shard(TRIAL, "test", self.ids, self.ids, labels, self.pixels, masks=self.masks, maps=self.maps)
 
     def shard(self, ids: Sequence[str]) -> Shard:
         """Some of the images, in the order of all."""
@@ -204,3 +207,18 @@ def maps_of(maps: Any, n: int) -> NDArray[np.float32]:
             "place; give those."
         )
     return array.astype(np.float32)
+
+
+def truth_of(truth: Any, size: int, n: int) -> dict[str, NDArray[np.bool_]]:
+    """An expert truth of N images, bool [N, size, size] each, and its bounding boxes.
+
+    Raises:
+        DataError: another shape or type.
+    """
+    array = truth.detach().cpu().numpy() if isinstance(truth, Tensor) else np.asarray(truth)
+    if array.shape != (n, size, size) or array.dtype != bool:
+        raise DataError(
+            f"got a truth of shape {list(array.shape)} and type {array.dtype}; expected bool [{n}, {size}, {size}]: "
+            "where the finding is in each image; give that."
+        )
+    return {TRUTH: array, BOXES: np.stack([boxes_of(mask) for mask in array])}
