@@ -12,6 +12,7 @@ import copy
 import hashlib
 import itertools
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -209,9 +210,27 @@ class Checkpoint(Section):
 class Explain(Section):
     """Which maps are made, and of which class's score."""
 
-    explainers: list[Name] = Field(["gradcam", "integrated_gradients", "occlusion"], min_length=1)
+    explainers: list[Name] = Field(
+        ["gradcam", "integrated_gradients", "occlusion"], description="may be empty where maps come from outside"
+    )
+    maps: dict[Name, Annotated[str, Field(min_length=1)]] = Field(
+        {},
+        description="maps from outside by the name that stands beside the explainers: a folder of .npy or grey PNG "
+        "files, a pattern of them (folder/*.npy), or an .npz file; each named by image_id, file name or path",
+    )
     targets: list[Literal["pneumonia", "predicted"]] = Field(["pneumonia"], min_length=1)
     keep_maps: bool = True
+
+    @model_validator(mode="after")
+    def _some(self) -> Explain:
+        if not self.explainers and not self.maps:
+            raise ValueError("got no explainers and no maps; expected at least one of either")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """What stands in the column ``explainer``: explainers, then maps from outside."""
+        return [*self.explainers, *self.maps]
 
 
 class Perturb(Section):
@@ -365,11 +384,12 @@ class Sweep(Section):
 
     @property
     def hash(self) -> str:
-        """16 hex digits of the sweep without resources and data's places: equal where the numbers must be equal."""
+        """16 hex digits of the sweep without resources and places of files: equal where numbers must be equal."""
         plain = self.model_dump(mode="json")
         plain.pop("resources")
         for key in ("path", "images", "accept"):
             plain["data"].pop(key)
+        plain["explain"]["maps"] = list(plain["explain"]["maps"])
         return hashlib.sha256(to_json(plain).encode()).hexdigest()[:16]
 
     @property
@@ -405,6 +425,11 @@ class Sweep(Section):
                     point[section][key] = value
                 points.append((variant, point["model"], point["train"]))
         return points
+
+
+def explained(sweep: Mapping[str, Any]) -> list[str]:
+    """``Explain.names`` of a sweep's plain data, as ``Run.sweep`` reads it; sweeps of older runs have no maps."""
+    return [*sweep["explain"]["explainers"], *sweep["explain"].get("maps", {})]
 
 
 WITH_SPACES: dict[str, type[Section]] = {"model": Model, "train": Train}  # sections whose values may be search spaces

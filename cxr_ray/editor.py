@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cxr_ray.config import WITH_SPACES, Sweep
-from cxr_ray.sweepfile import NAMES
+from cxr_ray.schemas import NAME_PATTERN
+from cxr_ray.sweepfile import NAMES, WITH_MAPS
 
 SECTIONS = {  # models of sections to their dotted paths, where names stand in them
     "Data": "data",
@@ -46,7 +47,10 @@ def _with_names(value: dict[str, Any], path: str) -> dict[str, Any]:
         return {**value, "propertyNames": {"enum": names}}
     if value.get("type") == "array":
         cells = [int(name) for name in NAMES[path] if name.isdigit()]  # as they may be written
-        return {**value, "items": {"enum": [*names, *cells]}}
+        items: dict[str, Any] = {"enum": [*names, *cells]}
+        if path in WITH_MAPS:
+            items = {"anyOf": [items, {"type": "string", "pattern": f"^{NAME_PATTERN}$"}]}
+        return {**value, "items": items}
     rest: dict[str, Any] = {k: v for k, v in value.items() if k != "pattern"}
     if pattern := getattr(NAMES[path], "pattern", None):  # of names that no list holds
         notes: dict[str, Any] = {k: rest.pop(k) for k in ("title", "description", "default") if k in rest}

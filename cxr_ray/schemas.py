@@ -860,9 +860,9 @@ ERRORS = Table(
         "image_id": ("str", "null where the file could not be read as an image, and of class_order"),
         "stage": (
             "str",
-            "read, decode, lungs, marker or truth (a mask), patch_swap (a donor image), score:<trial_id>, "
-            "explain:<trial_id>:<explainer>, sanity:<the same> or class_order:<trial_id> (a model whose classes may be "
-            "the other way round)",
+            "read, decode, lungs, marker or truth (a mask), patch_swap (a donor image), maps:<name> (no usable map "
+            "from outside), score:<trial_id>, explain:<trial_id>:<explainer>, sanity:<the same> or "
+            "class_order:<trial_id> (a model whose classes may be the other way round)",
         ),
         "reason": ("str", "what was wrong"),
     },

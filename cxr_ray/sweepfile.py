@@ -32,7 +32,7 @@ from cxr_ray.models import families
 from cxr_ray.models.networks import NETWORKS
 from cxr_ray.models.training import AUGMENTATIONS, LOSSES, SAMPLERS
 from cxr_ray.registry import did_you_mean
-from cxr_ray.schemas import NAME_PATTERN
+from cxr_ray.schemas import NAME_PATTERN, SHARED
 from cxr_ray.yamlfile import parse_yaml
 
 # Dotted path (* is any key) to the names that may stand there: as the value, in the list, or as keys of the mapping.
@@ -57,6 +57,7 @@ NAMES: dict[str, Collection[str]] = {
 }
 MOST_BYTES = 2**20  # of a sweep file
 MOST_MISTAKES = 50  # that are told
+WITH_MAPS = ("verdicts.explainers",)  # the names of ``explain.maps`` may stand there as well
 LISTS = (  # in which every value may stand once
     *("explain.explainers", "explain.targets"),
     *("perturb.grids", "perturb.fills", "perturb.levels", "perturb.orders"),
@@ -242,9 +243,11 @@ def _space_problem(section: str, key: Any, value: dict[Any, Any]) -> str | None:
 
 def _unknown_names(plain: Mapping[Any, Any]) -> Iterator[str]:
     """Names that no registry has. Those of ``model`` and ``train`` are checked with their search spaces."""
+    outside = [name for _, maps in _values(plain, ["explain", "maps"], "") for _, name in _names_in("", maps, ())]
     for dotted, known in NAMES.items():
         if dotted.split(".")[0] in WITH_SPACES:
             continue
+        known = [*known, *outside] if dotted in WITH_MAPS else known
         for path, value in _values(plain, dotted.split("."), ""):
             for place, name in _names_in(path, value, known):
                 if name not in known:
@@ -305,6 +308,9 @@ def _contradictions(sweep: Sweep) -> Iterator[str]:
         most = CONTROLS[name].most_draws if name in CONTROLS else None
         if most is not None and draws > most:
             yield f"controls.{name}: got {draws}; expected at most {most}, since no more of its draws differ."
+    for name in sweep.explain.maps:
+        if name in EXPLAINERS or name == SHARED:
+            yield f"explain.maps.{name}: got a name of something else in the tables; expected another; rename it."
     yield from _data_unused(sweep.data)
     yield from _verdicts_impossible(sweep)
     if sweep.regions is None or sweep.data.source not in SOURCES:

@@ -19,7 +19,7 @@ import cxr_ray
 from cxr_ray.arguments import Parser
 from cxr_ray.config import Sweep
 from cxr_ray.credentials import redacted
-from cxr_ray.errors import CxrRayError, SweepError
+from cxr_ray.errors import CxrRayError
 from cxr_ray.modules import make_callable
 
 if TYPE_CHECKING:  # these import torch, which --help does without
@@ -32,8 +32,10 @@ FILLS = ("mean", "blur")  # the first that is a valid baseline is taken
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)  # no step is wider than 0.25
 BUCKETS = ("all", "TP", "FP", "TN", "FN")
 ROUND = 8  # patients between two lines
+MAPS = "maps"  # the name of maps from outside
 OPTION = {  # keys of a sweep, as its messages name them, to the option that sets them
     "explain.explainers": "--explainer",
+    "explain.maps": "--maps",
     "verdicts.controls": "--controls",
     "controls": "--controls",
     "data.accept": "--accept",
@@ -56,7 +58,11 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", required=True, help="the model: a .pt or .safetensors state dict of 1 or 2 outputs")
     p.add_argument("--data", required=True, help=sources.usages())
     p.add_argument("--accept", nargs="+", default=[], help="suspicions about the data that do not stop the command")
-    p.add_argument("--explainer", default="gradcam", help="whose maps (default: gradcam)")
+    asked = p.add_mutually_exclusive_group()
+    asked.add_argument("--explainer", default="gradcam", help="whose maps (default: gradcam)")
+    asked.add_argument(
+        "--maps", metavar="PATH", help="maps from outside instead: a folder, folder/*.npy or an .npz file"
+    )
     p.add_argument("--controls", nargs="+", default=list(CONTROLS), help=f"(default: {' '.join(CONTROLS)})")
     p.add_argument("--bucket", nargs="+", default=["all"], choices=BUCKETS, help="patients: all, or an outcome")
     p.add_argument(
@@ -77,11 +83,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.verdi
 
     try:
         return run(args)
-    except SweepError as e:
-        terminal.complain("\n".join(as_option(line) for line in str(e).splitlines()))
-        return e.exit_code
     except CxrRayError as e:
-        terminal.complain(str(e))
+        terminal.complain("\n".join(as_option(line) for line in str(e).splitlines()))
         return e.exit_code
     except KeyboardInterrupt:
         terminal.complain("interrupted; nothing was kept.")
@@ -94,7 +97,9 @@ def as_option(message: str) -> str:
     >>> as_option("explain.explainers.0: got 'grdcam'.")
     "--explainer: got 'grdcam'."
     """
-    key, _, rest = message.partition(": got ")
+    key, got, rest = message.partition(": got ")
+    if not got:
+        return message
     if key.startswith("checkpoints.") and key.endswith(".arch"):
         return f"--arch: got {rest}"
     option = next((o for k, o in OPTION.items() if key == k or key.startswith(f"{k}.")), key)
@@ -108,11 +113,12 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
 
     stem = re.sub(r"[^a-z0-9_-]", "_", Path(args.checkpoint).stem.lower()).lstrip("0123456789_-") or "model"
     data = {key.removeprefix("data."): value for key, value in sources.changes_of(args.data).items()}
+    whose = {"explainers": [], "maps": {MAPS: args.maps}} if args.maps is not None else {"explainers": [args.explainer]}
     raw: dict[str, Any] = {
         "name": "verdict",
         "data": {**data, "size": args.size, "accept": args.accept},
         "checkpoints": {stem: {"path": args.checkpoint, "arch": args.arch}},
-        "explain": {"explainers": [args.explainer], "targets": [args.target]},
+        "explain": {**whose, "targets": [args.target]},
         "perturb": {"grids": ["pixel"], "fills": list(FILLS), "levels": list(LEVELS)},
         "controls": dict.fromkeys(args.controls, 1),
         "verdicts": {"controls": args.controls, "round": ROUND, "fixed_design": False},
@@ -129,7 +135,8 @@ def run(args: argparse.Namespace) -> int:
 
     sweep = sweep_of(args)
     screen = Screen()
-    screen.line(f"Is {title(args.explainer)} on {args.checkpoint} more faithful than controls? Reading {args.data}.")
+    whose = title(args.explainer) if args.maps is None else f"what {args.maps} shows"
+    screen.line(f"Is {whose} on {args.checkpoint} more faithful than controls? Reading {args.data}.")
     from cxr_ray.run import context, resume
     from cxr_ray.run.local_verdict import LocalVerdict
 
@@ -137,7 +144,8 @@ def run(args: argparse.Namespace) -> int:
         resume.check_out(args.out, resume=False)
     with tempfile.TemporaryDirectory() as folder:
         prepared = context.prepare(sweep, folder)
-        screen.line(prepared.manifest.notes[0])
+        for note in (prepared.manifest.notes[0], *prepared.maps.notes):
+            screen.line(note)
         answer(LocalVerdict.of_run(prepared), args, screen)
     return DONE
 

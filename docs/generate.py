@@ -54,7 +54,11 @@ JSON_TYPES = {
     "boolean": "true or false",
     "null": "null",
 }
-NAMED = {"Controls": "names to whole numbers (draws)", "Where": "names to a value or a list of values"}
+NAMED = {
+    "Controls": "names to whole numbers (draws)",
+    "Where": "names to a value or a list of values",
+    "Maps": "names to paths",
+}
 
 TABLES_INTRO = f"""# Tables
 

@@ -213,7 +213,20 @@ SENTENCES = [
     ("verdicts: {futile: 0.5}", "verdicts.futile: got 0.5; expected a value greater than 0.5."),
     ("controls: {shifted: 0}", "controls.shifted: got 0; expected a value greater than or equal to 1."),
     ("explain: {explainers: [saliency, saliency]}", "explain.explainers: got saliency twice; expected each once."),
-    ("explain: {explainers: []}", "explain.explainers: got []; expected at least 1 item."),
+    ("explain: {explainers: []}", "explain: got no explainers and no maps; expected at least one of either."),
+    (
+        "explain: {maps: {gradcam: a.npz}}",
+        "explain.maps.gradcam: got a name of something else in the tables; expected another; rename it.",
+    ),
+    (
+        "explain: {maps: {shared: a.npz}}",
+        "explain.maps.shared: got a name of something else in the tables; expected another; rename it.",
+    ),
+    (
+        "explain: {maps: {Theirs: a.npz}}",
+        "explain.maps.Theirs: got 'Theirs'; expected a name that matches [a-z][a-z0-9_-]*.",
+    ),
+    ("explain: {maps: {theirs: [a.npz]}}", "explain.maps.theirs: got ['a.npz']; expected a valid string."),
     ("perturb: {grids: [15]}", "perturb.grids.0: got '15'. Did you mean '14'? Expected one of: pixel, 7, 14, 28."),
     (
         "perturb: {fills: [meen]}",

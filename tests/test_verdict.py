@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,3 +138,16 @@ def test_ctrl_c_is_130(said, monkeypatch):
     code, _, err = said("--controls", "shifted")
     assert (code, err) == (130, ["cxr_ray: interrupted; nothing was kept."])
     assert not list(Path.cwd().glob(".work"))
+
+
+def test_maps_from_outside_are_asked_about_alone(said, tiny_folder, tmp_path):
+    for file in (tiny_folder / "test").rglob("*.png"):
+        np.save(tmp_path / f"{file.stem}.npy", np.random.default_rng(list(file.stem.encode())).random((7, 7)))
+    code, lines, err = said("--maps", f"{tmp_path}/*.npy", "--controls", "shifted", "mean_map")
+    assert (code, err) == (0, [])
+    assert lines[0].startswith(f"Is what {tmp_path}/*.npy shows on ")
+    assert any(line.startswith("Maps maps: 12 of 12 test images have one in ") for line in lines)
+    assert [line.split(":")[0] for line in lines if line.startswith("maps on mine_1")] == ["maps on mine_1"] * 2
+    code, lines, (message,) = said("--maps", f"{tmp_path}/*.npz")
+    assert code == 2
+    assert message.startswith(f"cxr_ray: --maps: got {tmp_path}/*.npz, where no map is; expected a folder of .npy or ")

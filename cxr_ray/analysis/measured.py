@@ -12,6 +12,7 @@ import pyarrow.dataset as pads
 
 from cxr_ray import results
 from cxr_ray.analysis import buckets, primary, ranks
+from cxr_ray.config import explained
 from cxr_ray.errors import RunError
 
 Rows = list[dict[str, Any]]
@@ -48,7 +49,7 @@ class Measured:
                 for (grid, fill), part in of_rule.groupby(["grid", "fill"], sort=False):
                     same = {"trial_id": trial_id, "target_rule": rule, "grid": grid, "fill": fill, "scale": SCALE}
                     same["level"] = self.primary.metric_level
-                    explainers = self.sweep["explain"]["explainers"]
+                    explainers = explained(self.sweep)
                     found = ranks.compare_explainers(
                         part, self.patients, explainers, self.primary.metric, seed=self.seed
                     )

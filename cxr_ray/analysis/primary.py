@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as pads
 
-from cxr_ray.config import Sweep
+from cxr_ray.config import Sweep, explained
 from cxr_ray.errors import RunError
 from cxr_ray.measure import metrics
 from cxr_ray.measure.metrics import METRICS
@@ -111,7 +111,7 @@ class PrimarySettings:
 def resolve(sweep: Sweep | Mapping[str, Any]) -> PrimarySettings:
     """The primary settings of a sweep, or of its plain data as ``Run.sweep`` reads them."""
     plain = sweep.model_dump() if isinstance(sweep, Sweep) else sweep
-    perturb, explainers = plain["perturb"], plain["explain"]["explainers"]
+    perturb, explainers = plain["perturb"], explained(plain)
     directions = tuple(perturb["orders"])
     grids = [str(grid) for grid in perturb["grids"]]
     return PrimarySettings(

@@ -118,7 +118,7 @@ class Verdicts:
         """
         assert sweep.verdicts is not None  # else there are none
         self.trial_id, self.steps = trial_id, steps
-        comparisons = itertools.product(sweep.explain.explainers, sweep.explain.targets, sweep.controls)
+        comparisons = itertools.product(sweep.explain.names, sweep.explain.targets, sweep.controls)
         cells = [(Comparison(*c), bucket) for c in comparisons for bucket in buckets]
         alpha = betting.family_alpha(sweep.verdicts.alpha, len(cells))
         self.cells = [Cell(*cell, alpha, sweep.verdicts.futile) for cell in cells]

@@ -108,6 +108,45 @@ def greatest(data: bytes) -> int:
         raise ImageError(f"The image is truncated or damaged: {_reason(e)}.") from e
 
 
+def grey_values(data: bytes) -> NDArray[np.generic]:
+    """The values of a grey PNG of 8 or 16 bits as they are, [H, W]: a heat map, bright is high.
+
+    Raises:
+        ImageError: no PNG, truncated, damaged, enormous, or with pixels in colour or transparent.
+    """
+    image = _open(data)
+    if not isinstance(image, PngImageFile):
+        raise ImageError("The heat map is no PNG, which keeps values as they are; save it as PNG or .npy.")
+    try:
+        image.load()
+        if "transparency" not in image.info and (image.mode in ("1", "L") or image.mode.startswith("I")):
+            return np.asarray(image)
+        pixels = np.asarray(image.convert("RGBA"))
+    except Exception as e:  # as in decode
+        raise ImageError(f"The heat map is truncated or damaged: {_reason(e)}.") from e
+    deep = data[24] == 16  # bits of a channel, of which Pillow keeps 8
+    if deep or (pixels[..., 3] < 255).any() or (pixels[..., :3] != pixels[..., :1]).any():
+        raise ImageError(
+            "The heat map is in colour or transparent, which has no order of values; save grey values, or numbers as "
+            ".npy."
+        )
+    return pixels[..., 0]
+
+
+def fit_map(map_HW: NDArray[np.float32], size: int, fit: Fit = "squash") -> NDArray[np.float32]:
+    """A map over an image to one over the same image as ``decode`` gives it, [size, size]; what pads it is its least.
+
+    Resampling is bilinear and antialiased; a constant map stays constant.
+    """
+    least = map_HW.min()
+    if least == map_HW.max():
+        return np.full((size, size), least, np.float32)
+    height, width = map_HW.shape
+    square = height == width or fit == "squash"  # nothing is padded, and no value is shifted and back
+    fitted = _fit(Image.fromarray(map_HW if square else map_HW - least), size, "squash" if square else fit)
+    return np.array(fitted, np.float32) + (0 if square else least)
+
+
 def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image], bits: int = 16) -> Image.Image:
     """The image that ``work`` makes of the image's pixels in L or RGB."""
     if dicom.is_dicom(data):
@@ -138,7 +177,8 @@ def preprocess(pixels_CSS: NDArray[np.uint8], name: str = "none") -> NDArray[np.
 
 def preprocess_mask(mask_SS: NDArray[np.bool_], name: str = "none") -> NDArray[np.bool_]:
     """A bool mask [S, S] of decoded images to that of preprocessed ones; only a crop moves places."""
-    return PREPROCESS[name].mask(mask_SS)
+    moved: NDArray[np.bool_] = PREPROCESS[name].mask(mask_SS)
+    return moved
 
 
 def border_width(size: int) -> int:
@@ -195,12 +235,12 @@ class Preprocessing:
     Attributes:
         pixels: uint8 RGB [3, S, S] to the same.
         caption: what it does, in a sentence.
-        mask: bool [S, S] to the same, where the preprocessing moves places.
+        mask: bool [S, S], or numbers [1, S, S], to the same, where the preprocessing moves places.
     """
 
     pixels: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
     caption: str
-    mask: Callable[[NDArray[np.bool_]], NDArray[np.bool_]] = _unchanged
+    mask: Callable[[NDArray[Any]], NDArray[Any]] = _unchanged
 
 
 PREPROCESS: Registry[Preprocessing] = Registry(

@@ -13,7 +13,7 @@ from cxr_ray.schemas import CLASSES
 
 def passes_to_explain(sweep: Sweep, size: int) -> int:
     """Passes of all explainers together."""
-    return sum(f + 2 * b for f, b in (explainer_of(e).passes(size) for e in sweep.explain.explainers))
+    return sum(f + 2 * b for f, b in (explainer_of(e).passes(size) for e in sweep.explain.names))
 
 
 def passes_of_validation(sweep: Sweep) -> int:
@@ -42,8 +42,8 @@ def passes_of_donor_swaps(sweep: Sweep, draws: int) -> int:
 
 def rankings_of_controls(sweep: Sweep) -> tuple[int, int, int]:
     """Rankings that controls add: shared by explainers, made for their maps, and sequential draws of both at most."""
-    explainers = len(sweep.explain.explainers)
-    cams = sum(explainer_of(e).cam is not None for e in sweep.explain.explainers)
+    explainers = len(sweep.explain.names)
+    cams = sum(explainer_of(e).cam is not None for e in sweep.explain.names)
     shared, own, sequential = 0, 0, 0
     for control, draws in sweep.controls.items():
         family = CONTROLS[control].family
@@ -74,7 +74,7 @@ def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
             f"1 untouched + {regions} of regions and edits + {explain} to explain (a backward pass counts as two)",
         )
     curve = len(p.fills) * len(p.orders) * len(p.levels)
-    maps = len(sweep.explain.explainers) * len(p.grids)
+    maps = len(sweep.explain.names) * len(p.grids)
     shared, own, sequential = rankings_of_controls(sweep)
     total = 1 + len(p.fills) + curve * (shared + maps + own + sequential) + regions + explain
     text = (
@@ -108,7 +108,7 @@ def passes_of_verdicts(sweep: Sweep) -> tuple[int, str]:
     if sweep.verdicts is None:
         return 0, "0"
     curve = len(sweep.perturb.orders) * len(sweep.perturb.levels)
-    explainers = sweep.verdicts.explainers or sweep.explain.explainers
+    explainers = sweep.verdicts.explainers or sweep.explain.names
     controls = sweep.verdicts.controls
     shared = len(of_family("nothing", controls))
     cams = sum(explainer_of(e).cam is not None for e in explainers)

@@ -182,7 +182,7 @@ def index_maps(
         sweep: its explainers are those of the maps.
     """
     trial_id, size = trial
-    wanted = [(e, t) for e in sweep.explain.explainers for t in (0, 1)]
+    wanted = [(e, t) for e in sweep.explain.names for t in (0, 1)]
     index = build_donor_index(maps.store, shards, patients, wanted)
     maps.write_index(trial_id, index)
     if index.images and any(CONTROLS[control].rank_sums for control in sweep.controls):

@@ -128,7 +128,10 @@ EXPLAINERS = Registry(
     },
 )
 
-OUTSIDE = _model_free(model_independent.unavailable, "Maps from outside, as they were given.")
+OUTSIDE = _model_free(
+    model_independent.unavailable,
+    "Maps from outside, as they were given: the same for every model and target, and not sanity-tested.",
+)
 
 
 def explainer_of(name: str) -> Explainer:

@@ -129,10 +129,10 @@ def narrowed(sweep: Sweep, fill: str | None = None) -> Sweep:
     perturbation, grid = sweep.perturb, sweep.perturb.grids[0]
     drawn = [c for c in sweep.controls if CONTROLS[c].grids([grid])]
     chosen = [c for family in MADE_ALONE for c in strong_first(of_family(family, drawn))][:1]
-    explainers = [e for e in sweep.explain.explainers if not explainer_of(e).model_free]
+    explainers = [e for e in sweep.explain.names if not explainer_of(e).model_free]
     return sweep.model_copy(
         update={
-            "explain": sweep.explain.model_copy(update={"explainers": explainers}),
+            "explain": sweep.explain.model_copy(update={"explainers": explainers, "maps": {}}),
             "perturb": perturbation.model_copy(update={"grids": [grid], "fills": [fill or perturbation.fills[0]]}),
             "controls": {c: sweep.controls[c] for c in chosen},
             "sequential": None,

@@ -64,7 +64,7 @@ def verdict_sweep(sweep: Sweep, grid: str, fill: str, metric: str) -> Sweep:
     directions = list(METRICS[metric].directions)
     return sweep.model_copy(
         update={
-            "explain": sweep.explain.model_copy(update={"explainers": explainers_of(sweep)}),
+            "explain": sweep.explain.model_copy(update={"explainers": explainers_of(sweep), "maps": {}}),
             "perturb": sweep.perturb.model_copy(update={"grids": [grid], "fills": [fill], "orders": directions}),
             "controls": dict.fromkeys(sweep.verdicts.controls, 1),
             "sequential": None,
@@ -75,9 +75,9 @@ def verdict_sweep(sweep: Sweep, grid: str, fill: str, metric: str) -> Sweep:
 
 
 def explainers_of(sweep: Sweep) -> list[str]:
-    """The explainers of ``verdicts``, in the order of ``explain``."""
+    """The explainers and maps from outside of ``verdicts``, in the order of ``explain``."""
     asked = sweep.verdicts.explainers if sweep.verdicts else []
-    return [e for e in sweep.explain.explainers if e in asked or not asked]
+    return [e for e in sweep.explain.names if e in asked or not asked]
 
 
 def narrowed(sweep: Sweep, comparisons: Iterable[Comparison]) -> Sweep:

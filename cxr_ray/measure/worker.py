@@ -204,7 +204,7 @@ class Worker:
         shared = SharedControls(batch) if self.sweep.has_fixed_design else None
         regions = begin_regions(batch) if self.sweep.regions else None
         begun: dict[str, Callable[[], Tables]] = {}
-        for explainer in self.sweep.explain.explainers:
+        for explainer in self.sweep.explain.names:
             with _lost_maps(batch.shard, "explain", explainer, errors):
                 if file is None:
                     maps: Maps | None = make_maps(batch, explainer, batch.network.model)
@@ -240,7 +240,7 @@ class Worker:
         if batch is None:
             return None
         maps: dict[str, Maps] = {}
-        for explainer in self.sweep.explain.explainers:
+        for explainer in self.sweep.explain.names:
             with _lost_maps(batch.shard, "explain", explainer, errors):
                 own, drawn = make_maps(batch, explainer, batch.network.model)
                 maps[explainer] = Maps(own.cpu(), {control: of.cpu() for control, of in drawn.items()})

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from cxr_ray.analysis import primary, statistics
 from cxr_ray.analysis.buckets import BUCKETS
+from cxr_ray.config import explained
 from cxr_ray.errors import RunError
 from cxr_ray.report.rundata import WHOLE_MODELS, RunData
 from cxr_ray.results import Run
@@ -66,7 +67,7 @@ def summary(run: Run, settings: primary.PrimarySettings, models: list[str]) -> p
     wanted = pc.field("trial_id").isin(pa.array(models[:WHOLE_MODELS], pa.string()))
     wanted |= settings.expression & (pc.field("scale") == settings.scale)
     table, sweep = completed(run, "summary", wanted), run.sweep
-    orders = {"explainer": sweep["explain"]["explainers"], "bucket": BUCKETS, "fill": sweep["perturb"]["fills"]}
+    orders = {"explainer": explained(sweep), "bucket": BUCKETS, "fill": sweep["perturb"]["fills"]}
     ranks = {column: {name: i for i, name in enumerate(order)} for column, order in orders.items()}
     by = [*orders, "level"]
     return table.sort_values(by, key=lambda c: c.map(ranks[c.name]) if c.name in ranks else c, kind="stable")

@@ -15,6 +15,7 @@ from cxr_ray.analysis import class_order
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.class_order import Question
 from cxr_ray.analysis.primary import PrimarySettings
+from cxr_ray.config import explained
 from cxr_ray.measure.controls import strong_first
 from cxr_ray.results import Run
 
@@ -75,8 +76,8 @@ class RunData:
 
     @property
     def explainers(self) -> Sequence[str]:
-        """In the sweep's order."""
-        return self.sweep["explain"]["explainers"]
+        """In the sweep's order, maps from outside last."""
+        return explained(self.sweep)
 
     @property
     def rules(self) -> Sequence[str]:

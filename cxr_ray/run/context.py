@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.data import doubts, labels, masks, sources
 from cxr_ray.data.entries import Source
 from cxr_ray.data.manifest import Manifest, load_manifest
+from cxr_ray.data.outside_maps import OutsideMaps, load_outside_maps
 from cxr_ray.data.splits import choose
 from cxr_ray.data.truth import truth_notes, truth_of
 from cxr_ray.errors import NoFolderError
@@ -39,6 +40,7 @@ class RunContext:
         trials: the networks to be trained.
         given: the models under ``checkpoints``, by name.
         store: the run folder.
+        maps: those from outside.
     """
 
     sweep: Sweep
@@ -47,6 +49,7 @@ class RunContext:
     trials: tuple[TrialPlan, ...]
     given: Mapping[str, ModelRef]
     store: Store
+    maps: OutsideMaps = field(default_factory=OutsideMaps)
 
     def sanity_images(self) -> pd.DataFrame:
         """The test images of ``sanity``, the same for every model; none where no explainer reads the model."""
@@ -102,6 +105,9 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
             manifest.notes.append(masks.mask_note(folder, manifest))
     if (truth := truth_of(sweep)) is not None:
         manifest.notes.extend(truth_notes(truth, manifest))
+    maps = load_outside_maps(sweep.explain.maps, manifest)
+    manifest.notes.extend(maps.notes)
+    manifest.errors.extend(maps.errors)
     manifest.notes.extend(
         f"Control {c} has nothing to rank on these grids ({', '.join(map(str, sweep.perturb.grids))}) and is left out."
         for c in sweep.controls
@@ -109,9 +115,10 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     )
     if not metrics.has_areas(sweep.perturb.levels):
         manifest.notes.append(metrics.no_areas(sweep.perturb.levels))
-    run_id = hashlib.sha256(f"{sweep.hash}:{manifest.fingerprint}".encode()).hexdigest()[:16]
+    known = [sweep.hash, manifest.fingerprint, *maps.digests.values()]
+    run_id = hashlib.sha256(":".join(known).encode()).hexdigest()[:16]
     store = Store(out, {"run_id": run_id, "sweep_hash": sweep.hash})
-    return RunContext(sweep, source, manifest, tuple(trials), given, store)
+    return RunContext(sweep, source, manifest, tuple(trials), given, store, maps)
 
 
 def untrained_models(sweep: Sweep, trials: Sequence[TrialPlan]) -> list[str]:

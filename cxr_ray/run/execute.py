@@ -91,6 +91,7 @@ def allocate(context: RunContext, n_trials: int, ahead: RayAhead) -> Allocation:
     paths += [context.source.where] if sources.SOURCES[sweep.data.source].on_disk else []
     paths += [images] if (images := getattr(context.source, "images", None)) else []
     paths += [folder.path for folder in folders if folder is not None]
+    paths += [of.files.path for of in context.maps.sets.values()]
     for path in paths:
         if allocation.n_nodes > 1 and "://" not in path:
             raise UserError(

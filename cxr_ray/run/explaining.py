@@ -109,7 +109,8 @@ def plan_of(context: RunContext, model_refs: Mapping[str, ModelRef], device: str
         for trial_id, ref in model_refs.items()
     }
     sanity, donor_of = context.sanity_images(), _donor_images(context)
-    return plan_shards(context.manifest, model_refs, passes, device, sanity, donor_of, swaps), passes
+    plan = plan_shards(context.manifest, model_refs, passes, device, sanity, donor_of, swaps)
+    return plan.with_maps(context.maps.members) if context.maps.sets else plan, passes
 
 
 def _passes_of_a_worker(
@@ -215,7 +216,7 @@ def map_pass(scoring: ShardPass, plan: Plan) -> Plan | None:
     if not _computed(maps, test, "maps of "):
         return None
     patients = context.manifest.rows("test").set_index("image_id")["patient_id"]
-    targets = [(e, t) for e in sweep.explain.explainers for t in (0, 1)]
+    targets = [(e, t) for e in sweep.explain.names for t in (0, 1)]
     lost, groups = {}, []
     for trial_id, ref in scoring.model_refs.items():
         index = donors.build_donor_index(store, test.names(trial_id), patients, targets)

@@ -19,6 +19,7 @@ from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
 from cxr_ray.config import Sweep
 from cxr_ray.data.loading import load_pixels
+from cxr_ray.data.outside_maps import load_maps
 from cxr_ray.data.splits import choose
 from cxr_ray.errors import CheckpointError, DataError, UserError
 from cxr_ray.measure import donors
@@ -72,7 +73,13 @@ class LocalVerdict:
         def read(rows: pd.DataFrame, name: str, split: str) -> Shard:
             pixels, keep, errors = load_pixels(source, rows, ref.size, fit, ref.preprocess)
             ids, paths, labels = (list(rows[column][keep]) for column in ("image_id", "path", "label"))
-            return Shard(ref.trial_id, split, ids, paths, labels, pixels, errors=errors, name=name)
+            named = [
+                {"image_id": i, "path": path, "maps": context.maps.members.get(i)}
+                for i, path in zip(ids, paths, strict=True)
+            ]
+            sets = context.maps.sets if name else {}  # a shard of a round has none: the map pass keeps its maps
+            maps, lost = load_maps(sets, named, ref.size, fit, ref.preprocess)
+            return Shard(ref.trial_id, split, ids, paths, labels, pixels, errors=errors + lost, maps=maps, name=name)
 
         used = pd.concat([context.manifest.rows("test"), context.manifest.rows("val")])
         return cls(context.sweep, ref, context.store, used, read, source.where)

@@ -23,6 +23,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.data.entries import Source
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.masks import MaskFolder, load_parts, lungs_of, marker_of
+from cxr_ray.data.outside_maps import MapSet, load_maps
 from cxr_ray.data.sources import SOURCES, counterfactuals_of
 from cxr_ray.data.truth import load_truth, own_truth, truth_of
 from cxr_ray.run.terminal import ShardDone
@@ -70,8 +71,11 @@ class ShardPass:
 class _Decode:
     """A shard's images, read and decoded; runs in tasks next to the actors."""
 
-    def __init__(self, source: Source, lungs: MaskFolder | None, sweep: Sweep):
+    def __init__(
+        self, source: Source, lungs: MaskFolder | None, sweep: Sweep, maps: Mapping[str, MapSet] | None = None
+    ):
         self.source, self.fit, self.sweep, self.truth = source, sweep.data.fit, sweep, truth_of(sweep)
+        self.maps = maps or {}
         self.folders = [folder for folder in (lungs, marker_of(sweep)) if folder is not None]
         self.parts, self.changes = sweep.regions is not None, counterfactuals_of(sweep)
 
@@ -89,11 +93,19 @@ class _Decode:
         donors = donors[["image_id", "donor_image"]].rename(columns={"donor_image": "path"})
         pixels_of_donors, readable, unreadable = load_pixels(self.source, donors, size, self.fit, preprocess)
         masks = parts.masks | truth
+        maps: tuple[dict[str, Any], list[Any]] = {}, []
+        if shard["split"] == "test":
+            maps = load_maps(self.maps, shard["rows"], size, self.fit, preprocess)
         shard |= {
             "donor_images": list(donors["image_id"][readable]),
             "masks": list(masks),
             "counterfactuals": list(parts.counterfactuals),
-            "errors": errors + parts.errors + lost + [{**error, "stage": "patch_swap"} for error in unreadable],
+            "maps": {name: of.shape[1] for name, of in maps[0].items()},
+            "errors": errors
+            + parts.errors
+            + lost
+            + maps[1]
+            + [{**error, "stage": "patch_swap"} for error in unreadable],
         }
         return {
             "shard": json.dumps(shard),
@@ -101,6 +113,7 @@ class _Decode:
             "masks": b"".join(mask.tobytes() for mask in masks.values()),
             "donor_images": pixels_of_donors.tobytes(),
             "counterfactuals": b"".join(rendering.tobytes() for rendering in parts.counterfactuals.values()),
+            "maps": b"".join(of.tobytes() for of in maps[0].values()),
         }
 
     def _truth(self, shard: Mapping[str, Any], masks: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
@@ -178,6 +191,10 @@ class _Explain:
             stacked: Any = np.frombuffer(row[kind], dtype).reshape(len(plan[kind]), *shape)
             return dict(zip(plan[kind], stacked, strict=True))
 
+        maps, start = {}, 0
+        for name, side in plan["maps"].items():
+            values = np.frombuffer(row["maps"], np.float32, len(rows) * side * side, start)
+            maps[name], start = values.reshape(len(rows), side, side), start + values.nbytes
         return self.shard_type(
             trial_id=plan["trial_id"],
             split=plan["split"],
@@ -190,6 +207,7 @@ class _Explain:
             counterfactuals=arrays("counterfactuals", np.uint8, len(rows), 3, size, size),
             donor_images=arrays("donor_images", np.uint8, 3, size, size),
             swaps=[r["swap"] for r in rows] if plan["split"] == "donors" else (),
+            maps=maps,
             comparisons=[self.comparison_type(*c) for c in plan["comparisons"]],
             name=plan["name"],
         )
@@ -252,17 +270,24 @@ def compute_here(
     Yields:
         Each shard with its tables; in a map pass, with the bytes of its file.
     """
-    decode = _Decode(context.source, lungs_of(settings.sweep), settings.sweep)
+    decode = decode_of(context, settings.is_map_pass)
     explain = _Explain(settings.sweep, context.store, model_refs, allocation, passes=0)
     explain.begin(settings)
     for shard in shards:
         yield shard, explain(decode({"shard": json.dumps(shard.to_plain())}))["tables"]
 
 
+def decode_of(context: RunContext, is_map_pass: bool) -> _Decode:
+    """What reads and decodes the shards of a pass. After a map pass, maps from outside are read no second time."""
+    from cxr_ray.measure.controls import needs_map_pass  # torch
+
+    reads_maps = is_map_pass or not needs_map_pass(context.sweep)
+    return _Decode(context.source, lungs_of(context.sweep), context.sweep, context.maps.sets if reads_maps else {})
+
+
 def _decoded(shard_pass: ShardPass, shards: Missing) -> Iterator[Any]:
     """References to blocks of decoded shards, by Ray Data."""
-    sweep, pool, left = shard_pass.context.sweep, shard_pass.pool, iter(shards)
-    decode = _Decode(shard_pass.context.source, lungs_of(sweep), sweep)
+    pool, left, decode = shard_pass.pool, iter(shards), decode_of(shard_pass.context, shard_pass.is_map_pass)
     limits = ray.data.ExecutionResources.for_limits(cpu=pool.free_cpus)  # Ray Data does not know of the workers
     each = max(PORTION[0] // shards.plan.longest, PORTION[1])
     while portion := list(islice(left, each * shard_pass.allocation.workers)):

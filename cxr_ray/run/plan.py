@@ -117,7 +117,7 @@ class ShardPlan:
         size, preprocess: what its images become.
         rows: of each image its image_id, path and label; in donors also swap, of a donor image its row of
             ``assign_donors``, else None; in test also donor_image, the path of the image that it swaps
-            patches with, or None.
+            patches with, or None, and maps, the names of its maps from outside, where there are any.
         comparisons: of a block of sequential verdicts, (explainer, target rule, control) of each that is open.
     """
 
@@ -200,6 +200,12 @@ class Plan:
     def without(self, lost: Mapping[str, Container[str]]) -> Plan:
         """The same shards without these images of test, by trial_id."""
         return replace(self, lost=lost)
+
+    def with_maps(self, members: Mapping[str, Mapping[str, str]]) -> Plan:
+        """The same shards, whose rows of test name their maps from outside (``OutsideMaps.members``)."""
+        test = self.images["test"].columns
+        named: Any = [members.get(i) for i in test["image_id"]]
+        return replace(self, images={**self.images, "test": Images(test.assign(maps=named))})
 
     @property
     def longest(self) -> int:

@@ -128,6 +128,7 @@ def is_finished(context: RunContext) -> bool:
         )
     if not finished:
         _check_checkpoints(before, context)
+        _check_maps(before, context)
     try:
         _ = results.open_run(out).sweep
     except RunError:  # the same, since the hash is
@@ -161,6 +162,15 @@ def _check_checkpoints(before: Mapping[str, Any], context: RunContext) -> None:
             raise UserError(
                 f"checkpoints.{name}.path: got another file than {context.store.out} was begun with; expected the "
                 f"same; give it, or another folder (--out PATH)."
+            )
+
+
+def _check_maps(before: Mapping[str, Any], context: RunContext) -> None:
+    for name, digest in before.get("maps", {}).items():
+        if digest != context.maps.digests.get(name):
+            raise UserError(
+                f"explain.maps.{name}: got other maps than {context.store.out} was begun with; expected the same; give "
+                f"them, or {ANOTHER}"
             )
 
 
@@ -205,6 +215,7 @@ def provenance(context: RunContext) -> dict[str, Any]:
         "versions": {p: metadata.version(p) for p in PACKAGES},
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus},
         "checkpoints": {name: digest(given.path) for name, given in sweep.checkpoints.items()},
+        "maps": dict(context.maps.digests),
         "data_fingerprint": manifest.fingerprint,
         "images": len(manifest.images),
         "data_notes": manifest.notes,

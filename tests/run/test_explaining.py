@@ -41,7 +41,7 @@ def without_ray(monkeypatch):
 
     def compute(shard_pass, shards):
         run = shard_pass.context
-        decode = pipeline._Decode(run.source, None, run.sweep)
+        decode = pipeline.decode_of(shard_pass.context, shard_pass.is_map_pass)
         write = pipeline._Write(run.store, shard_pass.folder)
         explain = pipeline._Explain(run.sweep, run.store, shard_pass.model_refs, shard_pass.allocation, 0)
         explain.begin(PassSettings(run.sweep, shard_pass.is_map_pass, shard_pass.tested))

@@ -114,6 +114,11 @@ def _meaning(data: RunData) -> Iterator[str]:
         "An advantage means that filling what the map ranks high changes the score more than the control does. It does "
         "not mean that the model looks at disease."
     )
+    if outside := data.sweep["explain"].get("maps"):
+        yield (
+            f"Maps from outside ({', '.join(outside)}) do not follow randomised weights, so that sanity does not test "
+            "them: whether they depend on the model is not shown. They are the same for every model and target."
+        )
     sanity = data.sweep.get("sanity")
     if sanity:
         yield f"Maps of randomised models were made for at most {sanity['images']} test images a model."
