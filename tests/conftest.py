@@ -12,9 +12,19 @@ from cxr_ray.schemas import TABLES
 from cxr_ray.storage import PER_SHARD, Store, pack
 from tests.builders.tables import explainers, made_table
 
+# Files whose tests take longest. They begin first: one that begins last keeps the other of two processes waiting.
+LONGEST = ("run/test_sweep.py", "test_docs.py", "test_architecture.py", "models/test_training.py", "run/test_trial.py")
+
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, and each file's stay in order."""
+    here = Path(__file__).parent
+    longest = {here / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: longest.get(item.path, len(longest)))
 
 
 @pytest.fixture(scope="session", autouse=True)

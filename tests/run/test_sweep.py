@@ -1,6 +1,5 @@
 """Whole sweeps through Ray on tiny phantoms: tables, resuming, killed workers and drivers, one and two workers."""
 
-import contextlib
 import json
 import os
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -29,7 +27,7 @@ from cxr_ray.storage import SHARDS
 
 TINY: dict[str, Any] = {
     "name": "tiny",
-    "data": {"source": "phantom", "size": 64, "val_share": 0.3, "phantom": {"train": 24, "test": 20}},
+    "data": {"source": "phantom", "size": 64, "val_share": 0.3, "phantom": {"train": 24, "test": 12}},
     "variants": {"plain": {}, "balanced": {"train": {"loss": "weighted", "sampler": "balanced"}}},
     "model": {"weights": "none"},
     "train": {"epochs": 2, "batch_size": 8, "augment": "light", "seed": {"grid": [0]}},
@@ -110,7 +108,7 @@ def test_a_sweep_fills_every_table(trained):
     assert set(frames["trials"].variant) == {"plain", "balanced"}
     assert frames["trials"].val_auroc.between(0, 1).all()
     test = frames["predictions"].query("split == 'test'")
-    assert (test.groupby("trial_id").size() == 20).all()
+    assert (test.groupby("trial_id").size() == 12).all()
     assert set(frames["curves"].explainer) == {"gradcam", "saliency", "shared"}
     assert set(frames["summary"].bucket) >= {"all", "correct", "TP-FP"} - (
         {"TP-FP"} if not (test.outcome == "FP").any() else set()
@@ -179,7 +177,7 @@ def test_the_best_trial_is_chosen_by_validation(trained):
     chosen = json.loads(Path(trained, "test_metrics.json").read_text())
     trials = results.open_run(trained).pandas("trials").set_index("trial_id")
     assert trials.loc[chosen["trial_id"], "val_auroc"] == trials.val_auroc.max()
-    assert chosen["TP"] + chosen["FP"] + chosen["TN"] + chosen["FN"] == chosen["n"] == 20
+    assert chosen["TP"] + chosen["FP"] + chosen["TN"] + chosen["FN"] == chosen["n"] == 12
 
 
 def test_duckdb_reads_the_tables_without_this_package(trained):
@@ -310,57 +308,26 @@ def test_killed_workers_and_drivers_lose_and_double_nothing(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [("SIGKILL", -9), ("SIGTERM", 143)])
-def test_a_training_that_was_killed_or_interrupted_goes_on_where_it_stopped(tmp_path, how, code):
-    content = {**TINY, "train": {**TINY["train"], "epochs": 12}, "search": {"num_samples": 1, "scheduler": "none"}}
+def test_a_training_that_was_terminated_and_then_killed_goes_on_where_it_stopped(tmp_path):
+    content = {**TINY, "train": {**TINY["train"], "epochs": 16}, "search": {"num_samples": 1, "scheduler": "none"}}
     content |= {"variants": {"plain": {}}, **LITTLE}
     file, out = write(tmp_path, content), tmp_path / "out"
     process = start(file, "--out", str(out), cwd=tmp_path)
     wait_for(lambda: _epochs(out) >= 2, process)
-    if how == "SIGKILL":
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.send_signal(signal.Signals[how])
-    assert process.wait() == code
-    if how == "SIGTERM":
-        assert (tmp_path / "stderr").read_text() == "cxr_ray: terminated; the same command with --resume goes on.\n"
-    assert 2 <= _epochs(out) < 12
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    assert (tmp_path / "stderr").read_text() == "cxr_ray: terminated; the same command with --resume goes on.\n"
+    before = _epochs(out)
+    process = start(file, "--out", str(out), "--resume", cwd=tmp_path)
+    wait_for(lambda: _epochs(out) > before, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 2 <= before < _epochs(out) < 16
     assert not list(out.glob("tables/trials*")), "nothing takes a half trained network for a trained one"
     assert sweep.main([file, "--out", str(out), "--resume"]) == 0
     trials = results.open_run(str(out)).pandas("trials")
-    assert list(trials.epochs) == [12]
+    assert list(trials.epochs) == [16]
     assert list(trials.status) == ["completed"]
-
-
-@pytest.mark.slow
-def test_trials_of_one_process_have_the_weights_of_trials_of_their_own(tmp_path, monkeypatch):
-    import ray
-    from ray import tune
-
-    from cxr_ray.run import cluster, context, training_data, tuning
-
-    asked = sweep.load(sweep.parser().parse_args([write(tmp_path, TINY)]))
-    shared = cluster.start_ray()
-    try:
-        request = cluster.Request(asked.resources, n_trials=1, size=64, local=shared)
-        allocation = cluster.allocate(cluster.ray_nodes(), request)
-        weights, pids = {}, {}
-        for reuse in (True, False):
-            config = tune.TuneConfig
-            monkeypatch.setattr(tune, "TuneConfig", lambda reuse_actors, **k: config(**k, reuse_actors=reuse))  # noqa: B023
-            run, tunes = context.prepare(asked, str(tmp_path / str(reuse))), str(tmp_path / f"tune-{reuse}")
-            kept = SimpleNamespace(TemporaryDirectory=lambda prefix: contextlib.nullcontext(tunes))  # noqa: B023
-            monkeypatch.setattr(tuning, "tempfile", kept)
-            rows = tuning.tune_sweep(run, run.trials, training_data.load_training_data(run, run.trials), allocation)
-            monkeypatch.undo()
-            weights[reuse] = [Path(run.store.out, row["checkpoint"]).read_bytes() for row in rows]
-            results_of = Path(tunes).glob("tune/*/result.json")
-            pids[reuse] = {json.loads(line)["pid"] for p in results_of for line in p.read_text().splitlines()}
-    finally:
-        ray.shutdown()
-    assert [len(pids[reuse]) for reuse in (True, False)] == [1, 2]
-    assert len(weights[True]) == 2
-    assert weights[True] == weights[False]
 
 
 @pytest.mark.slow
@@ -381,7 +348,6 @@ sys.exit(sweep.main([{file!r}, "--out", {out!r}]))
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, timeout=180, check=False)
     assert ended.returncode == 130
     assert b"interrupted; the same command with --resume goes on." in ended.stderr
-    assert sweep.main([file, "--out", out, "--resume"]) == 0
 
 
 def _epochs(out: Path) -> int:
