@@ -160,8 +160,9 @@ def simultaneous_bootstrap(
     largest |t| of a sample. p_K is two-sided for a column alone, p_max_K corrected: the share of samples whose largest
     |t| reaches the column's own, at most 0.05 where the interval leaves out 0.
 
-    NaN for a column whose values come from under 20 patients or differ in too few of them: it takes no part in the
-    largest |t|. A column of equal values has an interval without width.
+    NaN for a column whose values come from under 20 patients, or differ from their median in some, but under 20: it
+    takes no part in the largest |t|, whose quantile it would raise tenfold. A column of equal values has an interval
+    without width.
     """
     codes_N, n_patients = patient_codes(patients_N)
     sums_PK, counts_PK = patient_sums(values_NK, codes_N, n_patients)
@@ -171,6 +172,8 @@ def simultaneous_bootstrap(
         return outcome_4K[0], outcome_4K[1], outcome_4K[2], outcome_4K[3]
     t_BK, mean_K, error_K, rounding_K = _sampled_t([(sums_PK, counts_PK)], enough, n_boot, seed)
     known_K = ~np.isinf(np.quantile(t_BK, 0.95, axis=0, method="higher"))
+    differ_K = _patients_that_differ(sums_PK[:, enough], counts_PK[:, enough], rounding_K)
+    known_K &= (differ_K == 0) | (differ_K >= MIN_PATIENTS)
     largest_B = t_BK[:, known_K].max(1, initial=0.0)
     half_K = np.quantile(largest_B, 0.95, method="higher") * error_K
     size_K = np.where(np.abs(mean_K) <= rounding_K, 0.0, np.abs(mean_K))
@@ -179,6 +182,14 @@ def simultaneous_bootstrap(
     found_4K = np.stack([mean_K - half_K, mean_K + half_K, p_K, p_max_K])
     outcome_4K[:, enough] = np.where(known_K & np.isfinite(half_K), found_4K, np.nan)
     return outcome_4K[0], outcome_4K[1], outcome_4K[2], outcome_4K[3]
+
+
+def _patients_that_differ(sums_PK: Floats, counts_PK: Floats, rounding_K: Floats) -> Ints:
+    """Patients whose mean is not the median of all patients' means, [K]."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_PK = np.where(counts_PK > 0, sums_PK / counts_PK, np.nan)
+    differ_K: Ints = (np.abs(mean_PK - np.nanmedian(mean_PK, axis=0)) > rounding_K).sum(0)
+    return differ_K
 
 
 def _intervals(groups: Sequence[Sums], n_boot: int, seed: int, level: float) -> tuple[Floats, Floats]:

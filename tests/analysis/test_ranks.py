@@ -92,6 +92,19 @@ def test_more_pairs_make_wider_intervals_and_larger_p():
     assert ((p_max <= 0.05) == ((lower > 0) | (upper < 0))).all()
 
 
+def test_a_pair_that_differs_in_few_patients_says_nothing_and_widens_no_other():
+    """As two explainers whose maps are the same but for a few images: their |t| would be the largest of all."""
+    values, patients = clustered(40, [0, 0.3, 2], np.random.default_rng(8))
+    twin = values[:, :1] + np.where(np.isin(patients, (0, 1, 2)), 0.1, 0.0)[:, None]
+    pairs = {(row["a"], row["b"]): row for row in ranks.pair_rows(np.hstack([values, twin]), NAMES, patients, seed=0)}
+    without = {(row["a"], row["b"]): row for row in ranks.pair_rows(values, NAMES[:3], patients, seed=0)}
+    assert np.isnan([pairs["a", "d"][name] for name in ("lower", "upper", "p", "p_max")]).all()
+    assert pairs["a", "d"]["better"] is None
+    for pair, row in without.items():
+        assert pairs[pair]["upper"] - pairs[pair]["lower"] == pytest.approx(row["upper"] - row["lower"], rel=0.1)
+    assert (pairs["a", "c"]["better"], pairs["c", "d"]["better"]) == ("c", "c")
+
+
 def test_p_of_a_pair_is_about_that_of_the_paired_t_test():
     rng = np.random.default_rng(7)
     values = rng.normal(size=(100, 1)) * 5 + rng.normal([0, 0.25], 1, (100, 2))
