@@ -98,7 +98,7 @@ def _plan(manifest: Any) -> Any:
     test, val = manifest.rows("test"), manifest.rows("val")
     refs = {"m": ModelRef("m", "none", None, 32)}
     counts = {"m": PassCounts(400)}
-    return plan_shards(manifest, refs, counts, "gpu", test.iloc[:0], donor_images(test, val, 0), test.iloc[:0])
+    return plan_shards(manifest, refs, counts, "gpu", {}, donor_images(test, val, 0), test.iloc[:0])
 
 
 def _write_maps(store: Store, ids: list[str]) -> list[str]:

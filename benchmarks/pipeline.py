@@ -93,7 +93,7 @@ def main() -> None:
 def planned_shards(manifest: Manifest, model_refs: Any, passes: int) -> Missing:
     """Shards of the test split for the one model."""
     nothing = manifest.rows("test").iloc[:0]
-    plan = plan_shards(manifest, model_refs, {"m": PassCounts(passes)}, "cpu", nothing, {}, nothing)
+    plan = plan_shards(manifest, model_refs, {"m": PassCounts(passes)}, "cpu", {}, {}, nothing)
     return plan.of_split("test").missing()
 
 

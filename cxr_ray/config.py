@@ -26,7 +26,7 @@ Arch = Annotated[str, Field(pattern=rf"^({NAME_PATTERN}|(torchvision|timm|torchx
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NULLABLE = ("sequential", "verdicts", "regions", "truth", "sanity")  # sections that null turns off
+NULLABLE = ("sequential", "verdicts", "regions", "truth", "sanity", "stability")  # sections that null turns off
 CAM_LAYER = "module that class activation maps read; null: the last one with a spatial output before the head"
 SEGMENTER = "torchxrayvision"  # as regions.lungs: masks by its network
 PATIENT_RULES = ("folder", "file")  # as data.patient: no patterns
@@ -325,6 +325,25 @@ class Sanity(Section):
     )
 
 
+class Stability(Section):
+    """Maps of images that hardly change, and infidelity (Yeh et al., NeurIPS 2019); off unless it is asked for."""
+
+    images: int = Field(32, ge=2, description="test images, chosen by the seed")
+    noise: list[Annotated[float, Field(gt=0, le=0.5)]] = Field(
+        [0.02], description="uniform noise: the most that a pixel changes, as a share of its range; empty: none"
+    )
+    draws: int = Field(10, ge=1, le=999, description="noisy copies of an image at each size")
+    shifts: list[Annotated[float, Field(gt=0, le=0.2)]] = Field(
+        [0.02], description="shifts down, up, right and left, as shares of the side; empty: none"
+    )
+    squares: int = Field(64, ge=0, le=9999, description="squares of an image that are filled, for infidelity; 0: none")
+
+    @field_validator("noise", "shifts")
+    @classmethod
+    def _each_once(cls, sizes: list[float]) -> list[float]:
+        return sorted(set(sizes))
+
+
 def _auto_or_count(value: Any) -> Any:
     if value == "auto" or (type(value) is int and value >= 1):
         return value
@@ -379,6 +398,7 @@ class Sweep(Section):
     regions: Regions | None = Regions()
     truth: Truth | None = Truth()
     sanity: Sanity | None = Sanity()
+    stability: Stability | None = None
     resources: Resources = Resources()
     seed: int = Field(0, ge=0, le=2**31 - 1)
 

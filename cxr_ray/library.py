@@ -310,6 +310,7 @@ def _sweep(
         "verdicts": verdicts,
         "regions": None,
         "sanity": None,
+        "stability": None,
     }
     if controls is not None:
         raw["controls"] = dict(controls)

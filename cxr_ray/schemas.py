@@ -410,6 +410,38 @@ SANITY = Table(
     ("trial_id",),
 )
 
+STABILITY = Table(
+    "stability",
+    {
+        "explainer": ("str", "the map's explainer"),
+        **_IMAGE,
+        **_TARGET,
+        "perturbation": (
+            "str",
+            "what changes of the image: noise or shift (the copy's map is compared with the map), square (infidelity); "
+            "none: a control stands where a copy's map stands",
+        ),
+        "size": (
+            "level",
+            "of noise: the most that a pixel changes, of its range; of a shift: share of the side; null: square, none",
+        ),
+        "control": ("str", "none: the explainer's own map; else the map's values in the order of the control's draw"),
+        "draw": ("small", "of noise: the copy; of a shift: 0 down, 1 up, 2 right, 3 left; of a control: its draw"),
+        "sensitivity": ("float", "Euclidean distance to the map over the map's length, at image size; null for shifts"),
+        "spearman": ("float", "rank correlation with the map at image size, a shift taken back; 1: nothing changed"),
+        "ssim": ("float", "structural similarity to the map, each scaled to [0, 1]; 1: nothing changed"),
+        "logit_change": ("float", "log-odds of the target of the copy minus those of the image; null for controls"),
+        "infidelity": (
+            "float",
+            "mean squared difference of the squares' effects on the log-odds and the map's sums over them, times the "
+            "best factor from 0; lower is more faithful",
+        ),
+        "unexplained": ("float", "infidelity over the mean squared effect, 0 to 1; 1: a map that says nothing"),
+    },
+    ("trial_id", "explainer", "image_id", "target", "perturbation", "size", "control", "draw"),
+    ("trial_id",),
+)
+
 CLASSIFICATION = Table(
     "classification",
     {
@@ -667,6 +699,33 @@ SANITY_SUMMARY = Table(
     ("trial_id", "target_rule", "explainer", "mode", "layer", "quantity"),
 )
 
+STABILITY_SUMMARY = Table(
+    "stability_summary",
+    {
+        "trial_id": ("str", "the model"),
+        **_RULE,
+        "explainer": ("str", "the maps' explainer"),
+        "perturbation": ("str", "noise, shift or square, as in stability"),
+        "size": ("level", "of noise and shifts, as in stability; null for square"),
+        "quantity": (
+            "str",
+            "max_sensitivity (the largest sensitivity of an image's copies), spearman and ssim (mean over its copies), "
+            "logit_change (mean of its absolute value), infidelity, unexplained",
+        ),
+        "control": ("str", "none: the map's own value; else what the map is compared with"),
+        "draws": ("small", "copies of an image; of a control: most draws that an image has; 1 for infidelity of maps"),
+        **_OVER_IMAGES,
+        "mean": (
+            "float",
+            "for control none the mean value; else the mean advantage: above 0 the map is more stable, or more "
+            "faithful, than the mean of the control's draws",
+        ),
+        **_INTERVAL,
+        "control_mean": ("float", "mean over images of the mean of the control's draws; null for control none"),
+    },
+    ("trial_id", "target_rule", "explainer", "perturbation", "size", "quantity", "control"),
+)
+
 _OF_EXPLAINERS = {
     "trial_id": ("str", "the model"),
     **_RULE,
@@ -861,8 +920,8 @@ ERRORS = Table(
         "stage": (
             "str",
             "read, decode, lungs, marker or truth (a mask), patch_swap (a donor image), maps:<name> (no usable map "
-            "from outside), score:<trial_id>, explain:<trial_id>:<explainer>, sanity:<the same> or "
-            "class_order:<trial_id> (a model whose classes may be the other way round)",
+            "from outside), score:<trial_id>, explain:<trial_id>:<explainer>, sanity:<the same>, "
+            "stability:<the same> or class_order:<trial_id> (a model whose classes may be the other way round)",
         ),
         "reason": ("str", "what was wrong"),
     },
@@ -883,6 +942,7 @@ _ALL = (
     REGIONS,
     DONOR_SWAPS,
     SANITY,
+    STABILITY,
     CLASSIFICATION,
     SUMMARY,
     SALIENCY_SUMMARY,
@@ -890,6 +950,7 @@ _ALL = (
     LOCALISATION_SUMMARY,
     REGION_SUMMARY,
     SANITY_SUMMARY,
+    STABILITY_SUMMARY,
     COMPARISONS,
     RANKS,
     AGREEMENT,

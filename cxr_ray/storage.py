@@ -28,7 +28,7 @@ MERGED_SHARDS = 2048  # of at most 16 images, that one file of a table holds
 FOLDER_FILES = 1000  # shards of one folder
 PER_SHARD = (
     *("predictions", "saliency", "lungs", "localisation", "curves", "faithfulness"),
-    *("filled", "regions", "donor_swaps", "sanity"),
+    *("filled", "regions", "donor_swaps", "sanity", "stability"),
 )
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the name of a file that is being written
 Tables = Mapping[tuple[str, str], pa.Table]

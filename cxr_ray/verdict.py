@@ -124,6 +124,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
         "verdicts": {"controls": args.controls, "round": ROUND, "fixed_design": False},
         "regions": None,
         "sanity": None,
+        "stability": None,
         "seed": args.seed,
     }
     return resolve(raw)

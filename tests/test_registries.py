@@ -124,8 +124,8 @@ def computed(context: RunContext) -> str:
     store.write_table("trials", [trial])
     images = donor_images(context.manifest.rows("test"), context.manifest.rows("val"), 0)
     passes = {"untrained": PassCounts(passes_per_image(context.sweep, size)[0])}
-    sanity, donors = context.sanity_images(), context.donors()
-    plan = plan_shards(context.manifest, context.given, passes, "cpu", sanity, images, donors)
+    chosen, donors = context.chosen_images(), context.donors()
+    plan = plan_shards(context.manifest, context.given, passes, "cpu", chosen, images, donors)
     decode = pipeline._Decode(context.source, None, context.sweep)
     alone = SimpleNamespace(worker_gpus=0, threads=0, batch_size=32)
     explain = pipeline._Explain(context.sweep, store, {"untrained": ref}, cast(Any, alone), 0)

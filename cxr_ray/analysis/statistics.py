@@ -23,6 +23,7 @@ from cxr_ray.analysis import (
     region_summary,
     saliency_summary,
     sanity_summary,
+    stability_summary,
 )
 from cxr_ray.analysis.agreement import accuracy, plausibility, ranking, reliability, sign, truth, twins
 from cxr_ray.analysis.classification import classification_rows
@@ -232,6 +233,19 @@ def _own_gaps(measured: Measured, trial_id: str, sanity: pd.DataFrame) -> pd.Dat
     return measured.run.pandas("faithfulness", columns, chosen)
 
 
+def stability_rows(measured: Measured) -> Rows:
+    """The rows of `stability_summary`."""
+    rows: Rows = []
+    for trial_id in measured.explained:
+        stability = measured.of_trial("stability", trial_id)
+        for rule in measured.target_rules if len(stability) else []:
+            same = {"trial_id": trial_id, "target_rule": rule}
+            of_rule = buckets.of_rule(stability, measured.test_of(trial_id), rule)
+            found = stability_summary.stability_rows(of_rule, measured.patients, measured.seed)
+            rows += [{**same, **row} for row in found]
+    return rows
+
+
 def agreement(measured: Measured) -> Rows:
     """The rows of `agreement`; reads `classification` and `summary`."""
     settings, rows = measured.primary, []
@@ -285,6 +299,7 @@ DERIVED: dict[str, Callable[[Measured], Rows]] = {
     "localisation_summary": localisation_rows,
     "region_summary": region_rows,
     "sanity_summary": sanity_rows,
+    "stability_summary": stability_rows,
     "comparisons": lambda measured: measured.ranked[0],
     "ranks": lambda measured: measured.ranked[1],
     "agreement": agreement,

@@ -8,6 +8,7 @@ from cxr_ray.measure.controls import CONTROLS, draws_at_most, of_family
 from cxr_ray.measure.donor_swaps import swapped_regions
 from cxr_ray.measure.explainers import explainer_of
 from cxr_ray.measure.sanity import narrowed
+from cxr_ray.measure.stability import changes
 from cxr_ray.schemas import CLASSES
 
 
@@ -100,6 +101,18 @@ def passes_of_sanity(sweep: Sweep, size: int) -> tuple[int, str]:
     return total, (
         f"1 untouched + 1 filled + {curve} (orders x levels) x ({shared} shared rankings + {layers} layers x {maps} "
         f"explainers x (1 map + {own} controls made from it)) + {1 + layers} models x {explain} to explain"
+    )
+
+
+def passes_of_stability(sweep: Sweep, size: int) -> tuple[int, str]:
+    """Passes for one image of ``stability`` and one target, and the formula as text; 0 where it is off."""
+    if sweep.stability is None:
+        return 0, "0"
+    copies, squares, explain = len(changes(sweep.stability)), sweep.stability.squares, passes_to_explain(sweep, size)
+    total = 1 + squares + copies + (1 + copies) * explain
+    return total, (
+        f"1 untouched + {squares} squares + {copies} altered copies + (1 + {copies}) x {explain} to explain (a "
+        "backward pass counts as two)"
     )
 
 

@@ -1,7 +1,5 @@
 """Whether maps depend on what the model has learned: random weights, and models of shuffled labels (Adebayo et al.,
 Sanity checks for saliency maps, NeurIPS 2018).
-
-Shapes: N maps, V side of a map, K places of a map.
 """
 
 from __future__ import annotations
@@ -15,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from cxr_ray.config import Sweep
 from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.controls import CONTROLS, Family, of_family, strong_first
 from cxr_ray.measure.explainers import explainer_of
+from cxr_ray.measure.likeness import similarity
 from cxr_ray.measure.measurement import make_maps, measure
 from cxr_ray.measure.shared import SharedControls
 from cxr_ray.models import networks
@@ -29,9 +27,7 @@ from cxr_ray.models.networks import Classifier
 from cxr_ray.randomness import key
 from cxr_ray.schemas import SANITY
 
-Array = NDArray[np.floating]
 MADE_ALONE: tuple[Family, ...] = ("ranking", "nothing")  # controls that need no other image, the stricter first
-SSIM_WINDOWS = (7, 3)  # places; the larger where it fits twice
 
 
 def cascade(model: Classifier, layers: Sequence[str], seed: int, name: str) -> Iterator[tuple[str, Classifier]]:
@@ -74,50 +70,6 @@ def _renew(module: nn.Module, fresh: nn.Module, name: str) -> None:
         if isinstance(part, nn.BatchNorm2d):  # timm starts some at 0: such a block would pass its input on
             nn.init.ones_(part.weight)
     module.load_state_dict(source.state_dict())
-
-
-def similarity(a_NVV: Array, b_NVV: Array) -> dict[str, Array]:
-    """How alike two maps of each pair are, at their own resolution.
-
-    Returns:
-        float64 [N] each: spearman and spearman_abs (rank correlation of the maps, and of their absolute values; ties
-        share their mean rank) in [-1, 1], and ssim (structural similarity, Wang et al. 2004, of the maps scaled to
-        [0, 1], uniform windows of 7 x 7 places, 3 x 3 on maps under 14 x 14); 1: the same. NaN where either map is
-        constant or not finite, and for ssim on maps under 3 x 3.
-    """
-    from skimage.metrics import structural_similarity
-
-    a_NVV, b_NVV = np.asarray(a_NVV, np.float64), np.asarray(b_NVV, np.float64)
-    a_NK, b_NK = a_NVV.reshape(len(a_NVV), -1), b_NVV.reshape(len(b_NVV), -1)
-    usable = _varies(a_NK) & _varies(b_NK)
-    out = {k: np.full(len(a_NK), np.nan) for k in ("spearman", "spearman_abs", "ssim")}
-    out["spearman"][usable] = _spearman(a_NK[usable], b_NK[usable])
-    out["spearman_abs"][usable] = _spearman(np.abs(a_NK[usable]), np.abs(b_NK[usable]))
-    side = min(a_NVV.shape[1:])
-    window = next((w for w in SSIM_WINDOWS if w * 2 <= side), SSIM_WINDOWS[-1])
-    if window <= side:
-        out["ssim"][usable] = [
-            structural_similarity(_unit(a), _unit(b), win_size=window, data_range=1.0)
-            for a, b in zip(a_NVV[usable], b_NVV[usable], strict=True)
-        ]
-    return out
-
-
-def _varies(maps_NK: Array) -> NDArray[np.bool_]:
-    return np.isfinite(maps_NK).all(1) & (maps_NK.max(1) > maps_NK.min(1))
-
-
-def _unit(map_VV: Array) -> Array:
-    return (map_VV - map_VV.min()) / (map_VV.max() - map_VV.min())
-
-
-def _spearman(a_NK: Array, b_NK: Array) -> Array:
-    from scipy.stats import rankdata  # most of a second
-
-    a_NK, b_NK = rankdata(a_NK, axis=1), rankdata(b_NK, axis=1)
-    a_NK, b_NK = a_NK - a_NK.mean(1, keepdims=True), b_NK - b_NK.mean(1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # absolute values may be constant where the map is not
-        return (a_NK * b_NK).sum(1) / np.sqrt((a_NK**2).sum(1) * (b_NK**2).sum(1))
 
 
 def narrowed(sweep: Sweep, fill: str | None = None) -> Sweep:

@@ -51,8 +51,9 @@ class Shard:
     """Images of one split for one model.
 
     Attributes:
-        split: val, test, sanity (images of test whose maps are compared with those of random weights), or donors
-            (images of test, and images of val whose pixels are swapped in).
+        split: val, test, sanity (images of test whose maps are compared with those of random weights), stability
+            (images of test whose maps are compared with those of altered copies), or donors (images of test, and images
+            of val whose pixels are swapped in).
         pixels: uint8 [B, 3, S, S]; or float32 in pixel space, [0, 1].
         image_ids, paths, labels: one for each image.
         errors: rows of the errors table for images that could not be decoded.

@@ -70,6 +70,7 @@ def verdict_sweep(sweep: Sweep, grid: str, fill: str, metric: str) -> Sweep:
             "sequential": None,
             "regions": None,
             "sanity": None,
+            "stability": None,
         }
     )
 

@@ -14,7 +14,7 @@ import torch
 
 from cxr_ray.config import Sweep
 from cxr_ray.errors import first_line
-from cxr_ray.measure import lungs, masking, metrics, sanity, steps
+from cxr_ray.measure import lungs, masking, metrics, sanity, stability, steps
 from cxr_ray.measure.batch import Batch, Network, filled_rows, finite_scores, in_pixel_space
 from cxr_ray.measure.controls import needs_map_pass, of_family
 from cxr_ray.measure.donor_swaps import donor_swap_rows
@@ -134,7 +134,7 @@ class Worker:
     def __call__(self, shard: Shard) -> Tables:
         """The scoring pass: rows of predictions and errors; of val also of filled, of test of all that is measured.
 
-        For a shard of sanity, rows of sanity and errors; for one of donors, rows of donor_swaps and errors.
+        For a shard of sanity, stability or donors, rows of sanity, stability or donor_swaps and errors.
         """
         tables: Tables = {}
         errors = list(shard.errors)
@@ -146,6 +146,8 @@ class Worker:
             with torch.no_grad():
                 if shard.split == "sanity":
                     tables |= self._sanity(shard, errors)
+                elif shard.split == "stability":
+                    tables |= self._stability(shard, errors)
                 elif shard.split == "donors":
                     tables |= self._donor_swaps(shard, errors)
                 else:
@@ -276,6 +278,17 @@ class Worker:
             with _lost_maps(batch.shard, "sanity", explainer, errors):
                 tables += sanity.sanity_rows(batch, shared, explainer, randomised)
         return {("sanity", ""): pa.concat_tables(tables)} if tables else {}
+
+    def _stability(self, shard: Shard, errors: Errors) -> Tables:
+        assert self.sweep.stability is not None  # else there is no such shard
+        batch = self._batch(shard, stability.narrowed(self.sweep, self.tested.fill), errors)
+        if batch is None:
+            return {}
+        altered, tables = stability.Altered(batch, self.sweep.stability), []
+        for explainer in batch.sweep.explain.explainers:
+            with _lost_maps(batch.shard, "stability", explainer, errors):
+                tables.append(stability.stability_rows(altered, explainer, self.donor_maps))
+        return {("stability", ""): pa.concat_tables(tables)} if tables else {}
 
 
 def _baseline_rows(batch: Batch) -> Tables:

@@ -33,6 +33,7 @@ from cxr_ray.report.sections import (
     sanity,
     sequential,
     signs,
+    stability,
 )
 from cxr_ray.report.sections.headlines import headlines
 from cxr_ray.storage import Store
@@ -89,6 +90,7 @@ def sections(data: RunData, folder: Folder, images: Images) -> list[Section]:
         localisation.section(data, folder),
         regions.section(data, folder),
         sanity.section(data, folder),
+        stability.section(data, folder),
         accuracy.section(data, folder),
         limits.section(data, folder),
         definitions.section(data, folder),

@@ -60,6 +60,17 @@ class RunContext:
         chosen = choose(test["image_id"], test["label"], asked.images, self.sweep.seed)
         return test[test["image_id"].isin(chosen)]
 
+    def stability_images(self) -> pd.DataFrame:
+        """The test images of ``stability``, the same for every model; none where it is off."""
+        test, asked = self.manifest.rows("test"), self.sweep.stability
+        if asked is None:
+            return test.iloc[:0]
+        return test[test["image_id"].isin(choose(test["image_id"], test["label"], asked.images, self.sweep.seed))]
+
+    def chosen_images(self) -> dict[str, pd.DataFrame]:
+        """The test images of sanity and stability, by the name of their shards' split."""
+        return {"sanity": self.sanity_images(), "stability": self.stability_images()}
+
     def donors(self) -> pd.DataFrame:
         """The donor images of ``regions.donors`` and their recipients, the same for every model; none where off."""
         asked = self.sweep.regions.donors if self.sweep.regions else None

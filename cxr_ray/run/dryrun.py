@@ -11,6 +11,7 @@ import torch
 from cxr_ray.measure.cost import (
     passes_of_donor_swaps,
     passes_of_sanity,
+    passes_of_stability,
     passes_of_validation,
     passes_of_verdicts,
     passes_per_image,
@@ -28,12 +29,12 @@ class Cost:
     Attributes:
         size: side of the images in pixels.
         models: how many are explained; trained_images: images x epochs x trials.
-        images: of the test split; validation, checked: images of val and of sanity.
+        images: of the test split; validation, checked, altered: images of val, of sanity and of stability.
         recipients: of donor swaps; donors: of each class a recipient; swaps: passes of a recipient.
         patients: of the test split.
         of_validation: passes of a validation image.
-        each: passes of a test image and target; sanity: of an image that sanity looks at; verdicts: of a patient of
-            sequential verdicts, at most; with their formulas.
+        each: passes of a test image and target; sanity, stability: of an image that these look at; verdicts: of a
+            patient of sequential verdicts, at most; with their formulas.
     """
 
     size: int
@@ -50,6 +51,8 @@ class Cost:
     swaps: int
     patients: int
     verdicts: tuple[int, str]
+    altered: int
+    stability: tuple[int, str]
 
     @property
     def swapping(self) -> int:
@@ -67,6 +70,11 @@ class Cost:
         return self.models * self.checked * self.sanity[0]
 
     @property
+    def altering(self) -> int:
+        """Passes of stability, one target an image."""
+        return self.models * self.altered * self.stability[0]
+
+    @property
     def deciding(self) -> int:
         """Passes of sequential verdicts, one target a patient, at most."""
         return self.models * self.patients * self.verdicts[0]
@@ -79,7 +87,7 @@ class Cost:
     @property
     def total(self) -> int:
         """All of them."""
-        return self.explaining + self.checking + self.swapping + self.deciding + self.training
+        return self.explaining + self.checking + self.altering + self.swapping + self.deciding + self.training
 
     def lines(self, size: str, most: str) -> Iterator[str]:
         """What the user reads. ``size``: " at 224 x 224" where sizes differ; ``most``: "at most " or nothing."""
@@ -95,6 +103,13 @@ class Cost:
             yield (
                 f"Forward passes of sanity{size}, one target an image: {self.checking:,} = {self.models} x "
                 f"{self.checked} x {each:,}"
+            )
+        if self.altered:
+            each, formula = self.stability
+            yield f"Forward passes an image and target of stability{size}: {each:,} = {formula}"
+            yield (
+                f"Forward passes of stability{size}, one target an image: {self.altering:,} = {self.models} x "
+                f"{self.altered} x {each:,}"
             )
         if self.recipients:
             yield (
@@ -166,6 +181,8 @@ def planned_costs(context: RunContext) -> list[Cost]:
             swaps=passes_of_donor_swaps(sweep, swaps["draw"].nunique()),
             patients=manifest.rows("test")["patient_id"].nunique(),
             verdicts=passes_of_verdicts(sweep),
+            altered=len(context.stability_images()),
+            stability=passes_of_stability(sweep, size),
         )
         for size in sorted({*sizes, *trained})
     ]

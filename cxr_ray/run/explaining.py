@@ -22,6 +22,7 @@ from cxr_ray.measure.cost import (
     passes_of_donor_swaps,
     passes_of_map_pass,
     passes_of_sanity,
+    passes_of_stability,
     passes_of_verdicts,
     passes_per_image,
 )
@@ -105,11 +106,16 @@ def plan_of(context: RunContext, model_refs: Mapping[str, ModelRef], device: str
     sweep, swaps = context.sweep, context.donors()
     of_recipient = passes_of_donor_swaps(sweep, swaps["draw"].nunique())
     passes = {
-        trial_id: PassCounts(passes_per_image(sweep, ref.size)[0], passes_of_sanity(sweep, ref.size)[0], of_recipient)
+        trial_id: PassCounts(
+            passes_per_image(sweep, ref.size)[0],
+            passes_of_sanity(sweep, ref.size)[0],
+            of_recipient,
+            passes_of_stability(sweep, ref.size)[0],
+        )
         for trial_id, ref in model_refs.items()
     }
-    sanity, donor_of = context.sanity_images(), _donor_images(context)
-    plan = plan_shards(context.manifest, model_refs, passes, device, sanity, donor_of, swaps)
+    chosen, donor_of = context.chosen_images(), _donor_images(context)
+    plan = plan_shards(context.manifest, model_refs, passes, device, chosen, donor_of, swaps)
     return plan.with_maps(context.maps.members) if context.maps.sets else plan, passes
 
 

@@ -29,6 +29,7 @@ SHARD_IMAGES, SHARD_PASSES = 16, {"gpu": 2**15, "cpu": 2**10}  # at most
 MANY_SHARDS = 1024  # of SHARD_IMAGES: a run of more has longer ones, up to
 LONGEST_IMAGES, LONGEST_PASSES = 256, {"gpu": 2**17, "cpu": 2**10}
 SPLITS = ("val", "test")
+CHOSEN = ("sanity", "stability")  # some of the images of test
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ class ShardPlan:
 
     Attributes:
         name: names its file; it holds its length, so that a run resumed on another kind of device is whole.
-        split: val, test, sanity (images of test whose maps are compared with those of random weights), or donors
-            (images of test, each before the images of val whose pixels it gets).
+        split: val, test, sanity (images of test whose maps are compared with those of random weights), stability
+            (images of test whose maps are compared with those of altered copies), or donors (images of test, each
+            before the images of val whose pixels it gets).
         size, preprocess: what its images become.
         rows: of each image its image_id, path and label; in donors also swap, of a donor image its row of
             ``assign_donors``, else None; in test also donor_image, the path of the image that it swaps
@@ -136,15 +138,17 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class PassCounts:
-    """Forward passes of one model: of a test image, of one whose maps sanity checks, of a recipient and its donors."""
+    """Forward passes of one model: of a test image, of one of sanity, of stability, of a recipient and its donors."""
 
     test: int
     sanity: int = 0
     donors: int = 0
+    stability: int = 0
 
     def of_splits(self) -> dict[str, int]:
         """Of one image, or of one recipient with its donors, by split."""
-        return {"val": 1, "test": self.test, "sanity": max(1, self.sanity), "donors": max(1, self.donors)}
+        more = {"sanity": self.sanity, "stability": self.stability, "donors": self.donors}
+        return {"val": 1, "test": self.test, **{split: max(1, passes) for split, passes in more.items()}}
 
 
 class Images:
@@ -191,7 +195,7 @@ class Plan:
     images: Mapping[str, Images]
     lengths: Mapping[tuple[str, str], int]
     lost: Mapping[str, Container[str]] = field(default_factory=dict)
-    splits: tuple[str, ...] = (*SPLITS, "sanity", "donors")
+    splits: tuple[str, ...] = (*SPLITS, *CHOSEN, "donors")
 
     def of_split(self, split: str) -> Plan:
         """The shards of one split."""
@@ -280,7 +284,7 @@ def plan_shards(
     model_refs: Mapping[str, ModelRef],
     passes: Mapping[str, PassCounts],
     device: str,
-    sanity: pd.DataFrame,
+    chosen: Mapping[str, pd.DataFrame],
     donor_images: Mapping[str, str],
     donors: pd.DataFrame,
 ) -> Plan:
@@ -291,7 +295,7 @@ def plan_shards(
         model_refs: the models by trial_id.
         passes: by trial_id.
         device: cpu or gpu.
-        sanity: the images of test that sanity looks at.
+        chosen: by the splits of CHOSEN, their images; none where it has none.
         donor_images: image_id to the path of the image that it swaps patches with.
         donors: of ``assign_donors``.
     """
@@ -302,7 +306,7 @@ def plan_shards(
     images = {
         "val": Images(frames["val"]),
         "test": Images(test.assign(donor_image=donor_of)),
-        "sanity": Images(sanity[columns]),
+        **{split: Images(chosen.get(split, test.iloc[:0])[columns]) for split in CHOSEN},
         "donors": _recipients(test, donors),
     }
     n_pairs = len(test) * len(model_refs)

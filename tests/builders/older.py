@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 LATER_TABLES = (
     *("saliency_summary", "region_summary", "sanity_summary", "agreement", "comparisons", "ranks"),
     *("lungs", "lung_summary", "localisation", "localisation_summary", "verdicts"),
+    *("stability", "stability_summary"),
 )
 LATER_COLUMNS = {
     "classification": ("tp", "fp", "tn", "fn"),

@@ -138,6 +138,7 @@ def write_images(store: Store, o: Options) -> None:
     _partition(store, "predictions", of_trial, prediction_columns())
     _partition(store, "regions", of_trial, _columns("regions", region_rows() if o.more else []))
     _partition(store, "sanity", of_trial, _columns("sanity", sanity_rows(o) if o.more else []))
+    _partition(store, "stability", of_trial, _columns("stability", stability_rows() if o.more else []))
     for explainer in EXPLAINERS:
         where = {**of_trial, "explainer": explainer}
         bad = [o.null_map and i == 0 and explainer == "gradcam" for i, _ in o.pairs]
@@ -480,6 +481,30 @@ def sanity_rows(o: Options) -> list[Row]:
         {**same, "image_id": IDS[i], "layer": layer, "spearman": value + i, "spearman_abs": value}
         for i in range(2)
         for layer, value in (("fc", 0.25), ("layer4", -0.25))
+    ]
+
+
+def stability_rows() -> list[Row]:
+    """Two images of one explainer: two noisy copies, a shift, squares, and one control of these."""
+    same = _row("stability", explainer="gradcam", target=1)
+    found = (
+        (
+            "noise",
+            0.02,
+            "none",
+            0,
+            {"sensitivity": 0.125, "spearman": 0.9375, "ssim": 0.84375, "logit_change": -0.4375},
+        ),
+        ("noise", 0.02, "none", 1, {"sensitivity": 0.1875, "spearman": 0.90625, "ssim": 0.78125, "logit_change": 0.5}),
+        ("shift", 0.04, "none", 0, {"spearman": 0.71875, "ssim": 0.65625, "logit_change": 0.0625}),
+        ("square", None, "none", 0, {"infidelity": 1.375, "unexplained": 0.34375}),
+        ("none", None, "shifted", 0, {"sensitivity": 1.15625, "spearman": 0.28125, "ssim": 0.21875}),
+        ("square", None, "shifted", 0, {"infidelity": 3.375, "unexplained": 0.96875}),
+    )
+    return [
+        {**same, "image_id": IDS[i], "perturbation": kind, "size": size, "control": control, "draw": draw, **values}
+        for i in range(2)
+        for kind, size, control, draw, values in found
     ]
 
 

@@ -14,6 +14,7 @@ from cxr_ray.measure import metrics, sanity
 from cxr_ray.measure.attribution.inputs import Explainer, Inputs
 from cxr_ray.measure.cost import passes_of_sanity
 from cxr_ray.measure.explainers import EXPLAINERS
+from cxr_ray.measure.likeness import similarity
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
@@ -138,15 +139,15 @@ def test_gradcam_of_a_random_head_is_the_same_activations_with_other_weights(mod
 def test_equal_negated_and_independent_maps():
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(5, 28, 28))
-    same = sanity.similarity(maps, maps * 3 + 1)
+    same = similarity(maps, maps * 3 + 1)
     assert np.allclose(same["spearman"], 1)
     assert np.allclose(same["ssim"], 1)
-    assert (sanity.similarity(maps, maps)["spearman_abs"] > 1 - 1e-12).all()
-    opposite = sanity.similarity(maps, -maps)
+    assert (similarity(maps, maps)["spearman_abs"] > 1 - 1e-12).all()
+    opposite = similarity(maps, -maps)
     assert np.allclose(opposite["spearman"], -1)
     assert np.allclose(opposite["spearman_abs"], 1)
     assert (opposite["ssim"] < 0).all()
-    other = sanity.similarity(maps, rng.normal(size=maps.shape))
+    other = similarity(maps, rng.normal(size=maps.shape))
     # a rank correlation of 784 independent places has standard deviation 1 / sqrt(783) = 0.036
     assert np.abs([other["spearman"], other["spearman_abs"]]).max() < 0.15
     assert np.abs(other["ssim"]).max() < 0.15
@@ -156,7 +157,7 @@ def test_equal_negated_and_independent_maps():
 def test_similarity_is_scipys_and_skimages(side, window):
     rng = np.random.default_rng(side)
     a, b = rng.normal(size=(2, 3, side, side)).round(1)  # with ties
-    found = sanity.similarity(a, b)
+    found = similarity(a, b)
     for i in range(3):
         assert found["spearman"][i] == pytest.approx(spearmanr(a[i].ravel(), b[i].ravel()).statistic)
         assert found["spearman_abs"][i] == pytest.approx(
@@ -170,15 +171,15 @@ def test_what_cannot_be_compared_is_null():
     a = np.random.default_rng(0).normal(size=(4, 7, 7))
     b = a.copy()
     a[0], b[1], b[2, 3, 3] = 0.5, 0.0, np.nan
-    found = sanity.similarity(a, b)
+    found = similarity(a, b)
     for column in found.values():
         assert np.isnan(column[:3]).all()
         assert column[3] == pytest.approx(1)
-    small = sanity.similarity(a[3:, :2, :2], b[3:, :2, :2])
+    small = similarity(a[3:, :2, :2], b[3:, :2, :2])
     assert np.isnan(small["ssim"]).all()
     assert small["spearman"][0] == pytest.approx(1)
     signs = np.where(a[3:] > 0, 1.0, -1.0)  # varies, but its absolute value does not
-    found = sanity.similarity(signs, signs)
+    found = similarity(signs, signs)
     assert found["spearman"][0] == pytest.approx(1)
     assert np.isnan(found["spearman_abs"][0])
 

@@ -32,6 +32,7 @@ from cxr_ray.report.sections import (
     sanity,
     sequential,
     signs,
+    stability,
 )
 from cxr_ray.results import open_run
 from cxr_ray.schemas import TABLES
@@ -88,6 +89,7 @@ def prose() -> list[str]:
         ranking.NOTE,
         ranking.TAU_NOTE,
         sanity.NOTE,
+        stability.NOTE,
     ]
     return [*captions, *notes, *(text for _, text in definitions.DESIGN), *(s.description for s in SOURCES.values())]
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from cxr_ray.data.manifest import Manifest, load_manifest
@@ -65,7 +64,7 @@ def test_shards_hold_every_image_once_within_the_budget(manifest, passes, length
     counts = {name: PassCounts(passes) for name in refs}
     test = manifest.rows("test")
     donors = assign_donors(test, manifest.rows("val"), 120, 0)
-    plan = plan_shards(manifest, refs, counts, "cpu", pd.DataFrame(test.iloc[:3]), {}, donors)
+    plan = plan_shards(manifest, refs, counts, "cpu", {"sanity": test.iloc[:3], "stability": test.iloc[:2]}, {}, donors)
     shards = list(plan.missing())
     assert len(shards) == len(plan)
     assert [shard.name for shard in shards] == [name for trial_id in refs for name in plan.names(trial_id)]
@@ -75,6 +74,7 @@ def test_shards_hold_every_image_once_within_the_budget(manifest, passes, length
         assert [row["image_id"] for shard in of_test for row in shard.rows] == test["image_id"].tolist()
         assert max(len(shard.rows) for shard in of_test) == length
         assert sum(len(s.rows) for s in own if s.split == "sanity") == 3
+        assert [row["image_id"] for s in own if s.split == "stability" for row in s.rows] == list(test["image_id"][:2])
         of_donors = [shard for shard in own if shard.split == "donors"]
         swaps = [swap for shard in of_donors for swap in swaps_of(shard)]
         assert swaps == donors.to_dict("records"), "the same for every model"
@@ -86,7 +86,7 @@ def test_what_is_missing_is_counted_as_it_is_made(manifest):
     refs = {name: ModelRef(name, f"{name}.pt", None, 64) for name in ("a", "b")}
     test, donors = manifest.rows("test"), assign_donors(manifest.rows("test"), manifest.rows("val"), 120, 0)
     counts = {name: PassCounts(100) for name in refs}
-    plan = plan_shards(manifest, refs, counts, "cpu", test.iloc[:3], {}, donors)
+    plan = plan_shards(manifest, refs, counts, "cpu", {"sanity": test.iloc[:3]}, {}, donors)
     finished = {*list(plan.of_split("test").names("a"))[:2], *list(plan.of_split("donors").names("b"))[-1:]}
     missing = plan.missing(finished)
     shards = list(missing)
@@ -99,7 +99,7 @@ def test_what_is_missing_is_counted_as_it_is_made(manifest):
 def test_images_that_the_map_pass_lost_are_left_out_of_the_shards_of_test_alone(manifest):
     ref, rows = ModelRef("a", "a.pt", None, 64), manifest.rows("test")
     nothing = assign_donors(rows.iloc[:0], rows.iloc[:0], 0, 0)
-    plan = plan_shards(manifest, {"a": ref}, {"a": PassCounts(100)}, "cpu", rows.iloc[:3], {}, nothing)
+    plan = plan_shards(manifest, {"a": ref}, {"a": PassCounts(100)}, "cpu", {"sanity": rows.iloc[:3]}, {}, nothing)
     lost = rows["image_id"].iloc[1]
     left = plan.without({"a": {lost}})
     assert list(left.names("a")) == list(plan.names("a"))
@@ -112,7 +112,7 @@ def test_a_plan_of_many_models_makes_a_shard_only_when_it_is_asked_for(manifest,
     refs = {f"m{i}": ModelRef(f"m{i}", "a.pt", None, 64) for i in range(1000)}
     rows = manifest.rows("test")
     nothing = assign_donors(rows.iloc[:0], rows.iloc[:0], 0, 0)
-    plan = plan_shards(manifest, refs, dict.fromkeys(refs, PassCounts(5000)), "cpu", rows.iloc[:0], {}, nothing)
+    plan = plan_shards(manifest, refs, dict.fromkeys(refs, PassCounts(5000)), "cpu", {}, {}, nothing)
     made: list[tuple[str, str, int]] = []
     shard = Plan.shard
 
@@ -144,7 +144,7 @@ def test_a_large_run_has_longer_shards_of_val_and_test(manifest, models, device,
     refs = {f"m{i}": ref for i in range(models)}
     nothing = assign_donors(rows.iloc[:0], rows.iloc[:0], 0, 0)
     counts = dict.fromkeys(refs, PassCounts(of_test, sanity=1))
-    plan = plan_shards(manifest, refs, counts, device, rows.iloc[:3], {}, nothing)
+    plan = plan_shards(manifest, refs, counts, device, {"sanity": rows.iloc[:3]}, {}, nothing)
     assert (plan.lengths["m0", "test"], plan.lengths["m0", "val"]) == expected
     assert plan.lengths["m0", "sanity"] == 16
     (name, *_) = plan.of_split("test").names("m0")

@@ -37,6 +37,7 @@ TINY: dict[str, Any] = {
     "controls": {"pixel_random": 1, "cell_random": 2, "shifted": 2},
     "regions": {"names": ["border", "outside_lungs", "marker", "opacity"], "draws": 1, "edits": ["paste_marker"]},
     "sanity": {"images": 4, "layers": ["fc", "layer4"]},
+    "stability": {"images": 4, "draws": 2, "squares": 8},
 }
 
 LITTLE: dict[str, Any] = {  # to explain, where a test is about something else
@@ -45,6 +46,7 @@ LITTLE: dict[str, Any] = {  # to explain, where a test is about something else
     "controls": {"cell_random": 1},
     "regions": None,
     "sanity": None,
+    "stability": None,
 }
 
 
@@ -84,6 +86,7 @@ def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) ->
         "faithfulness",
         "regions",
         "donor_swaps",
+        "stability",
         "summary",
         "errors",
     )
@@ -260,6 +263,7 @@ def test_maps_of_other_images_are_the_same_after_an_interruption_and_for_two_wor
     predicted = one["predictions"].query("split == 'test'").groupby("predicted").size()
     expected = {n: min(2, n - 1) for n in predicted}  # every image is a patient here
     assert set(faith[faith.control == "other_image"].n_draws) == set(expected.values())
+    assert set(one["stability"].control) == set(faith.control)
     assert not Path(broken, ".work").exists()
 
 

@@ -122,6 +122,9 @@ def _meaning(data: RunData) -> Iterator[str]:
     sanity = data.sweep.get("sanity")
     if sanity:
         yield f"Maps of randomised models were made for at most {sanity['images']} test images a model."
+    stability = data.sweep.get("stability")
+    if stability:
+        yield f"Stability and infidelity were measured on at most {stability['images']} test images a model."
     shares = data.tables["saliency_summary"]
     if shares.loc[shares["quantity"] == "lung_share", "value"].isna().all():
         yield "There were no lung masks: shares of mass in the lungs are unknown, and H3 is not applicable."
