@@ -16,12 +16,33 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    field_validator,
+    model_validator,
+)
 
 from cxr_ray.errors import shown
 from cxr_ray.schemas import CLASSES, NAME_PATTERN, to_json
 
-Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+MOST = 2**31 - 1  # of whole numbers that count something
+READ_AS_VALUES = ("inf", "infinity", "nan", "true", "false", "null", "none", "epoch")
+
+
+def _a_name(name: str) -> str:
+    """DuckDB and Polars read folders such as trial_id=epoch as dates, numbers or truth values."""
+    if name in READ_AS_VALUES:
+        raise ValueError(f"got {name!r}, which readers of Parquet take for a value; expected another name")
+    return name
+
+
+Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$", max_length=100)]
+ModelName = Annotated[Name, AfterValidator(_a_name)]  # stands in the paths of tables
 Arch = Annotated[str, Field(pattern=rf"^({NAME_PATTERN}|(torchvision|timm|torchxrayvision|factory):\S+)$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
@@ -42,8 +63,8 @@ class Section(BaseModel):
 class Phantoms(Section):
     """What ``data.source: phantom`` renders."""
 
-    train: int = Field(480, ge=8, description="images in the train split")
-    test: int = Field(96, ge=4, description="images in the test split")
+    train: int = Field(480, ge=8, le=1_000_000, description="images in the train split")
+    test: int = Field(96, ge=4, le=1_000_000, description="images in the test split")
     prevalence: float = Field(0.5, gt=0, lt=1, description="share of PNEUMONIA")
     marker_correlation: float = Field(0.5, ge=0, le=1, description="P(the marker's glyph is that of the label)")
 
@@ -120,7 +141,7 @@ class Data(Section):
         None, description="own: the source's val split; train: taken from train; null: a folder's from train, else own"
     )
     val_share: float = Field(0.1, gt=0, le=0.5, description="share of train, by patient, that validates")
-    limit: int | None = Field(None, ge=2, description="at most so many images of each split, balanced by label")
+    limit: int | None = Field(None, ge=2, le=MOST, description="at most so many images of a split, balanced by label")
     phantom: Phantoms = Phantoms()
 
     @field_validator("patient")
@@ -165,7 +186,7 @@ class Train(Section):
 class Search(Section):
     """How often each variant and grid point is sampled, and whether ASHA stops the worst early."""
 
-    num_samples: int = Field(4, ge=1)
+    num_samples: int = Field(4, ge=1, le=10_000)
     scheduler: Literal["asha", "none"] = "asha"
     metric: Literal["val_auroc"] = "val_auroc"
 
@@ -286,7 +307,7 @@ class Regions(Section):
     names: list[Name] = Field(["border", "corners", "centre"], min_length=1)
     draws: int = Field(5, ge=1, le=99, description="matched controls of each region")
     donors: int | None = Field(
-        120, ge=1, description="validation images of each class whose pixels are swapped in, at most; null: none"
+        120, ge=1, le=MOST, description="validation images of each class whose pixels are swapped in; null: none"
     )
     lungs: str | None = Field(None, min_length=1, description="lung masks: a folder, or torchxrayvision; phantoms: own")
     marker: str | None = Field(None, min_length=1, description="marker masks: a folder; phantoms: own")
@@ -316,7 +337,7 @@ class Truth(Section):
 class Sanity(Section):
     """Cascading randomisation of a model's weights, from the head down (Adebayo et al., NeurIPS 2018)."""
 
-    images: int = Field(32, ge=2, description="test images, chosen by the seed")
+    images: int = Field(32, ge=2, le=MOST, description="test images, chosen by the seed")
     layers: list[Literal["fc", "layer4", "layer3", "layer2", "layer1"]] = Field(
         ["fc", "layer4", "layer3"],
         min_length=1,
@@ -345,7 +366,7 @@ class Stability(Section):
 
 
 def _auto_or_count(value: Any) -> Any:
-    if value == "auto" or (type(value) is int and value >= 1):
+    if value == "auto" or (type(value) is int and 1 <= value <= MOST):
         return value
     raise ValueError(f"got {shown(value)}; expected auto, or a whole number from 1")
 
@@ -369,7 +390,7 @@ class Resources(Section):
     gpu_per_worker: Gpus = "auto"
     gpu_per_trial: Gpus = "auto"
     cpu_per_trial: float = Field(
-        1, gt=0, description="at least; one machine without GPUs shares its CPUs among its trials"
+        1, gt=0, le=1e6, description="at least; one machine without GPUs shares its CPUs among its trials"
     )
     batch_size: Count = Field("auto", description="masked images in one forward pass")
 
@@ -379,12 +400,12 @@ class Sweep(Section):
 
     name: Name = "sweep"
     data: Data = Data()
-    variants: dict[Name, dict[Literal["model", "train"], dict[str, Any]]] = {}
+    variants: dict[ModelName, dict[Literal["model", "train"], dict[str, Any]]] = {}
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
     search: Search = Search()
     evaluate: Literal["best_per_variant_seed", "all"] = "best_per_variant_seed"
-    checkpoints: dict[Name, Checkpoint] = {}
+    checkpoints: dict[ModelName, Checkpoint] = {}
     explain: Explain = Explain()
     perturb: Perturb = Perturb()
     controls: dict[Name, Annotated[int, Field(ge=1, le=999)]] = {

@@ -32,6 +32,8 @@ def sentence(error: Mapping[str, Any], prefix: str = "") -> str:
         return f"{path}: got nothing; expected a value."
     if kind == "value_error":
         return f"{path}: {error['msg'].removeprefix('Value error, ')}."
+    if kind == "string_too_long":
+        return f"{path}: got {shown(got)}; expected at most {error['ctx']['max_length']} characters."
     if kind == "literal_error":
         expected = re.findall("'([^']*)'", error["ctx"]["expected"])
         return f"{path}: got {shown(got)}.{did_you_mean(got, expected)}"

@@ -12,13 +12,14 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
-import yaml
 from pyarrow import fs as pafs
 
 from cxr_ray import credentials, schemas
 from cxr_ray.errors import RunError
+from cxr_ray.reading import LARGEST_TEXT, read_file
 from cxr_ray.registry import did_you_mean
 from cxr_ray.upgrades import upgraded
+from cxr_ray.yamlfile import parse_yaml
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -99,29 +100,28 @@ class Run:
         """``provenance.json``, ``primary.json`` or ``test_metrics.json``."""
         if not self.fs.get_file_info(f"{self.root}/{name}").is_file:
             raise RunError(f"got {self.path} without {name}; expected a finished run; finish it with --resume.")
-        with self.fs.open_input_stream(f"{self.root}/{name}") as f:
-            try:
-                return json.loads(f.read())
-            except ValueError:
-                raise RunError(
-                    f"got {self.path}/{name}, which is damaged; expected JSON; run the sweep again."
-                ) from None
+        try:
+            found = json.loads(read_file(self.fs, f"{self.root}/{name}", LARGEST_TEXT))
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise RunError(f"got {self.path}/{name}, which is damaged; expected JSON; run the sweep again.")
+        return found
 
     @cached_property
     def sweep(self) -> dict[str, Any]:
         """The resolved sweep, as plain data."""
-        with self.fs.open_input_stream(f"{self.root}/sweep.yaml") as f:
-            try:
-                sweep = yaml.safe_load(f.read())
-            except (yaml.YAMLError, UnicodeDecodeError):
-                raise RunError(
-                    f"got {self.path}/sweep.yaml, which is damaged; expected YAML; run the sweep again."
-                ) from None
-            if not isinstance(sweep, dict):
-                raise RunError(
-                    f"got {self.path}/sweep.yaml, which holds no sweep; expected a mapping; run the sweep again."
-                )
-            return sweep
+        try:
+            sweep = parse_yaml(read_file(self.fs, f"{self.root}/sweep.yaml", LARGEST_TEXT).decode(), "sweep.yaml")
+        except ValueError:  # SweepError among them
+            raise RunError(
+                f"got {self.path}/sweep.yaml, which is damaged; expected YAML; run the sweep again."
+            ) from None
+        if not isinstance(sweep, dict):
+            raise RunError(
+                f"got {self.path}/sweep.yaml, which holds no sweep; expected a mapping; run the sweep again."
+            )
+        return sweep
 
 
 def open_run(path: str | Path) -> Run:

@@ -6,7 +6,9 @@ The sections are those of ``config``; every name in them is looked up in the reg
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,12 +60,7 @@ NAMES: dict[str, Collection[str]] = {
 MOST_BYTES = 2**20  # of a sweep file
 MOST_MISTAKES = 50  # that are told
 WITH_MAPS = ("verdicts.explainers",)  # the names of ``explain.maps`` may stand there as well
-LISTS = (  # in which every value may stand once
-    *("explain.explainers", "explain.targets"),
-    *("perturb.grids", "perturb.fills", "perturb.levels", "perturb.orders"),
-    *("verdicts.explainers", "verdicts.controls"),
-    *("regions.names", "regions.edits", "truth.labels"),
-)
+MOST_TRIALS = 10_000
 
 
 def load_sweep(path: str | Path, overrides: Iterable[str] = (), changes: Mapping[str, Any] | None = None) -> Sweep:
@@ -282,24 +279,46 @@ def _names_in(path: str, value: Any, known: Collection[str]) -> list[tuple[str, 
 
 def _repetitions(sweep: Sweep) -> Iterator[str]:
     """Values that stand in a list twice, and names that stand for two models."""
-    plain = sweep.model_dump()
-    for dotted in LISTS:
-        for path, values in _values(plain, dotted.split("."), ""):
-            twice = sorted({str(v) for v in values if values.count(v) > 1})
-            if twice:
-                yield f"{path}: got {', '.join(twice)} twice; expected each once."
+    plain = {key: value for key, value in sweep.model_dump().items() if key not in ("variants", *WITH_SPACES)}
+    for path, values in _lists(plain, ""):
+        twice = sorted(str(value) for value, n in Counter(values).items() if n > 1)
+        if twice:
+            more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+            yield f"{path}: got {', '.join(twice[:5])}{more} twice; expected each once."
     both = sorted(set(sweep.variants) & set(sweep.checkpoints))
     if both:
         yield f"checkpoints: got {', '.join(both)}, also a variant; expected another name."
 
 
+def _lists(value: Any, path: str) -> Iterator[tuple[str, list[Any]]]:
+    """All lists below a value, with their dotted paths; tuples, as of means, may hold a value twice."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _lists(inner, f"{path}.{part(key)}" if path else part(key))
+    elif isinstance(value, list):
+        yield path, value
+
+
+def _trials(sweep: Sweep) -> int:
+    """How many networks a sweep trains at most, without listing them."""
+    total = 0
+    for changes in sweep.variants.values():
+        sections = ({**sweep.model, **changes.get("model", {})}, {**sweep.train, **changes.get("train", {})})
+        spaces = [v for section in sections for v in section.values() if isinstance(v, dict)]
+        total += math.prod(len(v["grid"]) for v in spaces if "grid" in v) * sweep.search.num_samples
+    return total
+
+
 def _contradictions(sweep: Sweep) -> Iterator[str]:
     """What one section asks of another that it does not have."""
     perturb = sweep.perturb
-    if not metrics.measured(perturb.orders, perturb.levels):
-        asked, better = (
-            ", ".join(f"{x:g}" for x in levels) for levels in (perturb.levels, metrics.with_areas(perturb.levels))
+    if (trials := _trials(sweep)) > MOST_TRIALS:
+        yield (
+            f"variants: got {trials} networks to train (variants, grids and search.num_samples multiply); expected at "
+            f"most {MOST_TRIALS}; shorten a grid."
         )
+    if not metrics.measured(perturb.orders, perturb.levels):
+        asked, better = map(metrics.in_words, (perturb.levels, metrics.with_areas(perturb.levels)))
         yield (
             f"perturb.levels: got {asked} with lerf alone, whose only metric is an area; expected no step wider than "
             f"{metrics.WIDEST_STEP:g} (0 and 1 included); give {better}, or add morf to perturb.orders."

@@ -14,6 +14,7 @@ from pyarrow import fs as pafs
 
 from cxr_ray import results
 from cxr_ray.config import Classes, Splits
+from cxr_ray.data import images
 from cxr_ray.data.doubts import examples
 from cxr_ray.data.entries import Doubt, Entries, Entry, Stamp
 from cxr_ray.data.labels import LEFT_OUT, ClassMap, split_names
@@ -85,10 +86,9 @@ class FolderSource:
         return list(tree.entries(root, "all") if unsplit else tree.split_entries(root))
 
     def read(self, path: str) -> bytes:
-        """The bytes of one file. Raises OSError where it cannot be read."""
+        """The bytes of one file. Raises OSError where it cannot be read, ImageError where it is too large for one."""
         fs, base = opened(self.path)
-        with fs.open_input_stream(f"{base}/{path}", compression=None) as stream:
-            return stream.read()
+        return images.read(fs, f"{base}/{path}")
 
     def stamp(self, path: str) -> Stamp | None:
         """Size and time of one file; None on other machines, whose answer takes as long as the file."""

@@ -21,14 +21,17 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+from pyarrow import fs as pafs
 
 from cxr_ray.data import dicom
 from cxr_ray.errors import ImageError
+from cxr_ray.reading import TooLargeError, read_file
 from cxr_ray.registry import Registry
 
 Fit = Literal["squash", "pad", "crop"]
 
 MAX_PIXELS = 100_000_000
+MAX_BYTES = 4 * MAX_PIXELS
 BORDER = 0.10  # of a side, as in regions
 CLIP_LIMIT = 0.01  # of CLAHE, as a share of a tile's pixels; tiles of 1/8 of a side
 _FORMATS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
@@ -262,15 +265,38 @@ def _open(data: bytes) -> ImageFile:
     """The image with its header read and its pixels not."""
     if not data:
         raise ImageError("The file is empty.")
-    plugin = next((plugin for magic, plugin in _FORMATS if data.startswith(magic)), None)
-    if plugin is None:
-        raise ImageError("Not an image: the content is neither JPEG, PNG, TIFF, BMP, WebP, DICOM nor PGM or PPM.")
+    plugin = _plugin(data)
     try:
         image = plugin(io.BytesIO(data))
     except Exception as e:  # as in decode
         raise ImageError(f"Not an image, or one with a damaged header: {_reason(e)}.") from e
     _check_size(image.width, image.height)
     return image
+
+
+def _plugin(head: bytes) -> Callable[[io.BytesIO], ImageFile]:
+    """What opens a file with these first bytes. Raises ImageError where they are those of no image."""
+    plugin = next((plugin for magic, plugin in _FORMATS if head.startswith(magic)), None)
+    if plugin is None:
+        raise ImageError("Not an image: the content is neither JPEG, PNG, TIFF, BMP, WebP, DICOM nor PGM or PPM.")
+    return plugin
+
+
+def read(fs: pafs.FileSystem, path: str) -> bytes:
+    """The bytes of an image's file, looked at before they are read whole.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ImageError: a large file that is no image, or more bytes than an image of MAX_PIXELS has.
+    """
+    try:
+        return read_file(fs, path, MAX_BYTES, lambda head: None if dicom.is_dicom(head) else _ignored(_plugin(head)))
+    except TooLargeError as e:
+        raise ImageError(f"The file is too large: {e}.") from None
+
+
+def _ignored(_: object) -> None:
+    """Nothing."""
 
 
 def _check_size(width: int, height: int) -> None:

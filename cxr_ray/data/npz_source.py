@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,9 @@ from cxr_ray.data.entries import Entries, Entry
 from cxr_ray.data.labels import ClassMap
 from cxr_ray.data.loading import absolute, one_line
 from cxr_ray.errors import DataError
+from cxr_ray.reading import TooLargeError
 
+LARGEST = 2**34  # bytes of all arrays
 SPLITS = ("train", "val", "test")
 EXPECTED = "arrays train_images, train_labels and the same of test (and val), as in PneumoniaMNIST"
 
@@ -71,6 +74,16 @@ class NpzSource:
         return kind + b"\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
 
 
+def _check(file: Any) -> None:
+    """Refuse what is no archive, which numpy would read whole, or one that holds more than it should."""
+    if file.read(2) != b"PK":
+        raise ValueError("no archive of arrays")
+    with zipfile.ZipFile(file) as archive:
+        if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST:
+            raise TooLargeError(size, LARGEST)
+    file.seek(0)
+
+
 @functools.lru_cache(maxsize=1)  # a gigabyte at most, and one source a run
 def _arrays(path: str) -> dict[str, NDArray[Any]]:
     """The arrays of the file, checked; labels one-dimensional.
@@ -80,7 +93,9 @@ def _arrays(path: str) -> dict[str, NDArray[Any]]:
     """
     try:
         fs, inside = results.filesystem(path)
-        with fs.open_input_file(inside) as file, np.load(file, allow_pickle=False) as stored:
+        with fs.open_input_file(inside) as file:
+            _check(file)
+            stored = np.load(file, allow_pickle=False)
             arrays = {
                 name: stored[name] for name in stored.files if re.fullmatch(r"(train|val|test)_(images|labels)", name)
             }

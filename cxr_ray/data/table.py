@@ -22,10 +22,12 @@ from cxr_ray.data.labels import LEFT_OUT, ClassMap, plain, split_names, split_of
 from cxr_ray.data.loading import absolute, one_line
 from cxr_ray.data.patients import patient_by
 from cxr_ray.errors import DataError
+from cxr_ray.reading import TooLargeError
 from cxr_ray.registry import did_you_mean
 
 TEXT, PARQUET = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz"), (".parquet", ".pq")
 YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")  # in a column that is named as its label
+LARGEST = 2**31  # bytes of a table
 _DELIMITERS = ",;\t"
 
 
@@ -257,8 +259,12 @@ def _text_table(path: str) -> pd.DataFrame:
         raise DataError(f"got {path} as a table; expected {', '.join((*TEXT, *PARQUET))}; save it as one of them.")
     try:
         fs, inside = results.filesystem(path)
+        if (size := fs.get_file_info(inside).size or 0) > LARGEST:
+            raise TooLargeError(size, LARGEST)
         with fs.open_input_stream(inside, compression="gzip" if path.lower().endswith(".gz") else None) as stream:
-            data = stream.read()
+            data = stream.read(LARGEST + 1)
+        if len(data) > LARGEST:  # packed
+            raise TooLargeError(len(data), LARGEST)
     except (OSError, ValueError, pa.ArrowException) as e:
         raise DataError(f"got {path}, which cannot be opened ({one_line(e)}); expected a table; give its path.") from e
     try:

@@ -140,9 +140,20 @@ def with_areas(levels: Iterable[float]) -> list[float]:
     return [float(f"{level:.6g}") for level in np.concatenate(parts)[1:]]
 
 
+def in_words(levels: Sequence[float]) -> str:
+    """Levels for a sentence: all, or the first and last of many.
+
+    >>> in_words([0.25, 0.5]), in_words([0.01 * i for i in range(1, 100)])
+    ('0.25, 0.5', '0.01, 0.02, 0.03, ... (99 in all), 0.99')
+    """
+    if len(levels) <= 20:
+        return ", ".join(f"{level:g}" for level in levels)
+    return f"{', '.join(f'{level:g}' for level in levels[:3])}, ... ({len(levels)} in all), {levels[-1]:g}"
+
+
 def no_areas(levels: Iterable[float]) -> str:
     """Why there are no areas at these levels, and which would do, in a sentence."""
-    asked, better = (", ".join(f"{x:g}" for x in chosen) for chosen in (sorted(levels), with_areas(levels)))
+    asked, better = map(in_words, (sorted(levels), with_areas(levels)))
     return (
         f"Areas are not measured, drops only: the widest step between the levels {asked} (0 and 1 included) is "
         f"{widest_step(levels):g}, over {WIDEST_STEP:g}. The primary metric is the drop at level "

@@ -82,6 +82,12 @@ def _copy(classifier: Classifier, body: Mapping[str, Tensor], optional: str | No
             f"got {origin}, of whose weights {len(missing)} are missing and {len(wrong)} are unknown or of another "
             f"shape (such as {(missing + wrong)[0]}); expected a state dict of {classifier.spec.arch}; give one."
         )
+    kinds = [f"{k} ({str(v.dtype).removeprefix('torch.')})" for k, v in body.items() if _changes_kind(v, own[k])]
+    if kinds:
+        raise CheckpointError(
+            f"got {origin}, of whose weights {len(kinds)} are no real numbers (such as {kinds[0]}); expected floating "
+            f"point, as in {classifier.spec.arch}; give a file of trained weights."
+        )
     try:
         classifier.network.load_state_dict(body, strict=False)
     except RuntimeError:
@@ -89,6 +95,11 @@ def _copy(classifier: Classifier, body: Mapping[str, Tensor], optional: str | No
             f"got {origin}, whose weights cannot be copied into {classifier.spec.arch} (sparse, quantized or the "
             "like); expected plain ones; save them with torch.save(model.state_dict(), path)."
         ) from None
+
+
+def _changes_kind(given: Tensor, own: Tensor) -> bool:
+    """Whether copying would round, or drop the imaginary part."""
+    return own.is_floating_point() and not given.is_floating_point() and given.layout == torch.strided
 
 
 def load(path: str, spec: ModelSpec | None = None) -> Classifier:

@@ -11,6 +11,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,16 @@ from pyarrow import ArrowException
 from torch import Tensor
 
 from cxr_ray.errors import CheckpointError, first_line
+from cxr_ray.reading import TooLargeError, read_file
 from cxr_ray.results import filesystem
 
 KEYS = (
     *("state_dict", "model_state_dict", "model", "net", "network", "weights", "model_state", "network_state_dict"),
     *("net_state_dict", "params", "module", "ema_state_dict", "model_ema"),
 )
+LARGEST = 2**33  # bytes of a checkpoint
 LARGEST_PICKLE = 2**26  # bytes, unpacked, that a message looks into
+MAGICS = (b"PK", b"\x80")  # of torch.save: an archive, or pickles one after another
 # plain values that people save beside weights; building one runs no code of the file's
 HARMLESS: list[Any] = [
     np.dtype,
@@ -61,8 +65,9 @@ def read_bytes(path: str) -> bytes:
     """
     try:
         fs, inside = filesystem(path)
-        with fs.open_input_stream(inside) as f:
-            data: bytes = f.read()
+        data = read_file(fs, inside, LARGEST, partial(_check_head, path))
+    except TooLargeError as e:
+        raise CheckpointError(f"got {path}, which cannot be used ({e}); expected a checkpoint; give one.") from None
     except FileNotFoundError:
         raise CheckpointError(
             f"got {path}, which is no file; expected a checkpoint; give a .pt or .safetensors file."
@@ -75,6 +80,25 @@ def read_bytes(path: str) -> bytes:
     return data
 
 
+def _check_head(path: str, head: bytes) -> None:
+    """Refuse a large file whose first bytes are those of no checkpoint. Raises CheckpointError."""
+    is_header = 0 < int.from_bytes(head[:8], "little") < 2**27 and head[8:9] == b"{"
+    if not (is_header if path.endswith(".safetensors") else head.startswith(MAGICS)):
+        raise CheckpointError(
+            f"got {path}, which cannot be loaded safely (its first bytes are those of no checkpoint); expected "
+            "safetensors or a torch state dict (tensors only); save one with torch.save(model.state_dict(), path)."
+        )
+
+
+def _check_unpacked(data: bytes) -> None:
+    """Refuse an archive that unpacks to far more than it holds."""
+    if data.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > max(2 * len(data), LARGEST_PICKLE):
+            raise ValueError(f"an archive of {len(data)} bytes that unpacks to {size}")
+
+
 def read_state_file(path: str) -> StateFile:
     """The state dict in a file, bare or under one of KEYS; nothing is executed.
 
@@ -83,6 +107,7 @@ def read_state_file(path: str) -> StateFile:
     """
     data = read_bytes(path)
     try:
+        _check_unpacked(data)
         if path.endswith(".safetensors"):
             return StateFile(safetensors.torch.load(data))
         with torch.serialization.safe_globals(HARMLESS):

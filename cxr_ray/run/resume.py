@@ -226,11 +226,14 @@ def provenance(context: RunContext) -> dict[str, Any]:
 
 
 def digest(path: str, fs: FileSystem | None = None) -> str:
-    """sha256 of a file, hex. ``path``: local or a URI; with ``fs``, inside that."""
+    """sha256 of a file, hex, read in pieces. ``path``: local or a URI; with ``fs``, inside that."""
     if fs is None:
         fs, path = results.filesystem(path)
+    found = hashlib.sha256()
     with fs.open_input_stream(path) as f:
-        return hashlib.sha256(f.read()).hexdigest()
+        while piece := f.read(2**24):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def _git_commit() -> str | None:
