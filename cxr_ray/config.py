@@ -78,17 +78,55 @@ Label = Annotated[str, BeforeValidator(_label, json_schema_input_type=str | int 
 
 
 class Classes(Section):
-    """Which labels, or folders, are the two classes; case does not matter, and ``*`` is any label not named here."""
+    """Which labels, or folders, are the two classes; case does not matter, and ``*`` is any label not named here.
+
+    With ``several`` one of more classes, ``target``, is measured against the rest.
+    """
 
     negative: list[Label] = Field(["NORMAL", "0"], min_length=1, description="labels of class 0, NORMAL in the tables")
     positive: list[Label] = Field(
         ["PNEUMONIA", "1"], min_length=1, description="labels of class 1, PNEUMONIA in the tables"
     )
     ignore: list[Label] = Field([], description="labels whose images are left out")
+    several: dict[Label, list[Label]] = Field(
+        {},
+        description="instead of negative and positive: more than two classes and the labels of each, in the order of a "
+        "network's outputs, such as {normal: [NORMAL], bacterial: [bacteria], viral: [virus]}",
+    )
+    target: Label | None = Field(
+        None, description="the class of several that is class 1, PNEUMONIA in the tables; the rest are class 0"
+    )
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """The classes by name and their labels: two, or those of ``several``."""
+        return self.several or dict(zip(CLASSES, (self.negative, self.positive), strict=True))
+
+    @property
+    def positive_group(self) -> str:
+        """The name among ``groups`` of class 1."""
+        return self.target or CLASSES[1]
+
+    @model_validator(mode="after")
+    def _against_the_rest(self) -> Classes:
+        names = list(self.several)
+        if not names and self.target is None:
+            return self
+        if len(names) < 3 or not all(self.several.values()) or len({name.casefold() for name in names}) < len(names):
+            raise ValueError(
+                f"got {shown(self.several)} as several; expected three or more classes that differ in more than case, "
+                "each with its labels; use negative and positive for two"
+            )
+        if self.target not in names:
+            raise ValueError(f"got {shown(self.target)} as target; expected one of {', '.join(names)}")
+        for key in ("negative", "positive"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"got {key} beside several; expected one of them; leave one out")
+        return self
 
     @model_validator(mode="after")
     def _each_once(self) -> Classes:
-        labels = [label.strip().casefold() for group in (self.negative, self.positive, self.ignore) for label in group]
+        labels = [label.strip().casefold() for group in (*self.groups.values(), self.ignore) for label in group]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"got {', '.join(map(shown, twice))} twice; expected each label in one class, once")
         return self
@@ -127,6 +165,12 @@ class Data(Section):
     columns: Columns = Columns()
     classes: Classes = Classes()
     splits: Splits = Splits()
+    label: str | None = Field(
+        None,
+        min_length=1,
+        description="a pattern with a group, found in an image's path below the folder of its class: its label, such "
+        "as _(bacteria|virus)_; where it is not found, and for null, the folder's name is the label",
+    )
     patient: str | None = Field(
         None,
         min_length=1,
@@ -144,7 +188,7 @@ class Data(Section):
     limit: int | None = Field(None, ge=2, le=MOST, description="at most so many images of a split, balanced by label")
     phantom: Phantoms = Phantoms()
 
-    @field_validator("patient")
+    @field_validator("patient", "label")
     @classmethod
     def _pattern(cls, text: str | None) -> str | None:
         if text is None or text in PATIENT_RULES:
@@ -202,7 +246,8 @@ class Checkpoint(Section):
     outputs: dict[str, list[Annotated[int, Field(ge=0)]]] | None = Field(
         None,
         description="which outputs of the network stand for NORMAL and for PNEUMONIA, such as {NORMAL: [0], PNEUMONIA: "
-        "[1, 2]}; null: NORMAL before PNEUMONIA, or as the file says",
+        "[1, 2]}, or for each of data.classes.several; null: as the file says, else NORMAL before PNEUMONIA, or in the "
+        "order of several",
     )
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, strict=False, description="of its normalisation")
     std: tuple[Scale, Scale, Scale] = Field(IMAGENET_STD, strict=False, description="of its normalisation")
@@ -213,19 +258,20 @@ class Checkpoint(Section):
         if outputs is None:
             return None
         taken = [n for columns in outputs.values() for n in columns]
-        if set(outputs) - set(CLASSES) or not taken or len(set(taken)) < len(taken):
+        if not taken or len(set(taken)) < len(taken):
             raise ValueError(
                 f"got {shown(outputs)}; expected lists of numbers from 0 for {' and '.join(CLASSES)}, or for one of "
                 "them, where each output stands for itself; each number once"
             )
         return outputs
 
-    @property
-    def columns(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        """The outputs of each class; None: in the usual order."""
+    def columns(self, classes: Classes) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """The outputs of the two classes, of names that are CLASSES or those of ``classes``; None: not said here."""
         if self.outputs is None:
             return None
-        return tuple(self.outputs.get(CLASSES[0], ())), tuple(self.outputs.get(CLASSES[1], ()))
+        of_1 = (CLASSES[1], classes.positive_group)
+        parts = [[n for name, found in self.outputs.items() if (name in of_1) == one for n in found] for one in (0, 1)]
+        return tuple(parts[0]), tuple(parts[1])
 
 
 class Explain(Section):

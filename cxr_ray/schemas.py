@@ -136,6 +136,7 @@ IMAGES = Table(
         "path": ("str", "relative to data.path"),
         "split": ("str", "train, val or test"),
         "label": ("small", "0 NORMAL, 1 PNEUMONIA, or what data.classes makes them stand for"),
+        "class_name": ("str", "its class of data.classes.several; null where there are two classes"),
         "patient_id": ("str", "told by the data, or inferred from the file name; images of identical content share it"),
         "kind": ("str", "normal, bacteria, virus or unknown, from the file name"),
         "width": ("small", "pixels, as published"),

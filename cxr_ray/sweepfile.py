@@ -34,7 +34,7 @@ from cxr_ray.models import families
 from cxr_ray.models.networks import NETWORKS
 from cxr_ray.models.training import AUGMENTATIONS, LOSSES, SAMPLERS
 from cxr_ray.registry import did_you_mean
-from cxr_ray.schemas import NAME_PATTERN, SHARED
+from cxr_ray.schemas import CLASSES, NAME_PATTERN, SHARED
 from cxr_ray.yamlfile import parse_yaml
 
 # Dotted path (* is any key) to the names that may stand there: as the value, in the list, or as keys of the mapping.
@@ -331,6 +331,7 @@ def _contradictions(sweep: Sweep) -> Iterator[str]:
         if name in EXPLAINERS or name == SHARED:
             yield f"explain.maps.{name}: got a name of something else in the tables; expected another; rename it."
     yield from _data_unused(sweep.data)
+    yield from _outputs_unknown(sweep)
     yield from _verdicts_impossible(sweep)
     if sweep.regions is None or sweep.data.source not in SOURCES:
         return
@@ -339,6 +340,18 @@ def _contradictions(sweep: Sweep) -> Iterator[str]:
         needs = REGIONS[name].needs if name in REGIONS else None
         if needs is not None and needs not in have:
             yield _mask_missing(sweep, name, needs)
+
+
+def _outputs_unknown(sweep: Sweep) -> Iterator[str]:
+    """Classes that ``outputs`` of a checkpoint names and the data does not have, or leaves out."""
+    groups = sweep.data.classes.groups
+    for name, checkpoint in sweep.checkpoints.items():
+        named = set(checkpoint.outputs or {})
+        if named and not named <= set(CLASSES) and named != set(groups):
+            either = " and ".join(CLASSES) + (f", or of {', '.join(groups)}" if sweep.data.classes.several else "")
+            yield (
+                f"checkpoints.{name}.outputs: got {', '.join(map(shown, sorted(named)))}; expected outputs of {either}."
+            )
 
 
 def _data_unused(data: Data) -> Iterator[str]:

@@ -40,6 +40,7 @@ def test_the_defaults_are_those_of_the_design():
         "columns",
         "classes",
         "splits",
+        "label",
         "patient",
         "accept",
         "bits",

@@ -177,6 +177,37 @@ SENTENCES = [
     ),
     ("checkpoints: {study: {}}", "checkpoints.study.path: got nothing; expected a value."),
     (
+        "checkpoints: {m: {path: m.pt, outputs: {NORMAL: [0], viral: [1]}}}",
+        "checkpoints.m.outputs: got 'NORMAL', 'viral'; expected outputs of NORMAL and PNEUMONIA.",
+    ),
+    (
+        "data: {classes: {several: {a: [x], b: [y], c: [z]}, target: c}}\n"
+        "checkpoints: {m: {path: m.pt, outputs: {a: [0], c: [1]}}}",
+        "checkpoints.m.outputs: got 'a', 'c'; expected outputs of NORMAL and PNEUMONIA, or of a, b, c.",
+    ),
+    (
+        "data: {classes: {several: {a: [x], b: [y], c: [z]}, target: d}}",
+        "data.classes: got 'd' as target; expected one of a, b, c.",
+    ),
+    (
+        "data: {classes: {target: PNEUMONIA}}",
+        "data.classes: got {} as several; expected three or more classes that differ in more than case, each with its "
+        "labels; use negative and positive for two.",
+    ),
+    (
+        "data: {classes: {several: {a: [x], b: [y], c: [z]}, target: c, positive: [z]}}",
+        "data.classes: got positive beside several; expected one of them; leave one out.",
+    ),
+    (
+        "data: {classes: {several: {a: [x], b: [y], c: [X]}, target: c}}",
+        "data.classes: got 'x' twice; expected each label in one class, once.",
+    ),
+    (
+        "data: {source: table, path: a.csv, label: '_(a|b)_'}",
+        "data.label: got a value with data.source table; expected source folder, hub; leave it out.",
+    ),
+    ("data: {label: bacteria}", "data.label: got 'bacteria' without a group; expected one, such as 'patient(\\d+)'."),
+    (
         "checkpoints: {study: {path: m.pt, std: [1, 1, 0]}}",
         "checkpoints.study.std.2: got 0; expected a value greater than 0.",
     ),

@@ -25,6 +25,7 @@ class Entry(NamedTuple):
     problem: why the file cannot be an image; None: nothing known yet.
     patient: whose it is, where the source knows better than the file's name.
     doubts: what the user should know of it.
+    group: its class under data.classes.several; None where there are two classes.
     """
 
     split: str
@@ -34,6 +35,7 @@ class Entry(NamedTuple):
     problem: str | None = None
     patient: str | None = None
     doubts: tuple[Doubt, ...] = ()
+    group: str | None = None
 
 
 Entries = list[Entry]

@@ -45,6 +45,7 @@ class FolderSource:
         splits: other names of train, val and test.
         patient: as ``data.patient``.
         bits: that 16-bit images use; None: 16, which is checked.
+        label: as ``data.label``.
     """
 
     path: str
@@ -52,6 +53,7 @@ class FolderSource:
     splits: Splits = field(default_factory=Splits)
     patient: str | None = None
     bits: int | None = None
+    label: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", absolute(self.path))
@@ -81,7 +83,8 @@ class FolderSource:
 
     def _list(self) -> Entries:
         fs, base = opened(self.path)
-        tree = _Tree(fs, base, self.path, ClassMap(self.classes), split_names(self.splits), self.patient)
+        names = split_names(self.splits)
+        tree = _Tree(fs, base, self.path, ClassMap(self.classes), names, self.patient, self.label)
         root, unsplit = tree.layout()
         return list(tree.entries(root, "all") if unsplit else tree.split_entries(root))
 
@@ -122,6 +125,7 @@ class _Tree:
     class_map: ClassMap
     split_names: Mapping[str, str]
     patient: str | None
+    label: str | None
 
     def layout(self) -> tuple[str, bool]:
         """The folder that holds the splits, or the classes alone (True)."""
@@ -209,11 +213,14 @@ class _Tree:
                 yield self._left_out("loose", info.path)
 
     def _class_entries(self, folder: str, name: str, split: str) -> Iterator[Entry]:
-        class_name, doubts = self.class_map.of([folder.rsplit("/", 1)[-1]])
-        if _MASKS.search(name) and not self.class_map.named(name):
-            class_name, doubts = LEFT_OUT, (Doubt("masks", folder[len(self.base) + 1 :]),)
+        called = folder.rsplit("/", 1)[-1]
+        are_masks = _MASKS.search(name) and not self.class_map.named(name)
         for path, problem in _files_below(self.fs, folder):
             inside = path[len(folder) + 1 :]
+            label = patient_by(self.label, inside, inside) or called
+            class_name, doubts = self.class_map.of([label])
+            if are_masks:
+                class_name, doubts = LEFT_OUT, (Doubt("masks", folder[len(self.base) + 1 :]),)
             if any(is_junk(part) for part in inside.split("/")):
                 continue
             if problem is None and not _may_be_image(inside):
@@ -225,13 +232,15 @@ class _Tree:
             if _MASKS.search(inside):
                 yield self._left_out("masks", path.rsplit("/", 1)[0])
                 continue
-            yield self._entry(split, class_name, path, folder, problem)
+            group = self.class_map.group([label])
+            yield self._entry(split, class_name, path, folder, problem)._replace(group=group)
 
     def _entry(self, split: str, class_name: str, path: str, folder: str, problem: str | None) -> Entry:
         """A file of a class; where its folder is not called as the class, the folder is part of its name."""
         inside, relative = path[len(folder) + 1 :], path[len(self.base) + 1 :]
         called = folder.rsplit("/", 1)[-1]
-        name = inside if called.upper() == class_name else f"{called}/{inside}"
+        is_called_so = called.upper() == class_name and not self.class_map.classes.several
+        name = inside if is_called_so else f"{called}/{inside}"
         patient = patient_by(self.patient, relative, inside)
         untold = self.patient is not None and patient is None
         return Entry(

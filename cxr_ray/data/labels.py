@@ -39,8 +39,12 @@ class ClassMap:
 
     @functools.cached_property
     def _groups(self) -> dict[str, str]:
-        groups = {NEGATIVE: self.classes.negative, POSITIVE: self.classes.positive, LEFT_OUT: self.classes.ignore}
+        groups = {**self.classes.groups, LEFT_OUT: self.classes.ignore}
         return {plain(label): name for name, labels in groups.items() for label in labels}
+
+    def _class(self, group: str) -> str:
+        """The class of a group, of two or of several."""
+        return group and (POSITIVE if group == self.classes.positive_group else NEGATIVE)
 
     def named(self, label: str) -> bool:
         """Whether a label is that of a class by its own name, not by ``*``."""
@@ -49,17 +53,32 @@ class ClassMap:
     def of(self, labels: Iterable[str]) -> tuple[str, tuple[Doubt, ...]]:
         """The class, or LEFT_OUT, and what is doubtful. No label counts as an empty one.
 
-        A label that is named goes before ``*``. Labels of both classes, each named, count as positive and are doubtful.
+        A label that is named goes before ``*``. Labels of several classes, each named, count as class 1 where one of
+        them is its, else as the first of them, and are doubtful.
 
         >>> ClassMap(Classes(negative=["*"], positive=["Pneumonia"])).of(["Edema", "pneumonia"])
         ('PNEUMONIA', ())
         """
-        labels = list(labels) or [""]
-        named = {self._groups.get(plain(label)) for label in labels} - {None, LEFT_OUT}
+        group, doubts = self._found(list(labels) or [""])
+        return self._class(group), doubts
+
+    def group(self, labels: Iterable[str]) -> str | None:
+        """The name under ``data.classes.several`` of an image with some labels; None where there are two classes.
+
+        >>> three = {"normal": ["NORMAL"], "bacterial": ["bacteria"], "viral": ["virus"]}
+        >>> ClassMap(Classes(several=three, target="viral")).group(["Bacteria"])
+        'bacterial'
+        """
+        return (self._found(list(labels) or [""])[0] or None) if self.classes.several else None
+
+    def _found(self, labels: list[str]) -> tuple[str, tuple[Doubt, ...]]:
+        """The group of some labels, or LEFT_OUT, and what is doubtful."""
+        named = {self._groups[plain(label)] for label in labels if self._groups.get(plain(label), LEFT_OUT)}
         if len(named) > 1:
-            return POSITIVE, (Doubt("both_labels", " and ".join(sorted(labels))),)
+            first = next(name for name in (self.classes.positive_group, *self.classes.groups) if name in named)
+            return first, (Doubt("both_labels", " and ".join(sorted(labels))),)
         if named:
-            return str(named.pop()), ()
+            return named.pop(), ()
         unnamed = [label for label in labels if plain(label) not in self._groups]
         if unnamed and OTHERS in self._groups and self._groups[OTHERS] != LEFT_OUT:
             return self._groups[OTHERS], ()
@@ -75,6 +94,9 @@ def meaning(classes: Classes) -> list[str]:
     """
     if classes == Classes():
         return []
+    if classes.several:
+        rest = " or ".join(name for name in classes.several if name != classes.target)
+        return [f"{NEGATIVE} stands for {rest}, {POSITIVE} for {classes.target}: one class against the rest."]
     negative, positive = (
         " or ".join("every other label" if label == OTHERS else label for label in labels)
         for labels in (classes.negative, classes.positive)

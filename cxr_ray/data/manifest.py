@@ -74,9 +74,10 @@ def load_manifest(
     """Reads every file once and says what it is, whose it is, and which split it belongs to.
 
     image_id is the first 16 hex digits of ``sha256(f"{split}/{class}/{name}".encode() + b"\\0" + data)``: split is the
-    folder's (``train`` or ``test``; ``all`` in a folder without splits), class NORMAL or PNEUMONIA in capitals, name
-    the file's path inside its class folder, as it stands. Whatever is chosen is chosen by a hash of the seed and the
-    image_id or patient_id, so that the order of files, their number and the machine do not matter.
+    folder's (``train`` or ``test``; ``all`` in a folder without splits), class NORMAL or PNEUMONIA in capitals (of
+    several, its own name, whichever is measured), name the file's path inside its class folder, as it stands. Whatever
+    is chosen is chosen by a hash of the seed and the image_id or patient_id, so that the order of files, their number
+    and the machine do not matter.
 
     Args:
         source: where the images are.
@@ -214,6 +215,7 @@ def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
         "path": entry.path,
         "split": entry.split,
         "label": CLASSES.index(entry.class_name),
+        "class_name": entry.group,
         "patient_id": patient if entry.patient is None else entry.patient,
         "kind": kind,
         "width": known.width,
@@ -226,7 +228,7 @@ def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
 
 def _content(source: Source, memory: Memory | None, entry: Entry) -> Known:
     """What the bytes of a file say; they are read where they may have changed since the last time."""
-    identity = f"{entry.split}/{entry.class_name}/{entry.name}"
+    identity = f"{entry.split}/{entry.group or entry.class_name}/{entry.name}"
 
     def read() -> Known:
         data = source.read(entry.path)
@@ -281,6 +283,9 @@ def _counts(table: pd.DataFrame) -> str:
 def _facts(table: pd.DataFrame) -> list[str]:
     """Notes on the data, before val is taken from train: duplicates and patients."""
     facts = []
+    if table["class_name"].notna().any():
+        counts = table["class_name"].value_counts()
+        facts.append(f"Classes: {', '.join(f'{name} {n}' for name, n in counts.items())}.")
     groups = table.groupby("content_hash").agg(
         n=("split", "size"), splits=("split", "nunique"), split=("split", "first"), labels=("label", "nunique")
     )

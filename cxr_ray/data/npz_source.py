@@ -61,7 +61,8 @@ class NpzSource:
             for i, label in enumerate(arrays[f"{split}_labels"]):
                 class_name, doubts = class_map.of([str(label)])
                 name = f"{split}-{i:06d}.pgm"
-                yield Entry(split, class_name, name, f"{split}/{name}", doubts=doubts)
+                group = class_map.group([str(label)])
+                yield Entry(split, class_name, name, f"{split}/{name}", doubts=doubts, group=group)
 
     def read(self, path: str) -> bytes:
         """The image as a binary PGM or PPM file."""

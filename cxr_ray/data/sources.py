@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cxr_ray.config import Data, Sweep
 from cxr_ray.data.entries import Source
@@ -52,11 +52,12 @@ def _open_phantoms(settings: Data, seed: int) -> PhantomSource:
 
 
 def _open_hub(settings: Data, seed: int) -> FolderSource:
-    return FolderSource(hub_folder(settings.path), settings.classes, settings.splits, settings.patient, settings.bits)
+    return replace(_open_folder(settings, seed), path=hub_folder(settings.path))
 
 
 def _open_folder(settings: Data, seed: int) -> FolderSource:
-    return FolderSource(settings.path, settings.classes, settings.splits, settings.patient, settings.bits)
+    s = settings
+    return FolderSource(s.path, s.classes, s.splits, s.patient, s.bits, s.label)
 
 
 def _open_npz(settings: Data, seed: int) -> NpzSource:
@@ -87,7 +88,7 @@ SOURCES: Registry[SourceKind] = Registry(
             named_by=None,
             description="folder",
             limits=(FROM_FILE_NAMES,),
-            reads=LABELLED,
+            reads=(*LABELLED, "label"),
         ),
         "phantom": SourceKind(
             open=_open_phantoms,
@@ -105,7 +106,7 @@ SOURCES: Registry[SourceKind] = Registry(
             named_by=lambda text: {"path": text.removeprefix("hub:")} if text.startswith("hub:") else None,
             description="hub",
             limits=(FROM_FILE_NAMES,),
-            reads=LABELLED,
+            reads=(*LABELLED, "label"),
         ),
         "table": SourceKind(
             open=_open_table,

@@ -154,7 +154,7 @@ class TableSource:
             return Entry(split, class_name, given, given, problem, patient, (*doubts, Doubt("missing_files", given)))
         if path != given:
             doubts = (*doubts, Doubt("by_name", f"{given} as {path}"))
-        return Entry(split, class_name, path, path, None, patient, doubts)
+        return Entry(split, class_name, path, path, None, patient, doubts, class_map.group(image.labels))
 
 
 class _Image:

@@ -13,16 +13,15 @@ from pyarrow import ArrowException
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from cxr_ray.config import Classes
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.errors import CheckpointError, WeightsError, first_line
 from cxr_ray.models import families, matching
-from cxr_ray.models.networks import NETWORKS, Classifier, Columns, ModelSpec, build
+from cxr_ray.models.networks import NETWORKS, Classifier, ModelSpec, build
+from cxr_ray.models.outputs import outputs_of_classes
 from cxr_ray.models.statefiles import read_state_file
 from cxr_ray.registry import did_you_mean
 from cxr_ray.results import filesystem
-from cxr_ray.schemas import CLASSES
-
-CLASS_OF = {"normal": 0, "pneumonia": 1, "bacteria": 1, "virus": 1}  # names of folders of this data set to labels
 
 
 def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] | None:
@@ -102,12 +101,13 @@ def _changes_kind(given: Tensor, own: Tensor) -> bool:
     return own.is_floating_point() and not given.is_floating_point() and given.layout == torch.strided
 
 
-def load(path: str, spec: ModelSpec | None = None) -> Classifier:
+def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = None) -> Classifier:
     """A checkpoint to a classifier in eval mode, on the CPU, with one forward pass tried.
 
     Args:
         path: local or a URI; ``.safetensors`` files that we saved carry their spec.
         spec: needed for other files; its ``outputs`` is replaced by what the file has.
+        classes: those of the data, which a head of as many outputs stands for; None: the two.
 
     Raises:
         CheckpointError: not a checkpoint, or of another shape.
@@ -123,8 +123,8 @@ def load(path: str, spec: ModelSpec | None = None) -> Classifier:
     outputs = matched.outputs
     if outputs is None:
         outputs = families.outputs_of(build(spec.arch, spec).network, spec.size)
-    columns = _columns(path, spec, outputs, file.class_to_idx)
-    classifier = build(spec.arch, replace(spec, outputs=outputs, columns=columns))
+    spec, said = outputs_of_classes(path, replace(spec, outputs=outputs), file.class_to_idx, classes or Classes())
+    classifier = build(spec.arch, spec)
     matching.install_head(classifier.network, spec.arch, matched)
     classifier.eval()  # a head of the file's own is new, and its norms would score by the batch
     own, head = classifier.network.state_dict(), matching.head_of(spec.arch)
@@ -137,10 +137,7 @@ def load(path: str, spec: ModelSpec | None = None) -> Classifier:
             )
     _copy(classifier, matched.state, None, path)
     _try(path, classifier)
-    notes = list(matched.notes)
-    if columns is not None and spec.columns is None:
-        notes.append(f"as its class_to_idx says, outputs {columns[0]} are {CLASSES[0]} and {columns[1]} {CLASSES[1]}")
-    classifier.notes = tuple(notes)
+    classifier.notes = (*matched.notes, *said)
     return classifier
 
 
@@ -163,38 +160,6 @@ def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
             f"got {path}, whose images go through {spec.preprocess!r}.{did_you_mean(spec.preprocess, PREPROCESS)}"
         )
     return spec
-
-
-def _columns(path: str, spec: ModelSpec, outputs: int, found: Mapping[str, int] | None) -> Columns | None:
-    """Which outputs stand for each class: as the spec says, else as the file does; None: in the usual order.
-
-    Raises:
-        CheckpointError: neither says it, and it cannot be known.
-    """
-    if spec.columns is not None:
-        beyond = [n for columns in spec.columns for n in columns if n >= outputs]
-        if beyond:
-            raise CheckpointError(
-                f"got outputs {', '.join(map(str, beyond))} for {path}, whose head has {outputs}; expected numbers "
-                f"from 0 to {outputs - 1}; give those of its classes."
-            )
-        return spec.columns
-    if found is not None and outputs > 1:
-        classes = {name: CLASS_OF.get(name.strip().lower()) for name in found}
-        if None not in classes.values() and set(classes.values()) == {0, 1}:
-            columns = (
-                tuple(sorted(found[name] for name in found if classes[name] == 0)),
-                tuple(sorted(found[name] for name in found if classes[name] == 1)),
-            )
-            return None if columns == ((0,), (1,)) else columns
-    if outputs in (1, 2):
-        return None
-    names = f" ({', '.join(f'{k} {v}' for k, v in found.items())})" if found else ""
-    raise CheckpointError(
-        f"got {path} with a head of {outputs} outputs{names}; expected 1 or 2 ({', '.join(CLASSES)}), or to be told "
-        "which are which; give a file of such a network, or the key outputs, such as outputs: {NORMAL: [0], PNEUMONIA: "
-        "[1, 2]}."
-    )
 
 
 @torch.inference_mode()

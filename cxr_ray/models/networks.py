@@ -5,7 +5,8 @@ Shapes: B images, C channels, H rows, W columns. Networks read images in model s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class ModelSpec:
         columns: for each class, the outputs that stand for it, whose probabilities add up; without any for NORMAL,
             those of PNEUMONIA are log-odds of their own, and the other way round. None: the usual order.
         cam_layer: dotted name of the module that class activation maps read; None: it is found.
+        names: the class of each output, where there are more than two.
     """
 
     arch: str
@@ -47,6 +49,18 @@ class ModelSpec:
     preprocess: str = "none"
     cam_layer: str | None = None
     columns: Columns | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def target(self) -> str | None:
+        """The one of ``names`` that is PNEUMONIA; None without names."""
+        return self.names[self.columns[1][0]] if self.names and self.columns else None
+
+    def against_the_rest(self, names: Sequence[str], target: str) -> ModelSpec:
+        """The spec of a network with an output for each of several classes, one of which is measured."""
+        (place,) = (n for n, name in enumerate(names) if name == target)
+        rest = tuple(n for n in range(len(names)) if n != place)
+        return replace(self, outputs=len(names), columns=(rest, (place,)), names=tuple(names))
 
 
 class Classifier(nn.Module):

@@ -32,12 +32,15 @@ NUMBERS_AN_IMAGE = 6  # that an augmentation draws
 ALWAYS_ON_DEVICE = 1.5 * 2**30  # bytes: CUDA's context, weights, gradients and AdamW's moments
 ACTIVATIONS = 40 * 2**20 / 224**2  # bytes of an image for each pixel of its side squared; resnet18d's saved ones are 28
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits [B, 2] and labels [B] to their mean, in nats
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits [B, classes] and labels [B] to their mean, in nats
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split at model size: pixels uint8 [N, 3, S, S], labels int64 [N]."""
+    """Images of one split at model size: pixels uint8 [N, 3, S, S], labels int64 [N].
+
+    Labels are 0 NORMAL and 1 PNEUMONIA; to train a network of several classes, the number of its output.
+    """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -96,8 +99,8 @@ def fit(
     Parameters that require no gradient are left as they are (``freeze_backbone``).
 
     Args:
-        model: a classifier with two outputs.
-        train, val: the images.
+        model: a classifier with two outputs, or one for each of several classes (``spec.names``).
+        train, val: the images; val has the labels of the two classes also where train has those of several.
         config: epochs, batch size, learning rate and the rest.
         report: called after each epoch; ``epoch.state()`` gives what ``resume`` takes.
         device: cpu, cuda or cuda:0.
@@ -218,7 +221,7 @@ class _Training:
         images = images.contiguous(memory_format=torch.channels_last)
         # weights in bfloat16 are not kept from one step to the next: a graph's would be those of its recording
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.on_gpu, cache_enabled=False):
-            logits = self.model(images)
+            logits = self.model.network(images) if self.model.spec.names else self.model(images)
         loss = self.loss(logits.float(), self.labels[chosen_B])
         loss.backward()
         return loss.detach()
@@ -321,7 +324,7 @@ def cross_entropy(labels_N: Tensor) -> Loss:
 def weighted_cross_entropy(labels_N: Tensor) -> Loss:
     """Cross-entropy with classes weighted by their inverse frequency among the training labels."""
     counts = torch.bincount(labels_N, minlength=2).float()
-    weight = counts.sum() / (2 * counts)
+    weight = counts.sum() / (len(counts) * counts)
     return lambda logits_BC, labels_B: F.cross_entropy(logits_BC, labels_B, weight=weight)
 
 

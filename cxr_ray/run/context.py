@@ -151,8 +151,13 @@ def given_models(sweep: Sweep) -> tuple[dict[str, ModelRef], list[str]]:
     model_refs, notes = {}, []
     for name, c in sweep.checkpoints.items():
         model_spec = checkpoints.saved_spec(c.path)
-        if model_spec is not None and c.cam_layer is not None:
-            model_spec = replace(model_spec, cam_layer=c.cam_layer)
+        columns = c.columns(sweep.data.classes)
+        if model_spec is not None:
+            model_spec = replace(
+                model_spec,
+                cam_layer=c.cam_layer or model_spec.cam_layer,
+                columns=columns or (None if sweep.data.classes.several and model_spec.names else model_spec.columns),
+            )
         if model_spec is None or checkpoints.chooses_code(model_spec):
             model_spec = ModelSpec(
                 c.arch,
@@ -162,9 +167,9 @@ def given_models(sweep: Sweep) -> tuple[dict[str, ModelRef], list[str]]:
                 variant=name,
                 preprocess=c.preprocess,
                 cam_layer=c.cam_layer,
-                columns=c.columns,
+                columns=columns,
             )
-        model = checkpoints.load(c.path, model_spec)
+        model = checkpoints.load(c.path, model_spec, sweep.data.classes)
         notes += needs.check(name, model, sweep.explain.explainers)
         path = c.path if "://" in c.path else str(Path(c.path).expanduser().resolve())
         model_refs[name] = ModelRef(name, path, model.spec, model.spec.size, model.spec.preprocess)

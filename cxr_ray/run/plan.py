@@ -41,6 +41,8 @@ class TrialPlan:
         variant: its name in the sweep.
         group: 8 hex digits of its variant and grid point, within which ASHA stops trials.
         model, train: the sampled sections.
+        several: the classes that its outputs stand for, where they are more than two.
+        target: the one of them that is measured against the rest.
     """
 
     trial_id: str
@@ -48,6 +50,8 @@ class TrialPlan:
     group: str
     model: Model
     train: Train
+    several: tuple[str, ...] = ()
+    target: str | None = None
 
     @property
     def rivals(self) -> tuple[str, int]:
@@ -57,23 +61,27 @@ class TrialPlan:
     def spec(self, size: int) -> ModelSpec:
         """What its weights mean, trained on images of a size."""
         m = self.model
-        return ModelSpec(m.arch, size, variant=self.variant, preprocess=m.preprocess, cam_layer=m.cam_layer)
+        spec = ModelSpec(m.arch, size, variant=self.variant, preprocess=m.preprocess, cam_layer=m.cam_layer)
+        return spec if self.target is None else spec.against_the_rest(self.several, self.target)
 
     def to_config(self) -> dict[str, Any]:
         """Plain data, as Tune's files keep it."""
         plain = {"model": self.model.model_dump(), "train": self.train.model_dump()}
-        return {"trial_id": self.trial_id, "variant": self.variant, "group": self.group, **plain}
+        named = {"trial_id": self.trial_id, "variant": self.variant, "group": self.group}
+        return {**named, **plain, "several": list(self.several), "target": self.target}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrialPlan:
         """The trial that ``to_config`` made plain."""
         model, train = concrete(config["model"], config["train"])
-        return cls(config["trial_id"], config["variant"], config["group"], model, train)
+        several, target = tuple(config.get("several", ())), config.get("target")
+        return cls(config["trial_id"], config["variant"], config["group"], model, train, several, target)
 
 
 def plan_trials(sweep: Sweep) -> list[TrialPlan]:
     """Every trial of the sweep, sampled with Tune's distributions, seeded by sweep seed, variant and grid point."""
     trials: dict[str, TrialPlan] = {}
+    classes = sweep.data.classes
     for variant, model, train in sweep.trial_points():
         if model.get("cam_layer") is None:  # names and draws of trials are older than the key
             model = {key: value for key, value in model.items() if key != "cam_layer"}
@@ -88,7 +96,8 @@ def plan_trials(sweep: Sweep) -> list[TrialPlan]:
             }
             digest = hashlib.sha256(to_json(sampled).encode()).hexdigest()[:8]
             trial_id = f"{variant}-{digest}"
-            trials[trial_id] = TrialPlan(trial_id, variant, group.hexdigest()[:8], *concrete(**sampled))
+            plan = TrialPlan(trial_id, variant, group.hexdigest()[:8], *concrete(**sampled))
+            trials[trial_id] = replace(plan, several=tuple(classes.several), target=classes.target)
     return list(trials.values())
 
 

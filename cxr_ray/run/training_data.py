@@ -80,12 +80,15 @@ def training_splits(
         rows = context.manifest.rows(name)
         cache = PixelCache(context.source, _names(rows), size, context.sweep.data.fit, preprocess)
         pixels = cache.open() if on_disk else load_pixels(context.source, rows, size, cache.fit, preprocess)
-        labels = rows["label"].to_numpy("int64")[pixels.keep]
+        several = list(context.sweep.data.classes.several) if name == "train" else []  # val: the target and the rest
+        all_labels = rows["class_name"].map(several.index) if several else rows["label"]
+        labels = all_labels.to_numpy("int64")[pixels.keep]
         errors += pixels.errors
-        if len(set(labels)) < 2:
+        if len(set(labels)) < max(2, len(several)):
+            which = f"all of {', '.join(several)}" if several else "both"
             raise DataError(
                 f"{context.source.where}: got a {name} split with no readable image of one class "
-                f"({len(pixels.errors)} images cannot be decoded); expected both; check the download."
+                f"({len(pixels.errors)} images cannot be decoded); expected {which}; check the download."
             )
         splits[name] = StoredSplit(cache, labels) if on_disk else Split(pixels.images_NCHW, labels)
     return splits, errors

@@ -7,6 +7,7 @@ import pytest
 from cxr_ray.config import Classes, Splits
 from cxr_ray.data.doubts import settle
 from cxr_ray.data.folder import FolderSource
+from cxr_ray.data.labels import ClassMap
 from cxr_ray.data.manifest import load_manifest
 from cxr_ray.errors import DataError
 from tests.builders.images import kaggle, picture, write
@@ -229,3 +230,58 @@ def test_mistakes_say_what_was_got_and_what_to_do(folder, files, says):
         manifest_of(folder(files))
     assert "\n" not in str(e.value)
     assert "; expected" in str(e.value)
+
+
+IN_NAMES = {
+    f"{split}/{folder}/{name.format(i)}": picture(f"{split}{name}{i}", "PNG")
+    for split in ("train", "test")
+    for folder, name in (
+        ("NORMAL", "IM-{:04d}-0001.png"),
+        ("PNEUMONIA", "person{}_bacteria_1.png"),
+        ("PNEUMONIA", "person{}_virus_2.png"),
+    )
+    for i in (range(8) if split == "train" else range(8, 12))
+}
+SEVERAL = {"normal": ["NORMAL"], "bacterial": ["bacteria"], "viral": ["virus"]}
+
+
+def of_target(target, **more):
+    return {"label": "_(bacteria|virus)_", "classes": Classes(several=SEVERAL, target=target), **more}
+
+
+@pytest.mark.parametrize("target", SEVERAL)
+def test_one_of_several_classes_is_measured_against_the_rest(folder, target):
+    manifest, notes = manifest_of(folder(IN_NAMES, **of_target(target)))
+    assert notes == []
+    test = manifest.rows("test")
+    assert test["class_name"].value_counts().to_dict() == {"normal": 4, "bacterial": 4, "viral": 4}
+    assert (test["label"] == (test["class_name"] == target)).all()
+    assert test["class_name"].map({"normal": "normal", "bacterial": "bacteria", "viral": "virus"}).eq(test.kind).all()
+
+
+def test_ids_and_patients_of_images_do_not_depend_on_the_class_that_is_measured(folder):
+    found = [load_manifest(folder(IN_NAMES, **of_target(target))).images.set_index("path") for target in SEVERAL]
+    for other in found[1:]:
+        assert other["image_id"].to_dict() == found[0]["image_id"].to_dict()
+        assert other["patient_id"].to_dict() == found[0]["patient_id"].to_dict()
+
+
+def test_a_name_without_the_label_has_the_folders_and_is_told_where_no_class_has_it(folder):
+    source = folder({**IN_NAMES, "test/PNEUMONIA/other.png": picture("other", "PNG")}, **of_target("viral"))
+    with pytest.raises(DataError, match=r"1 images whose label is in no class \(PNEUMONIA\)"):
+        manifest_of(source)
+    two = folder(IN_NAMES, label="_(bacteria|virus)_", classes=Classes(positive=["virus"], ignore=["bacteria"]))
+    manifest, (note,) = manifest_of(two)
+    assert manifest.rows("test")["kind"].value_counts().to_dict() == {"normal": 4, "virus": 4}
+    assert manifest.images["class_name"].isna().all()
+    assert "bacteria: 12" in note
+
+
+def test_an_image_of_several_classes_is_that_which_is_measured_and_doubtful():
+    class_map = ClassMap(Classes(several=SEVERAL, target="viral"))
+    assert class_map.group(["bacteria", "virus"]) == "viral"
+    assert class_map.of(["bacteria", "virus"])[0] == "PNEUMONIA"
+    assert class_map.group(["bacteria", "NORMAL"]) == "normal"
+    name, doubts = class_map.of(["bacteria", "NORMAL"])
+    assert (name, [doubt.name for doubt in doubts]) == ("NORMAL", ["both_labels"])
+    assert class_map.group(["COVID"]) is None

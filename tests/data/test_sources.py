@@ -77,6 +77,7 @@ def test_a_new_kind_of_source_is_one_entry(monkeypatch):
 ASKED = {
     "classes": {"positive": ["Edema"]},
     "splits": {"test": ["holdout"]},
+    "label": "_(bacteria|virus)_",
     "patient": "folder",
     "bits": 12,
     "images": "/scans",

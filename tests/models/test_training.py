@@ -57,6 +57,34 @@ def test_a_separable_problem_is_solved(loss):
     assert last.train_loss < epochs[0][0].train_loss
 
 
+@pytest.mark.parametrize(("loss", "sampler"), [("ce", "shuffle"), ("weighted", "balanced"), ("focal", "shuffle")])
+def test_a_network_of_three_classes_learns_them_all_and_is_validated_on_one_against_the_rest(loss, sampler):
+    rng = np.random.default_rng(0)
+    labels = np.array([1, 0, 2] * 8, np.int64)
+    pixels = rng.integers(0, 40, (24, 3, SIZE, SIZE)) + 100 * labels[:, None, None, None]
+    images = Split(pixels.astype(np.uint8), labels)
+    spec = ModelSpec("resnet18", SIZE).against_the_rest(("a", "b", "c"), "b")  # the one between: no threshold finds it
+    torch.manual_seed(0)
+    model = networks.build("resnet18", spec)
+    val = Split(images.pixels, (labels == 1).astype(np.int64))
+    epochs: list[Epoch] = []
+    config = Train(epochs=6, batch_size=8, lr=1e-3, loss=loss, sampler=sampler, augment="none")
+    fit(model, images, val, config, epochs.append)
+    with torch.no_grad():
+        z = model.network(model.normalize(torch.from_numpy(images.pixels) / 255))
+    assert (z.argmax(1).numpy() == labels).mean() == 1
+    assert epochs[-1].val_auroc == 1
+    assert epochs[-1].train_loss < epochs[0].train_loss
+
+
+def test_weights_of_classes_are_their_inverse_frequencies_whatever_their_number():
+    logits = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0], [1.0, 1.0, 1.0], [0.2, 0.1, 0.0]])
+    labels = torch.tensor([0, 2, 1, 0])
+    each = F.cross_entropy(logits, labels, reduction="none")
+    expected = torch.stack([each[labels == c].mean() for c in range(3)]).mean()  # each class weighs the same
+    torch.testing.assert_close(training.weighted_cross_entropy(labels)(logits, labels), expected)
+
+
 @pytest.mark.parametrize(("sampler", "augmentation"), [("shuffle", "none"), ("balanced", "light")])
 def test_training_twice_and_going_on_give_the_same_weights(sampler, augmentation):
     config = Train(epochs=3, batch_size=8, lr=1e-3, sampler=sampler, augment=augmentation)

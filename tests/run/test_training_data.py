@@ -7,11 +7,12 @@ from cxr_ray.data.manifest import load_manifest
 from cxr_ray.data.sources import source_of
 from cxr_ray.run import training_data
 from cxr_ray.run.context import RunContext
-from cxr_ray.run.plan import plan_trials
+from cxr_ray.run.plan import TrialPlan, plan_trials
 from cxr_ray.run.training_data import load_training_data
 from cxr_ray.run.trial import StoredSplit, opened
 from cxr_ray.storage import Store
 from cxr_ray.sweepfile import resolve
+from tests.builders.images import picture, write
 
 
 @pytest.fixture
@@ -27,6 +28,33 @@ def run(tmp_path, monkeypatch) -> RunContext:
     )
     source = source_of(sweep.data, sweep.seed)
     return RunContext(sweep, source, load_manifest(source), tuple(plan_trials(sweep)), {}, Store(str(tmp_path), {}))
+
+
+def test_train_has_the_numbers_of_several_classes_and_val_the_class_that_is_measured_and_the_rest(tmp_path):
+    names = (
+        ("NORMAL", "IM-{:04d}-0001.png"),
+        ("PNEUMONIA", "person{}_bacteria_1.png"),
+        ("PNEUMONIA", "person{}_virus_2.png"),
+    )
+    files = {
+        f"{split}/{folder}/{name.format(i)}": picture(f"{name}{i}", "PNG")
+        for split, numbers in (("train", range(8)), ("test", range(8, 10)))
+        for folder, name in names
+        for i in numbers
+    }
+    classes = {"several": {"viral": ["virus"], "normal": ["NORMAL"], "bacterial": ["bacteria"]}, "target": "normal"}
+    data = {"path": str(write(tmp_path / "data", files)), "size": 32, "label": "_(bacteria|virus)_", "classes": classes}
+    sweep = resolve({"data": {**data, "val_share": 0.3}, "model": {"weights": "none"}})
+    source = source_of(sweep.data, sweep.seed)
+    manifest = load_manifest(source, val_share=0.3)
+    (plan,) = plan_trials(sweep)
+    assert plan == TrialPlan.from_config(plan.to_config())
+    assert plan.spec(32).columns == ((0, 2), (1,))
+    run = RunContext(sweep, source, manifest, (plan,), {}, Store(str(tmp_path), {}))
+    (splits,) = load_training_data(run, run.trials).splits.values()
+    of_train = manifest.rows("train")["kind"].map(["virus", "normal", "bacteria"].index)
+    assert opened(splits)["train"].labels.tolist() == of_train.tolist()
+    assert opened(splits)["val"].labels.tolist() == (manifest.rows("val")["kind"] == "normal").astype(int).tolist()
 
 
 def test_images_on_disk_are_those_in_memory(run, monkeypatch, capsys):
