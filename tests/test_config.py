@@ -53,6 +53,8 @@ def test_the_defaults_are_those_of_the_design():
     assert have["perturb"].pop("precision") == "float32"
     assert have.pop("sequential") is None
     assert have.pop("verdicts") is None
+    assert have["explain"].pop("maps") == {}
+    assert have.pop("stability") is None
     assert have.pop("truth") == {"path": None, "format": "auto", "labels": [], "size": None}
     assert (have["regions"].pop("draws"), have["regions"].pop("lungs"), have["regions"].pop("edits")) == (5, None, [])
     assert (have["regions"].pop("donors"), have["regions"].pop("marker")) == (120, None)
@@ -125,6 +127,7 @@ def test_the_hash_ignores_resources_and_the_path_of_the_data_and_nothing_else():
         "regions: null",
         "truth: {path: boxes.csv}",
         "sanity: {images: 8}",
+        "stability: {images: 8}",
     )
     assert set(Sweep.model_fields) == {yaml_key.split(":")[0] for yaml_key in different} | {"resources"}
     hashes = [base.hash, *(swept(text).hash for text in different)]
