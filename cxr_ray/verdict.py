@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import cxr_ray
 from cxr_ray.arguments import Parser
-from cxr_ray.config import Sweep
+from cxr_ray.config import READ_AS_VALUES, Sweep
 from cxr_ray.credentials import redacted
 from cxr_ray.errors import CxrRayError
 from cxr_ray.modules import make_callable
@@ -112,12 +112,13 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     from cxr_ray.sweepfile import resolve
 
     stem = re.sub(r"[^a-z0-9_-]", "_", Path(args.checkpoint).stem.lower()).lstrip("0123456789_-") or "model"
+    name = f"{stem}_model" if stem in READ_AS_VALUES else stem
     data = {key.removeprefix("data."): value for key, value in sources.changes_of(args.data).items()}
     whose = {"explainers": [], "maps": {MAPS: args.maps}} if args.maps is not None else {"explainers": [args.explainer]}
     raw: dict[str, Any] = {
         "name": "verdict",
         "data": {**data, "size": args.size, "accept": args.accept},
-        "checkpoints": {stem: {"path": args.checkpoint, "arch": args.arch}},
+        "checkpoints": {name: {"path": args.checkpoint, "arch": args.arch}},
         "explain": {**whose, "targets": [args.target]},
         "perturb": {"grids": ["pixel"], "fills": list(FILLS), "levels": list(LEVELS)},
         "controls": dict.fromkeys(args.controls, 1),

@@ -202,6 +202,7 @@ def test_units_become_one_file_a_partition(store):
         "saliency/trial_id=plain-1/explainer=gradcam/part-0.parquet",
         "saliency/trial_id=study/explainer=gradcam/part-0.parquet",
         "sanity/part-0.parquet",
+        "stability/part-0.parquet",
     ]
     for file in Path(store.out, "tables").rglob("*.parquet"):
         name = file.relative_to(Path(store.out, "tables")).parts[0]
@@ -335,7 +336,13 @@ def test_a_table_s_key_and_partitions_are_its_own(name):
 def test_types_are_those_of_the_design():
     for name, table in TABLES.items():
         for field in table.schema:
-            if field.name in ("level", "level_done", "e_value", "e_value_futile"):  # e-values grow beyond float32
+            if field.name in (
+                "level",
+                "level_done",
+                "size",
+                "e_value",
+                "e_value_futile",
+            ):  # as written, or beyond float32
                 assert field.type == pa.float64(), (name, field.name)
             elif pa.types.is_floating(field.type):
                 assert field.type == pa.float32(), (name, field.name)

@@ -285,7 +285,7 @@ class Worker:
         if batch is None:
             return {}
         altered, tables = stability.Altered(batch, self.sweep.stability), []
-        for explainer in batch.sweep.explain.explainers:
+        for explainer in batch.sweep.explain.names:
             with _lost_maps(batch.shard, "stability", explainer, errors):
                 tables.append(stability.stability_rows(altered, explainer, self.donor_maps))
         return {("stability", ""): pa.concat_tables(tables)} if tables else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -72,10 +72,15 @@ class _Decode:
     """A shard's images, read and decoded; runs in tasks next to the actors."""
 
     def __init__(
-        self, source: Source, lungs: MaskFolder | None, sweep: Sweep, maps: Mapping[str, MapSet] | None = None
+        self,
+        source: Source,
+        lungs: MaskFolder | None,
+        sweep: Sweep,
+        maps: Mapping[str, MapSet] | None = None,
+        with_maps: Collection[str] = ("test", "stability"),
     ):
         self.source, self.fit, self.sweep, self.truth = source, sweep.data.fit, sweep, truth_of(sweep)
-        self.maps = maps or {}
+        self.maps, self.with_maps = maps or {}, with_maps
         self.folders = [folder for folder in (lungs, marker_of(sweep)) if folder is not None]
         self.parts, self.changes = sweep.regions is not None, counterfactuals_of(sweep)
 
@@ -94,7 +99,7 @@ class _Decode:
         pixels_of_donors, readable, unreadable = load_pixels(self.source, donors, size, self.fit, preprocess)
         masks = parts.masks | truth
         maps: tuple[dict[str, Any], list[Any]] = {}, []
-        if shard["split"] == "test":
+        if shard["split"] in self.with_maps:
             maps = load_maps(self.maps, shard["rows"], size, self.fit, preprocess)
         shard |= {
             "donor_images": list(donors["image_id"][readable]),
@@ -278,11 +283,11 @@ def compute_here(
 
 
 def decode_of(context: RunContext, is_map_pass: bool) -> _Decode:
-    """What reads and decodes the shards of a pass. After a map pass, maps from outside are read no second time."""
+    """What reads and decodes the shards of a pass. After a map pass, those of test have their maps from outside."""
     from cxr_ray.measure.controls import needs_map_pass  # torch
 
-    reads_maps = is_map_pass or not needs_map_pass(context.sweep)
-    return _Decode(context.source, lungs_of(context.sweep), context.sweep, context.maps.sets if reads_maps else {})
+    with_maps = ("test", "stability") if is_map_pass or not needs_map_pass(context.sweep) else ("stability",)
+    return _Decode(context.source, lungs_of(context.sweep), context.sweep, context.maps.sets, with_maps)
 
 
 def _decoded(shard_pass: ShardPass, shards: Missing) -> Iterator[Any]:

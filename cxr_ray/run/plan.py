@@ -215,10 +215,13 @@ class Plan:
         return replace(self, lost=lost)
 
     def with_maps(self, members: Mapping[str, Mapping[str, str]]) -> Plan:
-        """The same shards, whose rows of test name their maps from outside (``OutsideMaps.members``)."""
-        test = self.images["test"].columns
-        named: Any = [members.get(i) for i in test["image_id"]]
-        return replace(self, images={**self.images, "test": Images(test.assign(maps=named))})
+        """The same shards, whose rows of test and stability name their maps from outside (``OutsideMaps.members``)."""
+        images = dict(self.images)
+        for split in ("test", "stability"):
+            columns = images[split].columns
+            named: Any = [members.get(i) for i in columns["image_id"]]
+            images[split] = Images(columns.assign(maps=named))
+        return replace(self, images=images)
 
     @property
     def longest(self) -> int:

@@ -82,7 +82,7 @@ def verify(request: Request, say: Say) -> bool:
         return False
     with usercache.unused(), tempfile.TemporaryDirectory() as folder:  # every file is read
         here = context.prepare(finished.sweep, finished.run.path)
-        if not _images_hold(finished, here, say):
+        if not _images_hold(finished, here, say) or not _maps_hold(finished, here, say):
             return False
         refs = explaining.chosen_models(here, finished.trials)
         found = _rows(finished, replace(here, store=Store(folder, here.store.run)), refs, request, say)
@@ -154,6 +154,16 @@ def _models_hold(finished: _Finished, request: Request, say: Say) -> bool:
         all_hold &= holds
     if "trained" not in known and (finished.trials["status"] != "given").any():
         say("  trained models: an earlier version made the run and noted no hashes of them")
+    return all_hold
+
+
+def _maps_hold(finished: _Finished, here: RunContext, say: Say) -> bool:
+    """Compare the hashes of all maps from outside with those of the provenance."""
+    all_hold = True
+    for name, path in finished.sweep.explain.maps.items():
+        holds = here.maps.digests[name] == finished.provenance.get("maps", {}).get(name)
+        say(_checked(f"maps {name}", f"sha256 of the values in {path}", holds))
+        all_hold &= holds
     return all_hold
 
 

@@ -55,7 +55,7 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(refusal):
             "variants.Plain: got 'Plain'; expected a name that matches [a-z][a-z0-9_-]*.",
             "trian: got an unknown key. Did you mean 'train'? Expected one of: name, data, variants, model, train, "
             "search, evaluate, checkpoints, explain, perturb, controls, sequential, verdicts, regions, truth, "
-            "sanity, resources, seed.",
+            "sanity, stability, resources, seed.",
             "seed: got -1; expected a value greater than or equal to 0.",
         ]
     )
