@@ -42,7 +42,7 @@ def _a_name(name: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$", max_length=100)]
-ModelName = Annotated[Name, AfterValidator(_a_name)]  # stands in the paths of tables
+PartitionName = Annotated[Name, AfterValidator(_a_name)]  # stands in the paths of tables
 Arch = Annotated[str, Field(pattern=rf"^({NAME_PATTERN}|(torchvision|timm|torchxrayvision|factory):\S+)$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
@@ -280,7 +280,7 @@ class Explain(Section):
     explainers: list[Name] = Field(
         ["gradcam", "integrated_gradients", "occlusion"], description="may be empty where maps come from outside"
     )
-    maps: dict[Name, Annotated[str, Field(min_length=1)]] = Field(
+    maps: dict[PartitionName, Annotated[str, Field(min_length=1)]] = Field(
         {},
         description="maps from outside by the name that stands beside the explainers: a folder of .npy or grey PNG "
         "files, a pattern of them (folder/*.npy), or an .npz file; each named by image_id, file name or path",
@@ -360,6 +360,9 @@ class Regions(Section):
     edits: list[Name] = Field([], description="changes of the whole image, each scored once")
 
 
+Side = Annotated[int, Field(ge=1, le=100_000)]
+
+
 class Truth(Section):
     """Where experts see the finding. Maps are compared with it (table ``localisation``); no other number changes."""
 
@@ -373,8 +376,9 @@ class Truth(Section):
         "auto", description="of the file; auto: as its name and content say"
     )
     labels: list[Label] = Field([], description="labels of the file that count; empty: all")
-    size: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(min_length=2, max_length=2)] | None = Field(
+    size: tuple[Side, Side] | None = Field(
         None,
+        strict=False,
         description="width and height in pixels of the images that shapes were drawn on; null: as the file says, else "
         "the images' own",
     )
@@ -395,7 +399,7 @@ class Sanity(Section):
 class Stability(Section):
     """Maps of images that hardly change, and infidelity (Yeh et al., NeurIPS 2019); off unless it is asked for."""
 
-    images: int = Field(32, ge=2, description="test images, chosen by the seed")
+    images: int = Field(32, ge=2, le=MOST, description="test images, chosen by the seed")
     noise: list[Annotated[float, Field(gt=0, le=0.5)]] = Field(
         [0.02], description="uniform noise: the most that a pixel changes, as a share of its range; empty: none"
     )
@@ -446,12 +450,12 @@ class Sweep(Section):
 
     name: Name = "sweep"
     data: Data = Data()
-    variants: dict[ModelName, dict[Literal["model", "train"], dict[str, Any]]] = {}
+    variants: dict[PartitionName, dict[Literal["model", "train"], dict[str, Any]]] = {}
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
     search: Search = Search()
     evaluate: Literal["best_per_variant_seed", "all"] = "best_per_variant_seed"
-    checkpoints: dict[ModelName, Checkpoint] = {}
+    checkpoints: dict[PartitionName, Checkpoint] = {}
     explain: Explain = Explain()
     perturb: Perturb = Perturb()
     controls: dict[Name, Annotated[int, Field(ge=1, le=999)]] = {

@@ -18,7 +18,7 @@ class TooLargeError(ValueError):
         super().__init__(f"it has {size} bytes, more than {most}")
 
 
-def read_file(fs: pafs.FileSystem, path: str, most: int, check: Callable[[bytes], None] | None = None) -> bytes:
+def read_file(fs: pafs.FileSystem, path: str, most: int, check: Callable[[bytes], object] | None = None) -> bytes:
     """The bytes of a file.
 
     Args:

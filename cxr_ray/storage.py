@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -61,10 +61,20 @@ def unpack(data: bytes) -> dict[tuple[str, str], pa.Table]:
 
 @dataclass(frozen=True)
 class Store:
-    """The run folder, for writing; local or a URI. Picklable."""
+    """The run folder, for writing; local or a URI. Picklable: it stays the same folder in a process of another one.
+
+    Attributes:
+        out: as the user names it.
+        run: run_id and sweep_hash, stamped on every file.
+        root: as ``fs`` reads it.
+    """
 
     out: str
-    run: Mapping[str, str]  # run_id and sweep_hash, stamped on every file
+    run: Mapping[str, str]
+    root: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", filesystem(self.out)[1].rstrip("/"))
 
     @property
     def fs(self) -> pafs.FileSystem:
@@ -73,7 +83,7 @@ class Store:
 
     def path(self, *parts: str) -> str:
         """A path inside the run, as ``fs`` reads it."""
-        return "/".join([filesystem(self.out)[1].rstrip("/"), *parts])
+        return "/".join([self.root, *parts])
 
     def write(self, data: bytes, *parts: str) -> None:
         """Writes a file whole or not at all: under a temporary name first, then renamed."""

@@ -37,6 +37,7 @@ NUMBERS = {  # keys of whole numbers: none of HUGE is one
     "seed": HUGE,
     "resources.workers": HUGE,
     "sanity.images": HUGE,
+    "stability.images": HUGE,
 }
 NAMES = (
     "inf",

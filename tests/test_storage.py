@@ -1,4 +1,5 @@
 import errno
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,16 @@ def test_packing_is_a_function_of_the_tables():
 
 
 # Files
+
+
+def test_a_relative_folder_stays_the_same_in_a_process_of_another_one(tmp_path, monkeypatch):
+    """As a trial's, whose folder is one of Tune's."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sent = pickle.dumps(Store("run", RUN))
+    monkeypatch.chdir("elsewhere")
+    pickle.loads(sent).write(b"1", "a", "b")
+    assert files(tmp_path) == ["run/a/b"]
 
 
 def test_a_file_is_written_whole_and_written_over(store):

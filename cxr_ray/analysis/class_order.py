@@ -18,10 +18,11 @@ NAMES = {"val": "validation", "test": "test"}
 class Question(NamedTuple):
     """What to ask of a model.
 
-    trial_id: the model.
-    split: whose AUROC is below LOWEST_AUROC.
-    checkpoint: the model's weights.
-    text: what was got and expected, and what to do.
+    Attributes:
+        trial_id: the model.
+        split: whose AUROC is below LOWEST_AUROC.
+        checkpoint: the model's weights.
+        text: what was got and expected, and what to do.
     """
 
     trial_id: str

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from cxr_ray.data.images import MAX_PIXELS
 from cxr_ray.data.shapes import Box, Polygon, Runs, Shape, run_lengths
 from cxr_ray.errors import DataError
 from cxr_ray.registry import Registry
@@ -23,8 +24,9 @@ from cxr_ray.registry import Registry
 class Annotation(NamedTuple):
     """What a file says of an image.
 
-    size: width and height of the image that the shapes were drawn on; None: it does not say.
-    shapes: (label, shape); none: the image is listed, and has nothing to show.
+    Attributes:
+        size: width and height of the image that the shapes were drawn on; None: it does not say.
+        shapes: (label, shape); none: the image is listed, and has nothing to show.
     """
 
     size: tuple[int, int] | None
@@ -50,8 +52,8 @@ def runs(plain: Mapping[str, Any]) -> Runs:
 
 def _size(value: Any) -> tuple[int, int]:
     first, second = (int(n) for n in value)
-    if not (0 < first <= 100_000 and 0 < second <= 100_000):
-        raise ValueError(f"got the size {first} x {second}; expected 1 to 100,000 pixels a side")
+    if not (first > 0 and second > 0 and first * second <= MAX_PIXELS):
+        raise ValueError(f"got the size {first} x {second}; expected sides from 1 and at most {MAX_PIXELS:,} pixels")
     return first, second
 
 
@@ -250,7 +252,7 @@ def read(data: bytes, name: str, kind: str = "auto") -> Annotations:
         reason = f"no {e}" if isinstance(e, KeyError) else " ".join(str(e).split())
         raise DataError(
             f"truth.path: got {name}, which is not in the format {kind} ({reason[:300]}); expected "
-            f"{FORMATS[kind].caption if kind in FORMATS else 'JSON'} Correct the file, or set truth.format."
+            f"{FORMATS[kind].caption if kind in FORMATS else 'JSON.'} Correct the file, or set truth.format."
         ) from None
 
 

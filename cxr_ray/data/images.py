@@ -290,13 +290,9 @@ def read(fs: pafs.FileSystem, path: str) -> bytes:
         ImageError: a large file that is no image, or more bytes than an image of MAX_PIXELS has.
     """
     try:
-        return read_file(fs, path, MAX_BYTES, lambda head: None if dicom.is_dicom(head) else _ignored(_plugin(head)))
+        return read_file(fs, path, MAX_BYTES, lambda head: dicom.is_dicom(head) or _plugin(head))
     except TooLargeError as e:
         raise ImageError(f"The file is too large: {e}.") from None
-
-
-def _ignored(_: object) -> None:
-    """Nothing."""
 
 
 def _check_size(width: int, height: int) -> None:

@@ -24,11 +24,13 @@ from cxr_ray.data import images
 from cxr_ray.data.folder import is_junk, opened
 from cxr_ray.data.loading import absolute, one_line, unreadable
 from cxr_ray.errors import DataError, ImageError
+from cxr_ray.reading import TooLargeError, read_file
 
 Map = NDArray[np.float32]
 
 ARCHIVE, ENDINGS = ".npz", (".npy", ".png")
 WILDCARD = re.compile(r"[*?\[]")
+MAX_BYTES = 2**31  # of a map: the most values in float64, and a header
 EXPECTED = "a folder of .npy or grey PNG files, a pattern of them (folder/*.npy), or an .npz file"
 
 
@@ -112,7 +114,7 @@ class MapFiles:
                 yield lambda name: _usable(lambda: _array(archive.open(f"{name}.npy")))
         else:
             fs, base = opened(self._folder)
-            yield lambda name: _usable(lambda: _decoded(name, _bytes(fs, f"{base}/{name}")))
+            yield lambda name: _usable(lambda: _decoded(name, read_file(fs, f"{base}/{name}", MAX_BYTES)))
 
 
 def _pattern(glob: str) -> re.Pattern[str]:
@@ -130,18 +132,14 @@ def _pattern(glob: str) -> re.Pattern[str]:
         raise DataError(f"explain.maps: got {glob}, which is no pattern ({e}); expected {EXPECTED}; give it.") from None
 
 
-def _bytes(fs: pafs.FileSystem, path: str) -> bytes:
-    with fs.open_input_stream(path) as file:
-        data: bytes = file.read()
-    return data
-
-
 def _usable(read: Callable[[], NDArray[np.generic]]) -> Map | str:
     """A map that can be ranked, or why there is none."""
     try:
         array = np.squeeze(read())  # [1, H, W] and [H, W, 1] are maps as well
     except ImageError as e:
         return str(e)
+    except TooLargeError as e:
+        return f"The map is too large: {e}."
     except (OSError, pa.ArrowException) as e:
         return unreadable(e)
     if array.ndim != 2 or 0 in array.shape:

@@ -226,11 +226,8 @@ def _judge(files: MapFiles, checked: Mapping[str, _Checked], test: pd.DataFrame)
     for i, (height, width) in shapes.items():
         if not over[i] and not square[i]:
             own = " x ".join(map(str, own_size[i]))
-            checked[
-                i
-            ].problem = (
-                f"The map has {height} x {width} values, neither square nor of its image's shape ({own}); save it so."
-            )
+            problem = f"The map has {height} x {width} values, neither square nor of its image's shape ({own})"
+            checked[i].problem = f"{problem}; save it so."
     fitting = [i for i in shapes if not checked[i].problem]
     if all(over[i] for i in fitting):
         return bool(fitting)

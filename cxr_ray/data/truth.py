@@ -6,6 +6,7 @@ Two masks an image: ``truth``, the shapes themselves, and ``truth_boxes``, the b
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -173,9 +174,13 @@ def truth_of(sweep: Sweep) -> Truth | None:
             f"truth.path: got {asked.path}, which is no folder; expected the folder of the masks; give it, or leave "
             "out truth.format."
         )
-    size = None if asked.size is None else (asked.size[0], asked.size[1])
+    if asked.size is not None and math.prod(asked.size) > images.MAX_PIXELS:
+        raise DataError(
+            f"truth.size: got {asked.size[0]} x {asked.size[1]}; expected at most {images.MAX_PIXELS:,} pixels; correct "
+            "it."
+        )
     stamp = info.size or 0, info.mtime_ns or 0
-    truth = TruthFile(absolute(asked.path), asked.format, tuple(asked.labels), size, stamp)
+    truth = TruthFile(absolute(asked.path), asked.format, tuple(asked.labels), asked.size, stamp)
     _by_name(truth.path, truth.format, truth.stamp)  # what is wrong with it is told now
     return truth
 

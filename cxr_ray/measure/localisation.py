@@ -8,7 +8,7 @@ Shapes: N maps, D draws, U pixels, M metrics, S side of an image in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,10 +21,9 @@ from torch import Tensor
 from cxr_ray import schemas
 from cxr_ray.data.truth import BOXES, TRUTH
 from cxr_ray.measure.batch import Batch
-from cxr_ray.measure.controls import CONTROLS, Draws, of_family
 from cxr_ray.measure.faithfulness import compare, p_value
 from cxr_ray.measure.lung_enrichment import mass_shares
-from cxr_ray.measure.map_rankings import Drawn, MapRankings
+from cxr_ray.measure.map_rankings import MapRankings
 from cxr_ray.measure.shards import take
 from cxr_ray.measure.transfer import to_device, to_host
 from cxr_ray.registry import Registry
@@ -165,28 +164,11 @@ def localisation_rows(batch: Batch, map_rankings: MapRankings) -> pa.Table | Non
     own[map_rankings.missing[which]] = np.nan
     area = to_host(truth.double().mean(1))
     tables = [_rows(batch, which, area, own, "none", None)]
-    for control, draws in batch.sweep.controls.items():
-        parts = [metrics(*made) for made in _draws(batch, map_rankings, control, which, draws)]
-        if parts:
-            tables.append(_rows(batch, which, area, own, control, np.concatenate(parts, 1)))
+    for control, draws in map_rankings.every_control("pixel").items():
+        portions = (range(first, min(draws, first + _PORTION)) for first in range(0, draws, _PORTION))
+        parts = [metrics(*map_rankings.draws(control, "pixel", which, numbers)) for numbers in portions]
+        tables.append(_rows(batch, which, area, own, control, np.concatenate(parts, 1)))
     return pa.concat_tables(tables)
-
-
-def _draws(
-    batch: Batch, map_rankings: MapRankings, control: str, which: NDArray[np.integer], draws: int
-) -> Iterator[Drawn]:
-    """A control's draws for some of the pairs, on grid pixel, a portion at a time; none where it has none there."""
-    from_nothing = control in of_family("nothing", batch.sweep.controls)
-    if not (from_nothing and CONTROLS[control].grids(["pixel"])) and control not in map_rankings.controls:
-        return
-    for start in range(0, draws, _PORTION):
-        numbers = range(start, min(draws, start + _PORTION))
-        if from_nothing:
-            asked = Draws([batch.pairs.ids[i] for i in which], batch.sweep.seed, numbers, batch.device)
-            made = CONTROLS[control].draw(asked, "pixel", batch.size)
-            yield made, np.ones(made.shape[:2], dtype=bool)
-        else:
-            yield map_rankings.draws(control, "pixel", which, numbers)
 
 
 def _rows(

@@ -5,7 +5,7 @@ Shapes: P (image, target) pairs, N of them, D draws, U units (pixels or cells), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cxr_ray.measure import rankings, smoothness
 from cxr_ray.measure.batch import Batch
-from cxr_ray.measure.controls import CONTROLS, Draws
+from cxr_ray.measure.controls import CONTROLS, Draws, of_family
 from cxr_ray.measure.curves import Axes, Curves, overlaps, score_rankings, with_equal_masks
 from cxr_ray.measure.donors import DonorMaps, Maps
 from cxr_ray.measure.transfer import to_device, to_host
@@ -45,6 +45,11 @@ class MapRankings:
         made = [c for c, f in families.items() if f in ("ranking", "other images") or c in maps.drawn]
         self.controls = {c: batch.sweep.controls[c] for c in made}
 
+    def every_control(self, grid: str) -> dict[str, int]:
+        """All controls that a grid has, those made from nothing too, with their numbers of draws."""
+        asked = self.batch.sweep.controls
+        return {c: n for c, n in asked.items() if c in self.controls or c in _from_nothing(asked, grid)}
+
     @cached_property
     def missing(self) -> NDArray[np.bool_]:
         """Whether a map is not finite, bool [P]."""
@@ -60,10 +65,13 @@ class MapRankings:
     def draws(self, control: str, grid: str, pairs: NDArray[np.integer], numbers: range) -> Drawn:
         """These draws of a control for N of the pairs."""
         batch, entry = self.batch, CONTROLS[control]
+        asked = Draws([batch.pairs.ids[i] for i in pairs], batch.sweep.seed, numbers, batch.device)
+        every = np.ones((len(pairs), len(numbers)), dtype=bool)
+        if entry.family == "nothing":
+            return entry.draw(asked, grid, batch.size), every
         own = self.own(grid)[to_device(pairs, batch.device)]
         if entry.family == "ranking":
-            asked = Draws([batch.pairs.ids[i] for i in pairs], batch.sweep.seed, numbers, batch.device)
-            return entry.draw(asked, own), np.ones((len(pairs), len(numbers)), dtype=bool)
+            return entry.draw(asked, own), every
         found = self._maps(control, pairs, numbers)
         drawn = np.arange(len(numbers)) < np.array([len(maps) for maps in found])[:, None]
         places = own[:, None].repeat(1, len(numbers), 1)
@@ -147,6 +155,10 @@ class MapRankings:
             torch.cat(shares, 1) for shares in zip(*((p.overlap, p.quarter) for p in parts), strict=True)
         )
         return Curves(axes, put(logit), drawn, put(overlap), put(quarter))
+
+
+def _from_nothing(controls: Collection[str], grid: str) -> set[str]:
+    return {c for c in of_family("nothing", controls) if CONTROLS[c].grids([grid])}
 
 
 class _Portion(NamedTuple):

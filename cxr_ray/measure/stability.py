@@ -27,11 +27,11 @@ from cxr_ray import randomness
 from cxr_ray.config import Stability, Sweep
 from cxr_ray.measure import infidelity, likeness, rankings
 from cxr_ray.measure.batch import Batch
-from cxr_ray.measure.controls import CONTROLS, Draws
+from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.curves import MAX_PLACES
 from cxr_ray.measure.donors import DonorMaps, Maps
 from cxr_ray.measure.explainers import EXPLAINERS
-from cxr_ray.measure.map_rankings import Drawn, MapRankings
+from cxr_ray.measure.map_rankings import MapRankings
 from cxr_ray.measure.measurement import make_maps
 from cxr_ray.measure.shards import take
 from cxr_ray.measure.transfer import to_host
@@ -178,8 +178,7 @@ class _Maps:
         self.full_PU = made.full.flatten(1).double()
         self._norm_P = self.full_PU.norm(dim=1)
         self._ranks: dict[int, Array] = {}  # by the margin that is cut off
-        asked = self.batch.sweep.controls
-        self.controls = [c for c in asked if c in made.controls or CONTROLS[c].family == "nothing"]
+        self.controls = made.every_control(GRID)
 
     def of_squares(self) -> _Row:
         """Infidelity of the maps."""
@@ -205,12 +204,12 @@ class _Maps:
 
     def of_control(self, control: str, likened: bool) -> Iterator[_Row]:
         """A control's draws with the maps' values in their order: infidelity and, if asked, likeness to the maps."""
-        draws, every = self.batch.sweep.controls[control], np.arange(len(self.batch.pairs))
+        draws, every = self.controls[control], np.arange(len(self.batch.pairs))
         ordered_PU = self.full_PU.sort(dim=1, descending=True).values
         at_once = max(1, MAX_PLACES // self.full_PU.numel())
         for first in range(0, draws, at_once):
             numbers = range(first, min(first + at_once, draws))
-            places_PDU, drawn_PD = self._draws(control, every, numbers)
+            places_PDU, drawn_PD = self.made.draws(control, GRID, every, numbers)
             for i, draw in enumerate(numbers):
                 places_PU, there = places_PDU[:, i].long(), drawn_PD[:, i]
                 maps_PSS = ordered_PU.gather(1, places_PU).view_as(self.made.full)
@@ -218,12 +217,6 @@ class _Maps:
                     yield _Row("none", None, control, draw, self._likeness(places_PU, maps_PSS), there)
                 if self.altered.asked.squares:
                     yield _Row("square", None, control, draw, self.altered.infidelity(maps_PSS), there)
-
-    def _draws(self, control: str, pairs: NDArray[np.integer], numbers: range) -> Drawn:
-        if control in self.made.controls:
-            return self.made.draws(control, GRID, pairs, numbers)
-        draws = Draws(self.batch.pairs.ids, self.batch.sweep.seed, numbers, self.batch.device)
-        return CONTROLS[control].draw(draws, GRID, self.batch.size), np.ones((len(pairs), len(numbers)), dtype=bool)
 
     def _likeness(self, places_PU: Tensor, maps_PSS: Tensor) -> dict[str, Array]:
         """Of a control's maps to the maps, whose values and so whose ranks they have."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from cxr_ray import results
 from cxr_ray.analysis import baselines, class_order, primary
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.measure import donors
@@ -45,7 +44,7 @@ def chosen_models(context: RunContext, trials: pd.DataFrame) -> dict[str, ModelR
         best = usable.sort_values(["val_auroc", "trial_id"], ascending=[False, True])
         rivals = best["trial_id"].map(lambda trial_id: trial_of[trial_id].rivals)
         usable = usable.loc[best[~rivals.duplicated()].index].sort_index()
-    root = store.out if "://" in store.out else results.filesystem(store.out)[1]
+    root = store.out if "://" in store.out else store.root
     trained = {}
     for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True):
         plan, path = trial_of[trial_id], f"{root}/{checkpoint}"

@@ -19,6 +19,7 @@ import torch
 from cxr_ray import results, usercache
 from cxr_ray.analysis import primary, statistics
 from cxr_ray.config import Checkpoint, Sweep
+from cxr_ray.data.loading import one_line
 from cxr_ray.data.splits import choose
 from cxr_ray.errors import RunError, UserError
 from cxr_ray.machine import usable_cpus
@@ -37,6 +38,7 @@ from cxr_ray.sweepfile import resolve
 
 TOLERANCES = {"float32": 1e-4, "tf32": 5e-3, "half": 1e-2, "auto": 1e-2}  # by perturb.precision, on a GPU
 FEWER = 4  # sanity and donor swaps cost far more an image, so one in so many is taken
+NOTED = {"sweep_hash": str, "data_fingerprint": str, "cxr_ray": str, "checkpoints": dict}  # of what is compared
 BATCH = 32  # masked images in one pass, on CPUs
 
 Say = Callable[[str], None]
@@ -99,6 +101,11 @@ def _open(request: Request, say: Say) -> _Finished | None:
         raise RunError(
             f"got {request.path}, an unfinished run; expected a finished one; finish it with --resume, then verify it."
         )
+    if lacking := [key for key, kind in NOTED.items() if not isinstance(provenance.get(key), kind)]:
+        raise RunError(
+            f"got {request.path}/{resume.PROVENANCE} without {', '.join(lacking)}; expected what a finished run notes; "
+            "ask for the run's own file."
+        )
     version = provenance.get("schema_version", 1)
     if version != SCHEMA_VERSION:
         raise RunError(
@@ -140,7 +147,7 @@ def _models_hold(finished: _Finished, request: Request, say: Say) -> bool:
             holds = resume.digest(given.path) == known["checkpoints"].get(name)
         except (OSError, pa.ArrowException) as e:
             raise UserError(
-                f"checkpoints.{name}.path: got {given.path}, which cannot be read ({_reason(e)}); expected the "
+                f"checkpoints.{name}.path: got {given.path}, which cannot be read ({one_line(e)}); expected the "
                 f"checkpoint of the run; say where it lies now (--model {name}=PATH)."
             ) from None
         say(_checked(f"model {name}", f"sha256 of {given.path}", holds))
@@ -190,7 +197,7 @@ def _rows(
 ) -> list[Compared]:
     """Compute a sample of rows again and compare them with the run's. The store of ``here`` is for what is made."""
     sweep, run = finished.sweep, finished.run
-    settings = primary.PrimarySettings.from_json(run.fs.open_input_stream(f"{run.root}/{primary.FILE}").read().decode())
+    settings = primary.of_run(run)
     allocation = _allocation(sweep)
     plan, _ = explaining.plan_of(here, refs, "gpu" if allocation.worker_gpus else "cpu")
     sample = {split: _sampled(images, split, request) for split, images in plan.images.items()}
@@ -312,7 +319,3 @@ def _checked(what: str, how: str, holds: bool) -> str:
 def _tell(compared: Compared, say: Say) -> None:
     for line in compared.examples:
         say(f"    {line}")
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")

@@ -101,9 +101,11 @@ def test_coco_is_read_with_polygons_runs_and_boxes():
         ("a.csv", "", "No columns to parse"),
         ("a.parquet", "PAR1", "which is not in the format boxes"),
         ("a.json", "{", "Expecting property name"),
+        ("a.json", "{", "expected JSON. Correct the file"),
         ("a.json", "[]", "got a list; expected an object of names"),
         ("a.json", "[" * 100_000, "nested too deeply"),
         ("a.json", '{"a": {"img_size": [9, 0]}}', "got the size 9 x 0"),
+        ("a.json", '{"a": {"img_size": [99999, 99999]}}', "at most 100,000,000 pixels"),
         ("a.json", '{"a": {"img_size": [9, 9], "Edema": [[[1, 2], [3, 4]]]}}', "got a polygon of 2 points"),
         (
             "a.json",

@@ -67,6 +67,12 @@ def test_boxes_of_larger_originals_are_scaled_with_them(tmp_path, source):
             assert np.array_equal(load_truth(source, other, ROWS, 20, fit)[0]["truth"], wanted)
 
 
+def test_originals_may_be_square(tmp_path):
+    (tmp_path / "boxes.csv").write_text("image,x,y,width,height\na,1,2,3,4\n")
+    asked = resolve({"truth": {"path": str(tmp_path / "boxes.csv"), "size": [1024, 1024]}})
+    assert truth_of(asked).size == (1024, 1024)
+
+
 def test_shapes_beyond_their_images_stop_the_run_with_the_remedy(tmp_path, source):
     manifest = load_manifest(source, training=False)
     boxes = truth(tmp_path, "image,x,y,width,height\na,40,20,200,100\n")
@@ -151,3 +157,9 @@ def test_a_file_that_is_not_there_is_a_sentence(tmp_path):
         truth_of(resolve({"truth": {"path": str(tmp_path / "nowhere.csv")}}))
     with pytest.raises(DataError, match=r"which is no folder; expected the folder of the masks"):
         truth_of(resolve({"truth": {"path": str(tmp_path / "nowhere"), "format": "masks"}}))
+
+
+def test_an_image_that_fits_no_memory_is_a_sentence(tmp_path):
+    (tmp_path / "boxes.csv").write_text("image,x,y,width,height\na,1,2,3,4\n")
+    with pytest.raises(DataError, match=r"truth.size: got 100000 x 100000; expected at most 100,000,000 pixels"):
+        truth_of(resolve({"truth": {"path": str(tmp_path / "boxes.csv"), "size": [100_000, 100_000]}}))

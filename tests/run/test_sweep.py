@@ -1,5 +1,6 @@
 """Whole sweeps through Ray on tiny phantoms: tables, resuming, killed workers and drivers, one and two workers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -97,10 +98,11 @@ def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) ->
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> str:
+    """As a user begins: in a folder of one's own, without --out."""
     folder = tmp_path_factory.mktemp("trained")
-    out = str(folder / "out")
-    assert sweep.main([write(folder, TINY), "--out", out]) == 0
-    return out
+    with contextlib.chdir(folder):
+        assert sweep.main([write(folder, TINY)]) == 0
+    return str(folder / "results" / "tiny")
 
 
 def test_a_sweep_fills_every_table(trained):

@@ -171,7 +171,11 @@ def test_mistakes_are_one_line_and_exit_code_2(whole, capsys, arguments, says):
 def test_what_is_unfinished_or_of_another_version_is_refused(parts, capsys):
     file = parts / "run" / "provenance.json"
     known = json.loads(file.read_text())
-    for changes, says in (({"finished": None}, "an unfinished run"), ({"schema_version": 2}, "schema version 2")):
+    for changes, says in (
+        ({"finished": None}, "an unfinished run"),
+        ({"schema_version": 2}, "schema version 2"),
+        ({"sweep_hash": 1, "checkpoints": []}, "without sweep_hash, checkpoints; expected what a finished run notes"),
+    ):
         file.write_text(json.dumps({**known, **changes}))
         assert verify.main([str(parts / "run")]) == 2
         assert says in capsys.readouterr().err

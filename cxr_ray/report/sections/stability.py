@@ -15,7 +15,7 @@ from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section, of_models
 
 NOTE = (
-    "A map that changes when the image hardly does can be trusted for neither. That it stays says nothing of its "
+    "A map that changes when the image hardly does says little of either image. That it stays says nothing of its "
     "faithfulness: a map that never reads the image stays as it is. So the map of the altered image is compared with "
     "the map, and in its place with the controls: above chance is a map that is more like itself than a control is. "
     "Controls have the map's values in their own order. Infidelity asks whether a map's sums over squares of the image "
@@ -94,7 +94,7 @@ def _of_squares(rows: pd.DataFrame, controls: Sequence[str], where: str, fill: s
         over = [_value(cells.get((explainer, perturbation, size, "unexplained", c)), sign=True) for c in controls]
         body.append([explainer, page.images(own[0]), *(_value(r) for r in own), *over])
     head = ["explainer", "images (patients)", "share unexplained", "infidelity, log-odds squared"]
-    head += [f"advantage in it over {c}" if i else f"advantage in the share over {c}" for i, c in enumerate(controls)]
+    head += [f"advantage in the share over {c}" for c in controls]
     caption = (
         f"Infidelity: what the map's sums over squares leave unexplained of the squares' effects, mean [95% interval]; "
         f"{where}, fill {fill}. Each map has the factor that suits it best, from 0. Share: of the mean squared effect; "
