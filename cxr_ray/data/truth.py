@@ -175,10 +175,8 @@ def truth_of(sweep: Sweep) -> Truth | None:
             "out truth.format."
         )
     if asked.size is not None and math.prod(asked.size) > images.MAX_PIXELS:
-        raise DataError(
-            f"truth.size: got {asked.size[0]} x {asked.size[1]}; expected at most {images.MAX_PIXELS:,} pixels; correct "
-            "it."
-        )
+        got = " x ".join(map(str, asked.size))
+        raise DataError(f"truth.size: got {got}; expected at most {images.MAX_PIXELS:,} pixels; correct it.")
     stamp = info.size or 0, info.mtime_ns or 0
     truth = TruthFile(absolute(asked.path), asked.format, tuple(asked.labels), asked.size, stamp)
     _by_name(truth.path, truth.format, truth.stamp)  # what is wrong with it is told now
