@@ -43,6 +43,9 @@ def parser(prog: str = "python -m cxr_ray.verify") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.verify") -> int:
     """Run the command line; returns the exit code."""
     args = parser(prog).parse_args(argv)
+    import pyarrow as pa
+
+    from cxr_ray.data.loading import one_line
     from cxr_ray.run import terminal
 
     try:
@@ -50,6 +53,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.verif
     except CxrRayError as e:
         terminal.complain(str(e))
         return 2
+    except (OSError, pa.ArrowException) as e:
+        terminal.complain(
+            f"got {args.run}, of which a file cannot be read ({one_line(e)}); expected every table whole. The run DOES "
+            "NOT HOLD."
+        )
+        return HOLDS_NOT
     except KeyboardInterrupt:
         terminal.complain("interrupted.")
         return INTERRUPTED

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,12 +56,18 @@ class Compared:
         ]
         verdict = "holds" if self.holds else f"DOES NOT HOLD: {', '.join(parts)}"
         return (
-            f"  {self.table:<16} {self.rows:>9,} rows x {self.columns:>2} columns, greatest difference "
+            f"  {self.table:<20} {self.rows:>9,} rows x {self.columns:>2} columns, greatest difference "
             f"{self.greatest:.1e}{where}: {verdict}"
         )
 
 
-def compare(name: str, first: pd.DataFrame, other: pd.DataFrame, tolerance: float) -> Compared:
+def compare(
+    name: str,
+    first: pd.DataFrame,
+    other: pd.DataFrame,
+    tolerance: float,
+    wider: Mapping[str, float] = MappingProxyType({}),
+) -> Compared:
     """Compare two versions of a table by its key.
 
     The difference of two numbers is absolute, and relative to the other where that is above 1; of two maps it is
@@ -70,6 +77,7 @@ def compare(name: str, first: pd.DataFrame, other: pd.DataFrame, tolerance: floa
         name: of ``schemas.TABLES``.
         first, other: partition columns included. The first is examined, so what the other alone has is missing.
         tolerance: of differences.
+        wider: columns to a tolerance of their own, where it is above that.
     """
     key = list(TABLES[name].key)
     columns = [str(c) for c in other if c not in key]
@@ -83,11 +91,12 @@ def compare(name: str, first: pd.DataFrame, other: pd.DataFrame, tolerance: floa
     differences = np.zeros((len(same), len(columns)))
     for n, column in enumerate(columns):
         differences[:, n] = _differences(same[column], same[f"{column}{OTHER}"])
-    differing = pd.DataFrame(same[(differences > tolerance).any(1)])
+    exceeds = differences > [max(tolerance, wider.get(column, 0.0)) for column in columns]
+    differing = pd.DataFrame(same[exceeds.any(1)])
     worst = np.unravel_index(differences.argmax(), differences.shape) if differences.size else None
     greatest = 0.0 if worst is None else float(differences[worst])
     examples = [
-        *_changed(differing, differences[differing.index] > tolerance, key, columns),
+        *_changed(differing, exceeds[differing.index], key, columns),
         *(f"missing: {_place(row, key)}" for row in _first(missing)),
         *(f"too many: {_place(row, key)}" for row in _first(extra)),
         *(f"twice: {_place(row, key)}" for row in _first(first[twice])),

@@ -37,6 +37,8 @@ from cxr_ray.storage import PER_SHARD, Store
 from cxr_ray.sweepfile import resolve
 
 TOLERANCES = {"float32": 1e-4, "tf32": 5e-3, "half": 1e-2, "auto": 1e-2}  # by perturb.precision, on a GPU
+# Of two maps: where one is nearly constant, or has places that nearly tie, they magnify the rounding of another batch.
+LIKENESS = dict.fromkeys(("spearman", "spearman_abs", "ssim"), 0.01)
 FEWER = 4  # sanity and donor swaps cost far more an image, so one in so many is taken
 NOTED = {"sweep_hash": str, "data_fingerprint": str, "cxr_ray": str, "checkpoints": dict}  # of what is compared
 BATCH = 32  # masked images in one pass, on CPUs
@@ -204,7 +206,8 @@ def _rows(
     tolerance = TOLERANCES[sweep.perturb.precision if allocation.worker_gpus else "float32"]
     say(
         f"Rows of {len(sample['test'])} of {len(plan.images['test'])} test images (seed {request.seed}) and "
-        f"{len(refs)} models, computed again on {_device(allocation)}; differences up to {tolerance:g} hold:"
+        f"{len(refs)} models, computed again on {_device(allocation)}; differences up to {tolerance:g} hold "
+        f"({max(LIKENESS.values()):g} in rank correlations and SSIM):"
     )
     if needs_map_pass(sweep):
         plan = _with_maps(here, refs, allocation, plan, say)
@@ -213,7 +216,7 @@ def _rows(
     for name in PER_SHARD:
         frame, splits = made.get(name, (_none(name), {"test"}))
         ids = set().union(*(sample[split] for split in splits))
-        compared = compare(name, _stored(run, name, list(refs), ids), frame, tolerance)
+        compared = compare(name, _stored(run, name, list(refs), ids), frame, tolerance, LIKENESS)
         say(compared.line())
         _tell(compared, say)
         found.append(compared)

@@ -57,6 +57,14 @@ def test_differences_within_the_tolerance_hold_and_are_told():
     assert found.greatest == pytest.approx(0.5e-5, rel=0.1)
 
 
+def test_a_column_may_have_a_wider_tolerance_and_no_other_has_it():
+    one = faithfulness()
+    off = one.assign(value=one["value"] + 1e-3)
+    assert compare("faithfulness", one, off, 1e-4, {"value": 0.01}).holds
+    assert not compare("faithfulness", one, off, 1e-4, {"gap": 0.01}).holds
+    assert not compare("faithfulness", one, off.assign(value=one["value"] + 0.1), 1e-4, {"value": 0.01}).holds
+
+
 def test_rows_that_are_missing_too_many_or_twice_are_counted():
     one, other = faithfulness(3), faithfulness(3)
     found = compare("faithfulness", pd.concat([one.drop(index=0), one.loc[[2, 2]]]), other.drop(index=5), 1e-4)

@@ -181,6 +181,16 @@ def test_what_is_unfinished_or_of_another_version_is_refused(parts, capsys):
         assert says in capsys.readouterr().err
 
 
+def test_a_table_that_is_cut_does_not_hold_and_is_a_sentence(parts, capsys):
+    (file, *_) = (parts / "run" / "tables" / "faithfulness").rglob("*.parquet")
+    file.write_bytes(file.read_bytes()[:100])
+    assert verify.main(moved(parts)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cxr_ray: got ")
+    assert "part-0.parquet" in line
+    assert line.endswith("The run DOES NOT HOLD.")
+
+
 @pytest.mark.slow
 def test_tables_do_not_depend_on_the_order_of_shards_or_the_size_of_batches(whole, tmp_path, monkeypatch):
     """Shards of three images in reverse, seven masked images a pass: all rows of all tables are the same."""
