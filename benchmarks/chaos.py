@@ -37,7 +37,7 @@ OF_RANKS = {"agreement"}  # rank correlations jump where two values that roundin
 CLOCKS = {"trials": ["train_seconds"], "verdicts": ["seconds"]}  # columns that tell the time
 STAGES = {  # each begins with a file that matches
     "start": ".lock.json",
-    "training": "checkpoints/*/*",
+    "training": ".work/trials/*/*",
     "validation": ".work/shards/*.val.*/*/*.arrow",
     "maps": ".work/maps/*/*/*.arrow",
     "verdicts": ".work/rounds/*/*/*.arrow",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from typing import Any
 
@@ -108,6 +110,7 @@ def train(
 
     Raises:
         UserError: every trial failed.
+        OSError: the disk is full.
     """
     store, errors = context.store, [*context.manifest.errors, *training.errors]
     if store.exists("tables", "trials"):
@@ -129,6 +132,9 @@ def _trained_rows(
     failed = [r for r in rows if r["status"] == "failed"]
     for row in failed:
         terminal.say(f"  {row['trial_id']} failed: {row['error']}")
+        for number in (errno.ENOSPC, errno.EDQUOT):  # of the machine, not of the trial: --resume trains it
+            if os.strerror(number) in str(row["error"]):
+                raise OSError(number, f"{row['trial_id']}: {row['error']}")
     if len(failed) == len(rows):
         last = failed[-1]["error"] if failed else "no trial ran"
         raise UserError(f"got no trained network, since every trial failed; the last one with: {last}.")
