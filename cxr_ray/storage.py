@@ -66,24 +66,25 @@ class Store:
     Attributes:
         out: as the user names it.
         run: run_id and sweep_hash, stamped on every file.
-        root: as ``fs`` reads it.
+        place: the same, absolute where it is local.
     """
 
     out: str
     run: Mapping[str, str]
-    root: str = field(init=False)
+    place: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", filesystem(self.out)[1].rstrip("/"))
+        is_uri = "://" in self.out
+        object.__setattr__(self, "place", self.out.rstrip("/") if is_uri else filesystem(self.out)[1])
 
     @property
     def fs(self) -> pafs.FileSystem:
         """The file system that the run lies on."""
-        return filesystem(self.out)[0]
+        return filesystem(self.place)[0]
 
     def path(self, *parts: str) -> str:
         """A path inside the run, as ``fs`` reads it."""
-        return "/".join([self.root, *parts])
+        return "/".join([filesystem(self.place)[1].rstrip("/"), *parts])
 
     def write(self, data: bytes, *parts: str) -> None:
         """Writes a file whole or not at all: under a temporary name first, then renamed."""

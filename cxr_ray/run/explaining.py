@@ -44,10 +44,9 @@ def chosen_models(context: RunContext, trials: pd.DataFrame) -> dict[str, ModelR
         best = usable.sort_values(["val_auroc", "trial_id"], ascending=[False, True])
         rivals = best["trial_id"].map(lambda trial_id: trial_of[trial_id].rivals)
         usable = usable.loc[best[~rivals.duplicated()].index].sort_index()
-    root = store.out if "://" in store.out else store.root
     trained = {}
     for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True):
-        plan, path = trial_of[trial_id], f"{root}/{checkpoint}"
+        plan, path = trial_of[trial_id], f"{store.place}/{checkpoint}"
         size, preprocess = context.sweep.images_of(plan.model)
         spec = plan.spec(size)  # which the file says itself, but for code that it must not choose
         known = spec if checkpoints.chooses_code(spec) else None
