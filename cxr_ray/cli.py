@@ -1,53 +1,39 @@
-"""The console script ``cxr-ray``: ``run``, ``verdict``, ``report`` and ``verify``."""
+"""The console script ``cxr-ray``: the commands, and completion of what is typed."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import cxr_ray
 from cxr_ray.arguments import Parser
 
 
-def run(arguments: Sequence[str]) -> int:
-    """``cxr-ray run``, which is ``python -m cxr_ray.sweep``."""
-    from cxr_ray import sweep
+class Command(NamedTuple):
+    """A command: the module whose ``main(arguments, prog)`` and ``parser(prog)`` it is, and what it does."""
 
-    return sweep.main(arguments, prog="cxr-ray run")
-
-
-def verdict(arguments: Sequence[str]) -> int:
-    """``cxr-ray verdict``, which is ``python -m cxr_ray.verdict``."""
-    import cxr_ray.verdict as command
-
-    return command.main(arguments, prog="cxr-ray verdict")
+    module: str
+    caption: str
 
 
-def report(arguments: Sequence[str]) -> int:
-    """``cxr-ray report``, which is ``python -m cxr_ray.report``."""
-    from cxr_ray.report import __main__ as command
-
-    return command.main(arguments, prog="cxr-ray report")
-
-
-def verify(arguments: Sequence[str]) -> int:
-    """``cxr-ray verify``, which is ``python -m cxr_ray.verify``."""
-    from cxr_ray import verify as command
-
-    return command.main(arguments, prog="cxr-ray verify")
-
-
-COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {  # what each imports, it imports when it is called
-    "run": (run, "train, explain and measure as a sweep file says"),
-    "verdict": (verdict, "say whether one model's maps are more faithful than controls, in about a minute"),
-    "report": (report, "draw the report of a run again"),
-    "verify": (verify, "say whether a finished run holds, computing a sample of its rows again"),
+COMMANDS = {  # a module is imported when its command is called
+    "run": Command("cxr_ray.sweep", "train, explain and measure as a sweep file says"),
+    "verdict": Command(
+        "cxr_ray.verdict", "say whether one model's maps are more faithful than controls, in about a minute"
+    ),
+    "report": Command("cxr_ray.report.__main__", "draw the report of a run again"),
+    "verify": Command("cxr_ray.verify", "say whether a finished run holds, computing a sample of its rows again"),
+    "list": Command("cxr_ray.commands.listing", "list explainers, controls, fills, sweeps, networks, with cost"),
+    "doctor": Command("cxr_ray.commands.doctor", "say what this machine has, and what a run would use of it"),
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments before those of a command."""
+def parser(typed: str = "") -> argparse.ArgumentParser:
+    """The commands. ``typed``: the one whose own arguments stand there too, for completion."""
     p = Parser(
         prog="cxr-ray",
         description="Measures whether saliency maps on chest X-rays show what the model used.",
@@ -55,17 +41,31 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--version", action="version", version=f"cxr-ray {cxr_ray.__version__}")
     commands = p.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (_, text) in COMMANDS.items():
-        commands.add_parser(name, help=text, add_help=False)
+    for name, command in COMMANDS.items():
+        parents = [importlib.import_module(command.module).parser()] if name == typed else []
+        commands.add_parser(name, help=command.caption, add_help=False, parents=parents)
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how what is typed may go on
+        complete()
     args, _ = parser().parse_known_args(arguments[:1])
-    command, _ = COMMANDS[args.command]
-    return command(arguments[1:])
+    module = importlib.import_module(COMMANDS[args.command].module)
+    code: int = module.main(arguments[1:], prog=f"cxr-ray {args.command}")
+    return code
+
+
+def complete() -> None:
+    """Answer a shell and end: ``eval "$(register-python-argcomplete cxr-ray)"`` makes it ask."""
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    words = os.environ.get("COMP_LINE", "").split()
+    argcomplete.autocomplete(parser(words[1] if len(words) > 1 else ""))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ MODULES = sorted(
 
 def stage(module: str) -> int:
     """Where a module (dotted, inside the package) stands in STAGES; modules of no folder are the foundation."""
-    if module in COMMAND_LINES:
+    if module in COMMAND_LINES or module.startswith("commands."):
         return len(STAGES) - 1
     if module in OF_A_STAGE:
         return STAGES.index(OF_A_STAGE[module])

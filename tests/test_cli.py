@@ -1,5 +1,6 @@
 """The console script: its commands, its version, and that nothing is imported before it is needed."""
 
+import os
 import subprocess
 import sys
 
@@ -46,19 +47,33 @@ def test_a_command_gets_its_arguments_and_gives_its_exit_code(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("made", "absent"),
     [
-        ("cli.parser()", {"torch", "ray", "pandas"}),
-        *((f"cli.COMMANDS[{c!r}][0](['--help'])", {"torch", "ray", "matplotlib", "scipy"}) for c in cli.COMMANDS),
+        ((["--help"], ["--version"]), {"torch", "ray", "pandas", "rich"}),
+        (tuple([c, "--help"] for c in cli.COMMANDS), {"torch", "ray", "matplotlib", "scipy"}),
     ],
 )
 def test_help_imports_no_network_library(made, absent):
     script = f"""
 import sys
 from cxr_ray import cli
-try:
-    {made}
-except SystemExit:
-    pass
+for arguments in {made}:
+    try:
+        cli.main(arguments)
+    except SystemExit:
+        pass
 print(sorted({absent} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [("cxr-ray ver", ["verdict", "verify"]), ("cxr-ray run --dr", ["--dry-run"]), ("cxr-ray nothing --x", [])],
+)
+def test_a_shell_is_told_how_what_is_typed_goes_on(tmp_path, typed, known):
+    pytest.importorskip("argcomplete")
+    told = tmp_path / "told"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(told), "_ARGCOMPLETE_IFS": "\n"}
+    asked |= {"COMP_LINE": typed, "COMP_POINT": str(len(typed))}
+    subprocess.run([sys.executable, "-m", "cxr_ray.cli"], env={**os.environ, **asked}, check=True)
+    assert sorted(told.read_text().split()) == known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -10,12 +11,17 @@ from cxr_ray.arguments import Parser
 from cxr_ray.errors import CxrRayError
 
 
+def parser(prog: str = "python -m cxr_ray.report") -> argparse.ArgumentParser:
+    """The arguments."""
+    p = Parser(prog=prog, description="Draws the report of a run again.")
+    p.add_argument("out", help="the run's folder or URI, as --out named it")
+    p.add_argument("--data", help="where the images lie, if elsewhere now (galleries only)")
+    return p
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.report") -> int:
     """Draw a run again; return the exit code."""
-    parser = Parser(prog=prog, description="Draws the report of a run again.")
-    parser.add_argument("out", help="the run's folder or URI, as --out named it")
-    parser.add_argument("--data", help="where the images lie, if elsewhere now (galleries only)")
-    args = parser.parse_args(argv)
+    args = parser(prog).parse_args(argv)
     import pyarrow as pa
 
     from cxr_ray.report.document import write_report  # pandas and matplotlib, which --help does without

@@ -1,0 +1,1 @@
+"""Commands of ``cxr-ray`` beside sweeps, verdicts, verification and the report: arguments and what they print."""
