@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cxr_ray.measure.attribution import cam, gradients, model_independent, perturbation
+from cxr_ray.measure.attribution import attention, cam, gradients, model_independent, perturbation
 from cxr_ray.measure.attribution.inputs import Cam, Explain, Explainer, combine
 from cxr_ray.registry import Registry
 
@@ -94,6 +94,13 @@ EXPLAINERS = Registry(
             2,
             "DeepLIFT, rescale rule, from the black image (Shrikumar et al., ICML 2017).",
             "rescale rule",
+        ),
+        "attention_rollout": Explainer(
+            attention.attention_rollout,
+            _once,
+            "Attention rollout: what a vision transformer's tokens attend to through all blocks, the same for every "
+            "target (Abnar & Zuidema, ACL 2020).",
+            needs=("attention",),
         ),
         "occlusion": Explainer(
             perturbation.occlusion,

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from cxr_ray.errors import UserError
+from cxr_ray.measure.attribution import attention
 from cxr_ray.measure.attribution.inputs import Inputs
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models.networks import Classifier
 
-KNOWN = "resnet18"  # which has all that explainers need
+KNOWN, KNOWN_HAS = "resnet18", {"feature maps", "gradients", "relus", "rescale rule"}  # without being asked
 INCOMPLETE = 0.02  # of the difference of two scores, that DeepLIFT's map may be off
 
 
@@ -80,6 +81,7 @@ NEEDS: dict[str, Callable[[Classifier], str | None]] = {
     "gradients": gradients,
     "relus": relus,
     "rescale rule": rescale,
+    "attention": attention.why_none,
 }
 
 
@@ -103,16 +105,16 @@ def check(name: str, model: Classifier, explainers: Sequence[str]) -> list[str]:
     """
     spec = model.spec
     notes = [f"{name} ({spec.arch}): {note}." for note in model.notes]
-    if spec.arch == KNOWN and spec.cam_layer is None:
-        return notes
+    is_known = spec.arch == KNOWN and spec.cam_layer is None
+    asked = [e for e in explainers if not (is_known and KNOWN_HAS.issuperset(EXPLAINERS[e].needs))]
     refused = [
         f"explain.explainers: got {explainer} for {name} ({spec.arch}); {reason}; leave it out, or give another "
         "network."
-        for explainer, reason in missing(model, explainers)
+        for explainer, reason in missing(model, asked)
     ]
     if refused:
         raise UserError("\n".join(refused))
-    if any("feature maps" in EXPLAINERS[e].needs for e in explainers):
+    if not is_known and any("feature maps" in EXPLAINERS[e].needs for e in explainers):
         found = model.features
         notes.append(
             f"{name} ({spec.arch}): class activation maps read {found.layer} ({found.channels} channels of "

@@ -69,7 +69,9 @@ class Structure:
 
 
 @dataclass(frozen=True, eq=False)
-class _Call:
+class Call:
+    """One call of a module in a traced pass."""
+
     name: str
     module: nn.Module
     read: Tensor | None  # its first argument
@@ -103,7 +105,7 @@ def _read(network: nn.Module, size: int, layer: str | None) -> Structure:
     weights = next(network.parameters(), torch.empty(0))
     noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     images = (noise * 4 - 2).to(weights.device, weights.dtype).requires_grad_()
-    calls, out = _traced(network, images)
+    calls, out = traced(network, images)
     head = _head(calls, out)
     times = Counter(call.name for call in calls)
     once = [call for call in calls if times[call.name] == 1]
@@ -122,16 +124,16 @@ def _read(network: nn.Module, size: int, layer: str | None) -> Structure:
     return Structure(features, name, is_linear, dict(_stages(network, calls, name)))
 
 
-def _traced(network: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
+def traced(network: nn.Module, images: Tensor) -> tuple[list[Call], Tensor]:
     """Every call of a module inside the network, in the order of their ends, and the output."""
-    calls: list[_Call] = []
+    calls: list[Call] = []
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) and output else output
             if isinstance(first, Tensor):
                 read = args[0] if args and isinstance(args[0], Tensor) else None
-                calls.append(_Call(name, module, read, first))
+                calls.append(Call(name, module, read, first))
 
         return hook
 
@@ -164,7 +166,7 @@ def _single(output: Tensor) -> tuple[Layout, int, int]:
     return "BCHW", 1, output.shape[1]
 
 
-def _last_features(network: nn.Module, calls: list[_Call], head: _Call | None, out: Tensor) -> _Call | None:
+def _last_features(network: nn.Module, calls: list[Call], head: Call | None, out: Tensor) -> Call | None:
     """The call whose output class activation maps read: what the head reads depends on all of its places."""
     if resnet := _of_resnet(network, calls):
         return resnet
@@ -185,7 +187,7 @@ def _last_features(network: nn.Module, calls: list[_Call], head: _Call | None, o
     return fallback
 
 
-def _of_resnet(network: nn.Module, calls: list[_Call]) -> _Call | None:
+def _of_resnet(network: nn.Module, calls: list[Call]) -> Call | None:
     """The last block under the name that ResNets give it, whose output may be a single place in small images."""
     blocks = getattr(network, "layer4", None)
     if not isinstance(blocks, nn.Sequential) or not len(blocks):
@@ -194,7 +196,7 @@ def _of_resnet(network: nn.Module, calls: list[_Call]) -> _Call | None:
     return next((call for call in calls if call.name == name and call.output.ndim == 4), None)
 
 
-def _candidates(calls: list[_Call]) -> Iterator[_Call]:
+def _candidates(calls: list[Call]) -> Iterator[Call]:
     """Calls with a spatial output, the last first; of several modules with one output, the outermost."""
     seen: set[int] = set()
     for call in reversed(calls):
@@ -215,7 +217,7 @@ def _is_of_head(module: nn.Module) -> bool:
     return isinstance(module, OF_HEADS) or type(module).__name__ in POOLS
 
 
-def _no_such_layer(network: nn.Module, layer: str, calls: list[_Call]) -> str:
+def _no_such_layer(network: nn.Module, layer: str, calls: list[Call]) -> str:
     names = [call.name for call in _candidates(calls)][:SHOWN]
     known = layer in dict(network.named_modules())
     what = "whose output is not spatial, or which is called more than once or never" if known else "which is no module"
@@ -226,7 +228,7 @@ def _no_such_layer(network: nn.Module, layer: str, calls: list[_Call]) -> str:
     )
 
 
-def _head(calls: list[_Call], out: Tensor) -> _Call | None:
+def _head(calls: list[Call], out: Tensor) -> Call | None:
     """The last layer with weights that gives as many numbers as the network."""
     outputs = out.shape[1]
     for call in reversed(calls):
@@ -236,7 +238,7 @@ def _head(calls: list[_Call], out: Tensor) -> _Call | None:
     return None
 
 
-def _is_linear(network: nn.Module, images: Tensor, calls: list[_Call], features: FeatureMaps, head: str) -> bool:
+def _is_linear(network: nn.Module, images: Tensor, calls: list[Call], features: FeatureMaps, head: str) -> bool:
     """Whether the gradient at the feature maps is the head's weights over the number of places, for noise as well."""
     layer = network.get_submodule(head)
     if not isinstance(layer, nn.Linear) or features.layout != "BCHW" or layer.in_features != features.channels:
@@ -296,7 +298,7 @@ def feature_maps(network: nn.Module, images: Tensor, features: FeatureMaps) -> T
     return features.maps(kept[0])
 
 
-def _stages(network: nn.Module, calls: list[_Call], head: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _stages(network: nn.Module, calls: list[Call], head: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Modules with weights of their own, by the side of their output, the coarsest first."""
     side: dict[str, int] = {}
     for call in calls:

@@ -122,7 +122,8 @@ def test_passes_are_those_declared(model):
 def test_what_a_network_can_have_is_declared(model):
     *_, guided, deeplift = KNOWN[model.spec.arch]
     refused = dict(needs.missing(model, list(EXPLAINERS)))
-    assert set(refused) == {n for n, has in (("guided_gradcam", guided), ("deeplift", deeplift)) if not has}, refused
+    has = {"guided_gradcam": guided, "deeplift": deeplift, "attention_rollout": "vit" in model.spec.arch}
+    assert set(refused) == {name for name in has if not has[name]}, refused
 
 
 @of_each(f"{FACTORY}:densenet", f"{FACTORY}:vgg_small", f"{FACTORY}:Reused", "torchvision:shufflenet_v2_x0_5")
