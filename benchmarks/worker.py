@@ -46,18 +46,19 @@ def main() -> None:
     drawn = pixels(phantoms(args.images, args.size, 0))
     forms: dict[str, Callable[[], int]] = {"plain": plain.passes(plain.forward, 4)}
     for name, sections, draws in (("few", FEW, args.few), ("many", MANY, args.many)):
-        forms[f"worker, {name}"] = _shard(plain, {**sections, "controls": {"shifted": draws}}, drawn)
+        forms[f"worker, {name}"] = _shard(plain, {**sections, "controls": {"shifted": draws}}, drawn, args.precision)
     measured = rates(forms, args.rounds, args.seconds)
     targets = {"worker, few / plain": 0.9, "worker, many / plain": 0.85} if device().type == "cuda" else {}
     ratios = {f"worker, {name} / plain": ratio(measured, f"worker, {name}", "plain") for name in ("few", "many")}
     show("worker", measured, ratios, targets, unit="passes/s", as_json=args.json, chosen=str(plain.form))
 
 
-def _shard(plain: Plain, sections: dict[str, Any], drawn: np.ndarray) -> Callable[[], int]:
+def _shard(plain: Plain, sections: dict[str, Any], drawn: np.ndarray, precision: str) -> Callable[[], int]:
     """A worker on one shard, over and over; its passes are counted."""
     size, n = plain.model.spec.size, len(drawn)
     given = {"checkpoints": {"m": {"path": "none"}}, "regions": None, "sanity": None, "data": {"size": size}}
-    sweep = resolve({**given, **sections})
+    asked = {**sections["perturb"], "precision": precision}
+    sweep = resolve({**given, **sections, "perturb": asked})
     ids, labels = [f"{i:016x}" for i in range(n)], [i % 2 for i in range(n)]
     shard = Shard("m", "test", ids, [f"{i}.png" for i in ids], labels, drawn)
     worker = Worker(sweep, {"m": ModelRef("m", "none", None, size)}, device().type, plain.batch_size)
@@ -69,6 +70,8 @@ def _shard(plain: Plain, sections: dict[str, Any], drawn: np.ndarray) -> Callabl
 
     forward: Forward = Form(counted, layout_of(plain.forward))
     worker.model, worker.forward = lambda trial_id: plain.model, lambda trial_id: forward
+    decided = worker.decide(shard)
+    worker.precision_of = lambda trial_id: decided
 
     def run() -> int:
         passes[0] = 0

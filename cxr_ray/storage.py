@@ -22,7 +22,7 @@ from cxr_ray.errors import DamagedRunError
 from cxr_ray.results import filesystem
 from cxr_ray.schemas import ERRORS, TABLES, file_metadata
 
-SHARDS = ".work/shards"
+SHARDS, PRECISION = ".work/shards", ".work/precision"  # of the scoring pass; of what is decided before it
 ROW_GROUP, GROUP_BYTES = 2**17, 2**26
 MERGED_SHARDS = 2048  # of at most 16 images, that one file of a table holds
 FOLDER_FILES = 1000  # shards of one folder

@@ -6,7 +6,7 @@ Shapes: B images, P (image, target) pairs, F fills, S side of an image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,6 @@ from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.lungs import Segmenter
 from cxr_ray.measure.masking import Canvas, Normalization
 from cxr_ray.measure.metrics import Tested
-from cxr_ray.measure.mixed_precision import MixedPrecision
 from cxr_ray.measure.shards import Shard
 from cxr_ray.measure.transfer import Results, to_device, to_host
 from cxr_ray.models.backends import Forward, Layout, layout_of
@@ -48,13 +47,13 @@ class Network:
         model: the eager module, which explainers may hook.
         forward: the inference backend: model-space images [b, 3, S, S] to log-odds of PNEUMONIA, [b].
         batch_size: masked images in one pass.
-        mixed: which explainers run in mixed precision; None: none.
+        mixed: the explainers that run in mixed precision.
     """
 
     model: Classifier
     forward: Forward
     batch_size: int
-    mixed: MixedPrecision | None = None
+    mixed: Collection[str] = ()
 
     def scores(self, images_BCSS: Tensor) -> Tensor:
         """Log-odds of PNEUMONIA of model-space images, float32 [B], in batches."""

@@ -5,8 +5,8 @@ Shapes: P (image, target) pairs, V side of a map.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from functools import partial
 
 import pyarrow as pa
 import torch
@@ -32,13 +32,17 @@ from cxr_ray.models.networks import Classifier
 def make_maps(batch: Batch, explainer: str, model: Classifier) -> Maps:
     """One explainer's maps, of the batch's model or another, and those of the controls made from class weights.
 
-    Those of the batch's own model are made in mixed precision where that is the same. Maps from outside stand for an
+    Those of the batch's own model are made in mixed precision where that was decided. Maps from outside stand for an
     explainer, whatever the target.
     """
-    mixed, make = batch.network.mixed, partial(_made, batch, explainer, model)
-    if mixed is None or model is not batch.network.model or explainer_of(explainer).model_free:
-        return make()
-    return mixed.maps(explainer, model, make)
+    mixed = explainer in batch.network.mixed and model is batch.network.model
+    with mixed_precision(batch.device) if mixed else contextlib.nullcontext():
+        return _made(batch, explainer, model)
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """A context in which explainers multiply in float16."""
+    return torch.autocast(device.type, torch.float16)
 
 
 def _made(batch: Batch, explainer: str, model: Classifier) -> Maps:

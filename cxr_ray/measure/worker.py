@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -14,14 +14,14 @@ import torch
 
 from cxr_ray.config import Sweep
 from cxr_ray.errors import first_line
-from cxr_ray.measure import lungs, masking, metrics, sanity, stability, steps
+from cxr_ray.measure import lungs, masking, metrics, precision, sanity, stability, steps
 from cxr_ray.measure.batch import Batch, Network, filled_rows, finite_scores, in_pixel_space
 from cxr_ray.measure.controls import needs_map_pass, of_family
 from cxr_ray.measure.donor_swaps import donor_swap_rows
 from cxr_ray.measure.donors import DonorMaps, MapFile, MapPiece, Maps, pack_maps
 from cxr_ray.measure.measurement import begin, make_maps, maps_alone
 from cxr_ray.measure.metrics import Tested
-from cxr_ray.measure.mixed_precision import MixedPrecision
+from cxr_ray.measure.precision import Precision
 from cxr_ray.measure.region_effects import begin_regions
 from cxr_ray.measure.shards import ModelRef, Shard, Tables
 from cxr_ray.measure.shared import SharedControls
@@ -37,7 +37,12 @@ MOST = 16  # images that are explained at a time, and that a CPU is asked about
 
 
 class Worker:
-    """Explains and perturbs blocks of images. Keeps the models that it used last."""
+    """Explains and perturbs blocks of images. Keeps the models that it used last.
+
+    Attributes:
+        precision_of: by trial_id what was decided of a model's precision; None: nothing, so that the images which come
+            first decide, as is right for a worker alone.
+    """
 
     def __init__(
         self,
@@ -64,7 +69,8 @@ class Worker:
         self.tested = tested or metrics.tested(sweep.perturb)
         self._batch_size = batch_size
         self._found: dict[int, int] = {}  # by size of the images
-        self._mixed: dict[str, MixedPrecision] = {}  # of models that are scored in half precision
+        self.precision_of: Callable[[str], Precision | None] = lambda trial_id: None
+        self._mixed: dict[str, Collection[str]] = {}  # explainers in mixed precision, by trial_id
         self._images: torch.Tensor | None = None  # pixel space, of the shard that comes: backends must agree on them
         self.device = torch.device(device)
         self.piece = PIECE if self.device.type == "cuda" else MOST
@@ -100,11 +106,18 @@ class Worker:
         if self.model_refs[trial_id].model is not None:  # as it is: it may not take another memory format
             self.backend = InferenceBackend("eager", {})
             return model.log_odds
-        images = None if self._images is None else model.normalize(self._images)
-        precision = self.sweep.perturb.precision
-        self.backend, forward = backend_choice.choose(
-            model, size, self.batch_size(trial_id), self.passes, precision, images
-        )
+        images, asked, slack = self._images, self.sweep.perturb.precision, 1.0
+        if (decided := self.precision_of(trial_id)) is not None:
+            images = in_pixel_space(to_device(decided.images, self.device)) if len(decided.images) else None
+            asked, slack = "float32" if decided.scoring == "float32" else asked, backend_choice.SLACK
+        example = None if images is None else model.normalize(images)
+        settings = self.batch_size(trial_id), self.passes, asked, example, slack
+        self.backend, forward = backend_choice.choose(model, size, *settings)
+        if decided is not None and self.backend.precision != decided.scoring:
+            raise RuntimeError(
+                f"got {self.backend} for {trial_id}; expected {decided.scoring} precision, as was decided for the run; "
+                "give machines with the same kind of GPU, or perturb.precision: float32."
+            )
         return forward
 
     def batch_size(self, trial_id: str) -> int:
@@ -117,15 +130,20 @@ class Worker:
     @property
     def notes(self) -> list[str]:
         """What else there is to know of how this worker computes, a sentence each."""
-        notes = [masking.kernel_note(), *(mixed.note for mixed in self._mixed.values())]
-        return list(dict.fromkeys(note for note in notes if note))
+        return [note for note in [masking.kernel_note()] if note]
 
     def network(self, trial_id: str) -> Network:
         """The model in its two forms."""
         forward = self.forward(trial_id)
-        if backends.layout_of(forward).dtype != torch.float32 and trial_id not in self._mixed:
-            self._mixed[trial_id] = MixedPrecision(self.model_refs[trial_id].size, self.device.type)
-        return Network(self.model(trial_id), forward, self.batch_size(trial_id), self._mixed.get(trial_id))
+        if trial_id not in self._mixed:
+            decided = self.precision_of(trial_id)
+            self._mixed[trial_id] = () if decided is None else decided.mixed
+        return Network(self.model(trial_id), forward, self.batch_size(trial_id), self._mixed[trial_id])
+
+    def decide(self, shard: Shard) -> Precision:
+        """Decide in which precision a model is scored and explained, on a shard of reference images."""
+        with torch.no_grad():
+            return precision.decide(self.model(shard.trial_id), self.sweep, shard, self.device)
 
     def _network_for(self, shard: Shard) -> Network:
         self._images = in_pixel_space(to_device(shard.pixels, self.device))
@@ -134,8 +152,11 @@ class Worker:
     def __call__(self, shard: Shard) -> Tables:
         """The scoring pass: rows of predictions and errors; of val also of filled, of test of all that is measured.
 
-        For a shard of sanity, stability or donors, rows of sanity, stability or donor_swaps and errors.
+        For a shard of sanity, stability or donors, rows of sanity, stability or donor_swaps and errors. For one of
+        reference images, what ``decide`` found.
         """
+        if shard.split == precision.SPLIT:
+            return self.decide(shard).to_tables() if shard.image_ids else {}
         tables: Tables = {}
         errors = list(shard.errors)
         file = None

@@ -29,6 +29,8 @@ from cxr_ray.models.networks import Classifier
 BATCHES = (32, 64, 128, 256, 512, 1024, 2048)
 ROUNDS = 2  # of measuring, one form after the other: what else the machine does hits all alike
 NO_MEMORY = "out of memory"
+MASKED_COPIES = 8  # of each reference image, more and more of it hidden
+SLACK = 2.0  # times its tolerance a form may differ whose precision was decided before, in another batch
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,16 @@ class InferenceBackend:
     kept: bool = False
     difference: float = 0.0
 
+    @property
+    def precision(self) -> str:
+        """In which it computes, a key of TOLERANCES."""
+        return BACKENDS[self.name].precision
+
     def __str__(self) -> str:
         tried = [f"{n} {v:.0f}/s" if isinstance(v, float) else f"{n}: {v}" for n, v in self.tried.items()]
         earlier = ["measured earlier"] * self.kept
-        if (precision := BACKENDS[self.name].precision) != "float32":
-            earlier.append(f"in {precision} precision, within {self.difference:.1e} in probability of float32")
+        if self.precision != "float32":
+            earlier.append(f"in {self.precision} precision, within {self.difference:.1e} in probability of float32")
         return f"{self.name} ({', '.join(tried + earlier)})" if tried else self.name
 
 
@@ -128,6 +135,7 @@ def choose(
     passes: int,
     precision: str = "float32",
     images: Tensor | None = None,
+    slack: float = 1.0,
 ) -> tuple[InferenceBackend, Forward]:
     """The fastest backend for so many passes, start-up included.
 
@@ -139,23 +147,49 @@ def choose(
         precision: float32; tf32 or half: in that precision on GPUs, unless no such backend can be had; auto: half on
             GPUs where it keeps its tolerance, else float32.
         images: on which backends must agree with the eager module, model space [B, 3, S, S]; None: random ones.
+        slack: how many times its tolerance one may differ by.
 
     Returns:
         The backend and its function.
     """
     example = _example(model, size, batch_size) if images is None else _masked(images, batch_size)
     plain = eager(model, example)
-    other = {"float32": None, "auto": "half"}.get(precision, precision)
-    others = [name for name, backend in BACKENDS.items() if backend.precision == other]
-    lower = other if any(BACKENDS[name].runs_on(example.device) for name in others) else None
-    refused: dict[str, float | str] = {} if lower or precision == "auto" else dict.fromkeys(others, "for GPUs")
+    lower = lower_precision(precision, example.device)
+    refused: dict[str, float | str] = {}
+    if not lower and precision != "auto":
+        refused = {name: "for GPUs" for name in BACKENDS if BACKENDS[name].precision == precision != "float32"}
     if not passes and not lower:
         return InferenceBackend("eager", refused), plain
     here = [name for name, backend in BACKENDS.items() if backend.runs_on(example.device)]
     key = kept.key_of(model, size, what=here, batch_size=batch_size, precision=precision)
     with torch.no_grad():
-        task = _Task(model, example, {"eager": plain}, passes, lower)
+        task = _Task(model, example, {"eager": plain}, passes, lower, slack)
         return _kept(task, key) or _measured(task, key, refused)
+
+
+def lower_precision(asked: str, device: torch.device) -> str | None:
+    """The precision under float32 that ``perturb.precision`` asks for; None where the device has no form in it."""
+    lower = {"float32": None, "auto": "half"}.get(asked, asked)
+    return lower if any(b.precision == lower and b.runs_on(device) for b in BACKENDS.values()) else None
+
+
+def precision_on(model: Classifier, images: Tensor, lower: str | None) -> tuple[str, float | str]:
+    """The lower precision if its plain form keeps its tolerance on the images, whole and partly masked, else float32.
+
+    Args:
+        model: eager, on its device.
+        images: model space [B, 3, S, S].
+        lower: tf32 or half; None: none is asked for.
+
+    Returns:
+        The precision, and its greatest difference in probability or why it was refused.
+    """
+    if lower is None:
+        return "float32", 0.0
+    with torch.no_grad():
+        example = _masked(images, MASKED_COPIES * len(images))
+        form = check(lower, model, example, model.log_odds(example))
+    return ("float32", f"{lower}: {form}") if isinstance(form, str) else (lower, form.difference)
 
 
 def _masked(images: Tensor, batch_size: int) -> Tensor:
@@ -177,6 +211,7 @@ class _Task:
     forwards: dict[str, Forward]
     passes: int
     lower: str | None  # the precision that it must have, where that can be had
+    slack: float = 1.0
 
     @cached_property
     def expected(self) -> Tensor:
@@ -215,7 +250,7 @@ class _Task:
         if name not in self.forwards:
             expected = self.expected
             start = time.perf_counter()
-            prepared = check(name, self.model, self.example, expected)
+            prepared = check(name, self.model, self.example, expected, self.slack)
             if isinstance(prepared, str):
                 return prepared
             self.forwards[name] = prepared

@@ -17,7 +17,7 @@ from cxr_ray.data.outside_maps import OutsideMaps, load_outside_maps
 from cxr_ray.data.splits import choose
 from cxr_ray.data.truth import truth_notes, truth_of
 from cxr_ray.errors import NoFolderError
-from cxr_ray.measure import metrics, needs
+from cxr_ray.measure import metrics, needs, precision
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import passes_of_sanity
 from cxr_ray.measure.donor_swaps import assign_donors
@@ -68,13 +68,20 @@ class RunContext:
         return test[test["image_id"].isin(choose(test["image_id"], test["label"], asked.images, self.sweep.seed))]
 
     def chosen_images(self) -> dict[str, pd.DataFrame]:
-        """The test images of sanity and stability, by the name of their shards' split."""
-        return {"sanity": self.sanity_images(), "stability": self.stability_images()}
+        """Reference images, and the test images of sanity and stability, by the name of their shards' split."""
+        named = {"sanity": self.sanity_images(), "stability": self.stability_images()}
+        val, test = (self.manifest.rows(split) for split in ("val", "test"))
+        return {**named, precision.SPLIT: reference_images(val if len(val) else test, self.sweep.seed)}
 
     def donors(self) -> pd.DataFrame:
         """The donor images of ``regions.donors`` and their recipients, the same for every model; none where off."""
         asked = self.sweep.regions.donors if self.sweep.regions else None
         return assign_donors(self.manifest.rows("test"), self.manifest.rows("val"), asked or 0, self.sweep.seed)
+
+
+def reference_images(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The images on which precision is decided, the same for every model: of val, or of test where val has none."""
+    return rows[rows["image_id"].isin(choose(rows["image_id"], rows["label"], precision.IMAGES, seed))]
 
 
 def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext:

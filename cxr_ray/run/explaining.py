@@ -6,16 +6,20 @@ predictions and the maps of all test images.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import torch
 
 from cxr_ray.analysis import baselines, class_order, primary
 from cxr_ray.analysis.primary import PrimarySettings
-from cxr_ray.measure import donors
+from cxr_ray.measure import donors, precision
 from cxr_ray.measure.controls import CONTROLS, needs_map_pass
 from cxr_ray.measure.cost import (
     passes_of_donor_swaps,
@@ -27,13 +31,14 @@ from cxr_ray.measure.cost import (
 )
 from cxr_ray.measure.patch_swap import donor_images
 from cxr_ray.measure.worker import ModelRef
-from cxr_ray.models import checkpoints
-from cxr_ray.run import merging, pipeline, rounds, terminal
+from cxr_ray.models import backend_choice, checkpoints
+from cxr_ray.run import merging, pipeline, resume, rounds, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
 from cxr_ray.run.plan import Missing, PassCounts, Plan, plan_shards
 from cxr_ray.schemas import TABLES, to_json
+from cxr_ray.storage import PRECISION
 
 
 def chosen_models(context: RunContext, trials: pd.DataFrame) -> dict[str, ModelRef]:
@@ -73,6 +78,8 @@ def explain(
         pool.start(len(first))
         for later in ("cxr_ray.run.statistics", "cxr_ray.report.document"):
             importlib.import_module(later)  # takes seconds, in which the workers start
+        if not precision_decided(scoring, plan):
+            return False
     settings = primary_settings(scoring, plan)
     if settings is None:
         return False
@@ -127,6 +134,34 @@ def _passes_of_a_worker(
         patients = context.manifest.rows("test")["patient_id"].nunique()
         total += len(passes) * patients * passes_of_verdicts(context.sweep)[0]
     return total // (len(passes) * allocation.workers)
+
+
+def precision_decided(scoring: ShardPass, plan: Plan) -> bool:
+    """Decide in which precision each model is scored and explained, once for the run, where a lower one is asked for.
+
+    Returns:
+        Whether all was written.
+    """
+    context, store = scoring.context, scoring.context.store
+    device = torch.device("cuda" if scoring.allocation.worker_gpus else "cpu")
+    if backend_choice.lower_precision(context.sweep.perturb.precision, device) is None:
+        return True
+    deciding, reference = replace(scoring, folder=PRECISION), plan.of_split(precision.SPLIT)
+    missing = missing_shards(deciding, reference)
+    if not missing:
+        return True
+    with contextlib.closing(pipeline.compute_shards(deciding, missing)) as computed:
+        deque(computed, maxlen=0)
+    if lost := missing_shards(deciding, reference):
+        terminal.complain(f"precision: {len(lost)} shards were not written; --resume computes them.")
+        return False
+    decided = {trial_id: precision.read(store, trial_id) for trial_id in plan.model_refs}
+    for trial_id, found in decided.items():
+        terminal.say(f"{trial_id}, on {len(plan.images[precision.SPLIT])} reference images: {found}")
+    plain = {trial_id: found.to_plain() for trial_id, found in decided.items() if found is not None}
+    known = json.loads(store.read(resume.PROVENANCE))
+    store.write_json({**known, "precision": plain}, resume.PROVENANCE)
+    return True
 
 
 def primary_settings(scoring: ShardPass, plan: Plan) -> PrimarySettings | None:

@@ -22,13 +22,14 @@ from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.outside_maps import load_maps
 from cxr_ray.data.splits import choose
 from cxr_ray.errors import CheckpointError, DataError, UserError
-from cxr_ray.measure import donors
+from cxr_ray.measure import donors, precision
 from cxr_ray.measure.batch import Batch, filled_rows
 from cxr_ray.measure.donors import DonorMaps
 from cxr_ray.measure.shards import ModelRef, Shard
 from cxr_ray.measure.steps import verdict_sweep
 from cxr_ray.measure.worker import Worker
-from cxr_ray.run.context import RunContext
+from cxr_ray.models import backend_choice
+from cxr_ray.run.context import RunContext, reference_images
 from cxr_ray.run.plan import SHARD_IMAGES
 from cxr_ray.schemas import to_json
 from cxr_ray.storage import Store, chunks
@@ -99,7 +100,7 @@ class LocalVerdict:
         """Makes maps and wins."""
         curve = len(self.sweep.perturb.levels) * len(self.sweep.perturb.orders)
         steps = self.test["patient_id"].nunique()
-        return Worker(
+        worker = Worker(
             self.sweep,
             {self.trial_id: self.ref},
             self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
@@ -107,6 +108,12 @@ class LocalVerdict:
             passes=steps * curve * (1 + len(self.sweep.controls)),
             donor_maps=self.maps,
         )
+        if backend_choice.lower_precision(self.sweep.perturb.precision, worker.device) is not None:
+            val = self._split("val")
+            shard = self.read(reference_images(val if len(val) else self.test, self.sweep.seed), "", precision.SPLIT)
+            if shard.image_ids:
+                worker.precision_of = {self.trial_id: worker.decide(shard)}.get
+        return worker
 
     @property
     def alpha(self) -> float:
@@ -140,6 +147,8 @@ class LocalVerdict:
         said = [sentence(rows, settings.target_rule, settings.fill)]
         trial = {"trial_id": self.trial_id, "status": "given", "checkpoint": self.ref.checkpoint}
         config = to_json(vars(self.ref.spec) if self.ref.spec else {})
+        if decided := self.worker.precision_of(self.trial_id):
+            said.append(f"On {len(decided.images)} reference images: {decided}.")
         said += class_order.of_validation({**trial, "config": config}, predictions)
         return settings, "\n".join(said)
 

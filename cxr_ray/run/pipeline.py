@@ -28,7 +28,7 @@ from cxr_ray.data.sources import SOURCES, counterfactuals_of
 from cxr_ray.data.truth import load_truth, own_truth, truth_of
 from cxr_ray.run.terminal import ShardDone
 from cxr_ray.run.workers import WorkerPool
-from cxr_ray.storage import SHARDS, Store, pack
+from cxr_ray.storage import PRECISION, SHARDS, Store, pack
 
 if TYPE_CHECKING:  # these import torch, which tasks that read and write do without
     from cxr_ray.measure.metrics import Tested
@@ -50,7 +50,8 @@ class ShardPass:
         pool: the workers, which all passes share.
         model_refs: the models by trial_id.
         passes: forward passes of a test image by trial_id.
-        folder: where the shards' files lie; ``donors.MAPS``: predictions and maps are all that is made.
+        folder: where the shards' files lie; ``donors.MAPS``: predictions and maps are all that is made; PRECISION: the
+            precision of each model is decided.
         tested: the primary metric and fill, once they are chosen.
     """
 
@@ -65,7 +66,7 @@ class ShardPass:
     @property
     def is_map_pass(self) -> bool:
         """Whether it is the map pass."""
-        return self.folder != SHARDS
+        return self.folder not in (SHARDS, PRECISION)
 
 
 class _Decode:
@@ -156,6 +157,7 @@ class _Explain:
     ):
         import torch
 
+        from cxr_ray.measure import precision
         from cxr_ray.measure.donors import DonorMaps
         from cxr_ray.measure.shards import Comparison, Shard
         from cxr_ray.measure.worker import Worker
@@ -169,6 +171,7 @@ class _Explain:
         self.donor_maps, self.settings = partial(DonorMaps, store), PassSettings(sweep)
         device = "cuda" if gpus else "cpu"
         self.worker = Worker(sweep, model_refs, device, allocation.batch_size, passes, self.donor_maps(sweep))
+        self.worker.precision_of = partial(precision.read, store)
 
     def begin(self, settings: PassSettings) -> None:
         """Begin a pass, if it is another than the last; models and inference backends stay."""

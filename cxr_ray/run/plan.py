@@ -21,6 +21,7 @@ import pandas as pd
 
 from cxr_ray.config import SPACES, Model, Sweep, Train, concrete
 from cxr_ray.data.manifest import Manifest
+from cxr_ray.measure import precision
 from cxr_ray.measure.shards import Comparison, ModelRef
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import to_json
@@ -29,7 +30,7 @@ SHARD_IMAGES, SHARD_PASSES = 16, {"gpu": 2**15, "cpu": 2**10}  # at most
 MANY_SHARDS = 1024  # of SHARD_IMAGES: a run of more has longer ones, up to
 LONGEST_IMAGES, LONGEST_PASSES = 256, {"gpu": 2**17, "cpu": 2**10}
 SPLITS = ("val", "test")
-CHOSEN = ("sanity", "stability")  # some of the images of test
+CHOSEN = ("sanity", "stability", precision.SPLIT)  # some of the images of test; of val, where it has some
 
 
 @dataclass(frozen=True)
@@ -197,14 +198,14 @@ class Plan:
         images: by split, the same for all models.
         lengths: groups of images in a shard, by trial_id and split.
         lost: by trial_id, images of test that the map pass could not decode; shards leave them out.
-        splits: those that are asked for.
+        splits: those that are asked for; not those of reference images, which come before.
     """
 
     model_refs: Mapping[str, ModelRef]
     images: Mapping[str, Images]
     lengths: Mapping[tuple[str, str], int]
     lost: Mapping[str, Container[str]] = field(default_factory=dict)
-    splits: tuple[str, ...] = (*SPLITS, *CHOSEN, "donors")
+    splits: tuple[str, ...] = (*SPLITS, "sanity", "stability", "donors")
 
     def of_split(self, split: str) -> Plan:
         """The shards of one split."""
@@ -328,6 +329,7 @@ def plan_shards(
         for trial_id in model_refs
         for split, each in passes[trial_id].of_splits().items()
     }
+    lengths |= {(trial_id, precision.SPLIT): precision.IMAGES for trial_id in passes}  # one shard
     return Plan(model_refs, images, lengths)
 
 

@@ -23,9 +23,10 @@ from cxr_ray.data.loading import one_line
 from cxr_ray.data.splits import choose
 from cxr_ray.errors import RunError, UserError
 from cxr_ray.machine import usable_cpus
-from cxr_ray.measure import donors
+from cxr_ray.measure import donors, precision
 from cxr_ray.measure.controls import needs_map_pass
 from cxr_ray.measure.shards import ModelRef
+from cxr_ray.models import backend_choice
 from cxr_ray.run import context, explaining, pipeline, resume
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.compared import Compared, compare
@@ -33,7 +34,7 @@ from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import PassSettings
 from cxr_ray.run.plan import Images, Plan, ShardPlan
 from cxr_ray.schemas import SCHEMA_VERSION, TABLES
-from cxr_ray.storage import PER_SHARD, Store
+from cxr_ray.storage import PER_SHARD, PRECISION, Store, pack
 from cxr_ray.sweepfile import resolve
 
 TOLERANCES = {"float32": 1e-4, "tf32": 5e-3, "half": 1e-2, "auto": 1e-2}  # by perturb.precision, on a GPU
@@ -209,6 +210,10 @@ def _rows(
         f"{len(refs)} models, computed again on {_device(allocation)}; differences up to {tolerance:g} hold "
         f"({max(LIKENESS.values()):g} in rank correlations and SSIM):"
     )
+    if backend_choice.lower_precision(sweep.perturb.precision, torch.device(_kind(allocation))) is not None:
+        reference = plan.of_split(precision.SPLIT).missing()
+        for shard, tables in pipeline.compute_here(here, refs, allocation, PassSettings(sweep), reference):
+            here.store.write_shard(shard.name, pack(tables), PRECISION)
     if needs_map_pass(sweep):
         plan = _with_maps(here, refs, allocation, plan, say)
     made = _computed(here, refs, allocation, PassSettings(sweep, tested=settings.tested), _cut(plan, sample))
@@ -309,6 +314,10 @@ def _allocation(sweep: Sweep) -> Allocation:
     batch_size = asked if isinstance(asked, int) else None if gpus else BATCH
     cpus = float(usable_cpus())
     return Allocation(1, cpus, gpus, True, 0, 0, 0, 1, cpus, gpus, 0, batch_size)
+
+
+def _kind(allocation: Allocation) -> str:
+    return "cuda" if allocation.worker_gpus else "cpu"
 
 
 def _device(allocation: Allocation) -> str:

@@ -1,5 +1,6 @@
 """Validation first, then the primary settings, then test: without Ray, of a network that sees brightness alone."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,14 +13,15 @@ from torch import nn
 
 from cxr_ray import results
 from cxr_ray.analysis import primary
-from cxr_ray.measure import worker
-from cxr_ray.models import checkpoints, networks
+from cxr_ray.measure import precision, worker
+from cxr_ray.models import backends, checkpoints, networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.run import context, explaining, pipeline, resume
 from cxr_ray.run.pipeline import PassSettings
 from cxr_ray.run.terminal import ShardDone
 from cxr_ray.run.workers import WorkerPool
 from cxr_ray.schemas import TABLES
+from cxr_ray.storage import SHARDS
 from cxr_ray.sweepfile import resolve
 
 SIZE = 64
@@ -171,3 +173,26 @@ def test_classes_that_may_be_the_other_way_round_are_asked_about_before_test_is_
     auroc = roc_auc_score(val.label, val.logit_pneumonia)
     assert [len(lines) for lines in asked] == [int(auroc < 0.4), int(1 - auroc < 0.4)]
     assert sum(map(len, asked)) == 1
+
+
+def test_precision_is_decided_once_before_anything_is_scored(tmp_path, without_ray, monkeypatch, capsys):
+    on_cpus = dataclasses.replace(backends.BACKENDS["half"], device=None)
+    monkeypatch.setitem(backends.BACKENDS, "half", on_cpus)
+    prepared = without_sanity(begun(tmp_path, precision="half"))
+    assert explain(prepared)
+    reference = without_ray[0]
+    assert reference == precision.shard_name("bright")
+    found = json.loads(prepared.store.read(resume.PROVENANCE))["precision"]["bright"]
+    assert found["scoring"] == "half"
+    assert set(found["agreements"]) == {"saliency"}
+    said = capsys.readouterr().out
+    assert said.startswith("bright, on 6 reference images: scoring in half, within ")
+    decided, first = precision.read(prepared.store, "bright"), list(without_ray)
+    prepared.store.fs.delete_dir(prepared.store.path(SHARDS))
+    prepared.store.fs.delete_file(prepared.store.path(primary.FILE))
+    assert explain(prepared)  # as --resume does
+    assert without_ray[len(first) :] == first[1:]
+    again = precision.read(prepared.store, "bright")
+    assert decided is not None
+    assert again is not None
+    assert again.to_plain() == decided.to_plain()
