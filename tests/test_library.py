@@ -316,7 +316,7 @@ def test_a_verdict_decides_for_maps_that_are_right_and_not_for_noise():
     assert decision["patch"] == "better"
     assert decision["noise"] != "better"
     assert list(rows.columns) == list(TABLES["verdicts"].columns)
-    assert rows["sentence"][0].startswith("patch on model: more faithful than itself rolled and turned (")
+    assert rows["sentence"][0].startswith("patch on model: more faithful than shifted maps (")
     assert set(rows["metric"]) == {"drop"}
 
 

@@ -202,7 +202,7 @@ CONTROLS = Registry(
             "ranking",
             smooth_random,
             caption="A random field as smooth as the map: at 25% its mask has as long an outline, on average.",
-            phrase="a smooth random field",
+            phrase="smooth random maps",
         ),
         "shifted": Control(
             "ranking",
@@ -210,13 +210,13 @@ CONTROLS = Registry(
             caption="The map itself, rolled and turned: the same area and shape elsewhere. A prior for the centre "
             "alone beats it, so beating it is not localisation.",
             most_draws=SHIFTS,
-            phrase="itself rolled and turned",
+            phrase="shifted maps",
         ),
         "random_cam": Control(
             "class weights",
             random_cam,
             caption="The same activations with the class's weights permuted.",
-            phrase="the same activations with permuted weights",
+            phrase="maps of permuted class weights",
         ),
         "mean_map": Control(
             "other images",
@@ -235,7 +235,7 @@ CONTROLS = Registry(
             other_image,
             caption="The map of another patient's image with the same prediction. A strong control.",
             strong=True,
-            phrase="another patient's map",
+            phrase="other patients' maps",
         ),
     },
 )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Mapping
 from typing import Any
 
+from cxr_ray.analysis.model_names import flat, settings_that_differ, value_text
 from cxr_ray.report import page
 from cxr_ray.report.page import Block, Cell
 from cxr_ray.report.rundata import RunData
@@ -78,9 +76,8 @@ def twins(data: RunData) -> list[str]:
 
 def trials(data: RunData) -> Block:
     """Every trial, also those that failed, with what differs between their configurations."""
-    configs = [_flat(json.loads(c if isinstance(c, str) else "{}")) for c in data.trials["config"]]
-    keys = [k for k in dict.fromkeys(itertools.chain(*configs)) if len({str(c.get(k)) for c in configs}) > 1]
-    keys = [k for k in keys if k != "train.seed"]
+    configs = [flat(c) for c in data.trials["config"]]
+    keys = settings_that_differ(configs)
     rows: list[list[Cell]] = []
     for r, config in zip(page.rows_of(data.trials), configs, strict=True):
         status = str(r.status) + (f": {r.error}" if isinstance(r.error, str) else "")
@@ -105,11 +102,4 @@ def trials(data: RunData) -> Block:
 
 
 def _setting(value: Any) -> str:
-    return page.NONE if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+    return page.NONE if value is None else value_text(value)
