@@ -23,6 +23,7 @@ from cxr_ray.data.sources import SOURCES, SourceKind
 from cxr_ray.editor import json_schema
 from cxr_ray.measure.attribution.inputs import Explainer
 from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.cost import CHANNELS
 from cxr_ray.measure.edits import EDITS
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.fills import FILLS
@@ -233,8 +234,9 @@ def _caption(entry: Any) -> str:
     if isinstance(entry, Hypothesis):
         return entry.question
     if isinstance(entry, Explainer):
-        forward, backward = entry.passes(224)
-        return f"{entry.caption} Passes at 224 pixels: {forward:,} forward, {backward:,} backward."
+        forward, backward = entry.cost(224, CHANNELS)
+        of = " (of a ResNet-18: one for each channel of the feature maps)" if entry.passes_of_channel else ""
+        return f"{entry.caption} Passes at 224 pixels: {forward:,} forward, {backward:,} backward{of}."
     if hasattr(entry, "caption"):
         return str(entry.caption)
     function = entry.prepare if isinstance(entry, Backend) else entry

@@ -27,11 +27,13 @@ class Entry(NamedTuple):
 
 def explainers(size: int) -> Iterator[Entry]:
     """The explainers; their cost is that of one map."""
+    from cxr_ray.measure.cost import CHANNELS
     from cxr_ray.measure.explainers import EXPLAINERS
 
     for name, entry in EXPLAINERS.items():
-        forward, backward = entry.passes(size)
+        forward, backward = entry.cost(size, CHANNELS)
         cost = f"{forward:,} forward, {backward:,} backward" if forward or backward else "none"
+        cost += f" (with {CHANNELS} channels, as a ResNet-18 has)" if entry.passes_of_channel else ""
         yield Entry(name, cost, entry.caption)
 
 

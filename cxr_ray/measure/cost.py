@@ -11,10 +11,17 @@ from cxr_ray.measure.sanity import narrowed
 from cxr_ray.measure.stability import changes
 from cxr_ray.schemas import CLASSES
 
+CHANNELS = 512  # of the feature maps of a ResNet-18
 
-def passes_to_explain(sweep: Sweep, size: int) -> int:
-    """Passes of all explainers together."""
-    return sum(f + 2 * b for f, b in (explainer_of(e).passes(size) for e in sweep.explain.names))
+
+def passes_to_explain(sweep: Sweep, size: int, channels: int = CHANNELS) -> int:
+    """Passes of all explainers together. ``channels``: of the network's feature maps, here and below."""
+    return sum(f + 2 * b for f, b in (explainer_of(e).cost(size, channels) for e in sweep.explain.names))
+
+
+def depends_on_channels(sweep: Sweep) -> bool:
+    """Whether an explainer makes a pass for each channel of the feature maps."""
+    return any(explainer_of(e).passes_of_channel for e in sweep.explain.names)
 
 
 def passes_of_validation(sweep: Sweep) -> int:
@@ -22,9 +29,9 @@ def passes_of_validation(sweep: Sweep) -> int:
     return 1 + len(sweep.perturb.fills)
 
 
-def passes_of_map_pass(sweep: Sweep, size: int) -> int:
+def passes_of_map_pass(sweep: Sweep, size: int, channels: int = CHANNELS) -> int:
     """Passes of the map pass: the untouched image and all explainers."""
-    return 1 + passes_to_explain(sweep, size)
+    return 1 + passes_to_explain(sweep, size, channels)
 
 
 def passes_of_regions(sweep: Sweep) -> int:
@@ -60,14 +67,14 @@ def rankings_of_controls(sweep: Sweep) -> tuple[int, int, int]:
     return shared, own, sequential
 
 
-def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
+def passes_per_image(sweep: Sweep, size: int, channels: int = CHANNELS) -> tuple[int, str]:
     """Passes for one test image and one target, and the formula as text.
 
     Exact but for draws that need not be scored, where it is the most: sequential ones, those of an image with fewer
     donors, those that rank as the map does.
     """
     p = sweep.perturb
-    regions, explain = passes_of_regions(sweep), passes_to_explain(sweep, size)
+    regions, explain = passes_of_regions(sweep), passes_to_explain(sweep, size, channels)
     if not sweep.has_fixed_design:
         total = 1 + regions + explain
         return (
@@ -87,13 +94,13 @@ def passes_per_image(sweep: Sweep, size: int) -> tuple[int, str]:
     return total, text
 
 
-def passes_of_sanity(sweep: Sweep, size: int) -> tuple[int, str]:
+def passes_of_sanity(sweep: Sweep, size: int, channels: int = CHANNELS) -> tuple[int, str]:
     """Passes for one image of ``sanity`` and one target, and the formula as text; 0 where it is off."""
     if sweep.sanity is None or not (test := narrowed(sweep)).explain.explainers:
         return 0, "0"
     layers, maps = len(sweep.sanity.layers), len(test.explain.explainers)
     curve = len(test.perturb.orders) * len(test.perturb.levels)
-    explain = passes_to_explain(test, size)
+    explain = passes_to_explain(test, size, channels)
     if not test.controls:  # nothing to compare with, so nothing is scored
         return 1 + (1 + layers) * explain, f"1 untouched + {1 + layers} models x {explain} to explain"
     shared, own = (sum(test.controls[c] for c in of_family(family, test.controls)) for family in ("nothing", "ranking"))
@@ -104,11 +111,15 @@ def passes_of_sanity(sweep: Sweep, size: int) -> tuple[int, str]:
     )
 
 
-def passes_of_stability(sweep: Sweep, size: int) -> tuple[int, str]:
+def passes_of_stability(sweep: Sweep, size: int, channels: int = CHANNELS) -> tuple[int, str]:
     """Passes for one image of ``stability`` and one target, and the formula as text; 0 where it is off."""
     if sweep.stability is None:
         return 0, "0"
-    copies, squares, explain = len(changes(sweep.stability)), sweep.stability.squares, passes_to_explain(sweep, size)
+    copies, squares, explain = (
+        len(changes(sweep.stability)),
+        sweep.stability.squares,
+        passes_to_explain(sweep, size, channels),
+    )
     total = 1 + squares + copies + (1 + copies) * explain
     return total, (
         f"1 untouched + {squares} squares + {copies} altered copies + (1 + {copies}) x {explain} to explain (a "

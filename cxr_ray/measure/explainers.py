@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from cxr_ray.measure.attribution import attention, cam, gradients, model_independent, perturbation
-from cxr_ray.measure.attribution.inputs import Cam, Explain, Explainer, combine
+from cxr_ray.measure.attribution.inputs import Cam, Explain, Explainer, Inputs, combine
+from cxr_ray.models.networks import Classifier
 from cxr_ray.registry import Registry
 
 
@@ -21,9 +24,16 @@ FEATURES, GRADIENTS = "feature maps", "gradients"  # keys of needs.NEEDS
 
 
 def _cam(
-    parts: Cam, passes: Callable[[int], tuple[int, int]], caption: str, needs: tuple[str, ...] = (FEATURES, GRADIENTS)
+    parts: Cam,
+    passes: Callable[[int], tuple[int, int]],
+    caption: str,
+    needs: tuple[str, ...] = (FEATURES, GRADIENTS),
+    passes_of_channel: int = 0,
 ) -> Explainer:
-    return Explainer(lambda model, inputs: combine(*parts(model, inputs)), passes, caption, cam=parts, needs=needs)
+    def explain(model: Classifier, inputs: Inputs) -> Tensor:
+        return combine(*parts(model, inputs))
+
+    return Explainer(explain, passes, caption, cam=parts, needs=needs, passes_of_channel=passes_of_channel)
 
 
 def _gradients(explain: Explain, passes: int, caption: str, *more: str) -> Explainer:
@@ -61,10 +71,11 @@ EXPLAINERS = Registry(
         ),
         "scorecam": _cam(
             cam.scorecam,
-            lambda size: (1 + cam.CHANNELS, 0),
+            _once,
             "Score-CAM: activations weighted by the score of the image masked with them (Wang et al., CVPR Workshops "
             "2020).",
             needs=(FEATURES,),
+            passes_of_channel=1,
         ),
         "saliency": _gradients(
             gradients.saliency, 1, "Saliency: the gradient's magnitude (Simonyan et al., ICLR Workshop 2014)."

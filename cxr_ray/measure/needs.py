@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 import torch
 
@@ -11,7 +13,8 @@ from cxr_ray.errors import UserError
 from cxr_ray.measure.attribution import attention
 from cxr_ray.measure.attribution.inputs import Inputs
 from cxr_ray.measure.explainers import EXPLAINERS
-from cxr_ray.models.networks import Classifier
+from cxr_ray.models import networks
+from cxr_ray.models.networks import Classifier, ModelSpec
 
 KNOWN, KNOWN_HAS = "resnet18", {"feature maps", "gradients", "relus", "rescale rule"}  # without being asked
 INCOMPLETE = 0.02  # of the difference of two scores, that DeepLIFT's map may be off
@@ -95,6 +98,29 @@ def missing(model: Classifier, explainers: Sequence[str]) -> Iterator[tuple[str,
             if reason := known[need]:
                 yield explainer, reason
                 break
+
+
+def channels(model: Classifier) -> int:
+    """Channels of the feature maps; 0 without any."""
+    return 0 if model.structure.features is None else model.structure.features.channels
+
+
+@lru_cache(maxsize=32)
+def _channels_of(spec: ModelSpec) -> int:
+    return channels(networks.build(spec.arch, spec))
+
+
+def of_trained(spec: ModelSpec) -> int:
+    """Channels of a network that is to be trained."""
+    return _channels_of(replace(spec, variant=""))
+
+
+def possible(name: str, model: Classifier) -> Iterator[str]:
+    """Which explainers a network can have, and for which reason not the others."""
+    why = dict(missing(model, list(EXPLAINERS)))
+    yield f"{name} ({model.spec.arch}) can have {len(EXPLAINERS) - len(why)} of {len(EXPLAINERS)} explainers"
+    for reason in dict.fromkeys(why.values()):
+        yield f"  not {', '.join(e for e in why if why[e] == reason)}: {reason}"
 
 
 def check(name: str, model: Classifier, explainers: Sequence[str]) -> list[str]:

@@ -36,6 +36,7 @@ class ModelRef:
         spec: what they mean; None: the file says so itself.
         size, preprocess: what its images become, as in its meaning.
         model: the model itself, where it is in memory already; None: the worker loads the checkpoint.
+        channels: of its feature maps, where an explainer makes a pass for each.
     """
 
     trial_id: str
@@ -44,6 +45,7 @@ class ModelRef:
     size: int
     preprocess: str = "none"
     model: Classifier | None = None
+    channels: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from cxr_ray.data.truth import truth_notes, truth_of
 from cxr_ray.errors import NoFolderError
 from cxr_ray.measure import metrics, needs, precision
 from cxr_ray.measure.controls import CONTROLS
-from cxr_ray.measure.cost import passes_of_sanity
+from cxr_ray.measure.cost import depends_on_channels, passes_of_sanity
 from cxr_ray.measure.donor_swaps import assign_donors
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints, networks
@@ -179,5 +179,6 @@ def given_models(sweep: Sweep) -> tuple[dict[str, ModelRef], list[str]]:
         model = checkpoints.load(c.path, model_spec, sweep.data.classes)
         notes += needs.check(name, model, sweep.explain.explainers)
         path = c.path if "://" in c.path else str(Path(c.path).expanduser().resolve())
-        model_refs[name] = ModelRef(name, path, model.spec, model.spec.size, model.spec.preprocess)
+        channels = needs.channels(model) if depends_on_channels(sweep) else 0
+        model_refs[name] = ModelRef(name, path, model.spec, model.spec.size, model.spec.preprocess, channels=channels)
     return model_refs, notes

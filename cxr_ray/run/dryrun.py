@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from cxr_ray.measure import needs
 from cxr_ray.measure.cost import (
+    depends_on_channels,
     passes_of_donor_swaps,
     passes_of_sanity,
     passes_of_stability,
@@ -16,6 +18,8 @@ from cxr_ray.measure.cost import (
     passes_of_verdicts,
     passes_per_image,
 )
+from cxr_ray.models import checkpoints, networks
+from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.passes import forward_rate
 from cxr_ray.run.plan import TrialPlan
@@ -28,6 +32,7 @@ class Cost:
 
     Attributes:
         size: side of the images in pixels.
+        channels: of the networks' feature maps, where an explainer makes a pass for each; else 0.
         models: how many are explained; trained_images: images x epochs x trials.
         images: of the test split; validation, checked, altered: images of val, of sanity and of stability.
         recipients: of donor swaps; donors: of each class a recipient; swaps: passes of a recipient.
@@ -38,6 +43,7 @@ class Cost:
     """
 
     size: int
+    channels: int
     models: int
     images: int
     validation: int
@@ -90,7 +96,12 @@ class Cost:
         return self.explaining + self.checking + self.altering + self.swapping + self.deciding + self.training
 
     def lines(self, size: str, most: str) -> Iterator[str]:
-        """What the user reads. ``size``: " at 224 x 224" where sizes differ; ``most``: "at most " or nothing."""
+        """What the user reads.
+
+        Args:
+            size: " at 224 x 224" where sizes differ, and the channels where these do.
+            most: "at most " or nothing.
+        """
         each, formula = self.each
         yield f"Forward passes a test image and target{size}: {most}{each:,} = {formula}"
         yield (
@@ -136,13 +147,16 @@ def lines(context: RunContext) -> Iterator[str]:
     costs = planned_costs(context)
     n_test, n_val = (len(manifest.rows(split)) for split in ("test", "val"))
     yield (f"\nModels to explain: {sum(c.models for c in costs)}; test images: {n_test}; validation images: {n_val}")
+    for name, model in _networks(context):
+        yield from needs.possible(name, model)
     most = "at most " if sweep.sequential else ""
     seconds, rates = 0.0, []
     for cost in costs:
-        yield from cost.lines(f" at {cost.size} x {cost.size}" if len(costs) > 1 else "", most)
+        yield from cost.lines(_kind(cost, costs), most)
         rate = forward_rate(cost.size)
         seconds += cost.total / rate
         rates.append(f"{rate:,.0f} forward passes a second at {cost.size} x {cost.size}")
+    rates = list(dict.fromkeys(rates))
     if len(costs) > 1:
         bound = "at most " if sweep.sequential or sweep.verdicts else ""
         yield f"All together: {bound}{sum(c.total for c in costs):,}"
@@ -158,34 +172,58 @@ def planned_costs(context: RunContext) -> list[Cost]:
     sweep, manifest = context.sweep, context.manifest
     # of each group of rivals one is explained, of the size of the last
     explained = {(t.trial_id if sweep.evaluate == "all" else t.rivals): t for t in context.trials}
-    sizes = [sweep.images_of(t.model)[0] for t in explained.values()] + [ref.size for ref in context.given.values()]
-    trained = [sweep.images_of(t.model)[0] for t in context.trials]
-    epochs: Counter[int] = Counter()
-    for trial, size in zip(context.trials, trained, strict=True):
-        epochs[size] += trial.train.epochs
+    kinds = [_size_and_channels(context, t) for t in explained.values()]
+    kinds += [(ref.size, ref.channels) for ref in context.given.values()]
+    trained = [_size_and_channels(context, t) for t in context.trials]
+    epochs: Counter[tuple[int, int]] = Counter()
+    for trial, kind in zip(context.trials, trained, strict=True):
+        epochs[kind] += trial.train.epochs
     n_train, n_checked = len(manifest.training_rows()), len(context.sanity_images())
     swaps = context.donors()
     return [
         Cost(
             size=size,
-            models=sizes.count(size),
+            channels=channels,
+            models=kinds.count((size, channels)),
             images=len(manifest.rows("test")),
             validation=len(manifest.rows("val")),
             of_validation=passes_of_validation(sweep),
             checked=n_checked,
-            trained_images=epochs[size] * n_train,
-            each=passes_per_image(sweep, size),
-            sanity=passes_of_sanity(sweep, size),
+            trained_images=epochs[size, channels] * n_train,
+            each=passes_per_image(sweep, size, channels),
+            sanity=passes_of_sanity(sweep, size, channels),
             recipients=swaps["image_id"].nunique(),
             donors=swaps["draw"].nunique(),
             swaps=passes_of_donor_swaps(sweep, swaps["draw"].nunique()),
             patients=manifest.rows("test")["patient_id"].nunique(),
             verdicts=passes_of_verdicts(sweep),
             altered=len(context.stability_images()),
-            stability=passes_of_stability(sweep, size),
+            stability=passes_of_stability(sweep, size, channels),
         )
-        for size in sorted({*sizes, *trained})
+        for size, channels in sorted({*kinds, *trained})
     ]
+
+
+def _size_and_channels(context: RunContext, trial: TrialPlan) -> tuple[int, int]:
+    size = context.sweep.images_of(trial.model)[0]
+    return size, needs.of_trained(trial.spec(size)) if depends_on_channels(context.sweep) else 0
+
+
+def _kind(cost: Cost, costs: list[Cost]) -> str:
+    """What tells a cost from the others."""
+    text = f" at {cost.size} x {cost.size}" if len(costs) > 1 else ""
+    return f"{text} with {cost.channels:,} channels" if len({c.channels for c in costs}) > 1 else text
+
+
+def _networks(context: RunContext) -> Iterator[tuple[str, Classifier]]:
+    """Each kind of network that is to be trained, with random weights, and each given model."""
+    specs: dict[ModelSpec, str] = {}
+    for trial in context.trials:
+        spec = replace(trial.spec(context.sweep.images_of(trial.model)[0]), variant="")
+        specs.setdefault(spec, trial.variant)
+    yield from ((variant, networks.build(spec.arch, spec)) for spec, variant in specs.items())
+    for name, ref in context.given.items():
+        yield name, checkpoints.load(ref.checkpoint, ref.spec, context.sweep.data.classes)
 
 
 def _sampled(trial: TrialPlan) -> str:

@@ -19,9 +19,10 @@ import torch
 
 from cxr_ray.analysis import baselines, class_order, primary
 from cxr_ray.analysis.primary import PrimarySettings
-from cxr_ray.measure import donors, precision
+from cxr_ray.measure import donors, needs, precision
 from cxr_ray.measure.controls import CONTROLS, needs_map_pass
 from cxr_ray.measure.cost import (
+    depends_on_channels,
     passes_of_donor_swaps,
     passes_of_map_pass,
     passes_of_sanity,
@@ -55,7 +56,8 @@ def chosen_models(context: RunContext, trials: pd.DataFrame) -> dict[str, ModelR
         size, preprocess = context.sweep.images_of(plan.model)
         spec = plan.spec(size)  # which the file says itself, but for code that it must not choose
         known = spec if checkpoints.chooses_code(spec) else None
-        trained[trial_id] = ModelRef(trial_id, path, known, size, preprocess)
+        channels = needs.of_trained(spec) if depends_on_channels(context.sweep) else 0
+        trained[trial_id] = ModelRef(trial_id, path, known, size, preprocess, channels=channels)
     return {**trained, **context.given}
 
 
@@ -112,10 +114,10 @@ def plan_of(context: RunContext, model_refs: Mapping[str, ModelRef], device: str
     of_recipient = passes_of_donor_swaps(sweep, swaps["draw"].nunique())
     passes = {
         trial_id: PassCounts(
-            passes_per_image(sweep, ref.size)[0],
-            passes_of_sanity(sweep, ref.size)[0],
+            passes_per_image(sweep, ref.size, ref.channels)[0],
+            passes_of_sanity(sweep, ref.size, ref.channels)[0],
             of_recipient,
-            passes_of_stability(sweep, ref.size)[0],
+            passes_of_stability(sweep, ref.size, ref.channels)[0],
         )
         for trial_id, ref in model_refs.items()
     }
@@ -247,7 +249,9 @@ def map_pass(scoring: ShardPass, plan: Plan) -> Plan | None:
         a shard was not written.
     """
     context, store, sweep = scoring.context, scoring.context.store, scoring.context.sweep
-    passes = {trial_id: passes_of_map_pass(sweep, ref.size) for trial_id, ref in scoring.model_refs.items()}
+    passes = {
+        trial_id: passes_of_map_pass(sweep, ref.size, ref.channels) for trial_id, ref in scoring.model_refs.items()
+    }
     maps = replace(scoring, context=maps_only(context), passes=passes, folder=donors.MAPS)
     test = plan.of_split("test")
     if missing := missing_shards(maps, test):

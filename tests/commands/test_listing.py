@@ -48,7 +48,8 @@ def test_kinds_are_printed_in_the_order_asked_for(capsys):
 def test_a_network_is_told_what_it_cannot_have_and_why(capsys):
     assert listing.main(["--arch", "torchvision:vgg11", "--size", "32"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"torchvision:vgg11 at 32 x 32 can have {len(EXPLAINERS)} of {len(EXPLAINERS)} explainers:"
+    assert lines[0] == f"torchvision:vgg11 at 32 x 32 can have {len(EXPLAINERS) - 1} of {len(EXPLAINERS)} explainers:"
+    assert lines[2].startswith("  not attention_rollout: the network has no attention")
     assert listing.main(["--arch", "torchvision:convnext_tiny", "--size", "32"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "guided_gradcam" not in lines[1]

@@ -10,8 +10,8 @@ from scipy import ndimage
 from skimage.transform import resize
 from torch import Tensor, nn
 
-from cxr_ray.measure import fills, rankings
-from cxr_ray.measure.attribution import cam, gradients, perturbation
+from cxr_ray.measure import cost, fills, rankings
+from cxr_ray.measure.attribution import gradients, perturbation
 from cxr_ray.measure.attribution.cam import head_weights
 from cxr_ray.measure.attribution.inputs import MOST, PASS, Inputs, combine, images_in_a_pass
 from cxr_ray.measure.attribution.relus import ReluMaxPool, with_separate_relus
@@ -29,8 +29,7 @@ SAMPLED = ["smoothgrad", "gradient_shap", "rise", "kernel_shap", "random"]
 
 @pytest.fixture(autouse=True)
 def few_passes(monkeypatch):
-    """The small network has fewer channels than a ResNet-18, and fewer masks do."""
-    monkeypatch.setattr(cam, "CHANNELS", CHANNELS)
+    """Fewer masks do."""
     monkeypatch.setattr(perturbation, "RISE_MASKS", 70)
 
 
@@ -637,7 +636,7 @@ def test_explainers_cost_what_they_declare_and_leave_nothing_on_the_model(name):
     assert made.dtype == torch.float32
     assert not made.requires_grad
     assert torch.isfinite(made).all()
-    assert (sum(forward) / 3, sum(backward) / 3) == EXPLAINERS[name].passes(SIZE)
+    assert (sum(forward) / 3, sum(backward) / 3) == EXPLAINERS[name].cost(SIZE, CHANNELS)
     assert max([*forward, *backward, 0]) <= 2 * PASS
     assert not any(m._forward_hooks or m._backward_hooks or m._forward_pre_hooks for m in model.modules())
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
@@ -649,7 +648,7 @@ def test_explainers_cost_what_they_declare_and_leave_nothing_on_the_model(name):
 
 def test_the_declared_costs_at_224_pixels(monkeypatch):
     monkeypatch.undo()
-    assert {name: entry.passes(224) for name, entry in EXPLAINERS.items()} == {
+    assert {name: entry.cost(224, cost.CHANNELS) for name, entry in EXPLAINERS.items()} == {
         "gradcam": (1, 0),
         "gradcam_plus_plus": (1, 0),
         "guided_gradcam": (2, 1),
@@ -670,7 +669,7 @@ def test_the_declared_costs_at_224_pixels(monkeypatch):
         "edges": (0, 0),
         "intensity": (0, 0),
     }
-    assert networks.build("resnet18", ModelSpec("resnet18", 224)).network.fc.in_features == cam.CHANNELS
+    assert networks.build("resnet18", ModelSpec("resnet18", 224)).network.fc.in_features == cost.CHANNELS
 
 
 def test_maps_do_not_depend_on_the_other_images_of_the_batch():

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cxr_ray.measure import metrics, rankings
-from cxr_ray.measure.attribution import cam, perturbation
+from cxr_ray.measure.attribution import perturbation
 from cxr_ray.measure.attribution.inputs import Explainer, Inputs
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import passes_per_image
@@ -178,7 +178,6 @@ def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
     )
     size = config.data.size
     model = networks.small(size=size)
-    monkeypatch.setattr(cam, "CHANNELS", networks.CHANNELS)
     monkeypatch.setattr(perturbation, "RISE_MASKS", 70)
     forward, backward = [], []
     _ = model.structure  # read once, with passes of its own
@@ -189,7 +188,7 @@ def test_the_number_of_passes_is_exactly_what_the_dry_run_says(monkeypatch):
         mask[:, 3:9, 5:10] = True
     versions = dict.fromkeys(("opacity", "marker", "glyph"), np.zeros((3, 3, size, size), np.uint8))
     worker(config, model)(dataclasses.replace(shard(3, size), masks=masks, counterfactuals=versions))
-    assert sum(forward) + 2 * sum(backward) == 3 * passes_per_image(config, size)[0]
+    assert sum(forward) + 2 * sum(backward) == 3 * passes_per_image(config, size, networks.CHANNELS)[0]
 
 
 def test_linear_is_scored_like_any_fill_and_ends_at_the_mean():

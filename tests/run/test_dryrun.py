@@ -83,6 +83,22 @@ def test_dry_run_counts_each_trial_at_its_own_size(capsys, tiny_folder, monkeypa
     assert f"All together: {12 * at[32] + 8 + 2 * (12 * at[40] + 8) + 3 * 24:,}" in out
 
 
+def test_dry_run_says_what_each_network_can_have_and_counts_its_channels(capsys, tiny_folder):
+    """Score-CAM masks an image with every channel: 512 in a ResNet-18, 96 in this stage of a ShuffleNet."""
+    argv = ["tiny.yaml", "--data", str(tiny_folder), "--dry-run", "--set", "explain.explainers=[scorecam]"]
+    argv += ["--set", "sanity=null", "--set", "regions=null", "--set", "perturb.levels=[0.25]"]
+    shuffle = "{model: {arch: torchvision:shufflenet_v2_x0_5, cam_layer: stage3}}"
+    argv += ["--set", f"variants={{plain: {{}}, small: {shuffle}}}"]
+    assert sweep.main(argv) == 0
+    out = capsys.readouterr().out
+    assert f"plain (resnet18) can have {len(EXPLAINERS) - 1} of {len(EXPLAINERS)} explainers" in out
+    assert "  not attention_rollout: the network has no attention of the form of torch.nn.Mult" in out
+    pattern = r"^Forward passes a test image and target at (\S+) x \S+ with (\d+) channels: ([\d,]+) = (.*)$"
+    found = {channels: int(n.replace(",", "")) for _, channels, n, _ in re.findall(pattern, out, re.MULTILINE)}
+    assert found["512"] - found["96"] == 512 - 96
+    assert found.keys() == {"512", "96"}
+
+
 def test_dry_run_counts_donor_swaps(capsys, tiny_folder):
     assert sweep.main(["tiny.yaml", "--data", str(tiny_folder), "--dry-run"]) == 0
     # 2 validation images of each class; the recipient, 2 donors, and 2 donors x 3 regions

@@ -18,8 +18,6 @@ from cxr_ray.measure.attribution.inputs import (
 from cxr_ray.models import structure
 from cxr_ray.models.networks import Classifier
 
-CHANNELS = 512  # of the last block of a ResNet-18
-
 
 def _last_block(model: Classifier, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Activations of the last block and the gradient of z_target with respect to them, both [B, K, V, V].

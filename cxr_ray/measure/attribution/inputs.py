@@ -79,6 +79,7 @@ class Explainer:
         model_free: model-independent, so that randomising the model says nothing about it.
         cam: for class activation maps, the parts that ``explain`` combines.
         needs: keys of ``needs.NEEDS``: what a network must have for it.
+        passes_of_channel: more forward passes, for each channel of the feature maps.
     """
 
     explain: Explain
@@ -87,6 +88,12 @@ class Explainer:
     model_free: bool = False
     cam: Cam | None = None
     needs: tuple[str, ...] = ()
+    passes_of_channel: int = 0
+
+    def cost(self, size: int, channels: int) -> tuple[int, int]:
+        """Forward and backward passes for an (image, target) pair of a network with so many feature maps."""
+        forward, backward = self.passes(size)
+        return forward + channels * self.passes_of_channel, backward
 
 
 def combine(weights: Tensor, activations: Tensor) -> Tensor:
