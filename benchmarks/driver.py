@@ -19,7 +19,7 @@ import pandas as pd
 from benchmarks.common import arguments, ratio, show
 from cxr_ray.config import Sweep
 from cxr_ray.measure.shards import ModelRef
-from cxr_ray.run import cluster, pipeline
+from cxr_ray.run import cluster, pipeline, ray_start
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import PassSettings, ShardPass
 from cxr_ray.run.plan import LONGEST_IMAGES, SHARD_IMAGES, Images, Plan
@@ -69,13 +69,14 @@ def main() -> None:
     )
     lengths = {f"shards of {length} images": length for length in (SHARD_IMAGES, LONGEST_IMAGES)}
     measured: dict[str, list[float]] = {name: [] for name in lengths}
-    cluster.start_ray()
+    started = ray_start.start_ray()
     with tempfile.TemporaryDirectory() as folder:
         for r in range(args.rounds + 1):
             for name, length in lengths.items():
                 seconds = _seconds_a_shard(sweep, Path(folder, f"{r}-{length}"), length, args.shards)
                 if r:  # the first round starts Ray's processes
                     measured[name].append(length / seconds)
+    started.end()
     short, long = lengths
     show(
         "driver",

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from benchmarks.common import arguments, show
@@ -23,7 +22,7 @@ from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.worker import ModelRef, Shard, Worker
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
-from cxr_ray.run import cluster, pipeline
+from cxr_ray.run import cluster, pipeline, ray_start
 from cxr_ray.run.cluster import Request
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
@@ -64,7 +63,7 @@ def main() -> None:
         context = RunContext(sweep, source, manifest, (), model_refs, Store(folder, {}))
         for r in range(args.rounds):
             measured["bare engine"].append(_bare(context, shards, passes))
-            cluster.start_ray()
+            started = ray_start.start_ray()
             request = Request(sweep.resources, 0, sweep.data.size, local=True)
             allocation = replace(cluster.allocate(cluster.ray_nodes(), request), threads=1)
             for workers in (1, 2):
@@ -74,7 +73,7 @@ def main() -> None:
                 shard_pass = ShardPass(stored, given, pool, model_refs, {"m": passes})
                 measured[f"{workers} Ray worker{'s' * (workers > 1)}"].append(_rate(shard_pass, shards))
                 pool.close()
-            ray.shutdown()
+            started.end()
     ratios = {
         "1 Ray worker / bare engine": max(measured["1 Ray worker"]) / max(measured["bare engine"]),
         "2 Ray workers / 1": max(measured["2 Ray workers"]) / max(measured["1 Ray worker"]),

@@ -71,6 +71,10 @@ class TrainingError(CxrRayError, RuntimeError):
     """Training came to a state from which it cannot go on."""
 
 
+class WorkersError(CxrRayError, RuntimeError):
+    """No process of a worker can be kept alive."""
+
+
 class ImageError(CxrRayError, ValueError):
     """The bytes are no image that can be used; it becomes a row of the table ``errors``, never the end of a run."""
 

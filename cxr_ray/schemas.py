@@ -921,8 +921,9 @@ ERRORS = Table(
         "stage": (
             "str",
             "read, decode, lungs, marker or truth (a mask), patch_swap (a donor image), maps:<name> (no usable map "
-            "from outside), score:<trial_id>, explain:<trial_id>:<explainer>, sanity:<the same>, stability:<the same> "
-            "or class_order:<trial_id> (a model whose classes may be the other way round)",
+            "from outside), score:<trial_id>, explain:<trial_id>:<explainer>, sanity:<the same>, stability:<the same>, "
+            "class_order:<trial_id> (a model whose classes may be the other way round) or worker:<trial_id>:<split> "
+            "(the image ended or hung the process that computed it)",
         ),
         "reason": ("str", "what was wrong"),
     },

@@ -23,7 +23,7 @@ from cxr_ray.errors import CheckpointError, ClusterError, CxrRayError, DataError
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.report import __main__ as report
-from cxr_ray.run import cluster
+from cxr_ray.run import ray_start
 from cxr_ray.storage import Store
 from cxr_ray.sweepfile import load_sweep, resolve
 
@@ -184,7 +184,7 @@ WRONG = {
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_refused_command_does_not_quote_them(mistake, tmp_path, monkeypatch, capsys, tiny_folder):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cluster, "start_ray", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr(ray_start, "start_ray", lambda: pytest.fail("Ray was started"))
     Path("tiny.yaml").write_text(f"data: {{path: '{tiny_folder}', size: 32}}\nmodel: {{weights: none}}\n")
     try:
         code: object = sweep.main(WRONG[mistake])
@@ -216,7 +216,7 @@ def test_a_cluster_that_does_not_have_them_is_refused(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
     without(f"s3://{USER}:{KEY}@bucket/run")
     with pytest.raises(ClusterError, match="expected credentials in the environment of every machine"):
-        cluster.start_ray()
+        ray_start.start_ray()
 
 
 def assert_nowhere(folder: Path) -> None:

@@ -85,6 +85,22 @@ def pack_maps(pieces: Sequence[MapPiece], errors: Sequence[Mapping[str, Any]]) -
     return sink.getvalue().to_pybytes()
 
 
+def join_maps(files: Sequence[bytes]) -> bytes:
+    """The files of parts of a shard as one."""
+    opened = [pa.ipc.open_file(file) for file in files]
+    known = [json.loads(file.schema.metadata[b"known"]) for file in opened]
+    metadata = {"known": json.dumps({key: [one for of in known for one in of[key]] for key in ("pieces", "errors")})}
+    names = dict.fromkeys(name for file in opened for name in file.schema.names)
+    schema = pa.schema([(name, pa.binary()) for name in names], metadata=metadata)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        for file in opened:
+            for n in range(file.num_record_batches):
+                row = file.get_batch(n).to_pylist()
+                writer.write_batch(pa.RecordBatch.from_pylist(row, schema=schema))
+    return sink.getvalue().to_pybytes()
+
+
 class MapFile:
     """One shard's maps, read one by one.
 

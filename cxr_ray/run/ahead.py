@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from cxr_ray.run import signals
+
+if TYPE_CHECKING:
+    from cxr_ray.run.ray_start import RayStart
 
 
 class RayAhead:
@@ -17,7 +21,7 @@ class RayAhead:
     def __init__(self) -> None:
         """Takes nothing; nothing is started."""
         self._thread: ThreadPoolExecutor | None = None
-        self._starting: Future[bool] = Future()
+        self._starting: Future[RayStart] = Future()
         self._imported = threading.Event()
 
     def start(self) -> None:
@@ -35,31 +39,29 @@ class RayAhead:
         """Wait for Ray. Whether it was started on this machine, and is no cluster that was joined.
 
         Raises:
-            ClusterError: the cluster does not answer.
+            ClusterError: the cluster does not answer, or Ray does not start.
         """
         self.start()
         started = self._starting.result()
         signals.listen()  # Ray put a handler of its own in place
-        return started
+        return started.local
 
     def close(self) -> None:
-        """End Ray, if it was begun. Waits for its start: half a start cannot be taken back."""
+        """End Ray, if it was begun here. Waits for its start: half a start cannot be taken back."""
         if self._thread is None:
             return
         if self._starting.exception() is None:
-            import ray
-
-            ray.shutdown()
+            self._starting.result().end()
         self._thread.shutdown()
         self._thread = None
 
 
-def _start(imported: threading.Event) -> bool:
+def _start(imported: threading.Event) -> RayStart:
     try:
         import ray.data
         import ray.tune  # noqa: F401
 
-        from cxr_ray.run import cluster
+        from cxr_ray.run import ray_start
     finally:
         imported.set()
-    return cluster.start_ray()
+    return ray_start.start_ray()

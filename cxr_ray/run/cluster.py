@@ -1,4 +1,4 @@
-"""Ray's start, and what a sweep takes of the machines: an allocation, which is a pure function of nodes and request.
+"""What a sweep takes of the machines: an allocation, which is a pure function of nodes and request.
 
 No machine is asked for more than it has: an actor that fits on none would wait for ever, without a word. Workers
 leave CPUs for the tasks that read and write, which could not run otherwise.
@@ -7,10 +7,7 @@ leave CPUs for the tasks that read and write, which could not run otherwise.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,55 +15,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cxr_ray import config, credentials
+from cxr_ray import config
 from cxr_ray.errors import ClusterError
-from cxr_ray.machine import usable_cpus
-from cxr_ray.quiet import silent
+from cxr_ray.run.ray_start import SPARE_CPUS
 from cxr_ray.run.sharing import GRAIN, PER_GPU, smallest_gpu, trials_per_gpu, whole_share
 
-SPARE_CPUS = 1  # logical CPUs of one machine for tasks that read and write, next to the real ones that compute
 PROCESS_MEMORY = 1.25 * 2**30, 1.5 * 2**30 / 224**2  # bytes that a trial or worker takes: always, and a pixel's
 UNKNOWN_MEMORY = 2.0**60
-
-
-def start_ray() -> bool:
-    """Join the cluster of RAY_ADDRESS, or start Ray on this machine alone. Returns whether it started one.
-
-    Raises:
-        ClusterError: the cluster does not answer.
-    """
-    # Tune's tables, Data's bars and plans give way to our own lines
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    for library in ("ray.data", "ray.tune"):  # their stack traces: one line says what ended a trial or a run
-        importlib.import_module(library)  # which sets the level itself
-        logging.getLogger(library).setLevel(logging.CRITICAL)
-    for name, value in (
-        ("RAY_AIR_NEW_OUTPUT", "0"),
-        ("RAY_USAGE_STATS_ENABLED", "0"),
-        ("RAY_BACKEND_LOG_LEVEL", "fatal"),
-    ):
-        os.environ.setdefault(name, value)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    if address := os.environ.get("RAY_ADDRESS"):
-        if credentials.were_given():
-            raise ClusterError(
-                f"got RAY_ADDRESS={address} and a URI with credentials, which the cluster's processes do not have; "
-                "expected credentials in the environment of every machine when Ray starts there (AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY and the like); give the URI without them."
-            )
-        try:
-            with silent(2):  # Ray says there that it was asked to be quiet
-                ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as e:
-            reason = str(e).strip().splitlines()[0]
-            raise ClusterError(
-                f"got RAY_ADDRESS={address}, where no cluster answers ({reason}); expected the address of a cluster; "
-                "start it, or unset RAY_ADDRESS to run on this machine."
-            ) from None
-        return False
-    with silent(2):
-        ray.init(address="local", num_cpus=usable_cpus() + SPARE_CPUS, include_dashboard=False, **quiet)
-    return True
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def explain(
         plan = with_maps
     if asked:
         terminal.say("Sequential verdicts: patients in random order, until each comparison is decided")
-    context.store.write_table("verdicts", rounds.decide(scoring) if asked else [])
+    context.store.write_table("verdicts", rounds.decide(scoring, errors) if asked else [])
     missing = missing_shards(scoring, plan)
     finished = f"; {len(plan) - len(missing)} were there" if len(missing) < len(plan) else ""
     terminal.say(

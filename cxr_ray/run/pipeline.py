@@ -6,7 +6,9 @@ tables, tasks write them; only names come back. The same pipeline and the same w
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import warnings
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +28,10 @@ from cxr_ray.data.masks import MaskFolder, load_parts, lungs_of, marker_of
 from cxr_ray.data.outside_maps import MapSet, load_maps
 from cxr_ray.data.sources import SOURCES, counterfactuals_of
 from cxr_ray.data.truth import load_truth, own_truth, truth_of
+from cxr_ray.errors import WorkersError
+from cxr_ray.run import deaths, terminal
+from cxr_ray.run.deaths import Died
+from cxr_ray.run.one_by_one import OneByOne
 from cxr_ray.run.terminal import ShardDone
 from cxr_ray.run.workers import WorkerPool
 from cxr_ray.storage import PRECISION, SHARDS, Store, pack
@@ -37,6 +43,7 @@ if TYPE_CHECKING:  # these import torch, which tasks that read and write do with
     from cxr_ray.run.context import RunContext
     from cxr_ray.run.plan import Missing, ShardPlan
 
+DECODE_SECONDS = 600  # after which a task that reads and decodes a shard counts as hung
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
 PORTION = 2048, 16  # images, and shards at least, a worker that Ray Data is given at a time: the driver never holds all
 
@@ -70,7 +77,7 @@ class ShardPass:
 
 
 class _Decode:
-    """A shard's images, read and decoded; runs in tasks next to the actors."""
+    """A shard's images, read and decoded; runs in tasks next to the actors, or in a worker."""
 
     def __init__(
         self,
@@ -133,6 +140,14 @@ class _Decode:
             masks = load_parts(self.source, (), rows, *settings).masks
         return own_truth(self.sweep, masks), []
 
+    def in_time(self, row: dict[str, Any]) -> dict[str, Any]:
+        """In a task, which ends where it hangs, also in C."""
+        faulthandler.dump_traceback_later(DECODE_SECONDS, exit=True)
+        try:
+            return self(row)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
 
 @dataclass(frozen=True)
 class PassSettings:
@@ -147,6 +162,11 @@ class PassSettings:
     sweep: Sweep
     is_map_pass: bool = False
     tested: Tested | None = None
+
+    @classmethod
+    def of(cls, shard_pass: ShardPass) -> PassSettings:
+        """Those of a pass over shards."""
+        return cls(shard_pass.context.sweep, shard_pass.is_map_pass, shard_pass.tested)
 
 
 class _Explain:
@@ -246,24 +266,30 @@ def make_pool(
 def compute_shards(shard_pass: ShardPass, shards: Missing) -> Generator[ShardDone, None, None]:
     """Compute the shards and write each as a file of the run; yield what is told of each.
 
-    Tasks of Ray Data read and decode, a worker of the pool takes each block, tasks write. A killed worker or task is
-    started again, and its shard is computed again under the same name.
+    Tasks of Ray Data read and decode, a worker of the pool takes each block, tasks write. A shard whose worker died is
+    computed again under the same name; one that kills every worker is left for the end, and tried image by image.
     """
-    pool = shard_pass.pool
+    pool, settings = shard_pass.pool, PassSettings.of(shard_pass)
     pool.start(len(shards))
-    blocks = _decoded(shard_pass, shards)
-    settings = PassSettings(shard_pass.context.sweep, shard_pass.is_map_pass, shard_pass.tested)
+    left: dict[str, ShardPlan] = {}
+    blocks = _decoded(shard_pass, shards, left)
+    block = next(blocks, None)  # Ray Data decodes while the workers start
     write, writer = ray.remote(num_cpus=0)(_write), _Write(shard_pass.context.store, shard_pass.folder)
-    while True:
-        while pool.is_free and (block := next(blocks, None)) is not None:
-            pool.submit(_compute, settings, block, num_returns=2)
-        if not pool.running:
-            return
+    while block is not None or pool.is_busy:
+        while block is not None and pool.is_free:
+            pool.submit(_compute, settings, block, num_returns=2, kind=shard_pass.folder, most=deaths.MOST - 1)
+            block = next(blocks, None)
         call, result = pool.wait()
-        if call.is_task:
-            yield from (ShardDone(row["images"], row["backend"], tuple(row["notes"])) for row in result)
-        else:
-            pool.add(write.remote(writer, result, call.refs[1]))
+        if isinstance(result, Died):
+            continue  # it is left
+        if not call.is_task:
+            pool.add(write.remote(writer, result, call.refs[1]), call)
+            continue
+        for row in result:
+            del left[row["name"]]
+            yield ShardDone(row["images"], row["backend"], tuple(row["notes"]))
+    if left:
+        yield from _computed_alone(shard_pass, list(left.values()))
 
 
 def compute_here(
@@ -293,16 +319,34 @@ def decode_of(context: RunContext, is_map_pass: bool) -> _Decode:
     return _Decode(context.source, lungs_of(context.sweep), context.sweep, context.maps.sets, with_maps)
 
 
-def _decoded(shard_pass: ShardPass, shards: Missing) -> Iterator[Any]:
-    """References to blocks of decoded shards, by Ray Data."""
-    pool, left, decode = shard_pass.pool, iter(shards), decode_of(shard_pass.context, shard_pass.is_map_pass)
+def _computed_alone(shard_pass: ShardPass, shards: list[ShardPlan]) -> Generator[ShardDone, None, None]:
+    """Shards whose decoding or worker died, in workers alone."""
+    context = shard_pass.context
+    terminal.say(f"  {len(shards)} shards ended the processes that computed them: what of each does so?")
+    ask = compute_piece, PassSettings.of(shard_pass), decode_of(context, shard_pass.is_map_pass)
+    alone = OneByOne(shard_pass.pool, ask, context.store, shard_pass.folder, shard_pass.is_map_pass)
+    yield from alone.run(shards)
+    for row in alone.given_up:
+        terminal.say(f"  left out: {row['path']}, an error: {row['reason']}")
+
+
+def _decoded(shard_pass: ShardPass, shards: Missing, left: dict[str, ShardPlan]) -> Iterator[Any]:
+    """References to blocks of decoded shards, by Ray Data; those whose decoding dies are left out.
+
+    ``left``: by name, takes the shards that were handed out.
+    """
+    pool, waiting, decode = shard_pass.pool, iter(shards), decode_of(shard_pass.context, shard_pass.is_map_pass)
     limits = ray.data.ExecutionResources.for_limits(cpu=pool.free_cpus)  # Ray Data does not know of the workers
     each = max(PORTION[0] // shards.plan.longest, PORTION[1])
-    while portion := list(islice(left, each * shard_pass.allocation.workers)):
+    while portion := list(islice(waiting, each * shard_pass.allocation.workers)):
+        left |= {shard.name: shard for shard in portion}
         rows = [{"shard": json.dumps(shard.to_plain())} for shard in portion]
-        # one block a shard, and a plain function: a class would become an actor
-        decoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(decode.__call__, num_cpus=LIGHT_CPUS)
+        source = ray.data.from_items(rows, override_num_blocks=len(rows))  # one block a shard
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # no other way is documented yet
+            # a plain function: a class would become an actor; tried once, since Ray Data would try again for ever
+            decoded = source.map(decode.in_time, num_cpus=LIGHT_CPUS, max_retries=0)
         decoded.context.execution_options.resource_limits = limits
+        decoded.context.max_errored_blocks = -1
         for bundle in decoded.iter_internal_ref_bundles():
             yield from bundle.block_refs
 
@@ -313,6 +357,16 @@ def _compute(explain: _Explain, settings: PassSettings, block: pa.Table) -> tupl
     rows = [explain(row) for row in block.to_pylist()]
     tables = [row.pop("tables") for row in rows]
     return rows, tables
+
+
+def compute_piece(
+    explain: _Explain, settings: PassSettings, decode: _Decode, shard: dict[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """In a worker: a shard, or a piece of one, from its files to what is told of it and its tables."""
+    explain.begin(settings)
+    row = explain(decode({"shard": json.dumps(shard)}))
+    tables = row.pop("tables")
+    return row, tables
 
 
 def compute_block(
@@ -333,10 +387,16 @@ def sum_maps(shard_pass: ShardPass, groups: list[dict[str, Any]]) -> None:
     pool, sweep = shard_pass.pool, shard_pass.context.sweep
     pool.start(len(groups))
     waiting = deque(groups)
-    while waiting or pool.running:
+    while waiting or pool.is_busy:
         while pool.is_free and waiting:
-            pool.submit(_sum, sweep, waiting.popleft())
-        pool.wait()
+            pool.submit(_sum, sweep, waiting.popleft(), kind="sums")
+        _, result = pool.wait()
+        if isinstance(result, Died):
+            raise WorkersError(
+                f"got workers whose processes ended {deaths.MOST} times while they summed maps ({result.reason}); "
+                "expected one that stays alive; use fewer workers where memory is short (--set resources.workers=1); "
+                "then --resume goes on."
+            )
 
 
 def _sum(explain: _Explain, sweep: Sweep, group: dict[str, Any]) -> None:

@@ -16,11 +16,15 @@ from typing import Any
 from cxr_ray import results
 from cxr_ray.analysis import primary
 from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
+from cxr_ray.measure import steps
 from cxr_ray.measure.donors import DonorMaps
 from cxr_ray.measure.steps import verdict_sweep
-from cxr_ray.run import pipeline, terminal
+from cxr_ray.run import deaths, one_by_one, pipeline, terminal
+from cxr_ray.run.deaths import Died
 from cxr_ray.run.pipeline import PassSettings, ShardPass
 from cxr_ray.run.plan import ShardPlan
+from cxr_ray.schemas import ERRORS
+from cxr_ray.storage import pack
 
 ROUNDS = ".work/rounds"
 BLOCK = 4  # patients that a worker scores at a time: several workers share a round
@@ -36,11 +40,12 @@ class _Model:
     open: set[str] = field(default_factory=set)
 
 
-def decide(scoring: ShardPass) -> list[dict[str, Any]]:
+def decide(scoring: ShardPass, errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Score rounds until every comparison of every model is decided or has no patient left; rows of ``verdicts``.
 
     Args:
         scoring: the scoring pass, after a map pass.
+        errors: takes a row for each image that ended its workers.
     """
     context = scoring.context
     settings = primary.of_run(results.open_run(context.store.out))
@@ -54,6 +59,7 @@ def decide(scoring: ShardPass) -> list[dict[str, Any]]:
     }
     rounds = _Rounds(replace(scoring, context=replace(context, sweep=sweep)), models)
     rounds.run()
+    errors += rounds.errors
     return [row for model in models.values() for row in model.verdicts.rows(settings)]
 
 
@@ -69,6 +75,7 @@ class _Rounds:
         test = scoring.context.manifest.rows("test")
         rows: list[Any] = test[["image_id", "path", "label"]].to_dict("records")
         self.row_of = {row["image_id"]: row for row in rows}
+        self.errors: list[dict[str, Any]] = []
         self._said = time.monotonic()
 
     def run(self) -> None:
@@ -80,16 +87,22 @@ class _Rounds:
         while True:
             while self.to_begin and len(self.waiting) <= self.scoring.allocation.workers:
                 self._plan(self.to_begin.popleft())
-            if not self.waiting and not pool.running:
+            if not self.waiting and not pool.is_busy:
                 return
             pool.start(len(self.waiting))
             while self.waiting and pool.is_free:
                 block = self.waiting.popleft()
                 row = {"shard": json.dumps(block.to_plain())}
-                call = pool.submit(pipeline.compute_block, settings, decode, write, row, topic=block.trial_id)
+                call = pool.submit(
+                    pipeline.compute_block,
+                    *(settings, decode, write, row),
+                    topic=block.trial_id,
+                    kind=f"{ROUNDS} {block.trial_id}",
+                    most=deaths.MOST if len(block.rows) > 1 else deaths.ALONE,
+                )
                 blocks[call] = block
-            call, _ = pool.wait()
-            self._finish(blocks.pop(call))
+            call, result = pool.wait()
+            self._take_block(blocks.pop(call), result)
 
     def _plan(self, trial_id: str) -> None:
         """Plan a model's rounds until one has a block that is not there yet, or none is left."""
@@ -120,6 +133,24 @@ class _Rounds:
             comparisons=block.comparisons,
         )
 
+    def _take_block(self, block: ShardPlan, result: Any) -> None:
+        """A block that was computed, or that ended the workers: its images one by one, the guilty ones as errors."""
+        model = self.models[block.trial_id]
+        if isinstance(result, Died) and len(block.rows) > 1:
+            parts = [replace(p, name=f"{block.name}.{n:02d}") for n, p in enumerate(one_by_one.pieces(block))]
+            at = model.names.index(block.name)
+            model.names[at : at + 1] = [part.name for part in parts]
+            model.open |= {part.name for part in parts}
+            model.open.remove(block.name)
+            self.waiting.extend(parts)
+            return
+        if isinstance(result, Died):
+            row = one_by_one.guilty(block, result.reason, "verdicts")
+            terminal.say(f"  left out: {row['path']}, an error: {row['reason']}")
+            empty = {("wins", ""): steps.WINS.empty_table(), ("errors", ""): ERRORS.from_rows([row])}
+            self.store.write_shard(block.name, pack(empty), ROUNDS)
+        self._finish(block)
+
     def _finish(self, block: ShardPlan) -> None:
         model = self.models[block.trial_id]
         model.open.remove(block.name)
@@ -129,7 +160,9 @@ class _Rounds:
             self._plan(block.trial_id)
 
     def _take(self, model: _Model) -> None:
-        model.verdicts.add(self.store.read_shard(name, ROUNDS)["wins", ""] for name in model.names)
+        tables = [self.store.read_shard(name, ROUNDS) for name in model.names]
+        model.verdicts.add(made["wins", ""] for made in tables)
+        self.errors += [row for made in tables if ("errors", "") in made for row in made["errors", ""].to_pylist()]
 
     def _say(self, model: _Model, ended: bool = False) -> None:
         """How far it is, now and then."""

@@ -39,7 +39,9 @@ def packed(maps: torch.Tensor, ids: list[str]) -> bytes:
     return pack_maps([MapPiece(dict.fromkeys(ids, 1.0), [(i, 1) for i in ids], {"e": Maps(maps, {})})], [])
 
 
-def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
+@pytest.mark.parametrize("apart", [False, True])
+def test_single_maps_are_fetched_as_they_were_packed(tmp_path, apart):
+    """At once, or in parts that were joined."""
     store = Store(str(tmp_path), {})
     own, cams = torch.rand(3, 5, 5), torch.rand(3, 4, 5, 5)
     own[1, 2, 2] = torch.nan
@@ -47,7 +49,8 @@ def test_single_maps_are_fetched_as_they_were_packed(tmp_path):
     error = {"path": "x", "image_id": "c", "stage": "decode", "reason": "broken"}
     first = MapPiece({"z": 2.0}, [("z", 1)], {"flat": Maps(own[:1] + 1, {}), "late": Maps(own[:1], {})})
     second = MapPiece({"a": -0.1, "b": 1 / 3}, pairs, {"cam": Maps(own, {"random_cam": cams}), "flat": Maps(own, {})})
-    store.write_shard("u.0", pack_maps([first, second], [error]), donors.MAPS)
+    parts = [pack_maps([first], []), pack_maps([second], [error])]
+    store.write_shard("u.0", donors.join_maps(parts) if apart else pack_maps([first, second], [error]), donors.MAPS)
     file = MapFile(store, "u.0")
     assert file.logits == {"z": 2.0, "a": -0.1, "b": 1 / 3}
     assert file.piece == {"z": 0, "a": 1, "b": 1}

@@ -7,7 +7,7 @@ import ray
 
 from cxr_ray import sweep
 from cxr_ray.errors import ClusterError
-from cxr_ray.run import cluster
+from cxr_ray.run import ray_start
 
 SWEEP = """
 name: tiny
@@ -27,7 +27,7 @@ def folder_with_a_sweep(tmp_path, monkeypatch):
     def started():
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(cluster, "start_ray", started)
+    monkeypatch.setattr(ray_start, "start_ray", started)
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(SWEEP)
 
@@ -54,7 +54,7 @@ def reaches_ray(capsys, monkeypatch, tiny_folder):
     def stop():
         raise ClusterError("here Ray would start.")
 
-    monkeypatch.setattr(cluster, "start_ray", stop)
+    monkeypatch.setattr(ray_start, "start_ray", stop)
 
     def run(*argv: str, given_data: str | None = None) -> bool:
         code = sweep.main([*argv, "--data", str(tiny_folder) if given_data is None else given_data])

@@ -3,14 +3,14 @@
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import ray
 
 from cxr_ray import quiet
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.errors import CheckpointError, ClusterError, DataError
-from cxr_ray.run import cluster, context
+from cxr_ray.run import context, ray_start
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.sweepfile import resolve
 
@@ -22,10 +22,9 @@ def begun(monkeypatch):
 
     def start():
         threads.append(threading.current_thread())
-        return True
+        return SimpleNamespace(local=True, end=lambda: threads.append("ended"))
 
-    monkeypatch.setattr(cluster, "start_ray", start)
-    monkeypatch.setattr(ray, "shutdown", lambda: threads.append("ended"))
+    monkeypatch.setattr(ray_start, "start_ray", start)
     return threads
 
 
@@ -53,7 +52,7 @@ def test_a_cluster_that_does_not_answer_is_told_to_who_waits_for_it(begun, monke
     def fail():
         raise ClusterError("no answer.")
 
-    monkeypatch.setattr(cluster, "start_ray", fail)
+    monkeypatch.setattr(ray_start, "start_ray", fail)
     ahead = RayAhead()
     ahead.start()
     with pytest.raises(ClusterError, match="no answer"):

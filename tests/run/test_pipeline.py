@@ -2,7 +2,7 @@
 
 import json
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,9 @@ from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.measure import worker
 from cxr_ray.measure.shards import ModelRef
-from cxr_ray.run import pipeline, workers
+from cxr_ray.run import pipeline
 from cxr_ray.run.pipeline import PassSettings
 from cxr_ray.run.plan import ShardPlan
-from cxr_ray.run.workers import WorkerPool
 from cxr_ray.storage import Store
 from cxr_ray.sweepfile import resolve
 from tests.builders import networks
@@ -99,66 +98,3 @@ def test_a_worker_gives_the_same_tables_after_other_passes_and_loads_its_model_o
     used.begin(PassSettings(sweep))
     assert used(row)["tables"] == expected != different
     assert loaded == ["m"]
-
-
-class Actor:
-    """A worker of a pool without Ray: a call of it is done once Ray is asked for it."""
-
-    def __init__(self, make):
-        self.worker, self.apply = make(), self
-
-    def options(self, num_returns):
-        return self
-
-    def remote(self, function, *arguments):
-        return (self, function, arguments)
-
-
-@pytest.fixture
-def actors(monkeypatch):
-    """Those that were started."""
-    started: list[Actor] = []
-
-    def start(make):
-        started.append(Actor(make))
-        return started[-1]
-
-    kind = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start))
-    fake = SimpleNamespace(
-        remote=lambda _: kind,
-        wait=lambda refs: (refs[:1], refs[1:]),
-        get=lambda ref: ref[1](ref[0].worker, *ref[2]),
-        kill=started.remove,
-    )
-    monkeypatch.setattr(workers, "ray", fake)
-    return started
-
-
-@pytest.mark.parametrize(("gpus", "ahead"), [(0, 1), (0.5, 2)])
-def test_workers_are_started_once_and_share_the_calls(actors, gpus, ahead):
-    pool = WorkerPool(lambda: "worker", cast(Any, SimpleNamespace(workers=3, worker_gpus=gpus, worker_cpus=1)))
-    pool.start(2)
-    assert len(actors) == 2  # no more than there is work for
-    for _ in range(2):
-        pool.start(99)
-        assert len(actors) == 3  # no more than there is room for
-        n = 0
-        while pool.is_free:
-            pool.submit(lambda worker, n: f"{worker} {n}", n)
-            n += 1
-        assert n == 3 * ahead
-        assert {pool.wait()[1] for _ in range(n)} == {f"worker {i}" for i in range(n)}
-    pool.close()
-    assert not actors
-    assert not pool.is_free
-
-
-def test_a_call_goes_to_an_idle_worker_and_best_to_the_last_one_of_its_topic(actors):
-    pool = WorkerPool(lambda: None, cast(Any, SimpleNamespace(workers=3, worker_gpus=0, worker_cpus=1)))
-    pool.start(3)
-    first = {topic: pool.submit(lambda _: None, topic=topic).actor for topic in "abc"}
-    assert len(set(first.values())) == 3
-    assert not pool.is_free
-    for _ in range(3):
-        pool.wait()
-    assert {topic: pool.submit(lambda _: None, topic=topic).actor for topic in "cab"} == first
