@@ -22,6 +22,7 @@ ALONE = 2  # of a call with one image: a second try, since the machine may be at
 IN_A_ROW = 10  # of one worker's processes without a result between: it is not started again
 AT_START = 3  # of one worker's processes before they took a call: the same
 
+START_SECONDS = 600.0  # for a process, until it has made its worker: it waits for its place, and loads torch
 FIRST_SECONDS = 1800.0  # for the first call of a kind, which may compile
 LEAST_SECONDS = 300.0  # for any other
 MARGIN = 10.0  # times what the slowest call of its kind took

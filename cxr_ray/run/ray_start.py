@@ -25,6 +25,7 @@ from cxr_ray import credentials
 from cxr_ray.errors import ClusterError, first_line
 from cxr_ray.machine import usable_cpus
 from cxr_ray.quiet import silent
+from cxr_ray.run import ray_processes
 
 SPARE_CPUS = 1  # logical CPUs of one machine for tasks that read and write, next to the real ones that compute
 ANSWER_SECONDS = 10.0  # within which a cluster takes a connection, and answers
@@ -103,7 +104,7 @@ def _start() -> RayStart:
     try:
         for left in reversed(range(TRIES)):
             try:
-                with silent(2), _alone():
+                with silent(2), _alone(), ray_processes.watched():
                     ray.init(
                         address="local",
                         num_cpus=usable_cpus() + SPARE_CPUS,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cxr_ray.run.cluster import Allocation
 
 AHEAD = 2  # calls that a worker on a GPU has at a time: it goes on at once with the next
-START_SECONDS = 600.0  # until a process is there, and until it has made its worker
+TICK_SECONDS = 10.0  # between two looks at what hangs
 
 
 class _ExplainProcess:
@@ -75,7 +75,7 @@ class _Worker:
         actor: its process.
         ready: done once the process has made its worker; None once that is known.
         calls: in the order in which the process takes them.
-        since: when it began with the first of them.
+        since: when it began with the first of them, or with its process.
         topic: of its last call.
         deaths: of its processes since the last result.
         at_start: those of them that never took a call.
@@ -107,7 +107,7 @@ class WorkerPool:
     def start(self, n: int) -> None:
         """Have workers for ``n`` calls at a time, at most those that the allocation has; does not wait for them."""
         while len(self._workers) < min(n, self._places):
-            self._workers.append(_Worker(*self._begin()))
+            self._workers.append(_Worker(*self._begin(), since=time.monotonic()))
 
     def _begin(self) -> tuple[Any, Any]:
         kind = ray.remote(_ExplainProcess).options(
@@ -197,8 +197,8 @@ class WorkerPool:
     def _wait(self) -> None:
         """Wait until a call is done or has died, or a worker is ready, or has died."""
         starting = {w.ready: w for w in self._workers if w.ready is not None}
-        limit = min((self._deadline(w) for w in self._workers if w.calls), default=None)
-        timeout = None if limit is None else max(0.0, limit - time.monotonic())
+        limit = min((self._deadline(w) for w in self._workers if w.calls or w.ready is not None), default=None)
+        timeout = None if limit is None else min(TICK_SECONDS, max(0.0, limit - time.monotonic()))
         ended, _ = ray.wait([*self._running, *starting], timeout=timeout)
         for ref in ended:
             if ref in starting:
@@ -209,14 +209,21 @@ class WorkerPool:
             self._end_hung()
 
     def _deadline(self, worker: _Worker) -> float:
+        if worker.ready is not None:
+            return worker.since + deaths.START_SECONDS
         call = worker.calls[0]
         return worker.since + deaths.allowed_seconds(self._slowest.get(call.kind), call.deaths)
 
     def _end_hung(self) -> None:
         now = time.monotonic()
-        for worker in [w for w in self._workers if w.calls and self._deadline(w) <= now]:
-            seconds = now - worker.since
-            self._died(worker, deaths.hung(seconds), worker.calls[0])
+        hung = [w for w in self._workers if (w.calls or w.ready is not None) and self._deadline(w) <= now]
+        for worker in hung:
+            reason = deaths.hung(now - worker.since)
+            if worker.ready is None:
+                self._died(worker, reason, worker.calls[0])
+            else:
+                worker.at_start += 1
+                self._replace(worker, reason)
 
     def _started(self, worker: _Worker) -> None:
         try:
@@ -296,6 +303,7 @@ class WorkerPool:
         worker.deaths += 1
         if worker.deaths < deaths.IN_A_ROW and worker.at_start < deaths.AT_START:
             worker.actor, worker.ready = self._begin()
+            worker.since = time.monotonic()
             return
         self._workers.remove(worker)
         self._places -= 1

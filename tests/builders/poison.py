@@ -1,33 +1,24 @@
-"""Networks, workers and images that end or hang the process that computes them."""
+"""Workers and images that end or hang the process that computes them. Without torch: their processes start at once."""
 
 import json
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from cxr_ray.schemas import ERRORS
-from tests.builders.networks import Small
 
 
-class Poisoned(Small):
-    """Aborts on an image that is all white, hangs on one that is all black."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(1)
-        constant = (x.amax((2, 3)) == x.amin((2, 3))).all(1)
-        if torch.any(constant & (flat[:, 0] > 2)):
-            os.abort()
-        if torch.any(constant & (flat[:, 0] < -2)):
-            time.sleep(3600)
-        return super().forward(x)
-
-
+@dataclass
 class Toy:
-    """A worker of a pool without a network: a table of errors for each image; ends or hangs at those named so."""
+    """A worker of a pool without a network: a table of errors for each image; ends or hangs at those named so.
+
+    Attributes:
+        hangs: a file that is made when it hangs.
+    """
+
+    hangs: str
 
     def begin(self, settings: Any) -> None:
         """Passes are alike."""
@@ -39,6 +30,7 @@ class Toy:
             if image["image_id"] == "abort":
                 os.abort()
             if image["image_id"] == "hang":
+                Path(self.hangs).touch()
                 time.sleep(3600)
         rows = [{"path": r["path"], "image_id": r["image_id"], "stage": "toy", "reason": ""} for r in plan["rows"]]
         tables = {("errors", ""): ERRORS.from_rows(rows)}

@@ -217,6 +217,14 @@ def test_processes_that_die_at_start_end_the_run_with_a_sentence(actors):
     assert len(actors) == 2 * deaths.AT_START
 
 
+def test_processes_that_hang_at_start_end_the_run_with_a_sentence(actors, monkeypatch):
+    monkeypatch.setattr(workers, "_nothing", hang)
+    pool = pool_of(2)
+    with pytest.raises(WorkersError, match=r"before it took any work \(it made no progress for 600 seconds"):
+        _ = pool.is_free
+    assert len(actors) == 2 * deaths.AT_START
+
+
 def test_processes_that_never_give_a_result_end_the_run_with_a_sentence(actors):
     pool = pool_of(1)
     with pytest.raises(WorkersError, match="10 times in a row without a result between"):
