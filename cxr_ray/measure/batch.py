@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cxr_ray.config import Sweep
 from cxr_ray.measure import metrics, rankings
+from cxr_ray.measure.capacity import PLACES
 from cxr_ray.measure.fills import FILLS
 from cxr_ray.measure.lungs import Segmenter
 from cxr_ray.measure.masking import Canvas, Normalization
@@ -47,12 +48,14 @@ class Network:
         model: the eager module, which explainers may hook.
         forward: the inference backend: model-space images [b, 3, S, S] to log-odds of PNEUMONIA, [b].
         batch_size: masked images in one pass.
+        places: of rankings in memory at a time.
         mixed: the explainers that run in mixed precision.
     """
 
     model: Classifier
     forward: Forward
     batch_size: int
+    places: int = PLACES
     mixed: Collection[str] = ()
 
     def scores(self, images_BCSS: Tensor) -> Tensor:

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from cxr_ray.measure import rankings
 from cxr_ray.measure.batch import Batch, Pairs
+from cxr_ray.measure.capacity import PLACES
 from cxr_ray.measure.metrics import Key, evaluate, place
 from cxr_ray.measure.scoring import masked_scores
 from cxr_ray.measure.shards import take
 from cxr_ray.measure.transfer import Result, to_device
 from cxr_ray.schemas import CURVES
-
-MAX_PLACES = 2**23  # of rankings in memory at a time: 32 MiB, and eight times as much while they are made
 
 Array = NDArray[np.floating]
 
@@ -38,6 +37,7 @@ class Axes:
         fills, directions: names, in the order of the axes.
         levels: those asked for.
         primary: the metric that is tested, and its level.
+        places: of rankings in memory at a time.
     """
 
     grid: str
@@ -46,13 +46,14 @@ class Axes:
     directions: list[str]
     levels: list[float]
     primary: Key
+    places: int = PLACES
 
     @classmethod
     def of(cls, batch: Batch, grid: str) -> Axes:
         """The axes of a batch's curves on one of its grids."""
         perturb, units = batch.sweep.perturb, rankings.side(grid, batch.size) ** 2
         fills, directions = [*map(str, perturb.fills)], [*map(str, perturb.orders)]
-        return cls(grid, units, fills, directions, list(perturb.levels), batch.tested.key)
+        return cls(grid, units, fills, directions, list(perturb.levels), batch.tested.key, batch.network.places)
 
     @cached_property
     def counts(self) -> list[int]:
@@ -66,7 +67,7 @@ class Axes:
 
     def portions(self, draws: int, n_rankings: int) -> list[range]:
         """The numbers of the draws, so many at a time as memory is meant to hold with ``n_rankings`` in each draw."""
-        n = max(1, MAX_PLACES // (n_rankings * self.units))
+        n = max(1, self.places // (n_rankings * self.units))
         return [range(first, min(first + n, draws)) for first in range(0, draws, n)]
 
 

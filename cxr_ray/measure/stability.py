@@ -27,8 +27,8 @@ from cxr_ray import randomness
 from cxr_ray.config import Stability, Sweep
 from cxr_ray.measure import infidelity, likeness, rankings
 from cxr_ray.measure.batch import Batch
+from cxr_ray.measure.capacity import PLACES
 from cxr_ray.measure.controls import CONTROLS
-from cxr_ray.measure.curves import MAX_PLACES
 from cxr_ray.measure.donors import DonorMaps, Maps
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.map_rankings import MapRankings
@@ -206,7 +206,7 @@ class _Maps:
         """A control's draws with the maps' values in their order: infidelity and, if asked, likeness to the maps."""
         draws, every = self.controls[control], np.arange(len(self.batch.pairs))
         ordered_PU = self.full_PU.sort(dim=1, descending=True).values
-        at_once = max(1, MAX_PLACES // self.full_PU.numel())
+        at_once = max(1, PLACES // self.full_PU.numel())
         for first in range(0, draws, at_once):
             numbers = range(first, min(first + at_once, draws))
             places_PDU, drawn_PD = self.made.draws(control, GRID, every, numbers)

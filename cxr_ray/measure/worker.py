@@ -16,6 +16,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.errors import first_line
 from cxr_ray.measure import lungs, masking, metrics, precision, sanity, stability, steps
 from cxr_ray.measure.batch import Batch, Network, filled_rows, finite_scores, in_pixel_space
+from cxr_ray.measure.capacity import Capacity
 from cxr_ray.measure.controls import needs_map_pass, of_family
 from cxr_ray.measure.donor_swaps import donor_swap_rows
 from cxr_ray.measure.donors import DonorMaps, MapFile, MapPiece, Maps, pack_maps
@@ -32,8 +33,6 @@ from cxr_ray.models.networks import Classifier
 from cxr_ray.schemas import ERRORS
 
 Errors = list[Mapping[str, Any]]  # rows of the table errors
-PIECE = 8  # images that a GPU is asked about at a time
-MOST = 16  # images that are explained at a time, and that a CPU is asked about
 
 
 class Worker:
@@ -73,7 +72,8 @@ class Worker:
         self._mixed: dict[str, Collection[str]] = {}  # explainers in mixed precision, by trial_id
         self._images: torch.Tensor | None = None  # pixel space, of the shard that comes: backends must agree on them
         self.device = torch.device(device)
-        self.piece = PIECE if self.device.type == "cuda" else MOST
+        sizes = [ref.size for ref in self.model_refs.values()]
+        self.capacity = Capacity.of(self.device, max(sizes, default=1), len(sweep.explain.targets))
         backends.full_float32()
         self.backend = InferenceBackend("eager", {})
         # Shards come model by model; where one follows another, two are kept.
@@ -130,7 +130,7 @@ class Worker:
     @property
     def notes(self) -> list[str]:
         """What else there is to know of how this worker computes, a sentence each."""
-        return [note for note in [masking.kernel_note()] if note]
+        return [note for note in (masking.kernel_note(), self.capacity.note) if note]
 
     def network(self, trial_id: str) -> Network:
         """The model in its two forms."""
@@ -138,7 +138,8 @@ class Worker:
         if trial_id not in self._mixed:
             decided = self.precision_of(trial_id)
             self._mixed[trial_id] = () if decided is None else decided.mixed
-        return Network(self.model(trial_id), forward, self.batch_size(trial_id), self._mixed[trial_id])
+        sizes = self.batch_size(trial_id), self.capacity.places
+        return Network(self.model(trial_id), forward, *sizes, self._mixed[trial_id])
 
     def decide(self, shard: Shard) -> Precision:
         """Decide in which precision a model is scored and explained, on a shard of reference images."""
@@ -217,10 +218,11 @@ class Worker:
 
     def _pieces(self, shard: Shard, file: MapFile | None) -> list[Shard]:
         """The shard in pieces, each within one of the map pass: an explainer failed on all of that or on none."""
+        most = self.capacity.scored_together(len(shard.image_ids))
         if file is None:
-            return shard.pieces(self.piece)
+            return shard.pieces(most)
         made_with = np.array([file.piece[i] for i in shard.image_ids])
-        return [piece for n in np.unique(made_with) for piece in shard.only(made_with == n).pieces(self.piece)]
+        return [piece for n in np.unique(made_with) for piece in shard.only(made_with == n).pieces(most)]
 
     def _begin(self, batch: Batch, errors: Errors, file: MapFile | None) -> Callable[[], Tables]:
         """Ask the device for all that is scored of a test shard; the tables are made when they are called for."""
@@ -255,7 +257,7 @@ class Worker:
         """The map pass: the predictions and maps of a test shard, as a file."""
         errors: Errors = list(shard.errors)
         with torch.no_grad():
-            made = [self._maps(piece, errors) for piece in shard.pieces(MOST)]
+            made = [self._maps(piece, errors) for piece in shard.pieces(self.capacity.images)]
         return pack_maps([piece for piece in made if piece is not None], errors)
 
     def _maps(self, piece: Shard, errors: Errors) -> MapPiece | None:

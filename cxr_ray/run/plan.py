@@ -27,6 +27,7 @@ from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import to_json
 
 SHARD_IMAGES, SHARD_PASSES = 16, {"gpu": 2**15, "cpu": 2**10}  # at most
+GPU_IMAGES = 64  # of val and test at most, where those passes allow it: a GPU waits at the end of each shard
 MANY_SHARDS = 1024  # of SHARD_IMAGES: a run of more has longer ones, up to
 LONGEST_IMAGES, LONGEST_PASSES = 256, {"gpu": 2**17, "cpu": 2**10}
 SPLITS = ("val", "test")
@@ -364,8 +365,8 @@ def _budget_of_run(n_pairs: int, device: str) -> _Budget:
     """Of shards of val and test in a run of so many (model, test image) pairs.
 
     >>> _budget_of_run(20_000, "gpu"), _budget_of_run(1_000_000, "gpu").images
-    (_Budget(images=16, passes=32768), 256)
+    (_Budget(images=64, passes=32768), 256)
     """
     longer = max(1, n_pairs // (MANY_SHARDS * SHARD_IMAGES))
-    images = min(LONGEST_IMAGES, SHARD_IMAGES * longer)
-    return _Budget(images, min(LONGEST_PASSES[device], SHARD_PASSES[device] * longer))
+    images = max(SHARD_IMAGES * longer, GPU_IMAGES if device == "gpu" else 0)
+    return _Budget(min(LONGEST_IMAGES, images), min(LONGEST_PASSES[device], SHARD_PASSES[device] * longer))

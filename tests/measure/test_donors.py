@@ -17,6 +17,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import donors, rankings
 from cxr_ray.measure import worker as worker_module
 from cxr_ray.measure.attribution.inputs import Explainer
+from cxr_ray.measure.capacity import Capacity
 from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.donor_index import COLUMNS, DonorIndex
 from cxr_ray.measure.donors import DonorMaps, MapFile, MapPiece, Maps, build_donor_index, pack_maps
@@ -336,7 +337,7 @@ def test_random_cam_stands_for_class_activation_maps_alone_and_has_no_p_value(ne
 def test_tables_do_not_depend_on_batches_and_portions(network, tmp_path, monkeypatch):
     config = others_sweep(**FULL, sequential={"max_draws": 20, "extreme": 3})
     one = both_executions(config, network, tmp_path / "one", n=6, batch_size=64)
-    monkeypatch.setattr("cxr_ray.measure.curves.MAX_PLACES", 1)  # a draw at a time
+    monkeypatch.setattr(Capacity, "of", lambda *_: Capacity(places=1))  # a draw at a time
     other = both_executions(config, network, tmp_path / "other", n=6, batch_size=3)
     assert one.keys() == other.keys()
     for name in one:

@@ -14,6 +14,7 @@ from torch import nn
 from cxr_ray.measure import metrics, rankings
 from cxr_ray.measure.attribution import perturbation
 from cxr_ray.measure.attribution.inputs import Explainer, Inputs
+from cxr_ray.measure.capacity import Capacity
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import passes_per_image
 from cxr_ray.measure.explainers import EXPLAINERS
@@ -159,9 +160,10 @@ def test_tables_do_not_depend_on_how_many_images_and_rankings_are_held_at_a_time
         return control.draw(wanted, *arguments)
 
     monkeypatch.setitem(CONTROLS, "cell_random", dataclasses.replace(control, draw=drawn))
+    another = worker(sweep(), linear_model(), batch_size)
     if places:
-        monkeypatch.setattr("cxr_ray.measure.curves.MAX_PLACES", places)
-    other = worker(sweep(), linear_model(), batch_size)(shard())
+        another.capacity = Capacity(places=places)
+    other = another(shard())
     assert draws[-1] == ([2] if places == 1 else [0, 1, 2])
     assert one.keys() == other.keys()
     for name in one:
@@ -419,7 +421,7 @@ class _Clock:
 def test_a_gpu_scores_the_next_images_while_rows_of_the_last_are_made(monkeypatch, piece, seconds):
     """Four pieces, each 3 s of the device and 2 s of rows: only the last rows are waited for."""
     clock, made, given = _Clock(), worker(sweep(), linear_model()), shard(8)
-    made.piece = piece
+    made.capacity = Capacity(images=piece)
 
     def batch(piece, *_):
         clock.wait()  # for the images' own scores
@@ -446,7 +448,7 @@ def test_pieces_of_a_shard_give_its_rows():
     config, given = sweep(regions={"names": ["border", "centre"], "draws": 1}), shard()
     whole = worker(config, linear_model())(given)
     cut = worker(config, linear_model())
-    cut.piece = 2
+    cut.capacity = Capacity(images=2)
     tables = cut(given)
     assert list(tables) == list(whole)
     for name, table in whole.items():

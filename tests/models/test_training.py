@@ -360,3 +360,25 @@ def test_no_draw_mirrors_a_chest():
 def test_every_image_of_a_batch_gets_its_own_draw():
     out = augment(batch(1).expand(8, -1, -1, -1), some(8))
     assert len({tuple(image.flatten().tolist()) for image in out}) == 8
+
+
+def test_an_optimizer_of_one_kernel_goes_on_from_the_state_of_the_other(monkeypatch):
+    config = Train(epochs=3, batch_size=8, lr=1e-3, augment="none")
+    once, epochs = trained(config)
+    plain, made = training.optimizer, []
+
+    def as_on_a_gpu(parameters, config, on_gpu):
+        assert not on_gpu
+        assert plain(parameters, config, on_gpu).param_groups[0]["fused"] is None
+        made.append(plain(parameters, config, True))
+        return made[-1]
+
+    monkeypatch.setattr(training, "optimizer", as_on_a_gpu)
+    resumed, later = trained(config, model=classifier(seed=9), resume=epochs[0][1])
+    assert made[0].param_groups[0]["fused"] is True
+    for name, value in once.network.state_dict().items():
+        torch.testing.assert_close(resumed.network.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+    monkeypatch.undo()
+    back, _ = trained(config, model=classifier(seed=9), resume=later[0][1])
+    for name, value in once.network.state_dict().items():
+        torch.testing.assert_close(back.network.state_dict()[name], value, atol=1e-3, rtol=1e-3)

@@ -131,9 +131,10 @@ def test_a_plan_of_many_models_makes_a_shard_only_when_it_is_asked_for(manifest,
 @pytest.mark.parametrize(
     ("models", "device", "of_test", "expected"),
     [
-        (1, "gpu", 400, (16, 16)),
-        (1, "gpu", 5000, (6, 16)),  # as in a small run
-        (1000, "gpu", 400, (32, 32)),  # 37 images each: between 2 and 3 times MANY_SHARDS
+        (1, "gpu", 400, (64, 64)),
+        (1, "gpu", 5000, (6, 64)),  # as in a small run
+        (1000, "gpu", 400, (64, 64)),  # 37 images each: between 2 and 3 times MANY_SHARDS
+        (1000, "gpu", 1000, (64, 64)),  # by their passes, of which there may be more
         (20_000, "gpu", 400, (256, 256)),
         (20_000, "gpu", 5000, (26, 256)),  # by their passes: seconds of a GPU
         (20_000, "cpu", 400, (2, 256)),  # a CPU takes long for two images
