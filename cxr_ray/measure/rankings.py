@@ -72,11 +72,30 @@ def smooth_field(keys_N: Tensor, size: int) -> Tensor:
 
 def rank(maps_NU: Tensor, ties_NU: Tensor) -> Tensor:
     """Places, int32 [N, U], highest value first; equal values in the order of ``ties_NU``, highest first."""
-    keys = _ordinal(maps_NU).long().mul_(2**32).add_(_ordinal(ties_NU))  # one sort by both
-    keys.neg_()
+    keys = _keys(maps_NU, ties_NU).neg_()  # one sort by both
     if keys.device.type == "cpu":  # torch sorts whole numbers by radix where they are one row, and twice as fast
         return places_of(torch.stack([row.sort(stable=True).indices for row in keys]))
     return places_of(keys.argsort(dim=1, stable=True))
+
+
+def first(maps_NU: Tensor, ties_NU: Tensor, n: int) -> Tensor:
+    """The units whose place in ``rank`` is under n, bool [N, U], without sorting them all.
+
+    >>> first(torch.tensor([[1.0, 3.0, 1.0]]), torch.tensor([[0.2, 0.1, 0.7]]), 2).tolist()
+    [[False, True, True]]
+    """
+    keys_NU = _keys(maps_NU, ties_NU)
+    if not 0 < n < keys_NU.shape[1]:
+        return torch.full_like(keys_NU, n > 0, dtype=torch.bool)
+    last_N1 = torch.stack([keys.kthvalue(keys.numel() - n + 1).values for keys in keys_NU])[:, None]
+    lacking_N1 = n - (keys_NU > last_N1).sum(1, keepdim=True)
+    level = keys_NU == last_N1  # equal in both: in their order
+    return (keys_NU > last_N1) | level & (level.cumsum(1) <= lacking_N1)
+
+
+def _keys(maps_NU: Tensor, ties_NU: Tensor) -> Tensor:
+    """int64 [N, U], in the order of the maps, and of the ties where those are equal."""
+    return _ordinal(maps_NU).long().mul_(2**32).add_(_ordinal(ties_NU))
 
 
 def _ordinal(values: Tensor) -> Tensor:
@@ -87,9 +106,14 @@ def _ordinal(values: Tensor) -> Tensor:
 
 def rank_on(maps_NSS: Tensor, ties_NSS: Tensor, g: int) -> Tensor:
     """Places of the cells of a g x g grid by the maps' means over them, int32 [N, g * g]."""
+    return rank(*units(maps_NSS, ties_NSS, g))
+
+
+def units(maps_NSS: Tensor, ties_NSS: Tensor, g: int) -> tuple[Tensor, Tensor]:
+    """Values and ties of the cells of a g x g grid, each [N, g * g], as ``rank`` and ``first`` take them."""
     means = cell_means(maps_NSS, g)
     means = means if g == maps_NSS.shape[-1] else _rounded(means)
-    return rank(means.flatten(1), cell_means(ties_NSS, g).flatten(1))
+    return means.flatten(1), cell_means(ties_NSS, g).flatten(1)
 
 
 def _rounded(maps_NVV: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from cxr_ray import results
+from cxr_ray.report.browser.files import write_browser
 from cxr_ray.report.galleries import Images
 from cxr_ray.report.load import load
 from cxr_ray.report.rundata import WHOLE_MODELS, RunData
@@ -42,7 +43,7 @@ CHANGES = Section("changes", "What controls, levels, log-odds and other explaine
 
 
 def write_report(out: str, images: str | None = None) -> None:
-    """Write report.html, figures/ and galleries/ into the run folder ``out``, local or a URI.
+    """Write report.html, browser/, figures/ and galleries/ into the run folder ``out``, local or a URI.
 
     Args:
         out: the run's folder.
@@ -57,7 +58,9 @@ def write_report(out: str, images: str | None = None) -> None:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(files("cxr_ray.report").joinpath("report.html.j2").read_text("utf-8"))
-    text = template.render(context(data, Folder(store), Images(run, images)))
+    pixels = Images(run, images)
+    n_browsed = write_browser(data, store, pixels)
+    text = template.render(context(data, Folder(store), pixels) | {"n_browsed": n_browsed})
     store.write(text.encode(), "report.html")
 
 

@@ -59,3 +59,13 @@ def test_cells_that_are_equal_but_for_the_order_of_a_sum_tie():
     ties = rankings.tie_fields(["a"], 0, 64)
     for g in (7, 14):
         assert torch.equal(rankings.rank_on(full, ties, g), rankings.rank_on(noisy, ties, g))
+
+
+@given(
+    hnp.arrays(np.float32, (2, 20), elements=st.sampled_from([0.0, 0.5, 1.0, -1.0])),
+    hnp.arrays(np.float32, (2, 20), elements=st.sampled_from([0.25, 0.5])),
+    st.integers(0, 20),
+)
+def test_the_first_units_are_those_of_the_ranking(values, ties, n):
+    maps, fields = torch.from_numpy(values), torch.from_numpy(ties)
+    assert torch.equal(rankings.first(maps, fields, n), rankings.rank(maps, fields) < n)

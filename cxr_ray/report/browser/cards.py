@@ -1,0 +1,176 @@
+"""The cards of one model: columns of numbers to filter and sort by, and each image's pictures and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cxr_ray.report.browser import pictures
+from cxr_ray.report.browser.masks import MapsOfTarget, Mask, Masking, can_be_drawn, donor_index
+from cxr_ray.report.browser.numbers import OUTCOMES, OfExplainer, OfModel
+from cxr_ray.report.browser.pictures import Grey
+from cxr_ray.report.browser.views import View
+
+WHOLE = 56  # side of the largest map that is kept; a map of this side may have been larger
+
+
+def rounded(values: ArrayLike, digits: int = 3) -> list[float | None]:
+    """Numbers for JSON; None for none."""
+    return [None if np.isnan(v) else round(float(v), digits) for v in np.asarray(values, float).ravel()]
+
+
+@dataclass
+class CardsOfModel:
+    """What the page shows of one model's images."""
+
+    model: OfModel
+    view: View
+
+    @cached_property
+    def explainers(self) -> Mapping[str, OfExplainer]:
+        """Those that were measured."""
+        return {e: self.model.of_explainer(e) for e in self.model.data.explainers}
+
+    @cached_property
+    def place(self) -> Mapping[str, int]:
+        """Each image's place among the model's."""
+        return {i: n for n, i in enumerate(self.model.ids)}
+
+    @cached_property
+    def masking(self) -> Masking:
+        """Of the primary setting."""
+        data = self.model.data
+        return Masking(data.sweep["seed"], data.first.grid, self.view.size, data.primary.level)
+
+    @cached_property
+    def drawn(self) -> str | None:
+        """The control whose first draw is pictured: the first of those that can be drawn again; None: there is none."""
+        return next((c for c in self.model.data.controls if can_be_drawn(c)), None)
+
+    @cached_property
+    def maps(self) -> Mapping[str, MapsOfTarget]:
+        """Each explainer's maps, with their donors."""
+        ids, target = self.model.ids, self.model.target
+        images = self.model.data.tables["images"]
+        patients = dict(zip(images["image_id"], images["patient_id"], strict=True))
+        predicted = dict(zip(ids, self.model.test["predicted"].tolist(), strict=True))
+        lost: dict[str, list[tuple[str, int]]] = {}
+        for explainer, of in self.explainers.items():
+            for image_id, t in zip(ids, target.tolist(), strict=True):
+                if image_id not in of.values:
+                    lost.setdefault(image_id, []).append((explainer, t))
+        donors = donor_index(predicted, patients, lost)
+        targets = dict(zip(ids, target.tolist(), strict=True))
+        return {e: MapsOfTarget(e, targets, of.values, donors) for e, of in self.explainers.items()}
+
+    def index(self, order: Sequence[str]) -> dict[str, Any]:
+        """Columns over all images of the page, null for those that the model has no score of."""
+        place = np.array([self.place.get(i, -1) for i in order])
+        test = self.model.test
+
+        def column(values: ArrayLike, digits: int = 3) -> list[float | None]:
+            every = np.append(np.asarray(values, float), np.nan)  # the last: of no image
+            return rounded(every[place], digits)
+
+        outcomes = {name: k for k, name in enumerate(OUTCOMES)}
+        return {
+            "outcome": column([outcomes.get(o, np.nan) for o in test["outcome"]], 0),
+            "label": column(test["label"], 0),
+            "predicted": column(test["predicted"], 0),
+            "target": column(self.model.target, 0),
+            "prob": column(test["prob_pneumonia"]),
+            "logit": column(test["logit_pneumonia"]),
+            "levels": self.model.levels,
+            "directions": self.model.directions,
+            "drawn": self.drawn,
+            "summary": self._summary(),
+            "explainers": {
+                e: {
+                    "concentration": column(np.where(of.concentration < 0, np.nan, of.concentration), 0),
+                    "signed": of.signed,
+                    "area": column(of.half_mass_area),
+                    "controls": {
+                        control: {
+                            "gap": column(c["gap"]),
+                            "win_rate": column(c["win_rate"]),
+                            "p_value": column(c["p_value"], 4),
+                            "draws": int(np.nanmax(c["n_draws"], initial=0)),
+                        }
+                        for control, c in of.measured.items()
+                    },
+                }
+                for e, of in self.explainers.items()
+            },
+        }
+
+    def _summary(self) -> list[dict[str, Any]]:
+        """The rows of ``summary`` in the primary metric that compare with a control."""
+        rows = self.model.data.primary_rows
+        rows = rows[(rows["trial_id"] == self.model.trial_id) & (rows["control"] != "none")]
+        names = ["explainer", "control", "bucket", "n", "n_patients", "hardest", "beaten"]
+        numbers = ["mean", "lower", "upper", "win_rate", "win_lower", "win_upper"]
+        texts = rows[names].astype(object).where(rows[names].notna(), None).to_dict("records")
+        values = [dict(zip(numbers, rounded(row), strict=True)) for row in rows[numbers].to_numpy(float)]
+        return [{str(k): _plain(v) for k, v in t.items()} | v for t, v in zip(texts, values, strict=True)]
+
+    def card(self, image_id: str, grey: Grey | None) -> dict[str, Any] | None:
+        """One image's maps, masks and curves; None where the model has no score of it."""
+        if image_id not in self.place:
+            return None
+        return {e: self._of_explainer(e, image_id, grey) for e in self.explainers}
+
+    def _of_explainer(self, explainer: str, image_id: str, grey: Grey | None) -> dict[str, Any]:
+        of, n = self.explainers[explainer], self.place[image_id]
+        made: dict[str, Any] = {"curves": {c: _curve(curve.ends(), n) for c, curve in of.curves.items()}}
+        made["curves"] = {c: curve for c, curve in made["curves"].items() if curve}
+        if image_id in of.lost:
+            return {**made, "why": "lost"}
+        values = of.values.get(image_id)
+        if values is None:
+            return made
+        approximate = len(values) == WHOLE < self.view.size
+        own = self.masking.of_map(image_id, values)
+        made |= {
+            "map": pictures.heat(values),
+            "mask": pictures.mask(own, approximate),
+            "deleted": self.view.deleted(image_id, grey, own),
+        }
+        if self.drawn is not None:
+            made["control"] = self._control(explainer, image_id, grey, own, approximate)
+        return made
+
+    def _control(
+        self, explainer: str, image_id: str, grey: Grey | None, own: Mask, approximate: bool
+    ) -> dict[str, Any] | None:
+        """The pictures of the control that is drawn."""
+        assert self.drawn is not None
+        control = self.maps[explainer].control(self.drawn, self.masking, image_id)
+        if control is None:
+            return None
+        curve = self.explainers[explainer].curves.get(self.drawn)
+        stored = np.nan if curve is None else float(curve.overlap[self.place[image_id]])
+        return {
+            "map": None if control.values is None else pictures.heat(control.values),
+            "mask": pictures.mask(control.mask, approximate),
+            "deleted": self.view.deleted(image_id, grey, control.mask),
+            "of": control.image_id,
+            "overlap": None if np.isnan(stored) else round(stored, 3),
+            "differs": bool(abs((own & control.mask).sum() / own.sum() - stored) > 1 / own.sum()),
+        }
+
+
+def _curve(ends: tuple[Any, Any, Any], n: int) -> list[list[list[float | None]]] | None:
+    """[direction][first draw, least, most][level]; None where nothing was measured."""
+    first, low, high = (end[n] for end in ends)
+    if np.isnan(first).all():
+        return None
+    return [[rounded(end[o]) for end in (first, low, high)] for o in range(len(first))]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,133 @@
+"""Writes the browser: a page, what it knows of the run, and pictures in parts that it loads as it needs them.
+
+A page opened from a disk may not fetch. It may load scripts, so each part is one that calls ``cxrRay(name, value)``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from typing import Any
+
+from pyarrow import fs as pafs
+
+from cxr_ray.machine import usable_cpus
+from cxr_ray.measure.concentration import CONCENTRATIONS
+from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.report.browser.cards import CardsOfModel
+from cxr_ray.report.browser.numbers import OUTCOMES, OfModel
+from cxr_ray.report.browser.views import View, view_of
+from cxr_ray.report.galleries import Images
+from cxr_ray.report.page import known
+from cxr_ray.report.rundata import RunData
+from cxr_ray.schemas import CLASSES
+from cxr_ray.storage import Store
+
+FOLDER, PAGE = "browser", "index.html"
+PART = 16  # images
+ASSETS = (PAGE, "browser.css", "browser.js")
+PRIVATE = (
+    "This folder holds the X-rays themselves, made small, with their file names and patients. Pass it on only where "
+    "the images may go."
+)
+
+
+def write_browser(data: RunData, store: Store, images: Images) -> int:
+    """Write the folder FOLDER anew into the run; returns how many images it shows, none where nothing was explained.
+
+    Args:
+        data: the run.
+        store: its folder.
+        images: where its pixels are read.
+    """
+    if store.fs.get_file_info(store.path(FOLDER)).type == pafs.FileType.Directory:
+        store.fs.delete_dir(store.path(FOLDER))
+    models = [m for m in (OfModel(data, trial_id) for trial_id in data.whole) if m.ids]
+    if not models:
+        return 0
+    shown = set().union(*(m.ids for m in models))
+    table = data.tables["images"]
+    order = [i for i in table["image_id"] if i in shown]
+    views = list(dict.fromkeys(view_of(data, m.trial_id) for m in models))
+    parts = [order[start : start + PART] for start in range(0, len(order), PART)]
+    unread = 0
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        for v, view in enumerate(views):
+            mine = [m for m in models if view_of(data, m.trial_id) == view]
+            cards = [CardsOfModel(m, view) for m in mine]
+            for c in cards:
+                _put(store, f"{c.model.trial_id}/index", c.index(order))
+
+            def make(n: int, v: int = v, view: View = view, cards: Sequence[CardsOfModel] = cards) -> int:
+                pixels = view.read(images, parts[n])
+                _put(store, f"xrays-{v}/{n}", [view.card(i, pixels.get(i)) for i in parts[n]])
+                for c in cards:
+                    _put(store, f"{c.model.trial_id}/{n}", [c.card(i, pixels.get(i)) for i in parts[n]])
+                return len(parts[n]) - len(pixels)
+
+            unread += sum(pool.map(make, range(len(parts))))
+    about = _about(data, models, order, {m.trial_id: views.index(view_of(data, m.trial_id)) for m in models})
+    about["unread"] = _unread(data, images, unread)
+    _put(store, "run", about)
+    for name in ASSETS:
+        store.write(files("cxr_ray.report.browser").joinpath(name).read_bytes(), FOLDER, name)
+    return len(order)
+
+
+def script(name: str, value: Any) -> bytes:
+    """A part as a script in ASCII, whatever stands in the texts.
+
+    >>> script("run", "</script>\\u202e")
+    b'cxrRay("run","\\\\u003c/script>\\\\u202e");\\n'
+    """
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f"cxrRay({json.dumps(name)},{text});\n".encode("ascii")
+
+
+def _put(store: Store, name: str, value: Any) -> None:
+    store.write(script(name, value), FOLDER, *f"{name}.js".split("/"))
+
+
+def _about(data: RunData, models: Sequence[OfModel], order: Sequence[str], views: Mapping[str, int]) -> dict[str, Any]:
+    """What the page knows of the run before a model is chosen."""
+    rows = data.tables["images"].set_index("image_id").loc[list(order)]
+    trials = data.trials.drop_duplicates("trial_id").set_index("trial_id")
+    return {
+        "name": data.sweep["name"],
+        "run": known(data.provenance.get("run_id")),
+        "private": PRIVATE,
+        "classes": CLASSES,
+        "outcomes": OUTCOMES,
+        "concentrations": CONCENTRATIONS,
+        "part": PART,
+        "image_id": list(order),
+        "path": rows["path"].tolist(),
+        "patient": [known(p) for p in rows["patient_id"]],
+        "models": [
+            {"trial_id": m.trial_id, "variant": known(trials.loc[m.trial_id, "variant"]), "view": views[m.trial_id]}
+            for m in models
+        ],
+        "more": [t for t in data.models if t not in views],
+        "explainers": list(data.explainers),
+        "explainer": data.primary.explainer,
+        "controls": {c: {"caption": CONTROLS[c].caption, "strong": CONTROLS[c].strong} for c in data.controls},
+        "metric": data.metric,
+        "setting": str(data.first),
+        "fill": data.first.fill,
+        "level": data.primary.level,
+        "keep_maps": bool(data.sweep["explain"]["keep_maps"]),
+    }
+
+
+def _unread(data: RunData, images: Images, n: int) -> str:
+    """In one sentence, how many X-rays could not be read, and what to do."""
+    if not n:
+        return ""
+    _, where, reason = images.source
+    why = f" ({reason})" if reason else ""
+    return (
+        f"{n} X-rays could not be read from {where}{why}. If they lie elsewhere now: python -m cxr_ray.report "
+        f"{data.run.path} --data PATH."
+    )
