@@ -27,6 +27,7 @@ from cxr_ray.run.cluster import Request
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
 from cxr_ray.run.plan import Missing, PassCounts, plan_shards
+from cxr_ray.run.workers import WorkerPool
 from cxr_ray.storage import Store
 from cxr_ray.sweepfile import resolve
 
@@ -69,7 +70,8 @@ def main() -> None:
             for workers in (1, 2):
                 stored = replace(context, store=Store(str(Path(folder, f"{r}-{workers}")), {}))
                 given = replace(allocation, workers=workers)
-                pool = pipeline.make_pool(stored, given, model_refs, passes * len(manifest.rows("test")) // workers)
+                each = passes * len(manifest.rows("test")) // workers
+                pool = WorkerPool(pipeline.worker_maker(stored, model_refs, each)(given), given)
                 shard_pass = ShardPass(stored, given, pool, model_refs, {"m": passes})
                 measured[f"{workers} Ray worker{'s' * (workers > 1)}"].append(_rate(shard_pass, shards))
                 pool.close()

@@ -95,7 +95,9 @@ def read(store: Store, trial_id: str) -> Precision | None:
     tables = store.read_shard(name, PRECISION)
     if ("precision", "") not in tables:
         return Precision("float32", "no reference image could be decoded")
-    (row,) = tables["precision", ""].to_pylist()
+    row, *others = tables["precision", ""].to_pylist()
+    if others:  # the images were tried one by one
+        return Precision("float32", "the reference images together end a worker's process")
     images = np.frombuffer(row["images"], np.uint8).reshape(-1, 3, row["size"], row["size"])
     return Precision(**json.loads(row["decided"]), images=images)
 

@@ -49,10 +49,15 @@ def key_of(model: Classifier, size: int, **more: Any) -> Key:
         "size": size,
         "device": _name(device),
         "threads": torch.get_num_threads(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": versions(),
         "compiler": bool(shutil.which("cc") or shutil.which("gcc")),
         **more,
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that change a rate."""
+    return {package: _version(package) for package in PACKAGES}
 
 
 def _name(device: torch.device) -> str:

@@ -97,6 +97,7 @@ class Allocation:
         batch_size: masked images in one forward pass; None: found on the device.
         memory_bound: GiB of one worker, where memory allows fewer of them than the other resources do.
         rounded: a sentence for each fraction of a GPU that was rounded.
+        doubled: the same with two workers on each GPU, where that may be tried.
     """
 
     n_nodes: int
@@ -113,6 +114,7 @@ class Allocation:
     batch_size: int | None
     memory_bound: float | None = None
     rounded: tuple[str, ...] = ()
+    doubled: Allocation | None = None
 
     @property
     def line(self) -> str:
@@ -163,6 +165,16 @@ def allocate(nodes: Sequence[Node], request: Request) -> Allocation:
         memory_bound=request.process_memory / 2**30 if asked.workers == "auto" and workers < room else None,
         rounded=rounded,
     )
+
+
+def with_doubled(allocation: Allocation, nodes: Sequence[Node], request: Request) -> Allocation:
+    """The allocation, with what two workers on each GPU would take where workers are auto and both would fit."""
+    asked = request.resources
+    if asked.workers != "auto" or asked.gpu_per_worker != "auto" or not allocation.worker_gpus:
+        return allocation
+    halves = asked.model_copy(update={"gpu_per_worker": 0.5})
+    doubled = allocate(nodes, replace(request, resources=halves))
+    return replace(allocation, doubled=doubled if doubled.workers == 2 * allocation.workers else None)
 
 
 def _gpus_of_each(nodes: Sequence[Node], request: Request) -> tuple[float, float, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from cxr_ray.data.truth import truth_of
 from cxr_ray.errors import UserError
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models.training import device_memory
-from cxr_ray.run import cluster, explaining, resume, terminal, training_data, tuning
+from cxr_ray.run import cluster, explaining, resume, second_worker, terminal, training_data, tuning
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
@@ -87,7 +87,9 @@ def allocate(context: RunContext, n_trials: int, ahead: RayAhead) -> Allocation:
     memory = [device_memory(n_train, sweep.images_of(t.model)[0], t.train.batch_size) for t in context.trials]
     request = cluster.Request(sweep.resources, n_trials, max(sizes), local, max(memory, default=0.0))
     ask_gpus = n_trials > 0 and sweep.resources.gpu_per_trial == "auto"
-    allocation = cluster.allocate(cluster.ray_nodes(ask_gpus), request)
+    nodes = cluster.ray_nodes(ask_gpus)
+    allocation = cluster.with_doubled(cluster.allocate(nodes, request), nodes, request)
+    allocation = second_worker.allocation_of(sweep, allocation)
     folders = [masks.lungs_of(sweep), masks.marker_of(sweep), truth_of(sweep)]
     paths = [context.store.out]
     paths += [context.source.where] if sources.SOURCES[sweep.data.source].on_disk else []

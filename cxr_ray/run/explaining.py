@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,11 +33,12 @@ from cxr_ray.measure.cost import (
 from cxr_ray.measure.patch_swap import donor_images
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import backend_choice, checkpoints
-from cxr_ray.run import merging, pipeline, resume, rounds, terminal
+from cxr_ray.run import merging, pipeline, resume, rounds, second_worker, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
 from cxr_ray.run.plan import Missing, PassCounts, Plan, plan_shards
+from cxr_ray.run.workers import WorkerPool
 from cxr_ray.schemas import TABLES, to_json
 from cxr_ray.storage import PRECISION
 
@@ -74,7 +75,8 @@ def explain(
     for model_ref in model_refs.values():
         checkpoints.load(model_ref.checkpoint, model_ref.spec)  # a broken model fails here, not in an endless restart
     plan, passes = plan_of(context, model_refs, "gpu" if allocation.worker_gpus else "cpu")
-    pool = pipeline.make_pool(context, allocation, model_refs, _passes_of_a_worker(context, allocation, plan, passes))
+    make = pipeline.worker_maker(context, model_refs, _passes_of_a_worker(context, allocation, plan, passes))
+    pool = WorkerPool(make(allocation), allocation)
     scoring = ShardPass(context, allocation, pool, model_refs, {t: p.test for t, p in passes.items()})
     if first := missing_shards(scoring, plan):
         pool.start(len(first))
@@ -101,7 +103,7 @@ def explain(
         f"Models to explain: {len(model_refs)}, with {missing.n_images} (model, image) pairs in {len(missing)} shards"
         f"{finished}"
     )
-    if not _computed(scoring, plan, ""):
+    if not _written(scoring, plan, second_worker.compute(scoring, missing, passes, make)):
         return False
     pool.close()
     merging.merge(context.store, plan, errors)
@@ -225,9 +227,14 @@ def _donor_images(context: RunContext) -> dict[str, str]:
 
 def _computed(shard_pass: ShardPass, plan: Plan, kind: str) -> bool:
     """Compute the missing shards; whether all were written. ``kind``: of shards, for the message if not."""
-    missing = missing_shards(shard_pass, plan)
-    if missing:
-        terminal.watch(pipeline.compute_shards(shard_pass, missing), len(missing))
+    return _written(shard_pass, plan, pipeline.compute_shards(shard_pass, missing_shards(shard_pass, plan)), kind)
+
+
+def _written(
+    shard_pass: ShardPass, plan: Plan, computed: Generator[terminal.ShardDone, None, None], kind: str = ""
+) -> bool:
+    if missing := missing_shards(shard_pass, plan):
+        terminal.watch(computed, len(missing))
     lost = missing_shards(shard_pass, plan)
     if lost:
         terminal.complain(f"{kind}{len(lost)} shards were not written; --resume computes them.")

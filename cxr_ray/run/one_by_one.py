@@ -98,7 +98,7 @@ class OneByOne:
                 self._submit(self._waiting.popleft())
             call, result = pool.wait()
             if call.is_task:
-                yield ShardDone(result["images"], result["backend"], tuple(result["notes"]))
+                yield ShardDone(result["images"], result["backend"], tuple(result["notes"]), result["name"])
             else:
                 self._take(call, self._piece_of.pop(call), result)
 

@@ -10,7 +10,7 @@ import faulthandler
 import json
 import warnings
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -253,14 +253,15 @@ class _Write:
         return {key: row[key] for key in ("name", "images", "backend", "notes")}
 
 
-def make_pool(
-    context: RunContext, allocation: Allocation, model_refs: Mapping[str, ModelRef], passes: int
-) -> WorkerPool:
-    """The workers of all passes of a run; none is started yet.
+def worker_maker(
+    context: RunContext, model_refs: Mapping[str, ModelRef], passes: int
+) -> Callable[[Allocation], Callable[[], Any]]:
+    """How a worker of an allocation is made, in its process.
 
     ``passes``: forward passes that a worker makes with one model in all passes over shards.
     """
-    return WorkerPool(partial(_Explain, context.sweep, context.store, dict(model_refs), allocation, passes), allocation)
+    sweep, store, refs = context.sweep, context.store, dict(model_refs)
+    return lambda allocation: partial(_Explain, sweep, store, refs, allocation, passes)
 
 
 def compute_shards(shard_pass: ShardPass, shards: Missing) -> Generator[ShardDone, None, None]:
@@ -287,7 +288,7 @@ def compute_shards(shard_pass: ShardPass, shards: Missing) -> Generator[ShardDon
             continue
         for row in result:
             del left[row["name"]]
-            yield ShardDone(row["images"], row["backend"], tuple(row["notes"]))
+            yield ShardDone(row["images"], row["backend"], tuple(row["notes"]), row["name"])
     if left:
         yield from _computed_alone(shard_pass, list(left.values()))
 

@@ -36,11 +36,12 @@ def duration(seconds: float) -> str:
 
 
 class ShardDone(NamedTuple):
-    """What is told of a shard that was computed: its images, its worker's inference backend, and what else to know."""
+    """What is told of a shard that was computed: its images, its worker's backend, what else to know, and its name."""
 
     images: int
     backend: str
     notes: tuple[str, ...] = ()
+    name: str = ""
 
 
 def watch(computed: Generator[ShardDone, None, None], n_shards: int) -> None:
@@ -48,7 +49,7 @@ def watch(computed: Generator[ShardDone, None, None], n_shards: int) -> None:
     done, first, last = 0, 0.0, 0.0
     told: set[str] = set()
     with contextlib.closing(computed):
-        for n, (images, backend, notes) in enumerate(computed, start=1):
+        for n, (images, backend, notes, _) in enumerate(computed, start=1):
             now = time.monotonic()
             if n == 1:
                 say(f"  forward passes: {backend}")

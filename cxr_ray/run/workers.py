@@ -315,6 +315,13 @@ class WorkerPool:
                 "fewer workers where memory is short (--set resources.workers=1); then --resume goes on."
             )
 
+    def restart(self, make: Callable[[], Any], allocation: Allocation) -> None:
+        """End the workers, which have no call; those that are started from now on are of another allocation."""
+        self.close()
+        self._make, self._allocation, self._places = make, allocation, allocation.workers
+        self._ahead = AHEAD if allocation.worker_gpus else 1
+        self._slowest.clear()
+
     def close(self) -> None:
         """End the workers: others can have their CPUs and GPUs."""
         for worker in self._workers:

@@ -83,7 +83,7 @@ def begun(folder, n_test=4, **perturb):
 
 
 def explain(prepared):
-    alone: Any = SimpleNamespace(worker_gpus=0, threads=0, batch_size=32, workers=1)
+    alone: Any = SimpleNamespace(worker_gpus=0, threads=0, batch_size=32, workers=1, doubled=None)
     return explaining.explain(prepared, prepared.given, cast(Any, alone), [])
 
 

@@ -78,7 +78,7 @@ def prepared(folder: Path, controls: dict[str, int], explain: dict[str, Any], **
 
 
 def run(begun) -> results.Run:
-    alone: Any = SimpleNamespace(worker_gpus=0, threads=0, batch_size=32, workers=1)
+    alone: Any = SimpleNamespace(worker_gpus=0, threads=0, batch_size=32, workers=1, doubled=None)
     assert explaining.explain(begun, begun.given, cast(Any, alone), list(begun.manifest.errors))
     return results.open_run(begun.store.out)
 

@@ -257,3 +257,13 @@ def test_an_error_of_our_own_is_no_death(actors):
     pool.submit(wrong)
     with pytest.raises(ValueError, match="of the function"):
         pool.wait()
+
+
+def test_a_pool_that_starts_again_has_other_workers_and_as_many_as_it_may(actors):
+    pool = pool_of(1)
+    assert fill(pool, [(echo, 1)]) == [1]
+    pool.restart(lambda: "other", cast(Any, SimpleNamespace(workers=2, worker_gpus=0.5, worker_cpus=1)))
+    assert not actors[0].alive
+    pool.start(9)
+    assert len(actors) == 3
+    assert fill(pool, [(lambda worker: worker,)] * 4) == ["other"] * 4
