@@ -46,6 +46,7 @@ def parser(prog: str = "python -m cxr_ray.sweep") -> argparse.ArgumentParser:
     p.add_argument("--out", help="the run's folder or URI (default: results/<name>)")
     p.add_argument("--resume", action="store_true", help="go on where a run stopped")
     p.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
+    p.add_argument("--quiet", action="store_true", help="say nothing but what is wrong and how it ends")
     p.add_argument("--version", action="version", version=f"cxr-ray {cxr_ray.__version__}")
     return p
 
@@ -121,37 +122,42 @@ def load(args: argparse.Namespace) -> Sweep:
 def run(args: argparse.Namespace, ahead: RayAhead) -> int:
     """One sweep from its arguments to its report; returns the exit code. ``ahead``: Ray, not begun."""
     sweep = load(args)
-    from cxr_ray.run import terminal
-
-    if not args.dry_run:
-        terminal.say(f"Sweep {sweep.name}: reading the images ({sweep.data.source}).")
-    from cxr_ray.run import context, dryrun, lock, resume
+    from cxr_ray.run import progress, terminal
 
     out = f"results/{sweep.name}" if args.out is None else args.out
-    if args.dry_run:
-        for line in dryrun.lines(context.prepare(sweep, out)):
-            terminal.say(line)
-        resume.check_out(out, resume=args.resume, dry=True)
-        return DONE
-    resume.check_out(out, resume=args.resume)
-    with lock.held(out):
-        return _run_in(out, sweep, ahead, resumed=args.resume)
+    with progress.shown(f"Sweep {sweep.name}", quiet=args.quiet and not args.dry_run):
+        if not args.dry_run:
+            terminal.say(f"Sweep {sweep.name}: reading the images ({sweep.data.source}).")
+        from cxr_ray.run import context, dryrun, lock, resume
+
+        if args.dry_run:
+            for line in dryrun.lines(context.prepare(sweep, out)):
+                terminal.say(line)
+            resume.check_out(out, resume=args.resume, dry=True)
+            return DONE
+        resume.check_out(out, resume=args.resume)
+        with lock.held(out):
+            code = _run_in(out, sweep, ahead, resumed=args.resume)
+            lines = terminal.summary(out) if code == DONE else []
+    for line in lines:
+        terminal.conclude(line)
+    return code
 
 
 def _run_in(out: str, sweep: Sweep, ahead: RayAhead, *, resumed: bool) -> int:
     from cxr_ray.measure import lungs
-    from cxr_ray.run import context, resume, terminal
+    from cxr_ray.run import context, progress, resume, terminal
 
     prepared = context.prepare(sweep, out, None if resumed else ahead)  # a finished run needs no Ray
     for note in prepared.manifest.notes:
         terminal.say(note)
     if resume.is_finished(prepared):
         terminal.say(f"{out} is finished already.")
-        terminal.print_summary(out)
         return DONE
     if lungs.wants_segmenter(sweep):
         lungs.segmenter()  # fails now, not after training
-    ahead.imported()
+    with progress.stage("Importing Ray"):
+        ahead.imported()
     from cxr_ray.run import execute  # imports Ray
 
     return DONE if execute.execute(prepared, ahead) else UNFINISHED

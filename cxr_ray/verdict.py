@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import cxr_ray
 from cxr_ray.arguments import Parser
 from cxr_ray.config import READ_AS_VALUES, Sweep
-from cxr_ray.credentials import redacted
 from cxr_ray.errors import CxrRayError
 from cxr_ray.modules import make_callable
 
@@ -72,6 +69,7 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
     p.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
     p.add_argument("--seed", type=int, default=0, help="of the patients' order and the draws (default: 0)")
     p.add_argument("--out", help="a new folder for the table verdicts (default: nothing is kept)")
+    p.add_argument("--quiet", action="store_true", help="say nothing but what is wrong and the verdict")
     p.add_argument("--version", action="version", version=f"cxr-ray {cxr_ray.__version__}")
     return p
 
@@ -136,44 +134,56 @@ def run(args: argparse.Namespace) -> int:
     from cxr_ray.analysis.sequential_verdicts import title
 
     sweep = sweep_of(args)
-    screen = Screen()
-    whose = title(args.explainer) if args.maps is None else f"what {args.maps} shows"
-    screen.line(f"Is {whose} on {args.checkpoint} more faithful than controls? Reading {args.data}.")
-    from cxr_ray.run import context, resume
-    from cxr_ray.run.local_verdict import LocalVerdict
+    from cxr_ray.run import progress, terminal
 
-    if args.out is not None:
-        resume.check_out(args.out, resume=False)
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = context.prepare(sweep, folder)
-        for note in (prepared.manifest.notes[0], *prepared.maps.notes):
-            screen.line(note)
-        answer(LocalVerdict.of_run(prepared), args, screen)
+    whose = title(args.explainer) if args.maps is None else f"what {args.maps} shows"
+    with progress.shown("Preparing", quiet=args.quiet):
+        terminal.say(f"Is {whose} on {args.checkpoint} more faithful than controls? Reading {args.data}.")
+        from cxr_ray.run import context, resume
+        from cxr_ray.run.local_verdict import LocalVerdict
+
+        if args.out is not None:
+            resume.check_out(args.out, resume=False)
+        with tempfile.TemporaryDirectory() as folder:
+            prepared = context.prepare(sweep, folder)
+            for note in (prepared.manifest.notes[0], *prepared.maps.notes):
+                terminal.say(note)
+            lines = answer(LocalVerdict.of_run(prepared), args)
+    for line in lines:
+        terminal.conclude(line)
     return DONE
 
 
-def answer(local: LocalVerdict, args: argparse.Namespace, screen: Screen) -> None:
-    """All stages, on the screen."""
-    settings, said = local.settings()
-    screen.line(said)
-    for done, total in local.make_maps():
-        screen.live([f"Maps of all test images: {done} of {total}"], last=done == total)
+def answer(local: LocalVerdict, args: argparse.Namespace) -> list[str]:
+    """All stages; the lines that conclude."""
+    from cxr_ray.run import progress, terminal
+
+    with progress.stage("Choosing the fill on validation images"):
+        settings, said = local.settings()
+    terminal.say(said)
+    with progress.stage("Maps of all test images", len(local.test), "images") as stage:
+        for done, _ in local.make_maps():
+            stage.advance(done - stage.done)
     verdicts = None
-    for verdicts in local.rounds(settings, args.bucket, ROUND):
-        screen.live(verdicts.lines())
+    hint = "the fastest form of the network is chosen"
+    with progress.stage("Scoring", unit="patients", hint=hint) as stage:
+        for verdicts in local.rounds(settings, args.bucket, ROUND):
+            stage.total, stage.bound = len(verdicts.steps), True
+            stage.advance(verdicts.position - stage.done, lines=verdicts.lines())
     assert verdicts is not None  # there is a patient, and so a round
-    screen.live(verdicts.lines(), last=True)
+    for line in verdicts.lines():
+        terminal.say(line)
+    terminal.say()
     rows = verdicts.rows(settings)
-    screen.line("")
-    for row in rows:
-        screen.line(row["sentence"])
-    screen.line(
+    lines = [
+        *(row["sentence"] for row in rows),
         f"The chance of any wrong sentence is at most {local.alpha:g}. Each interval holds at all times with a "
-        f"probability of {rows[0]['confidence']:.1%}; a win rate at a stop lies too far from 0.50 on average."
-    )
+        f"probability of {rows[0]['confidence']:.1%}; a win rate at a stop lies too far from 0.50 on average.",
+    ]
     if args.out is not None:
         keep(args.out, local.sweep, rows)
-        screen.line(f"Table: {args.out}/tables/verdicts")
+        lines.append(f"Table: {args.out}/tables/verdicts")
+    return lines
 
 
 def keep(out: str, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
@@ -183,39 +193,6 @@ def keep(out: str, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
     store = Store(out, {"sweep_hash": sweep.hash})
     store.write(sweep.to_yaml().encode(), "sweep.yaml")
     store.write_table("verdicts", rows)
-
-
-class Screen:
-    """Lines that stay, and lines that are drawn over: on a terminal in place, elsewhere every few seconds."""
-
-    SECONDS = 5.0  # between two where there is no terminal
-
-    def __init__(self) -> None:
-        self._drawn = 0
-        self._said = 0.0
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether lines can be drawn over."""
-        return sys.stdout.isatty()
-
-    def line(self, text: str) -> None:
-        """A line that stays."""
-        sys.stdout.write(f"{redacted(text)}\n")
-        sys.stdout.flush()
-        self._drawn = 0
-
-    def live(self, lines: list[str], last: bool = False) -> None:
-        """Lines that take the place of those before; ``last``: these stay."""
-        now = time.monotonic()
-        if self.is_terminal:
-            up, width = f"\x1b[{self._drawn}F" if self._drawn else "", shutil.get_terminal_size().columns
-            sys.stdout.write(up + "".join(f"\x1b[2K{line[:width]}\n" for line in lines))  # a line that wraps is two
-        elif last or now - self._said > self.SECONDS:
-            self._said = now
-            sys.stdout.write("".join(f"{line}\n" for line in lines))
-        sys.stdout.flush()
-        self._drawn = 0 if last else len(lines)
 
 
 make_callable(__name__)

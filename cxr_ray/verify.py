@@ -36,6 +36,7 @@ def parser(prog: str = "python -m cxr_ray.verify") -> argparse.ArgumentParser:
         dest="models",
         help="where the checkpoint of a given model lies, if elsewhere now; may be repeated",
     )
+    p.add_argument("--quiet", action="store_true", help="say nothing but what is wrong and whether it holds")
     p.add_argument("--version", action="version", version=f"cxr-ray {cxr_ray.__version__}")
     return p
 
@@ -67,16 +68,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.verif
 def run(args: argparse.Namespace) -> int:
     """From the arguments to the last sentence; returns the exit code."""
     from cxr_ray.data import sources
-    from cxr_ray.run import terminal
+    from cxr_ray.run import progress, terminal
     from cxr_ray.run.verification import Request, verify
 
     changes = {} if args.data is None else sources.changes_of(args.data)
     models = dict(_named(text) for text in args.models)
-    if verify(Request(args.run, args.images, args.seed, changes, models), terminal.say):
-        terminal.say("The run holds.")
-        return HOLDS
-    terminal.say("The run DOES NOT HOLD.")
-    return HOLDS_NOT
+    with progress.shown("Verifying", quiet=args.quiet):
+        holds = verify(Request(args.run, args.images, args.seed, changes, models), terminal.say)
+    terminal.conclude("The run holds." if holds else "The run DOES NOT HOLD.")
+    return HOLDS if holds else HOLDS_NOT
 
 
 def _named(text: str) -> tuple[str, str]:

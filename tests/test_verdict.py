@@ -11,7 +11,7 @@ import cxr_ray.verdict as verdict
 from cxr_ray import results
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
-from cxr_ray.run import local_verdict
+from cxr_ray.run import local_verdict, progress
 from cxr_ray.schemas import TABLES
 
 SIZE = 32
@@ -69,9 +69,17 @@ def test_without_train_there_is_deletion_alone(said, tiny_folder, tmp_path):
 def test_live_lines_are_drawn_in_place_on_a_terminal_alone(said, monkeypatch):
     _, lines, _ = said("--controls", "shifted")
     assert not any("\x1b" in line for line in lines)
-    monkeypatch.setattr(verdict.Screen, "is_terminal", property(lambda self: True))
+    monkeypatch.setattr(progress, "in_place", lambda: True)
     _, lines, _ = said("--controls", "shifted")
-    assert any(line.startswith("\x1b[1F\x1b[2K  gradcam vs shifted maps") for line in lines)
+    assert any("\x1b[2K" in line for line in lines)
+    assert "\x1b" not in lines[-1]
+
+
+def test_quiet_leaves_the_verdict_alone(said):
+    code, lines, err = said("--controls", "shifted", "--quiet")
+    assert (code, err) == (0, [])
+    assert len(lines) == 2
+    assert lines[0].startswith("Grad-CAM on mine_1: ")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +22,7 @@ from cxr_ray.errors import ImageError
 Row = dict[str, Any]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_TOLD: ContextVar[Callable[[], None] | None] = ContextVar("_TOLD", default=None)
 
 
 class Pixels(NamedTuple):
@@ -58,7 +61,7 @@ def load_pixels(
     errors: list[Row] = []
     kept = 0
     with ThreadPoolExecutor(_threads()) as pool:
-        for i, loaded in enumerate(pool.map(load, rows["path"])):
+        for i, loaded in enumerate(_counted(pool.map(load, rows["path"]))):
             if isinstance(loaded, str):
                 row = rows.iloc[i]
                 errors.append({"path": row["path"], "image_id": row["image_id"], "stage": "decode", "reason": loaded})
@@ -86,7 +89,25 @@ def _threads() -> int:
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """The function of each item, in order, many at a time."""
     with ThreadPoolExecutor(_threads()) as pool:
-        return list(pool.map(function, items))
+        return list(_counted(pool.map(function, items)))
+
+
+@contextlib.contextmanager
+def telling(told: Callable[[], None]) -> Iterator[None]:
+    """Inside, ``told`` is called for each file that was read here, so that a command can say how far it is."""
+    token = _TOLD.set(told)
+    try:
+        yield
+    finally:
+        _TOLD.reset(token)
+
+
+def _counted(results: Iterable[Result]) -> Iterator[Result]:
+    told = _TOLD.get()
+    for result in results:
+        if told is not None:
+            told()
+        yield result
 
 
 def unreadable(error: Exception) -> str:

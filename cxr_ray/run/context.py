@@ -12,6 +12,7 @@ import pandas as pd
 from cxr_ray.config import Sweep
 from cxr_ray.data import doubts, labels, masks, sources
 from cxr_ray.data.entries import Source
+from cxr_ray.data.loading import telling
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.outside_maps import OutsideMaps, load_outside_maps
 from cxr_ray.data.splits import choose
@@ -24,6 +25,7 @@ from cxr_ray.measure.donor_swaps import assign_donors
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
+from cxr_ray.run import progress
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.plan import TrialPlan, plan_trials
 from cxr_ray.storage import Store
@@ -106,15 +108,17 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     told = [*untrained_models(sweep, trials), *told]
     if ahead is not None:
         ahead.start()
-    manifest = load_manifest(
-        source,
-        entries,
-        seed=sweep.seed,
-        val_share=sweep.data.val_share,
-        limit=sweep.data.limit,
-        training=bool(sweep.variants),
-        own_val=sources.validates_own(sweep.data),
-    )
+    with progress.stage("Reading the images", len(entries), "files") as read, telling(read.advance):
+        manifest = load_manifest(
+            source,
+            entries,
+            seed=sweep.seed,
+            val_share=sweep.data.val_share,
+            limit=sweep.data.limit,
+            training=bool(sweep.variants),
+            own_val=sources.validates_own(sweep.data),
+        )
+        read.total = read.done  # files outside the classes and splits are not read
     manifest.notes.extend(labels.meaning(sweep.data.classes))
     manifest.notes.extend(doubts.settle(manifest.doubts, sweep.data.accept))
     manifest.notes.extend(told)

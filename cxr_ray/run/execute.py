@@ -11,11 +11,12 @@ import ray
 
 from cxr_ray import results
 from cxr_ray.data import masks, sources
+from cxr_ray.data.loading import telling
 from cxr_ray.data.truth import truth_of
 from cxr_ray.errors import UserError
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models.training import device_memory
-from cxr_ray.run import cluster, explaining, resume, second_worker, terminal, training_data, tuning
+from cxr_ray.run import cluster, explaining, progress, resume, second_worker, terminal, training_data, tuning
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
@@ -38,8 +39,9 @@ def execute(context: RunContext, ahead: RayAhead) -> bool:
     to_train = () if store.exists("tables", "trials") else context.trials
     try:
         ahead.start()
-        training = training_data.load_training_data(context, to_train)
-        allocation = allocate(context, len(to_train), ahead)
+        training = _training_data(context, to_train)
+        with progress.stage("Starting Ray"):
+            allocation = allocate(context, len(to_train), ahead)
         terminal.say(allocation.line)
         resume.begin(context)
         store.write_table("images", context.manifest.table)
@@ -52,14 +54,22 @@ def execute(context: RunContext, ahead: RayAhead) -> bool:
         terminal.complain(f"Ray stopped: {reason_of(e)}\nthe same command with --resume goes on from here.")
         return False
     ahead.close()
-    from cxr_ray.run import statistics  # scipy.stats, sklearn: seconds
+    with progress.stage("Statistics", unit="tables") as stage:
+        from cxr_ray.run import statistics  # scipy.stats, sklearn: seconds
 
-    terminal.say("Statistics")
-    statistics.write_statistics(context.sweep, store)
-    finish(store)
+        stage.total = statistics.N_TABLES
+        statistics.write_statistics(context.sweep, store, stage.advance)
+    with progress.stage("Page"):
+        finish(store)
     terminal.say(f"Done in {terminal.duration(time.monotonic() - started)}.\n")
-    terminal.print_summary(store.out)
     return True
+
+
+def _training_data(context: RunContext, trials: tuple[TrialPlan, ...]) -> TrainingData:
+    sizes = {context.sweep.images_of(t.model) for t in trials}
+    total = len(sizes) * sum(len(context.manifest.rows(split)) for split in ("train", "val"))
+    with progress.stage("Reading the training images", total or None, "images") as stage, telling(stage.advance):
+        return training_data.load_training_data(context, trials)
 
 
 def reason_of(error: Exception) -> str:

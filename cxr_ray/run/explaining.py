@@ -33,7 +33,7 @@ from cxr_ray.measure.cost import (
 from cxr_ray.measure.patch_swap import donor_images
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import backend_choice, checkpoints
-from cxr_ray.run import merging, pipeline, resume, rounds, second_worker, terminal
+from cxr_ray.run import merging, pipeline, progress, resume, rounds, second_worker, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
@@ -103,10 +103,11 @@ def explain(
         f"Models to explain: {len(model_refs)}, with {missing.n_images} (model, image) pairs in {len(missing)} shards"
         f"{finished}"
     )
-    if not _written(scoring, plan, second_worker.compute(scoring, missing, passes, make)):
+    if not _written(scoring, plan, second_worker.compute(scoring, missing, passes, make), "Scoring"):
         return False
     pool.close()
-    merging.merge(context.store, plan, errors)
+    with progress.stage("Merging the shards"):
+        merging.merge(context.store, plan, errors)
     return True
 
 
@@ -180,7 +181,7 @@ def primary_settings(scoring: ShardPass, plan: Plan) -> PrimarySettings | None:
     val = plan.of_split("val")
     if missing := missing_shards(scoring, val):
         terminal.say(f"Validation images first, to choose a fill before test is scored: {len(missing)} shards")
-    if not _computed(scoring, val, "validation: "):
+    if not _computed(scoring, val, "Validation"):
         return None
     images = context.manifest.images
     patients = images.set_index("image_id")["patient_id"]
@@ -225,19 +226,17 @@ def _donor_images(context: RunContext) -> dict[str, str]:
     return donor_images(context.manifest.rows("test"), context.manifest.rows("val"), context.sweep.seed)
 
 
-def _computed(shard_pass: ShardPass, plan: Plan, kind: str) -> bool:
-    """Compute the missing shards; whether all were written. ``kind``: of shards, for the message if not."""
-    return _written(shard_pass, plan, pipeline.compute_shards(shard_pass, missing_shards(shard_pass, plan)), kind)
+def _computed(shard_pass: ShardPass, plan: Plan, name: str) -> bool:
+    """Compute the missing shards; whether all were written. ``name``: of the pass."""
+    return _written(shard_pass, plan, pipeline.compute_shards(shard_pass, missing_shards(shard_pass, plan)), name)
 
 
-def _written(
-    shard_pass: ShardPass, plan: Plan, computed: Generator[terminal.ShardDone, None, None], kind: str = ""
-) -> bool:
+def _written(shard_pass: ShardPass, plan: Plan, computed: Generator[terminal.ShardDone, None, None], name: str) -> bool:
     if missing := missing_shards(shard_pass, plan):
-        terminal.watch(computed, len(missing))
+        terminal.watch(computed, len(missing), name)
     lost = missing_shards(shard_pass, plan)
     if lost:
-        terminal.complain(f"{kind}{len(lost)} shards were not written; --resume computes them.")
+        terminal.complain(f"{name}: {len(lost)} shards were not written; --resume computes them.")
     return not lost
 
 
@@ -263,7 +262,7 @@ def map_pass(scoring: ShardPass, plan: Plan) -> Plan | None:
     test = plan.of_split("test")
     if missing := missing_shards(maps, test):
         terminal.say(f"Maps of all images first, since a control needs those of others: {len(missing)} shards")
-    if not _computed(maps, test, "maps of "):
+    if not _computed(maps, test, "Maps"):
         return None
     patients = context.manifest.rows("test").set_index("image_id")["patient_id"]
     targets = [(e, t) for e in sweep.explain.names for t in (0, 1)]

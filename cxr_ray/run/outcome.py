@@ -1,4 +1,4 @@
-"""The short table that ends a run: models, verdicts, and each map's advantage over each control."""
+"""What ends a run: models, verdicts, each map's advantage over each control; last the answer in words and one path."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray import results
-from cxr_ray.analysis import baselines, beating, class_order, primary
+from cxr_ray.analysis import answers, baselines, beating, class_order, primary
 from cxr_ray.analysis.baselines import VALID_SHARE
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.primary import PrimarySettings
-from cxr_ray.schemas import TABLES
 
 
 def summary_lines(out: str) -> Iterator[str]:
@@ -32,7 +31,19 @@ def summary_lines(out: str) -> Iterator[str]:
         yield f"\nHardest strong control: {beating.NO_STRONG}."
     errors = run.arrow("errors").num_rows
     yield f"\nErrors: {errors}" + (" (table errors)" if errors else "")
-    yield f"Tables: {out}/tables ({', '.join(TABLES)})"
+    yield f"Tables: {out}/tables (docs/tables.md, or cxr_ray.open_run)"
+    yield ""
+    yield from answer_lines(out)
+
+
+def answer_lines(out: str) -> Iterator[str]:
+    """The answer of a run in words, a sentence a model and explainer; last the path of its page.
+
+    A run of sequential verdicts alone is answered by these.
+    """
+    run = results.open_run(out)
+    found = [answer.sentence for answer in answers.of_run(run)]
+    yield from found or run.pandas("verdicts").query("bucket == 'all'")["sentence"]
     yield f"Report: {out}/report.html"
 
 

@@ -7,7 +7,6 @@ and plans the same rounds again.
 from __future__ import annotations
 
 import json
-import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
 from cxr_ray.measure import steps
 from cxr_ray.measure.donors import DonorMaps
 from cxr_ray.measure.steps import verdict_sweep
-from cxr_ray.run import deaths, one_by_one, pipeline, terminal
+from cxr_ray.run import deaths, one_by_one, pipeline, progress, terminal
 from cxr_ray.run.deaths import Died
 from cxr_ray.run.pipeline import PassSettings, ShardPass
 from cxr_ray.run.plan import ShardPlan
@@ -38,6 +37,7 @@ class _Model:
     round: int = 0
     names: list[str] = field(default_factory=list)
     open: set[str] = field(default_factory=set)
+    behind: int = 0  # patients that were told of
 
 
 def decide(scoring: ShardPass, errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -76,10 +76,17 @@ class _Rounds:
         rows: list[Any] = test[["image_id", "path", "label"]].to_dict("records")
         self.row_of = {row["image_id"]: row for row in rows}
         self.errors: list[dict[str, Any]] = []
-        self._said = time.monotonic()
+        self.stage = progress.Stage("")
 
     def run(self) -> None:
         """Until no model has a round left."""
+        total = sum(len(model.verdicts.steps) for model in self.models.values())
+        hint = "workers start, and choose the fastest form of the network"
+        with progress.stage("Sequential verdicts", total, "patients", hint=hint) as self.stage:
+            self.stage.bound = True
+            self._run()
+
+    def _run(self) -> None:
         pool, context = self.scoring.pool, self.scoring.context
         settings = PassSettings(self.sweep)
         decode, write = pipeline._Decode(context.source, None, self.sweep), pipeline._Write(self.store, ROUNDS)
@@ -118,7 +125,8 @@ class _Rounds:
                 self.waiting.extend(missing)
                 return
             self._take(model)
-        self._say(model, ended=True)
+        self._advance(model, len(model.verdicts.steps))  # the rest is not needed
+        terminal.say(f"  {self._told(model)}")
 
     def _shard(self, trial_id: str, round: int, n: int, block: Any) -> ShardPlan:
         assert self.sweep.verdicts is not None
@@ -156,23 +164,23 @@ class _Rounds:
         model.open.remove(block.name)
         if not model.open:
             self._take(model)
-            self._say(model)
             self._plan(block.trial_id)
 
     def _take(self, model: _Model) -> None:
         tables = [self.store.read_shard(name, ROUNDS) for name in model.names]
         model.verdicts.add(made["wins", ""] for made in tables)
         self.errors += [row for made in tables if ("errors", "") in made for row in made["errors", ""].to_pylist()]
+        self._advance(model, model.verdicts.position)
 
-    def _say(self, model: _Model, ended: bool = False) -> None:
-        """How far it is, now and then."""
-        now = time.monotonic()
-        if ended or now - self._said > terminal.PROGRESS_SECONDS:
-            self._said = now
-            verdicts = model.verdicts
-            n_patients, n_cells = len(verdicts.steps), len(verdicts.cells)
-            decided = sum(cell.decided for cell in verdicts.cells)
-            terminal.say(
-                f"  {verdicts.trial_id}: {verdicts.position} of {n_patients} patients, {decided} of {n_cells} "
-                "comparisons decided"
-            )
+    def _advance(self, model: _Model, position: int) -> None:
+        self.stage.advance(position - model.behind, lines=[self._told(model)])
+        model.behind = position
+
+    def _told(self, model: _Model) -> str:
+        verdicts = model.verdicts
+        n_patients, n_cells = len(verdicts.steps), len(verdicts.cells)
+        decided = sum(cell.decided for cell in verdicts.cells)
+        return (
+            f"{verdicts.trial_id}: {verdicts.position} of {n_patients} patients, {decided} of {n_cells} comparisons "
+            "decided"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 import pyarrow.dataset as pads
 
@@ -11,9 +13,14 @@ from cxr_ray.config import Sweep
 from cxr_ray.measure import sanity
 from cxr_ray.storage import Store
 
+N_TABLES = 3 + len(statistics.DERIVED)  # classification, summary, hypotheses, and what is derived from them
 
-def write_statistics(sweep: Sweep, store: Store) -> None:
-    """Write the statistics tables, rows of sanity that compare stored maps, and test_metrics.json."""
+
+def write_statistics(sweep: Sweep, store: Store, told: Callable[[], None] = lambda: None) -> None:
+    """Write the statistics tables, rows of sanity that compare stored maps, and test_metrics.json.
+
+    ``told``: called after each of the N_TABLES.
+    """
     run = results.open_run(store.out)
     measured = statistics.Measured(run)
     if sweep.sanity is not None and sweep.explain.keep_maps:
@@ -25,6 +32,7 @@ def write_statistics(sweep: Sweep, store: Store) -> None:
     for name, rows in statistics.tables(measured, sweep):
         store.write_table(name, rows)
         written[name] = rows
+        told()
     _ask_of_class_order(measured, pd.DataFrame(written["classification"]), store)
     store.write_json(statistics.test_metrics(measured, written["classification"]), "test_metrics.json")
 

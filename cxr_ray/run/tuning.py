@@ -18,7 +18,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from cxr_ray.credentials import redacted
-from cxr_ray.run import terminal
+from cxr_ray.run import progress, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import TrialPlan
@@ -75,14 +75,20 @@ class GroupedASHA(FIFOScheduler):
 
 
 class _Progress(Callback):
-    """A line for each epoch of each trial."""
+    """A line for each epoch of each trial, and how many epochs are behind, those of trials that were stopped too."""
 
-    def __init__(self, total: int, finished: int):
-        self.total, self.finished = total, finished
+    def __init__(self, total: int, finished: int, stage: progress.Stage):
+        self.total, self.finished, self.stage = total, finished, stage
+        self.epochs: dict[str, int] = {}
+
+    def _advance(self, plan: dict[str, Any], epoch: int) -> None:
+        self.stage.advance(epoch - self.epochs.get(plan["trial_id"], 0))
+        self.epochs[plan["trial_id"]] = epoch
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "val_auroc" in result:
             plan = trial.config[_KEY]
+            self._advance(plan, result["epoch"])
             terminal.say(
                 f"  {plan['trial_id']}  epoch {result['epoch']}/{plan['train']['epochs']}  "
                 f"train loss {result['train_loss']:.3f}  val AUROC {result['val_auroc']:.3f}"
@@ -90,6 +96,7 @@ class _Progress(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.finished += 1
+        self._advance(trial.config[_KEY], trial.config[_KEY]["train"]["epochs"])
         terminal.say(f"  {trial.config[_KEY]['trial_id']}  finished ({self.finished} of {self.total} trials)")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -117,8 +124,12 @@ def tune_sweep(
         scheduler = FIFOScheduler()
         if context.sweep.search.scheduler == "asha":
             scheduler = GroupedASHA(trials, files, histories)
-        progress = _Progress(len(trials), len(trials) - len(left))
-        errors = _train(context, left, data, allocation, scheduler, progress)
+        total, hint = sum(t.train.epochs for t in left), "processes start"
+        with progress.stage("Training", total, "epochs", hint=hint) as stage:
+            callback = _Progress(len(trials), len(trials) - len(left), stage)
+            callback.epochs = {t.trial_id: len(histories[t.trial_id]) for t in left}
+            stage.total = total - sum(callback.epochs.values())
+            errors = _train(context, left, data, allocation, scheduler, callback)
     return [_row(t, files[t.trial_id], errors.get(t.trial_id)) for t in trials]
 
 
@@ -132,7 +143,7 @@ def _train(
     data: TrainingData,
     allocation: Allocation,
     scheduler: FIFOScheduler,
-    progress: Callback,
+    callback: Callback,
 ) -> dict[str, str]:
     """Train the trials in processes of Tune. Returns the reasons of those that failed."""
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's ends the trials and lets the run go on
@@ -171,7 +182,7 @@ def _train(
                 storage_path=folder,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[progress],
+                callbacks=[callback],
             ),
         )
         finished: Any = tuner.fit()
