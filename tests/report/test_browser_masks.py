@@ -1,5 +1,7 @@
 """Masks that the browser draws again are those that were scored: the table ``curves`` tells how far they overlap."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -12,7 +14,7 @@ from tests.builders.donors import PATIENTS, both_executions
 from tests.builders.shards import SIZE, sweep
 
 LEVEL = 0.25
-DRAWN = ("smooth_random", "shifted", "other_image")
+DRAWN = ("smooth_random", "shifted", "other_image", "mean_map")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,8 @@ def test_masks_overlap_as_those_that_were_scored(measured, grid):
     donors = masks.donor_index(predicted, PATIENTS, {})
     of_target = masks.MapsOfTarget("gradcam", dict.fromkeys(maps, 1), maps, donors)
     masking = Masking(config.seed, grid, SIZE, LEVEL)
+    with ThreadPoolExecutor(2) as pool:
+        of_target.sum_ranks(masking, pool)
     curves = tables["curves"].query(
         f"grid == '{grid}' and direction == 'morf' and level == {LEVEL} and control != 'none'"
     )
@@ -52,14 +56,18 @@ def test_masks_overlap_as_those_that_were_scored(measured, grid):
 
 def test_controls_of_weights_cannot_be_drawn_again_and_the_others_can():
     known = {name for name in CONTROLS if masks.can_be_drawn(name)}
-    assert known == set(CONTROLS) - {"random_cam", "mean_map"}
+    assert known == set(CONTROLS) - {"random_cam"}
 
 
 def test_an_image_without_other_patients_has_no_donor():
     maps = {"a": np.eye(3, dtype=np.float32), "b": np.eye(3, dtype=np.float32)}
     donors = masks.donor_index({"a": 1, "b": 1}, {"a": "p", "b": "p"}, {})
     of_target = masks.MapsOfTarget("gradcam", {"a": 1, "b": 1}, maps, donors)
-    assert of_target.control("other_image", Masking(0, "pixel", 8, LEVEL), "a") is None
+    masking = Masking(0, "pixel", 8, LEVEL)
+    with ThreadPoolExecutor(1) as pool:
+        of_target.sum_ranks(masking, pool)
+    assert of_target.control("other_image", masking, "a") is None
+    assert of_target.control("mean_map", masking, "a") is None
 
 
 def test_a_fill_is_one_value_or_pixels():

@@ -437,14 +437,14 @@ async function fill(node, explainer, image, mine) {
   const gone = figure("of-map", canvas(`X-ray without the map's top ${level}`, deletion(made, made.own)), made.own.mask ? noXray : whyNoMap(card),
     bold(`Top ${level} deleted`), ` ${own ? scored(own[0]) : "not measured"}`);
   const panels = [first, map, gone, words(explainer, image, control)];
-  const drawn = control === index.drawn ? made.control : null;
-  const unseen = !control ? "There is no control." : control !== index.drawn ? `The maps of ${control} are not kept${index.drawn ? `; pictures: ${index.drawn}` : ""}.`
+  const pictured = index.explainers[explainer].drawn, drawn = control === pictured ? made.control : null;
+  const unseen = control !== pictured ? `${control} has no pictures here${pictured ? `; ${pictured} has` : ""}.`
     : card.map ? "This image has no such draw." : whyNoMap(card);
   if (control) {
     const whose = drawn && card.control.of ? run.image_id.indexOf(card.control.of) : -1;
     const name = whose >= 0 ? run.path[whose].slice(run.path[whose].lastIndexOf("/") + 1) : null;
-    const look = drawn && (drawn.map ? overlay(grey, drawn.map, signed) : drawn.mask && ((p) => (drawn.mask[p] > 127 ? [0.5 * grey[p] + 90, 0.5 * grey[p] + 35, 0.5 * grey[p]] : [grey[p], grey[p], grey[p]])));
-    panels.push(figure("of-control", canvas(`Control ${control} over the X-ray`, look), unseen, bold(control), name ? ": map of " : ": first draw", name ? element("bdi", {}, shown(name)) : ""));
+    const look = drawn && (drawn.map ? overlay(grey, drawn.map, card.control.signed) : drawn.mask && ((p) => (drawn.mask[p] > 127 ? [0.5 * grey[p] + 90, 0.5 * grey[p] + 35, 0.5 * grey[p]] : [grey[p], grey[p], grey[p]])));
+    panels.push(figure("of-control", canvas(`Control ${control} over the X-ray`, look), unseen, bold(control), name ? ": map of " : control === "mean_map" ? ": mean of other patients' rank maps" : ": first draw", name ? element("bdi", {}, shown(name)) : ""));
     panels.push(figure("of-control", canvas(`X-ray without the control's top ${level}`, deletion(made, drawn)), drawn ? noXray : unseen,
       bold(`Its top ${level} deleted`), ` ${after ? scored(after[0]) : "not measured"}`));
   }

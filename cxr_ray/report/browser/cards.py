@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -48,9 +49,19 @@ class CardsOfModel:
         return Masking(data.sweep["seed"], data.first.grid, self.view.size, data.primary.level)
 
     @cached_property
-    def drawn(self) -> str | None:
-        """The control whose first draw is pictured: the first of those that can be drawn again; None: there is none."""
-        return next((c for c in self.model.data.controls if can_be_drawn(c)), None)
+    def drawn(self) -> Mapping[str, str | None]:
+        """The control whose first draw is pictured by each explainer's maps: the hardest strong one, if it can be."""
+        rows = self.summary
+        hardest = {r["explainer"]: r["control"] for r in rows if r["bucket"] == "all" and r["hardest"]}
+        drawable = [c for c in self.model.data.controls if can_be_drawn(c)]
+        first = drawable[0] if drawable else None
+        return {e: hardest[e] if hardest.get(e) in drawable else first for e in self.explainers}
+
+    def prepare(self, pool: ThreadPoolExecutor) -> None:
+        """Make what cards share, before threads make the cards."""
+        for explainer, maps in self.maps.items():
+            if self.drawn[explainer] == "mean_map":
+                maps.sum_ranks(self.masking, pool)
 
     @cached_property
     def maps(self) -> Mapping[str, MapsOfTarget]:
@@ -87,12 +98,12 @@ class CardsOfModel:
             "logit": column(test["logit_pneumonia"]),
             "levels": self.model.levels,
             "directions": self.model.directions,
-            "drawn": self.drawn,
-            "summary": self._summary(),
+            "summary": self.summary,
             "explainers": {
                 e: {
                     "concentration": column(np.where(of.concentration < 0, np.nan, of.concentration), 0),
                     "signed": of.signed,
+                    "drawn": self.drawn[e],
                     "area": column(of.half_mass_area),
                     "controls": {
                         control: {
@@ -108,7 +119,8 @@ class CardsOfModel:
             },
         }
 
-    def _summary(self) -> list[dict[str, Any]]:
+    @cached_property
+    def summary(self) -> list[dict[str, Any]]:
         """The rows of ``summary`` in the primary metric that compare with a control."""
         rows = self.model.data.primary_rows
         rows = rows[(rows["trial_id"] == self.model.trial_id) & (rows["control"] != "none")]
@@ -140,27 +152,25 @@ class CardsOfModel:
             "mask": pictures.mask(own, approximate),
             "deleted": self.view.deleted(image_id, grey, own),
         }
-        if self.drawn is not None:
-            made["control"] = self._control(explainer, image_id, grey, own, approximate)
+        made["control"] = self._control(explainer, image_id, grey, own, approximate)
         return made
 
     def _control(
         self, explainer: str, image_id: str, grey: Grey | None, own: Mask, approximate: bool
     ) -> dict[str, Any] | None:
-        """The pictures of the control that is drawn."""
-        assert self.drawn is not None
-        control = self.maps[explainer].control(self.drawn, self.masking, image_id)
-        if control is None:
+        """The pictures of the control that is drawn; None where the image has no such draw."""
+        of, name = self.explainers[explainer], self.drawn[explainer]
+        control = None if name is None else self.maps[explainer].control(name, self.masking, image_id)
+        if name is None or control is None:
             return None
-        curve = self.explainers[explainer].curves.get(self.drawn)
-        stored = np.nan if curve is None else float(curve.overlap[self.place[image_id]])
+        stored = float(of.curves[name].overlap[self.place[image_id]]) if name in of.curves else np.nan
         return {
             "map": None if control.values is None else pictures.heat(control.values),
+            "signed": of.signed and control.image_id is not None,
             "mask": pictures.mask(control.mask, approximate),
             "deleted": self.view.deleted(image_id, grey, control.mask),
             "of": control.image_id,
-            "overlap": None if np.isnan(stored) else round(stored, 3),
-            "differs": bool(abs((own & control.mask).sum() / own.sum() - stored) > 1 / own.sum()),
+            "differs": bool(abs((own & control.mask).sum() / own.sum() - stored) > 1 / self.masking.n),
         }
 
 

@@ -6,8 +6,9 @@ A page opened from a disk may not fetch. It may load scripts, so each part is on
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyarrow import fs as pafs
 from cxr_ray.machine import usable_cpus
 from cxr_ray.measure.concentration import CONCENTRATIONS
 from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.report.browser import pictures
 from cxr_ray.report.browser.cards import CardsOfModel
 from cxr_ray.report.browser.numbers import OUTCOMES, OfModel
 from cxr_ray.report.browser.views import View, view_of
@@ -52,28 +54,35 @@ def write_browser(data: RunData, store: Store, images: Images) -> int:
     order = [i for i in table["image_id"] if i in shown]
     views = list(dict.fromkeys(view_of(data, m.trial_id) for m in models))
     parts = [order[start : start + PART] for start in range(0, len(order), PART)]
-    unread = 0
     with ThreadPoolExecutor(usable_cpus()) as pool:
-        for v, view in enumerate(views):
-            mine = [m for m in models if view_of(data, m.trial_id) == view]
-            cards = [CardsOfModel(m, view) for m in mine]
-            for c in cards:
-                _put(store, f"{c.model.trial_id}/index", c.index(order))
-
-            def make(n: int, v: int = v, view: View = view, cards: Sequence[CardsOfModel] = cards) -> int:
-                pixels = view.read(images, parts[n])
-                _put(store, f"xrays-{v}/{n}", [view.card(i, pixels.get(i)) for i in parts[n]])
-                for c in cards:
-                    _put(store, f"{c.model.trial_id}/{n}", [c.card(i, pixels.get(i)) for i in parts[n]])
-                return len(parts[n]) - len(pixels)
-
-            unread += sum(pool.map(make, range(len(parts))))
-    about = _about(data, models, order, {m.trial_id: views.index(view_of(data, m.trial_id)) for m in models})
+        unread = sum(
+            sum(pool.map(partial(_xrays, store, images, f"xrays-{n}", v), range(len(parts)), parts))
+            for n, v in enumerate(views)
+        )
+        for model in models:
+            cards = CardsOfModel(model, view_of(data, model.trial_id))
+            _put(store, f"{model.trial_id}/index", cards.index(order))
+            cards.prepare(pool)
+            list(pool.map(partial(_cards, store, images, cards), range(len(parts)), parts))
+    about = _about(data, models, order, [views.index(view_of(data, m.trial_id)) for m in models])
     about["unread"] = _unread(data, images, unread)
     _put(store, "run", about)
     for name in ASSETS:
         store.write(files("cxr_ray.report.browser").joinpath(name).read_bytes(), FOLDER, name)
     return len(order)
+
+
+def _xrays(store: Store, images: Images, folder: str, view: View, n: int, ids: Sequence[str]) -> int:
+    """Write a part of the X-rays; how many could not be read."""
+    pixels = view.read(images, ids)
+    _put(store, f"{folder}/{n}", [view.card(i, pixels.get(i)) for i in ids])
+    return len(ids) - len(pixels)
+
+
+def _cards(store: Store, images: Images, cards: CardsOfModel, n: int, ids: Sequence[str]) -> None:
+    """Write a part of a model's cards."""
+    pixels = cards.view.read(images, ids) if pictures.depends_on_mask(cards.view.fill) else {}
+    _put(store, f"{cards.model.trial_id}/{n}", [cards.card(i, pixels.get(i)) for i in ids])
 
 
 def script(name: str, value: Any) -> bytes:
@@ -90,7 +99,7 @@ def _put(store: Store, name: str, value: Any) -> None:
     store.write(script(name, value), FOLDER, *f"{name}.js".split("/"))
 
 
-def _about(data: RunData, models: Sequence[OfModel], order: Sequence[str], views: Mapping[str, int]) -> dict[str, Any]:
+def _about(data: RunData, models: Sequence[OfModel], order: Sequence[str], views: Sequence[int]) -> dict[str, Any]:
     """What the page knows of the run before a model is chosen."""
     rows = data.tables["images"].set_index("image_id").loc[list(order)]
     trials = data.trials.drop_duplicates("trial_id").set_index("trial_id")
@@ -106,10 +115,10 @@ def _about(data: RunData, models: Sequence[OfModel], order: Sequence[str], views
         "path": rows["path"].tolist(),
         "patient": [known(p) for p in rows["patient_id"]],
         "models": [
-            {"trial_id": m.trial_id, "variant": known(trials.loc[m.trial_id, "variant"]), "view": views[m.trial_id]}
-            for m in models
+            {"trial_id": m.trial_id, "variant": known(trials.loc[m.trial_id, "variant"]), "view": view}
+            for m, view in zip(models, views, strict=True)
         ],
-        "more": [t for t in data.models if t not in views],
+        "more": [t for t in data.models if t not in {m.trial_id for m in models}],
         "explainers": list(data.explainers),
         "explainer": data.primary.explainer,
         "controls": {c: {"caption": CONTROLS[c].caption, "strong": CONTROLS[c].strong} for c in data.controls},

@@ -170,16 +170,15 @@ class OfModel:
     def _curves(self, explainer: str) -> dict[str, Curve]:
         columns = ["image_id", "target", "control", "draw", "direction", "level", "logit_target", "overlap"]
         rows = self._rows("curves", explainer, columns, self._setting)
-        level = np.array(self.levels)
-        l_of_row = np.abs(rows["level"].to_numpy(float)[:, None] - level).argmin(1)
+        l_of_row = pd.Index(self.levels).get_indexer(pd.Index(rows["level"]))
         o_of_row = rows["direction"].map({d: o for o, d in enumerate(self.directions)}).fillna(-1).to_numpy(int)
         curves = {}
         for control in rows["control"].unique():
-            mine = ((rows["control"] == control) & (o_of_row >= 0)).to_numpy()
+            mine = ((rows["control"] == control) & (o_of_row >= 0) & (l_of_row >= 0)).to_numpy()
             if not mine.any():
                 continue
             draw, place = rows["draw"].to_numpy(int)[mine], rows["place"].to_numpy(int)[mine]
-            logit = np.full((len(self.ids), draw.max() + 1, len(self.directions), len(level)), np.nan, np.float32)
+            logit = np.full((len(self.ids), draw.max() + 1, len(self.directions), len(self.levels)), np.nan, np.float32)
             overlap = np.full_like(logit, np.nan)
             at = place, draw, o_of_row[mine], l_of_row[mine]
             logit[at] = rows["logit_target"].to_numpy(float, na_value=np.nan)[mine]
