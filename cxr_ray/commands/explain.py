@@ -1,0 +1,265 @@
+"""The command line ``cxr-ray explain MODEL DATA``: maps of images as files and pictures, and their measurement."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_ray.arguments import Parser
+from cxr_ray.errors import CxrRayError, DataError, UserError
+
+if TYPE_CHECKING:  # these import torch, which --help does without
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cxr_ray.library import Measurement
+    from cxr_ray.models.networks import Classifier
+
+    Maps = Mapping[str, NDArray[np.float32]]
+
+CONTROLS = {"cell_random": 2, "shifted": 2, "other_image": 2, "mean_map": 1}  # draws: minutes on a laptop, not hours
+IMAGES = 16  # of a folder, unless more are asked for
+EXIT_CODES = "Exit codes: 0 done, 2 the request was wrong, 130 interrupted."
+
+
+def parser(prog: str = "cxr-ray explain") -> argparse.ArgumentParser:
+    """The arguments."""
+    p = Parser(
+        prog=prog,
+        description="Explains images of a folder with one model, without a sweep: each map as a file and a picture.",
+        epilog=EXIT_CODES,
+    )
+    p.add_argument("model", help="the model: a .pt or .safetensors state dict of 1 or 2 outputs")
+    p.add_argument("data", nargs="+", help="images, or folders of images; NORMAL and PNEUMONIA in a path are labels")
+    p.add_argument("--explainer", nargs="+", default=["gradcam"], help="whose maps (default: gradcam)")
+    p.add_argument("--target", choices=("pneumonia", "predicted"), default="pneumonia", help="the class explained")
+    p.add_argument("--measure", action="store_true", help="also compare the maps with controls, into tables")
+    p.add_argument("--limit", type=int, default=IMAGES, help=f"at most so many images, by --seed (default: {IMAGES})")
+    p.add_argument("--arch", default="resnet18", help="network of the model (default: resnet18)")
+    p.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
+    p.add_argument("--seed", type=int, default=0, help="of the choice of images and of draws (default: 0)")
+    p.add_argument("--out", default="explained", help="a new folder (default: explained)")
+    p.add_argument("--quiet", action="store_true", help="say nothing but what is wrong and where the maps are")
+    return p
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "cxr-ray explain") -> int:
+    """Run the command line; returns the exit code."""
+    args = parser(prog).parse_args(argv)
+    from cxr_ray.run import progress, terminal
+
+    try:
+        with progress.shown("Preparing", quiet=args.quiet):
+            lines = list(run(args))
+    except CxrRayError as e:
+        terminal.complain(str(e))
+        return e.exit_code
+    except KeyboardInterrupt:
+        terminal.complain("interrupted.")
+        return 130
+    for line in lines:
+        terminal.conclude(line)
+    return 0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The images that are explained.
+
+    Attributes:
+        paths: of the files; names: of each the path below what was named, without its ending, each once.
+        labels: 0 or 1 of each, as its folder says; None: not all say it.
+        patients: of each.
+        all: how many there were.
+    """
+
+    paths: Sequence[str]
+    names: Sequence[str]
+    labels: Sequence[int] | None
+    patients: Sequence[str]
+    all: int
+
+
+def run(args: argparse.Namespace) -> Iterator[str]:
+    """From the arguments to the lines that conclude; files are written on the way."""
+    from cxr_ray.run import progress, resume, terminal
+
+    resume.check_out(args.out, resume=False)
+    images = choose(args.data, args.limit, args.seed)
+    known = "labels by their folders" if images.labels is not None else "no labels: there are no outcomes"
+    terminal.say(f"Images: {len(images.paths)} of {images.all}, {known}.")
+    from cxr_ray import library
+    from cxr_ray.measure.explainers import EXPLAINERS
+    from cxr_ray.measure.given import given
+
+    for explainer in args.explainer:
+        EXPLAINERS[explainer]  # fails before the model is read
+    model = load(args)
+    pixels = given(model, list(images.paths), model.spec).pixels
+    maps = {}
+    with progress.stage("Maps", len(args.explainer), "explainers") as stage:
+        for name in args.explainer:
+            maps[name] = library.explain(
+                model, pixels, name, target=args.target, spec=model.spec, ids=images.names, seed=args.seed
+            )
+            stage.advance()
+    out = Path(args.out)
+    write(out, model, pixels, images, maps)
+    if args.measure:
+        with progress.stage(f"Measuring {len(images.paths)} images against control masks"):
+            measured = measure(model, pixels, images, args)
+        tables(out, measured)
+        yield from claims(measured, args)
+        yield f"Tables: {out}/tables"
+    yield f"Maps: {out}/maps; pictures: {out}/pictures"
+
+
+def choose(data: Sequence[str], limit: int, seed: int) -> Chosen:
+    """The images of files and folders, at most ``limit``, balanced by label, chosen by a hash of seed and name.
+
+    Raises:
+        DataError: there is none, or two have one name.
+        UserError: the limit is no number from 1.
+    """
+    from cxr_ray.data.patients import patient_of
+    from cxr_ray.data.splits import choose as choose_some
+    from cxr_ray.schemas import CLASSES
+
+    if limit < 1:
+        raise UserError(f"--limit: got {limit}; expected a whole number from 1; give how many images to explain.")
+    found = dict(_files(data))
+    parts = {name: [part for part in Path(path).parts if part in CLASSES] for name, path in found.items()}
+    is_labelled = all(parts.values())
+    labels = {name: CLASSES.index(of[-1]) if is_labelled else 0 for name, of in parts.items()}
+    chosen = choose_some(labels, labels.values(), limit, seed)
+    names = [name for name in found if name in chosen]
+    return Chosen(
+        [found[name] for name in names],
+        names,
+        [labels[name] for name in names] if is_labelled else None,
+        [patient_of(found[name]).patient_id for name in names],
+        len(found),
+    )
+
+
+def _files(data: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The name and path of each image."""
+    from cxr_ray.data.folder import ENDINGS, is_junk
+
+    seen: dict[str, Path] = {}
+    for given in data:
+        root = Path(given).expanduser()
+        if not root.exists():
+            raise DataError(f"got {given}, which is not there; expected an image or a folder of images; give one.")
+        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS)
+        base = root.parent if root.is_file() else root
+        for file in files:
+            relative = file.relative_to(base)
+            if any(is_junk(part) for part in relative.parts):
+                continue
+            name = str(relative.with_suffix(""))
+            if name in seen:
+                raise DataError(f"got two images named {name} ({seen[name]}, {file}); expected one; leave one out.")
+            seen[name] = file
+            yield name, str(file)
+    if not seen:
+        raise DataError(f"got {', '.join(data)}, where no image is; expected files such as .jpeg, .png or .dcm.")
+
+
+def load(args: argparse.Namespace) -> Classifier:
+    """The model.
+
+    Raises:
+        CheckpointError: the file is not that.
+    """
+    from cxr_ray.models import checkpoints
+    from cxr_ray.models.networks import ModelSpec
+
+    spec = checkpoints.saved_spec(args.model)
+    if spec is None or checkpoints.chooses_code(spec):
+        spec = ModelSpec(args.arch, args.size)
+    return checkpoints.load(args.model, spec)
+
+
+def write(out: Path, model: Classifier, pixels: Any, images: Chosen, maps: Maps) -> None:
+    """Write each map as .npy and as a picture over its image, below the explainer's name."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from cxr_ray.measure.batch import in_pixel_space
+    from cxr_ray.report.galleries import SIDE, Panel, painted, strip
+
+    with torch.no_grad():
+        inputs = model.normalize(in_pixel_space(torch.from_numpy(np.array(pixels))))
+        positive = torch.cat([model.log_odds(part) for part in inputs.split(32)]).sigmoid().numpy()
+    for i, name in enumerate(images.names):
+        grey = Image.fromarray(pixels[i].mean(0).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        panels = [Panel(Path(name).name, [f"P(PNEUMONIA) {positive[i]:.3f}"])]
+        for explainer, of in maps.items():
+            file = out / "maps" / explainer / f"{name}.npy"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, of[i])
+            panels.append(Panel(explainer, [""], of[i], bool((of < 0).any())))
+        picture = out / "pictures" / f"{name}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        strip(painted(np.asarray(grey), panels), panels).save(picture)
+
+
+def measure(model: Classifier, pixels: Any, images: Chosen, args: argparse.Namespace) -> Measurement:
+    """The maps against CONTROLS, as ``cxr_ray.measure`` does, on pixels filled with the image's mean."""
+    from cxr_ray import library
+    from cxr_ray.run import terminal
+
+    more: dict[str, Any] = {} if images.labels is None else {"labels": images.labels}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        measured = library.measure(
+            model,
+            pixels,
+            list(args.explainer),
+            controls=CONTROLS,
+            levels=library.LEVELS,
+            grids=["pixel"],
+            fills=["mean"],
+            patients=images.patients,
+            spec=model.spec,
+            ids=images.names,
+            target=args.target,
+            seed=args.seed,
+            **more,
+        )
+    for warning in warned:
+        terminal.complain(str(warning.message))
+    return measured
+
+
+def tables(out: Path, measured: Measurement) -> None:
+    """Write each table of a measurement that has rows as Parquet."""
+    for name, frame in vars(measured).items():
+        if len(frame):
+            folder = out / "tables" / name
+            folder.mkdir(parents=True)
+            frame.to_parquet(folder / "part-0.parquet", index=False)
+
+
+def claims(measured: Measurement, args: argparse.Namespace) -> Iterator[str]:
+    """One sentence an explainer, by the rules of a run's last lines; of deletion, since no image checks the fill."""
+    from cxr_ray.analysis import answers, primary
+    from cxr_ray.analysis.sequential_verdicts import title
+    from cxr_ray.sweepfile import resolve
+
+    sweep = resolve(
+        {"explain": {"explainers": args.explainer, "targets": [args.target]}, "perturb": {"fills": ["mean"]}}
+    )
+    settings = primary.with_baselines(primary.resolve(sweep), sweep, [])
+    rows = answers.primary_rows(measured.summary, settings)
+    yield f"In {settings.label}, log-odds, fill {settings.fill}, {len(measured.predictions)} images:"
+    for explainer in args.explainer:
+        mine = rows[(rows["explainer"] == explainer) & (rows["control"] != "none")]
+        said = answers.claim(mine.sort_values("mean", ascending=False, kind="stable"))
+        yield f"{title(explainer)} on {Path(args.model).stem}: {said}."
