@@ -16,7 +16,17 @@ from cxr_ray.data.truth import truth_of
 from cxr_ray.errors import UserError
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models.training import device_memory
-from cxr_ray.run import cluster, explaining, progress, resume, second_worker, terminal, training_data, tuning
+from cxr_ray.run import (
+    cluster,
+    explaining,
+    progress,
+    resume,
+    second_worker,
+    shared_storage,
+    terminal,
+    training_data,
+    tuning,
+)
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
@@ -101,17 +111,13 @@ def allocate(context: RunContext, n_trials: int, ahead: RayAhead) -> Allocation:
     allocation = cluster.with_doubled(cluster.allocate(nodes, request), nodes, request)
     allocation = second_worker.allocation_of(sweep, allocation)
     folders = [masks.lungs_of(sweep), masks.marker_of(sweep), truth_of(sweep)]
-    paths = [context.store.out]
-    paths += [context.source.where] if sources.SOURCES[sweep.data.source].on_disk else []
+    paths = [context.source.where] if sources.SOURCES[sweep.data.source].on_disk else []
     paths += [images] if (images := getattr(context.source, "images", None)) else []
     paths += [folder.path for folder in folders if folder is not None]
     paths += [of.files.path for of in context.maps.sets.values()]
-    for path in paths:
-        if allocation.n_nodes > 1 and "://" not in path:
-            raise UserError(
-                f"got {path}, a local path, on a cluster of {allocation.n_nodes} machines, which need not see it; "
-                "expected a URI (s3://..., gs://...); give one, or run on one machine."
-            )
+    paths += [ref.checkpoint for ref in context.given.values()]
+    if allocation.n_nodes > 1:
+        shared_storage.check(context.store, paths)
     return allocation
 
 

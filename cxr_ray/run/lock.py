@@ -80,6 +80,12 @@ def _who(holder: Holder) -> str:
     return f"process {pid} on {host}, since {since}"
 
 
+def owner(store: Store) -> str | None:
+    """Which sweep holds the run's folder; None: nobody does."""
+    found = _owner(_read(store))
+    return None if found is None else str(found)
+
+
 def _owner(holder: Holder | None) -> Any:
     return None if holder is None else holder.get("owner")
 
