@@ -22,7 +22,7 @@ from cxr_ray.analysis.summary import Model as Row
 from cxr_ray.analysis.summary import Sampling, summarize
 from cxr_ray.config import Sweep
 from cxr_ray.errors import DataError, UserError
-from cxr_ray.measure import donors, given
+from cxr_ray.measure import donors, given, needs
 from cxr_ray.measure.batch import Batch, Pairs
 from cxr_ray.measure.controls import needs_map_pass
 from cxr_ray.measure.explainers import EXPLAINERS
@@ -145,6 +145,7 @@ def explain(
     """
     EXPLAINERS[explainer]
     here = given.given(model, images, spec, ids)
+    needs.require(here.model, [explainer])
     rule = target if isinstance(target, str) else "pneumonia"
     sweep = _sweep([explainer], {}, None, {"target": rule, "seed": seed})
     classes = None if isinstance(target, str) else np.broadcast_to(np.asarray(target), len(here))
@@ -272,6 +273,7 @@ def _with_maps(model: Model, images: Images, maps: Maps, about: Mapping[str, Any
         names = [str(name) for name in maps]
         for name in names:
             EXPLAINERS[name]
+        needs.require(here.model, names)
     else:
         by_name = maps if isinstance(maps, Mapping) else {GIVEN: maps}
         names = list(by_name)

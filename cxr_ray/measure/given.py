@@ -21,7 +21,9 @@ from cxr_ray.data.truth import BOXES, TRUTH, boxes_of
 from cxr_ray.errors import CheckpointError, DataError, ImageError
 from cxr_ray.measure.batch import in_pixel_space
 from cxr_ray.measure.shards import Shard
+from cxr_ray.models.checkpoints import refuse_probabilities
 from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.models.scoring_only import scripted
 
 TRIAL = "model"  # the model's name in the tables
 SHARD = 16  # images that a worker gets at a time, as in a sweep
@@ -68,7 +70,7 @@ class Given:
     @property
     def device(self) -> torch.device:
         """The model's."""
-        return next(self.model.parameters(), torch.empty(0)).device
+        return self.model.mean.device
 
     @property
     def whole(self) -> Shard:
@@ -173,23 +175,33 @@ def _as_pixels(images: Any) -> Pixels:
 def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
     """The model with its spec, whose number of outputs is seen on one image."""
     network = model if isinstance(model, nn.Module) else _Function(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        network = scripted(model)
     if isinstance(model, nn.Module) and model.training:
         raise CheckpointError(
             "got a model in training mode, whose logits change from pass to pass; expected eval mode; call "
             "model.eval()."
         )
-    device = next(network.parameters(), torch.empty(0)).device
+    device = next(model.parameters(), torch.empty(0)).device if isinstance(model, nn.Module) else torch.device("cpu")
     classifier = Classifier(network, spec).eval()
     classifier.mean, classifier.std = classifier.mean.to(device), classifier.std.to(device)
     image = in_pixel_space(torch.from_numpy(np.array(pixels[:1]))).to(device)
     with torch.no_grad():
         logits = network(classifier.normalize(image))
     shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape not in ([1, 1], [1, 2]):
+    columns = [n for part in spec.columns or () for n in part]
+    if shape not in ([1, 1], [1, 2]) and not (columns and isinstance(logits, Tensor) and logits.ndim == 2):
         raise CheckpointError(
             f"got {shape} as the logits of one image; expected a tensor [1, 2] (negative and positive class) or [1, 1] "
-            "(log-odds of the positive class); wrap the model in a function that gives these."
+            "(log-odds of the positive class); wrap the model in a function that gives these, or say with the spec's "
+            "columns which outputs are which."
         )
+    if columns and max(columns) >= logits.shape[1]:
+        raise CheckpointError(
+            f"got columns {spec.columns} for a model of {logits.shape[1]} outputs; expected numbers from 0 to "
+            f"{logits.shape[1] - 1}; give those."
+        )
+    refuse_probabilities("a model", logits)
     classifier.spec = replace(spec, outputs=logits.shape[1])
     return classifier
 

@@ -15,6 +15,7 @@ from cxr_ray.measure.attribution.inputs import Inputs
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.models.scoring_only import ScoringOnly
 
 KNOWN, KNOWN_HAS = "resnet18", {"feature maps", "gradients", "relus", "rescale rule"}  # without being asked
 INCOMPLETE = 0.02  # of the difference of two scores, that DeepLIFT's map may be off
@@ -91,6 +92,10 @@ NEEDS: dict[str, Callable[[Classifier], str | None]] = {
 def missing(model: Classifier, explainers: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Explainers that a network cannot have, each with the reason."""
     known: dict[str, str | None] = {}
+    if isinstance(model.network, ScoringOnly):
+        only = f"{model.network.kind} scores images and shows neither layers nor gradients"
+        yield from ((explainer, only) for explainer in explainers if EXPLAINERS[explainer].needs)
+        return
     for explainer in explainers:
         for need in EXPLAINERS[explainer].needs:
             if need not in known:
@@ -98,6 +103,15 @@ def missing(model: Classifier, explainers: Sequence[str]) -> Iterator[tuple[str,
             if reason := known[need]:
                 yield explainer, reason
                 break
+
+
+def require(model: Classifier, explainers: Sequence[str]) -> None:
+    """Refuse explainers that a network in memory cannot have. Raises UserError, a line for each."""
+    refused = [
+        f"got the explainer {e} for a model that cannot have it: {why}." for e, why in missing(model, explainers)
+    ]
+    if refused:
+        raise UserError("\n".join(refused))
 
 
 def channels(model: Classifier) -> int:

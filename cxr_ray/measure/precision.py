@@ -30,6 +30,7 @@ from cxr_ray.measure.shards import Shard, Tables
 from cxr_ray.measure.transfer import to_host
 from cxr_ray.models import backend_choice
 from cxr_ray.models.networks import Classifier
+from cxr_ray.models.scoring_only import ScoringOnly
 from cxr_ray.storage import PRECISION, Store
 
 SPLIT = "reference"  # of the shard
@@ -112,7 +113,8 @@ def decide(model: Classifier, sweep: Sweep, shard: Shard, device: torch.device) 
         device: of the run's workers.
     """
     batch = Batch(sweep, shard, Network(model, model.log_odds, IMAGES), device)
-    lower = backend_choice.lower_precision(sweep.perturb.precision, device)
+    asked = "float32" if isinstance(model.network, ScoringOnly) else sweep.perturb.precision
+    lower = backend_choice.lower_precision(asked, device)
     scoring, found = backend_choice.precision_on(model, batch.images, lower)
     agreements = {}
     if scoring == "half":

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.models.scoring_only import FILES
 
 Tables = dict[tuple[str, str], pa.Table]  # (table, explainer or "") to rows
 
@@ -46,6 +47,11 @@ class ModelRef:
     preprocess: str = "none"
     model: Classifier | None = None
     channels: int = 0
+
+    @property
+    def only_scores(self) -> bool:
+        """Whether it has no weights that could be randomised."""
+        return self.spec is not None and self.spec.arch in FILES
 
 
 @dataclass(frozen=True)

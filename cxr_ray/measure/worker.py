@@ -30,6 +30,7 @@ from cxr_ray.measure.transfer import to_device
 from cxr_ray.models import backend_choice, backends, checkpoints
 from cxr_ray.models.backend_choice import InferenceBackend
 from cxr_ray.models.networks import Classifier
+from cxr_ray.models.scoring_only import ScoringOnly
 from cxr_ray.schemas import ERRORS
 
 Errors = list[Mapping[str, Any]]  # rows of the table errors
@@ -103,7 +104,8 @@ class Worker:
     def _forward(self, trial_id: str) -> backends.Forward:
         """The function that scores. Rates that were measured for one model are kept, so the next one only starts."""
         model, size = self.model(trial_id), self.model_refs[trial_id].size
-        if self.model_refs[trial_id].model is not None:  # as it is: it may not take another memory format
+        if self.model_refs[trial_id].model is not None or isinstance(model.network, ScoringOnly):
+            # as it is: it may not take another memory format
             self.backend = InferenceBackend("eager", {})
             return model.log_odds
         images, asked, slack = self._images, self.sweep.perturb.precision, 1.0

@@ -78,8 +78,8 @@ def make(name: str, model: Classifier, size: int, batch_size: int) -> Forward:
 
 
 def _example(model: Classifier, size: int, batch_size: int) -> Tensor:
-    device = next(model.parameters(), torch.empty(0)).device
-    return torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    noise = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return noise.to(model.mean.device)
 
 
 def batch_size(model: Classifier, size: int) -> int:
@@ -91,7 +91,7 @@ def batch_size(model: Classifier, size: int) -> int:
     Raises:
         torch.OutOfMemoryError: it does not hold 32.
     """
-    if next(model.parameters()).device.type == "cpu":
+    if model.mean.device.type == "cpu":
         return BATCHES[0]
     key = kept.key_of(model, size, what="batch size", batches=BATCHES)
     known = (kept.read(key) or {}).get("batch_size")

@@ -19,6 +19,7 @@ from cxr_ray.errors import CheckpointError, WeightsError, first_line
 from cxr_ray.models import families, matching
 from cxr_ray.models.networks import NETWORKS, Classifier, ModelSpec, build
 from cxr_ray.models.outputs import outputs_of_classes
+from cxr_ray.models.scoring_only import FILES, looks_like_probabilities
 from cxr_ray.models.statefiles import read_state_file
 from cxr_ray.registry import did_you_mean
 from cxr_ray.results import filesystem
@@ -112,6 +113,8 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
     Raises:
         CheckpointError: not a checkpoint, or of another shape.
     """
+    if spec is not None and spec.arch in FILES:
+        return _load_whole(path, spec, classes or Classes())
     file = read_state_file(path)
     if spec is None and (spec := saved_spec(path)) is not None and chooses_code(spec):
         raise CheckpointError(
@@ -141,9 +144,19 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
     return classifier
 
 
+def _load_whole(path: str, spec: ModelSpec, classes: Classes) -> Classifier:
+    """A file that is layers and weights in one, as its spec's arch says."""
+    network = FILES[spec.arch][0](path)
+    spec, said = outputs_of_classes(path, replace(spec, outputs=families.outputs_of(network, spec.size)), None, classes)
+    classifier = Classifier(network, spec).eval()
+    _try(path, classifier)
+    classifier.notes = (*network.notes, *said)
+    return classifier
+
+
 def chooses_code(spec: ModelSpec) -> bool:
-    """Whether a spec names a module of the user's, which must not be imported because a file says so."""
-    return spec.arch.startswith("factory:")
+    """Whether a spec names a module of the user's or a program, which must not run because a file says so."""
+    return spec.arch.startswith("factory:") or spec.arch in FILES
 
 
 def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
@@ -168,17 +181,28 @@ def _try(path: str, classifier: Classifier) -> None:
     size = classifier.spec.size
     noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     try:
-        scores = classifier.log_odds(torch.cat([torch.zeros_like(noise), classifier.normalize(noise)]))
+        images = torch.cat([torch.zeros_like(noise), classifier.normalize(noise)])
+        scores, outputs = classifier.log_odds(images), classifier.network(images)
     except RuntimeError as e:  # layers of a head of the file's own may not fit each other
         raise CheckpointError(
             f"got {path}, which cannot score an image of {size} x {size} ({first_line(e)}); expected layers that fit; "
             "give the network (arch) and the size that it was trained with."
         ) from None
+    refuse_probabilities(path, outputs)
     if not torch.isfinite(scores).all():
         values = " and ".join(f"{score:g}" for score in scores.tolist())
         raise CheckpointError(
             f"got {path}, which gives {values} for a constant image and for noise; expected finite scores; give "
             "weights, mean and std that are finite and not too large."
+        )
+
+
+def refuse_probabilities(what: str, outputs: Tensor) -> None:
+    """Refuse outputs that are shares of one: log-odds are differences of logits. Raises CheckpointError."""
+    if looks_like_probabilities(outputs):
+        raise CheckpointError(
+            f"got {what}, whose outputs are probabilities (none below 0, and they add up to 1); expected logits; leave "
+            "the softmax at its end out."
         )
 
 

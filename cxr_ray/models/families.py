@@ -1,4 +1,4 @@
-"""Networks of other packages by name: torchvision:NAME, timm:NAME, torchxrayvision:NAME and factory:MODULE:FUNCTION.
+"""Networks of other packages and files by name: torchvision:NAME, timm:NAME, torchxrayvision:NAME, factory:..., onnx.
 
 Packages are imported where a network of theirs is asked for: a second, which a mistake need not wait for.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_ray.errors import MissingPackageError, UnknownNameError, UserError, WeightsError
+from cxr_ray.models.scoring_only import FILES, not_trained
 from cxr_ray.registry import Registry, did_you_mean
 
 FAMILIES = ("torchvision", "timm", "torchxrayvision", "factory")
@@ -44,25 +45,28 @@ class Networks(Registry[Network]):
     True
     """
 
-    pattern = rf"^({'|'.join(FAMILIES)}):\S+$"  # of names beyond the entries, for schemas
+    pattern = rf"^(({'|'.join(FAMILIES)}):\S+|{'|'.join(FILES)})$"  # of names beyond the entries, for schemas
 
     def __contains__(self, name: object) -> bool:
         if super().__contains__(name) or not isinstance(name, str):
             return super().__contains__(name)
         family, _, rest = name.partition(":")
-        return family in FAMILIES and bool(rest.strip())
+        return name in FILES or (family in FAMILIES and bool(rest.strip()))
 
     def __missing__(self, name: str) -> Network:
         family, _, rest = name.partition(":")
         if name not in self:
             raise UnknownNameError(f"got the {self.kind} {name!r}.{expected(name, self)}")
+        if name in FILES:
+            return Network(not_trained(name), _without_weights(name), FILES[name][1])
         return _FAMILIES[family](rest)
 
 
 def expected(name: object, known: Mapping[str, Network]) -> str:
     """The nearest known name, all of them, and the families."""
     text = did_you_mean(name, known)
-    return f"{text.removesuffix('.')}, torchvision:NAME, timm:NAME, torchxrayvision:NAME, factory:MODULE:FUNCTION."
+    families = "torchvision:NAME, timm:NAME, torchxrayvision:NAME, factory:MODULE:FUNCTION"
+    return f"{text.removesuffix('.')}, {families}, {', '.join(FILES)}."
 
 
 def _torchvision(name: str) -> Network:
@@ -174,13 +178,17 @@ def _factory(target: str) -> Network:
             _refuse(arch, f"which gives a {type(network).__name__}")
         return network
 
+    return Network(build, _without_weights(arch), "A network of your own.")
+
+
+def _without_weights(arch: str) -> Callable[[], dict[str, Tensor]]:
     def imagenet() -> dict[str, Tensor]:
         raise WeightsError(
             f"model.weights: got imagenet, which {arch} does not have; expected a file or none; give a file "
             "(--set model.weights=path/to/weights.pth) or train from scratch (--set model.weights=none)."
         )
 
-    return Network(build, imagenet, "A network of your own.")
+    return imagenet
 
 
 def _function(target: str, arch: str) -> Callable[[int], Any]:

@@ -9,7 +9,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,15 +57,19 @@ class StateFile:
     class_to_idx: dict[str, int] | None = None
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, check: Callable[[bytes], object] | None = None) -> bytes:
     """The bytes of a checkpoint, local or at a URI.
+
+    Args:
+        path: where it is.
+        check: takes the first bytes of a large file, and raises where it is not what it should be.
 
     Raises:
         CheckpointError: there is no such file, or it cannot be read.
     """
     try:
         fs, inside = filesystem(path)
-        data = read_file(fs, inside, LARGEST, partial(_check_head, path))
+        data = read_file(fs, inside, LARGEST, check)
     except TooLargeError as e:
         raise CheckpointError(f"got {path}, which cannot be used ({e}); expected a checkpoint; give one.") from None
     except FileNotFoundError:
@@ -83,10 +87,30 @@ def read_bytes(path: str) -> bytes:
 def _check_head(path: str, head: bytes) -> None:
     """Refuse a large file whose first bytes are those of no checkpoint. Raises CheckpointError."""
     is_header = 0 < int.from_bytes(head[:8], "little") < 2**27 and head[8:9] == b"{"
+    if path.endswith(".onnx"):
+        return  # which is told apart from the rest
     if not (is_header if path.endswith(".safetensors") else head.startswith(MAGICS)):
         raise CheckpointError(
             f"got {path}, which cannot be loaded safely (its first bytes are those of no checkpoint); expected "
             "safetensors or a torch state dict (tensors only); save one with torch.save(model.state_dict(), path)."
+        )
+
+
+def _refuse_whole_network(path: str, data: bytes) -> None:
+    """Say of a file that is layers and weights in one how it is named."""
+    names: list[str] = []
+    if data.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                names = archive.namelist()
+        except zipfile.BadZipFile:  # what follows says so
+            return
+    kind = "torchscript" if any("/code/" in name for name in names) else "onnx" if path.endswith(".onnx") else None
+    if kind is not None:
+        what = {"torchscript": "TorchScript, a program that torch would run", "onnx": "ONNX"}[kind]
+        raise CheckpointError(
+            f"got {path}, which is {what}; expected a state dict; name it so (arch: {kind}), and it is scored without "
+            "gradients or layers, or save one with torch.save(model.state_dict(), path)."
         )
 
 
@@ -105,7 +129,8 @@ def read_state_file(path: str) -> StateFile:
     Raises:
         CheckpointError: there is no such file, it cannot be read, or holds anything else.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, partial(_check_head, path))
+    _refuse_whole_network(path, data)
     try:
         _check_unpacked(data)
         if path.endswith(".safetensors"):

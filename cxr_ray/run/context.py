@@ -25,6 +25,7 @@ from cxr_ray.measure.donor_swaps import assign_donors
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
+from cxr_ray.models.scoring_only import FILES
 from cxr_ray.run import progress
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.plan import TrialPlan, plan_trials
@@ -182,6 +183,10 @@ def given_models(sweep: Sweep) -> tuple[dict[str, ModelRef], list[str]]:
             )
         model = checkpoints.load(c.path, model_spec, sweep.data.classes)
         notes += needs.check(name, model, sweep.explain.explainers)
+        if model.spec.arch in FILES and sweep.sanity is not None:
+            notes.append(
+                f"{name} ({model.spec.arch}): its weights cannot be randomised, so that it has no rows of sanity."
+            )
         path = c.path if "://" in c.path else str(Path(c.path).expanduser().resolve())
         channels = needs.channels(model) if depends_on_channels(sweep) else 0
         model_refs[name] = ModelRef(name, path, model.spec, model.spec.size, model.spec.preprocess, channels=channels)

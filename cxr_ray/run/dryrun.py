@@ -34,6 +34,7 @@ class Cost:
         size: side of the images in pixels.
         channels: of the networks' feature maps, where an explainer makes a pass for each; else 0.
         models: how many are explained; trained_images: images x epochs x trials.
+        whole: models that are files that only score, which sanity leaves out.
         images: of the test split; validation, checked, altered: images of val, of sanity and of stability.
         recipients: of donor swaps; donors: of each class a recipient; swaps: passes of a recipient.
         patients: of the test split.
@@ -45,6 +46,7 @@ class Cost:
     size: int
     channels: int
     models: int
+    whole: int
     images: int
     validation: int
     of_validation: int
@@ -73,7 +75,7 @@ class Cost:
     @property
     def checking(self) -> int:
         """Passes of sanity, one target an image."""
-        return self.models * self.checked * self.sanity[0]
+        return (self.models - self.whole) * self.checked * self.sanity[0]
 
     @property
     def altering(self) -> int:
@@ -108,12 +110,12 @@ class Cost:
             f"Forward passes to explain{size}, one target an image: {most}{self.explaining:,} = {self.models} x "
             f"({self.images} x {each:,} + {self.validation} x {self.of_validation})"
         )
-        if self.checked:
+        if self.checked and self.models > self.whole:
             each, formula = self.sanity
             yield f"Forward passes an image and target of sanity{size}: {each:,} = {formula}"
             yield (
-                f"Forward passes of sanity{size}, one target an image: {self.checking:,} = {self.models} x "
-                f"{self.checked} x {each:,}"
+                f"Forward passes of sanity{size}, one target an image: {self.checking:,} = "
+                f"{self.models - self.whole} x {self.checked} x {each:,}"
             )
         if self.altered:
             each, formula = self.stability
@@ -185,6 +187,7 @@ def planned_costs(context: RunContext) -> list[Cost]:
             size=size,
             channels=channels,
             models=kinds.count((size, channels)),
+            whole=sum(r.only_scores and (r.size, r.channels) == (size, channels) for r in context.given.values()),
             images=len(manifest.rows("test")),
             validation=len(manifest.rows("val")),
             of_validation=passes_of_validation(sweep),

@@ -251,6 +251,8 @@ class Plan:
         return ShardPlan(self._name(trial_id, split, n), trial_id, split, ref.size, ref.preprocess, kept)
 
     def _number(self, trial_id: str, split: str) -> int:
+        if split == "sanity" and self.model_refs[trial_id].only_scores:
+            return 0
         return -(-len(self.images[split]) // self.lengths[trial_id, split])
 
     def _name(self, trial_id: str, split: str, n: int) -> str:

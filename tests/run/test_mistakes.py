@@ -403,7 +403,8 @@ def test_a_safetensors_file_of_another_architecture(refusal):
     (line,) = refusal("tiny.yaml", "--set", "checkpoints={study: {path: model.safetensors}}")
     assert line == (
         "got model.safetensors, which says it is a 'resnet50'. Did you mean 'resnet18'? Expected one of: resnet18, "
-        "resnet18d, seresnet18, torchvision:NAME, timm:NAME, torchxrayvision:NAME, factory:MODULE:FUNCTION."
+        "resnet18d, seresnet18, torchvision:NAME, timm:NAME, torchxrayvision:NAME, factory:MODULE:FUNCTION, onnx, "
+        "torchscript."
     )
 
 
