@@ -1,7 +1,6 @@
 """Copy the README's pictures from a run: ``python docs/pictures.py results/quickstart``.
 
-Both are pictures of the report: the first true positive of the gallery, and the forest plot of the advantage over the
-controls, of the model with the highest val_auroc.
+Both are pictures of the report: the first true positive of the gallery, and the figure of its first screen.
 """
 
 from __future__ import annotations
@@ -11,15 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cxr_ray.results import open_run
-
 IMAGES = Path(__file__).parent / "images"
-
-
-def first_model(run: Path) -> str:
-    """trial_id of the model that the report shows first: the one with the highest val_auroc."""
-    trials = open_run(run).pandas("trials")
-    return str(trials.sort_values("val_auroc", ascending=False, na_position="last")["trial_id"].iloc[0])
 
 
 def first(folder: Path, pattern: str) -> Path:
@@ -41,12 +32,12 @@ def save(source: Path, name: str) -> None:
 
 
 def main() -> None:
-    """Write gallery.png and forest.png."""
+    """Write gallery.png and summary.svg."""
     parser = argparse.ArgumentParser(description="Copy the README's pictures from a run.")
     parser.add_argument("run", type=Path, help="a finished run, such as results/quickstart")
     run = parser.parse_args().run
     save(first(run / "galleries", "tp_*_01.png"), "gallery.png")
-    save(first(run / "figures", f"advantages-{first_model(run)}-*.png"), "forest.png")
+    (IMAGES / "summary.svg").write_bytes((run / "figures" / "summary.svg").read_bytes())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ UNMEASURED = "not compared with a control"
 ALONE = "no strong control was measured"
 GROUPS = {  # how a control fares, to the words before the controls
     "beaten": "more faithful than {}",
-    "on average": "more faithful than {} on average, not shown to win more often than it loses",
+    "on average": "more faithful on average than {}, not shown to win more often than it loses",
     "often": "wins more often than it loses against {}, not shown to be more faithful on average",
     "open": "not shown to be better than {}",
     "worse": "less faithful than {}",

@@ -88,6 +88,7 @@ class Control:
         sequential: more than the fixed draws can be made.
         rank_sums: it needs the sums of the rank maps of all images (``donors``).
         phrase: what a map is more faithful than, in a sentence; without it, the control's name.
+        colour: in every figure, of at least 3 to 1 against white and against the dark page.
     """
 
     family: Family
@@ -99,6 +100,7 @@ class Control:
     sequential: bool = True
     rank_sums: bool = False
     phrase: str = ""
+    colour: str = "#808080"
 
 
 def pixel_random(draws: Draws, grid: str, size: int) -> Tensor:
@@ -191,18 +193,21 @@ CONTROLS = Registry(
             "ruins any map.",
             grids=on_pixels,
             phrase="random pixels",
+            colour="#808080",
         ),
         "cell_random": Control(
             "nothing",
             cell_random,
             caption="Random cells of the grid (on grid pixel, of 7 x 7).",
             phrase="random cells",
+            colour="#3A96CC",
         ),
         "smooth_random": Control(
             "ranking",
             smooth_random,
             caption="A random field as smooth as the map: at 25% its mask has as long an outline, on average.",
             phrase="smooth random maps",
+            colour="#B98300",
         ),
         "shifted": Control(
             "ranking",
@@ -211,12 +216,14 @@ CONTROLS = Registry(
             "alone beats it, so beating it is not localisation.",
             most_draws=SHIFTS,
             phrase="shifted maps",
+            colour="#009E73",
         ),
         "random_cam": Control(
             "class weights",
             random_cam,
             caption="The same activations with the class's weights permuted.",
             phrase="maps of permuted class weights",
+            colour="#C0679A",
         ),
         "mean_map": Control(
             "other images",
@@ -229,6 +236,7 @@ CONTROLS = Registry(
             sequential=False,
             rank_sums=True,
             phrase="the average map",
+            colour="#D55E00",
         ),
         "other_image": Control(
             "other images",
@@ -236,6 +244,7 @@ CONTROLS = Registry(
             caption="The map of another patient's image with the same prediction. A strong control.",
             strong=True,
             phrase="other patients' maps",
+            colour="#1478B5",
         ),
     },
 )

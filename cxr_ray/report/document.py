@@ -10,16 +10,22 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from cxr_ray import results
+from cxr_ray.report import page
 from cxr_ray.report.browser.files import write_browser
+from cxr_ray.report.figures.drawing import ink_styles
 from cxr_ray.report.galleries import Images
+from cxr_ray.report.glossary import Links
 from cxr_ray.report.load import load
+from cxr_ray.report.page import Block
 from cxr_ray.report.rundata import WHOLE_MODELS, RunData
 from cxr_ray.report.section import Folder, Section
 from cxr_ray.report.sections import (
     accuracy,
     advantages,
+    answer,
     curves,
     definitions,
     deletion,
@@ -36,7 +42,6 @@ from cxr_ray.report.sections import (
     signs,
     stability,
 )
-from cxr_ray.report.sections.headlines import headlines
 from cxr_ray.storage import Store
 
 CHANGES = Section("changes", "What controls, levels, log-odds and other explainers change")
@@ -57,6 +62,9 @@ def write_report(out: str, images: str | None = None) -> None:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    links = Links()
+    environment.filters["terms"] = links.mark
+    environment.globals["begin"] = links.begin
     template = environment.from_string(files("cxr_ray.report").joinpath("report.html.j2").read_text("utf-8"))
     pixels = Images(run, images)
     n_browsed = write_browser(data, store, pixels)
@@ -68,17 +76,17 @@ def context(data: RunData, folder: Folder, images: Images) -> dict[str, Any]:
     """The values that the template draws."""
     return {
         "name": data.sweep["name"],
-        "run": run_line(data),
-        "notes": data.provenance.get("data_notes") or [],
-        "headlines": headlines(data),
+        "styles": Markup(styles()),
+        "answer": answer.first_screen(data, folder),
+        "most": WHOLE_MODELS,
         "reading": reading(data),
         "sections": sections(data, folder, images),
     }
 
 
 def sections(data: RunData, folder: Folder, images: Images) -> list[Section]:
-    """In the order of the page, which is that of the Grad-CAM findings study."""
-    return [
+    """In the order of the page, that of the Grad-CAM findings study; what was not measured is listed in one place."""
+    every = [
         performance.section(data, folder),
         sequential.section(data, folder),
         observations.section(data, folder),
@@ -97,7 +105,29 @@ def sections(data: RunData, folder: Folder, images: Images) -> list[Section]:
         accuracy.section(data, folder),
         limits.section(data, folder),
         definitions.section(data, folder),
+        provenance(data),
     ]
+    missing = [s for s in every if s.otherwise and not s.blocks and not s.models]
+    shown = [s for s in every if s not in missing]
+    place = next(i for i, s in enumerate(shown) if s.anchor == "limitations")
+    lines = [f"{s.title}. {s.otherwise}" for s in missing]
+    listed = [Section("missing", "Not in this run", blocks=[{"kind": "list", "items": lines}])] if lines else []
+    return [*shown[:place], *listed, *shown[place:]]
+
+
+def styles() -> str:
+    """The page's CSS, with the inks of the figures in light and dark."""
+    own = files("cxr_ray.report").joinpath("styles.css").read_text("utf-8")
+    dark = f"@media screen and (prefers-color-scheme: dark) {{ {ink_styles(dark=True)} }}"
+    return f"{own}\n{ink_styles()}\n{dark}"
+
+
+def provenance(data: RunData) -> Section:
+    """Which run the page is of, and what was noted of its data."""
+    notes = data.provenance.get("data_notes") or []
+    blocks: list[Block] = [page.text(run_line(data))]
+    blocks += [{"kind": "list", "items": notes}] if notes else []
+    return Section("provenance", "Versions and provenance", blocks=blocks)
 
 
 def run_line(data: RunData) -> str:
@@ -120,11 +150,10 @@ def reading(data: RunData) -> list[str]:
         f" The {WHOLE_MODELS} models with the highest val_auroc are shown whole." if data.models[WHOLE_MODELS:] else ""
     )
     return [
-        "A saliency map claims that some places matter to the model. Here those places are filled (deletion) or "
-        "restored (insertion). The change of the model's score is compared with that under control masks. The "
-        "advantage over the control is above 0 where the map is more faithful than the control. A map earns trust for "
-        "a group of images where it beats the hardest strong control, in mean advantage and in how often it "
-        "wins. Beating random pixels says little.",
+        answer.QUESTION,
+        "Here the places that a map marks are filled (deletion) or restored (insertion), and the change of the model's "
+        "score is compared with that under control masks. A map earns trust for a group of images where it beats the "
+        "hardest strong control, in mean advantage and in how often it wins. Beating random pixels says little.",
         f"The primary number is the advantage in {data.metric}, in log-odds; {data.first}. Each table's caption says "
         "what its numbers are measured with; [ ] is a 95% interval. Bold: beaten, in mean advantage and in win "
         "rate: p_holm < 0.05 and an interval above chance. "

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from cxr_ray.analysis import class_order
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.class_order import Question
+from cxr_ray.analysis.model_names import model_names
 from cxr_ray.analysis.primary import PrimarySettings
 from cxr_ray.config import explained
 from cxr_ray.measure.controls import strong_first
@@ -131,6 +132,15 @@ class RunData:
         """Rows of ``buckets`` in the primary metric, scale and setting."""
         part = self.first.rows(self.buckets)
         return part[self.primary.chosen(part) & (part["scale"] == self.primary.scale)]
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """trial_id to the model's name for people."""
+        return model_names(self.trials[self.trials["trial_id"].isin(self.models)])
+
+    def name(self, trial_id: str) -> str:
+        """The model's name for people; of a model that was not explained, its trial_id."""
+        return self.names.get(trial_id, trial_id)
 
     def of_model(self, table: str, trial_id: str) -> pd.DataFrame:
         """The rows of a table that are of one model."""

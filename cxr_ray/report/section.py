@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure
-
-from cxr_ray.report.figures.marks import to_png
-from cxr_ray.report.page import Block, base64_of
+from cxr_ray.report.figures.layout import Figure
+from cxr_ray.report.page import Block
 from cxr_ray.report.rundata import RunData
 from cxr_ray.storage import Store
 
@@ -22,7 +20,7 @@ class Section:
         title: the heading.
         notes: paragraphs that say how to read it.
         blocks: what it shows of the run.
-        models: what it shows of each model, (trial_id, blocks); the first is open.
+        models: what it shows of each model, (name, blocks); the first is open.
         otherwise: the sentence that stands there instead of blocks, where there are none.
         level: of the heading, 2 or 3.
     """
@@ -44,11 +42,11 @@ class Folder:
 
     def picture(self, figure: Figure, name: str, alt: str, caption: str, inline: bool = True) -> Block:
         """Writes the figure as a file, and hands it to the page: inside it, or as a link."""
-        png = to_png(figure)
-        self.store.write(png, "figures", name)
+        drawing = figure.drawing()
+        self.store.write(drawing.svg(alt, alone=True).encode(), "figures", name)
         return {
             "kind": "picture",
-            "png": base64_of(png) if inline else None,
+            "svg": drawing.svg(alt) if inline else None,
             "file": f"figures/{name}",
             "alt": alt,
             "caption": caption,
@@ -61,6 +59,6 @@ OfModel = Callable[[RunData, Folder, str], Iterable[Block]]
 def of_models(
     data: RunData, folder: Folder, blocks: OfModel, models: Sequence[str] | None = None
 ) -> list[tuple[str, Sequence[Block]]]:
-    """(trial_id, blocks) of each model that has any; by default of those that are shown with everything."""
+    """(name, blocks) of each model that has any; by default of those that are shown with everything."""
     found = [(t, list(blocks(data, folder, t))) for t in (data.whole if models is None else models)]
-    return [(t, b) for t, b in found if b]
+    return [(data.name(t), b) for t, b in found if b]

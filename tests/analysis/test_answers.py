@@ -40,7 +40,7 @@ def test_beaten_and_open_controls_are_named_in_words():
 @pytest.mark.parametrize(
     ("advantage", "wins", "words"),
     [
-        (CLEAR, EVEN, "more faithful than the average map on average, not shown to win more often than it loses"),
+        (CLEAR, EVEN, "more faithful on average than the average map, not shown to win more often than it loses"),
         (WIDE, WINS, "wins more often than it loses against the average map, not shown to be more faithful on average"),
         (BELOW, LOSES, "less faithful than the average map"),
         (BELOW, EVEN, "not shown to be better than the average map"),

@@ -14,6 +14,7 @@ def page_of(out: str | Path) -> str:
 
 
 def text_of(page: str) -> str:
-    """The text of a page, captions of pictures included, one space between words."""
-    body = re.sub(r"(?s)<style.*?</style>|<head>.*?</head>", " ", page)
+    """The text of a page, of pictures too but for the numbers of their axes, one space between words."""
+    page = re.sub(r'(?s)<a class="term"[^>]*>(.*?)</a>', r"\1", page)
+    body = re.sub(r"(?s)<style.*?</style>|<head>.*?</head>|<text[^>]*data-tick[^>]*>.*?</text>", " ", page)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())

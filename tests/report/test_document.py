@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cxr_ray.analysis.hypotheses.registry import TESTED
 from cxr_ray.report.__main__ import main
 from cxr_ray.run.outcome import summary_lines
 from tests.builders.pages import page_of, text_of
@@ -35,7 +36,7 @@ def test_advantages_are_those_of_the_table_beside_their_definition(page):
     # occlusion, TP, drop at 0.5 (fifth metric), probability: 2 + 0.1 + 0.04 + 0.001, and + 6 and + 3; 1 patient
     assert "occlusion TP 0.5 2 (1) +2.141 +8.141 p_holm – · win rate 0.625, p_holm 0.042 +5.141" in text
     for scale in ("log-odds", "probability"):
-        where = f"{scale} of the target; model {TRIAL}; grid pixel, fill mean, target rule pneumonia; level: "
+        where = f"{scale} of the target; model plain; grid pixel, fill mean, target rule pneumonia; level: "
         assert (
             f"Advantage over the control in area between perturbation curves (ABPC), {where}none "
             "(area over all levels)." in text
@@ -53,9 +54,9 @@ def test_bold_needs_the_test_and_the_interval(page):
 
 def test_models_stand_with_their_counts(page):
     text = text_of(page)
-    assert f"{TRIAL} half: 0.500 0.667 [0.311, 0.922] 0.712 0.667 0.667 6 6 2 1 2 1" in text
-    assert f"{TRIAL} plain 3 completed 4 2 0.877 yes" in text
-    assert "plain-ffffffff plain – failed: <b>out of memory</b> – – – no" in text
+    assert "plain half: 0.500 0.667 [0.311, 0.922] 0.712 0.667 0.667 6 6 2 1 2 1" in text
+    assert f"plain {TRIAL} plain 3 completed 4 2 0.877 yes" in text
+    assert "plain-ffffffff plain-ffffffff plain – failed: <b>out of memory</b> – – – no" in text
 
 
 def test_text_from_the_tables_is_escaped(page):
@@ -73,7 +74,8 @@ def test_the_page_opens_offline(page, run):
         assert inside or link.startswith("data:") or (Path(run) / link).is_file(), link[:80]
     assert not re.search(r"https?://|@import|url\(", page)
     kinds = sorted(p.name.split("-")[0] for p in Path(run, "figures").iterdir())
-    assert kinds == ["advantages", "concentration", "curves", "curves", "deletion", "ranks"]
+    once = ["advantages", "concentration", "curves", "curves", "deletion", "ranks", "summary.pdf", "summary.svg"]
+    assert kinds == once
     files = {p.name for p in Path(run, "galleries").iterdir()}
     random = {f"random_compact_{i:02d}.png" for i in range(1, 7)}
     assert files == random | {"legend.png", "tp_compact_01.png", "tp_compact_02.png", "fp_compact_01.png"}
@@ -91,7 +93,7 @@ def test_absolute_areas_where_the_baseline_is_valid(page):
 
 def test_a_run_that_measured_less_says_what_it_lacks(page):
     text = text_of(page)
-    assert "This run judges no hypothesis" in text
+    assert "Hypotheses. This run judges no hypothesis" in text
     assert "The run measured no regions" in text
     assert "Not measured in this run (verdicts: null, or an older run)." in text
     assert "The run has no randomised models" in text
@@ -122,8 +124,9 @@ def test_hypotheses_have_verdicts_in_words(findings_text):
     assert "margin −0.50 to 0.50; 1 models, 60 images, 50 patients" in findings_text
     assert "Test sign-flip: p 0.001, p_holm 0.002 in the family H1, H2 and H3 | plain (2)" in findings_text
     assert "maps at the border, FP minus TP plain +0.125 share 1 / 60 / 50" in findings_text
-    assert "This run has no verdict on H2." in findings_text
-    assert "Not applicable (plain): there are no lung masks" in findings_text
+    assert TESTED["H1"].question in findings_text
+    assert TESTED["H2"].question not in findings_text  # the sweep does not ask it
+    assert "H3 (plain) is not applicable: there are no lung masks" in findings_text
     assert "nan" not in findings_text.lower().split()
 
 
@@ -190,8 +193,8 @@ def test_levels_too_far_apart_for_areas_leave_the_drop_as_the_primary_metric(tmp
 def test_a_single_invalid_fill_leads_the_page_with_deletion_and_shows_no_area_of_insertion(tmp_path):
     text = text_of(page_of(make_run(tmp_path / "run", val_valid=3, valid=False, more=True)))
     said = (
-        f"Filled with mean, the image scores at least 1 log-odds below the untouched one for 3 of 20 validation images "
-        f"of {TRIAL}: no fill that was asked for is a valid baseline (at least 95% of the images of every model), so "
+        "Filled with mean, the image scores at least 1 log-odds below the untouched one for 3 of 20 validation images "
+        "of plain: no fill that was asked for is a valid baseline (at least 95% of the images of every model), so "
         "the primary metric is deletion alone and areas of insertion are not shown."
     )
     assert text.count(said) == 2  # at the top and among the limitations
@@ -200,12 +203,12 @@ def test_a_single_invalid_fill_leads_the_page_with_deletion_and_shows_no_area_of
     assert "Advantage over the control in area between" not in text
     assert "Advantage over the control in insertion" not in text
     assert "insertion area: higher" not in text
-    assert f"{TRIAL} pneumonia mean 20 (20) 3 0.150 [0.120, 0.136] +0.312 no" in text
+    assert "plain pneumonia mean 20 (20) 3 0.150 [0.120, 0.136] +0.312 no" in text
 
 
 def test_a_valid_fill_is_told_and_insertion_is_shown(tmp_path):
     text = text_of(page_of(make_run(tmp_path / "run", val_valid=20)))
-    assert f"for 20 of 20 validation images of {TRIAL}: a valid baseline, and the primary fill." in text
+    assert "for 20 of 20 validation images of plain: a valid baseline, and the primary fill." in text
     assert "Advantage over the control in area between perturbation curves (ABPC), log-odds" in text
 
 
@@ -216,7 +219,7 @@ def test_missing_values_two_rules_and_a_given_model_have_a_page(tmp_path):
     # maps, compact, diffuse, scattered, border, degenerate, four shares of mass, constant, not finite, ties
     assert "gradcam all 6 (6) 5 (83%) 0 (0%) 0 (0%) 0 (0%) 0 (0%) – – – – 0 1 0.25" in text
     assert "target rule predicted Maps of each spatial concentration" in text
-    assert "study plain – given – – – yes" in text_of(page)
+    assert "study study plain – given – – – yes" in text_of(page)
     assert "Images without a finite map are missing from the map" in page
     assert "target rule predicted" in page
 
@@ -229,7 +232,7 @@ def test_missing_images_are_one_sentence_and_invalid_baselines_are_named(tmp_pat
     assert f"There is no gallery: none of its 6 images could be read from {moved}." in text
     assert f"python -m cxr_ray.report {out} --data PATH." in text
     assert "gradcam all 6 (5) 0 of 6 not shown: valid baseline for 0 of 6" in text
-    assert "Filled with mean, 0 of 6 images score at least 1 log-odds below the untouched one." in text
+    assert "these test images score at least 1 log-odds below the untouched one: 0 of 6 of plain." in text
     assert any("below the untouched one for 0 of 6 images of plain" in line for line in summary_lines(out))
     assert "−7.020 [−7.520, −6.770]" in text  # advantages share the baseline, and need no image
 

@@ -20,10 +20,11 @@ from cxr_ray.measure.regions import REGIONS
 from cxr_ray.report import page
 from cxr_ray.report.document import reading
 from cxr_ray.report.galleries import GALLERY
+from cxr_ray.report.glossary import GLOSSARY
 from cxr_ray.report.load import load, optional
 from cxr_ray.report.sections import (
     advantages,
-    definitions,
+    answer,
     hypotheses,
     localisation,
     lungs,
@@ -76,6 +77,8 @@ def prose() -> list[str]:
     registries: Iterable[dict[str, Any]] = (CONTROLS, EDITS, EXPLAINERS, FILLS, LOCALISATION, METRICS, REGIONS)
     captions = [entry.caption for registry in registries for entry in registry.values()]
     notes = [
+        answer.QUESTION,
+        answer.HOW,
         observations.NOTE,
         lungs.NOTE,
         localisation.NOTE,
@@ -91,7 +94,7 @@ def prose() -> list[str]:
         sanity.NOTE,
         stability.NOTE,
     ]
-    return [*captions, *notes, *(text for _, text in definitions.DESIGN), *(s.description for s in SOURCES.values())]
+    return [*captions, *notes, *(term.text for term in GLOSSARY), *(s.description for s in SOURCES.values())]
 
 
 def unknown_numbers(text: str, run: Any) -> list[str]:

@@ -6,39 +6,39 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from cxr_ray.report.figures.marks import colour, finish, marker, marks_of, panels, point, rows_axis, zero
+from cxr_ray.report.figures.axes import Axes
+from cxr_ray.report.figures.layout import Figure
+from cxr_ray.report.figures.marks import colour, control_colour, grid_of, legend_of, marker
 from cxr_ray.report.page import rows_of
 
+ROW = 19.0  # pixels
 
-def forest(part: pd.DataFrame, controls: Sequence[str], explainers: Sequence[str], label: str, title: str) -> Figure:
-    """Mean advantages with their intervals, a panel a control, all on one axis; filled where it is the hardest.
+
+def forest(part: pd.DataFrame, controls: Sequence[str], label: str, title: str) -> Figure:
+    """Mean advantages with their intervals, a panel a control in its colour, all on one axis; filled: the hardest.
 
     Args:
         part: rows of ``summary`` in one setting, metric and scale.
-        controls, explainers: in the order of panels and of colours.
+        controls: in the order of panels.
         label: of the axis across.
         title: of the figure.
     """
     rows = part.drop_duplicates(["explainer", "bucket"])
     keys = [(str(r.explainer), str(r.bucket)) for r in rows_of(rows)]
     n = {(str(r.explainer), str(r.bucket)): r.n for r in rows_of(part)}
-    figure, axes = panels(len(controls), 4, 0.6 + 0.2 * len(keys), 1.2, sharex=True, sharey=True)
-    figure.set_figwidth(2.2 + 2.2 * min(4, len(controls)))
-    for ax, control in zip(axes, controls, strict=True):
+    axes = []
+    for control in controls:
         of_control = part[part["control"] == control]
-        rows_axis(ax, [f"{'  '.join(key)}, n = {n[key]}" for key in keys], [explainer for explainer, _ in keys])
-        for r in rows_of(of_control):
-            y = keys.index((r.explainer, r.bucket))
-            hollow = r.hardest is not True
-            point(ax, y, (r.mean, r.lower, r.upper), colour(explainers.index(r.explainer)), hollow=hollow)
-        zero(ax)
-        ax.tick_params(labelbottom=True)
         draws = int(of_control["draws"].max())
-        ax.set_title(f"over {control}\n({draws} draw{'s' * (draws != 1)})", fontsize=9)
-    return finish(figure, title, label=label)
+        ax = Axes(title=f"over {control}\n({draws} draw{'s' * (draws != 1)})")
+        ax.rows([f"{'  '.join(key)}, n = {n[key]}" for key in keys], [explainer for explainer, _ in keys])
+        ax.across_all("x", 0)
+        for r in rows_of(of_control):
+            bounds, y = (r.mean, r.lower, r.upper), keys.index((r.explainer, r.bucket))
+            ax.point(y, bounds, control_colour(control), hollow=r.hardest is not True)
+        axes.append(ax)
+    return grid_of(axes, 4, ROW * len(keys) + 8, title=title, label=label, share_x=True, share_y=True)
 
 
 def accuracy(models: pd.DataFrame, words: Mapping[str, str], label: str, title: str) -> Figure:
@@ -51,23 +51,24 @@ def accuracy(models: pd.DataFrame, words: Mapping[str, str], label: str, title: 
         title: of the figure.
     """
     explainers, variants = list(dict.fromkeys(models["explainer"])), list(dict.fromkeys(models["variant"]))
-    figure, axes = panels(len(explainers), 3, 2.8, 1.0, sharex=True, sharey=True)
-    for ax, explainer in zip(axes, explainers, strict=True):
+    axes = []
+    for explainer in explainers:
         part = models[models["explainer"] == explainer]
+        ax = Axes(
+            title=f"{explainer}, over {part['control'].iloc[0]}\n{words[explainer].replace('; ', chr(10))}",
+            across="accuracy on test at 0.5",
+            up=label,
+        )
+        ax.across_all("y", 0)
         for r in rows_of(part):
             _model(ax, r, variants.index(r.variant))
-        ax.axhline(0, color="0.3", lw=0.8)
-        ax.grid(color="0.93")
-        ax.tick_params(labelsize=8, labelbottom=True)
-        ax.set_title(f"{explainer}, over {part['control'].iloc[0]}\n{words[explainer]}", fontsize=8)
-        ax.set_xlabel("accuracy on test at 0.5", fontsize=8)
-        ax.set_ylabel(label, fontsize=8)
-    return finish(figure, title, marks_of(*axes), columns=6)
+        axes.append(ax)
+    return grid_of(axes, 3, 220, title=title, legend=legend_of(*axes), share_x=True, share_y=True)
 
 
 def _model(ax: Axes, r: Any, variant: int) -> None:
     look = colour(variant)
     if not pd.isna(r.gap_lower) and not pd.isna(r.accuracy_lower):
-        ax.plot([r.accuracy_lower, r.accuracy_upper], [r.gap, r.gap], color=look, lw=0.8, alpha=0.6)
-        ax.plot([r.accuracy] * 2, [r.gap_lower, r.gap_upper], color=look, lw=0.8, alpha=0.6)
-    ax.plot(r.accuracy, r.gap, marker(variant), ms=5, color=look, label=r.variant)
+        ax.line([r.accuracy_lower, r.accuracy_upper], [r.gap, r.gap], look, opacity=0.6)
+        ax.line([r.accuracy] * 2, [r.gap_lower, r.gap_upper], look, opacity=0.6)
+    ax.marks([r.accuracy], [r.gap], marker(variant), look, r.variant)

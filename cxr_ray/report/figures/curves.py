@@ -6,14 +6,14 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from cxr_ray.report.figures.marks import SCALES, WIDTH, colour, finish, marks_of
+from cxr_ray.report.figures.axes import Axes
+from cxr_ray.report.figures.drawing import Path
+from cxr_ray.report.figures.layout import Figure
+from cxr_ray.report.figures.marks import DASHES, SCALES, control_colour, control_place, legend_of
 
 DIRECTIONS = {"morf": "Deletion (MoRF)", "lerf": "Insertion (LeRF reversed)"}
-DASHES = ("-", "--", "-.", ":")
+BAND = "band: range of a control's draws"
 BUCKETS = ("all", "TP", "FP")
 
 
@@ -22,28 +22,25 @@ def curves(part: pd.DataFrame, controls: Sequence[str], title: str, scales: Iter
 
     Args:
         part: sums over images (logodds, prob, n) by outcome, control, draw, direction and level_done.
-        controls: in the order of their colours.
+        controls: in the order of the legend.
         title: of the figure.
         scales: logodds and prob, or one of them.
     """
     rows = list(itertools.product([d for d in DIRECTIONS if d in set(part["direction"])], scales))
     shown = shown_buckets(part)
-    figure = Figure(figsize=(WIDTH, 1.3 + 2.1 * len(rows)))
-    axes = figure.subplots(len(rows), len(shown), sharey="row", squeeze=False)
     sums = {(d, bucket): _sums(part, d, bucket) for d in DIRECTIONS for bucket in shown}
-    for row, (direction, scale) in zip(axes, rows, strict=True):
-        for ax, bucket in zip(row, shown, strict=True):
-            of_panel = sums[direction, bucket]
-            _panel(ax, of_panel, controls, direction, scale)
-            n = of_panel.loc[of_panel["control"] == "none", "n"].max()
-            ax.set_title(f"{DIRECTIONS[direction]}\n{bucket}, n = {0 if pd.isna(n) else int(n)}", fontsize=9)
+    axes = []
+    for direction, scale in rows:
+        of_row = [_panel(sums[direction, bucket], controls, direction, scale, bucket) for bucket in shown]
+        ends = [ax.ends("y") for ax in of_row]
+        for ax in of_row:  # one axis a row
+            ax.y_limits = min(e[0] for e in ends), max(e[1] for e in ends)
         better = "lower" if direction == "morf" else "higher"
-        row[0].set_ylabel(f"{SCALES[scale]} of the target\n({better}: more faithful)", fontsize=8)
-    drawn = marks_of(*axes.flat)
-    handles = {name: drawn[name] for name in ("map", *controls) if name in drawn}
-    if part["draw"].max() > 0:
-        handles["band: range of a control's draws"] = Patch(color="0.5", alpha=0.25, lw=0)
-    return finish(figure, title, handles)
+        of_row[0].up = f"{SCALES[scale]} of the target\n({better}: more faithful)"
+        axes += of_row
+    drawn = legend_of(*axes)
+    entries = {name: drawn[name] for name in ("map", *controls, BAND) if name in drawn}
+    return Figure(axes, len(shown), [160.0] * len(rows), title=title, legend=entries)
 
 
 def shown_buckets(part: pd.DataFrame) -> list[str]:
@@ -65,20 +62,30 @@ def _sums(part: pd.DataFrame, direction: str, bucket: str) -> pd.DataFrame:
     return sums[sums["n"] > 0]
 
 
-def _panel(ax: Axes, sums: pd.DataFrame, controls: Sequence[str], direction: str, scale: str) -> None:
+def _panel(sums: pd.DataFrame, controls: Sequence[str], direction: str, scale: str, bucket: str) -> Axes:
+    n = sums.loc[sums["control"] == "none", "n"].max()
+    ax = Axes(
+        title=f"{DIRECTIONS[direction]}\n{bucket}, n = {0 if pd.isna(n) else int(n)}",
+        across="share of cells " + ("filled" if direction == "morf" else "restored"),
+        x_limits=(-0.02, 1.02),
+        x_ticks=[(x, f"{x:g}") for x in (0.0, 0.25, 0.5, 0.75, 1.0)],
+    )
     sums = sums.assign(mean=sums[scale] / sums["n"])
-    for control, of_control in sums.groupby("control"):
-        x = of_control["level_done"] if direction == "morf" else 1 - of_control["level_done"]
-        spread = of_control.groupby(x)["mean"].agg(["min", "max", "mean"])
-        if control == "none":
-            ax.plot(spread.index, spread["mean"], "o-", color="black", ms=3, lw=1.5, label="map", zorder=5)
-            continue
-        i = controls.index(str(control))
+    if direction == "lerf":
+        sums = sums.assign(level_done=1 - sums["level_done"])
+    spreads = sums.groupby(["control", "level_done"])["mean"].agg(["min", "max", "mean"]).reset_index()
+    for control in controls:
+        spread, look = spreads[spreads["control"] == control], control_colour(control)
         if (spread["min"] < spread["max"]).any():  # several draws
-            ax.fill_between(spread.index, spread["min"], spread["max"], color=colour(i), alpha=0.25, lw=0)
-        ax.plot(spread.index, spread["mean"], DASHES[i % 4], color=colour(i), lw=1.2, label=str(control))
-    ax.set_xlim(-0.02, 1.02)
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    ax.grid(color="0.93")
-    ax.tick_params(labelsize=8)
-    ax.set_xlabel("share of cells " + ("filled" if direction == "morf" else "restored"), fontsize=8)
+            ax.band(spread["level_done"], spread["min"], spread["max"], look)
+            ax.legend.setdefault(BAND, lambda x, y: [Path(_box(x, y), "", "axis", opacity=0.35, closed=True)])
+        dash = DASHES[control_place(control) % len(DASHES)]
+        ax.line(spread["level_done"], spread["mean"], look, control, width=1.6, dash=dash)
+    own = spreads[spreads["control"] == "none"]
+    ax.line(own["level_done"], own["mean"], "ink", "map", width=2)
+    ax.marks(own["level_done"], own["mean"], "o", "ink")
+    return ax
+
+
+def _box(x: float, y: float) -> list[tuple[float, float]]:
+    return [(x, y - 5), (x + 20, y - 5), (x + 20, y + 5), (x, y + 5)]

@@ -7,33 +7,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from cxr_ray.report.figures.marks import (
-    COLOURS,
-    SCALES,
-    WIDTH,
-    colour,
-    finish,
-    marks_of,
-    panels,
-    point,
-    rows_axis,
-    zero,
-)
+from cxr_ray.report.figures.axes import Axes
+from cxr_ray.report.figures.layout import Figure
+from cxr_ray.report.figures.marks import COLOURS, SCALES, control_colour, control_place, grid_of, legend_of
 from cxr_ray.report.page import rows_of
 
 BUCKETS = ("TP", "FP", "TN", "FN", "all")
 CONTROL_MARKERS = "Dsv^<>p"
 LEGEND = (  # marker, colour, label
-    ("o", "0.2", "all images"),
-    ("s", "0.2", "matched on log-odds"),
+    ("o", "ink", "all images"),
+    ("s", "ink", "matched on log-odds"),
     ("o", COLOURS[0], "interval above 0"),
     ("o", COLOURS[1], "below 0"),
-    ("o", "0.5", "holds 0"),
-    ("x", "0.5", "no interval"),
-    ("+", "0.5", "no interval, matched"),
+    ("o", "axis", "holds 0"),
+    ("x", "axis", "no interval"),
+    ("+", "axis", "no interval, matched"),
 )
 
 
@@ -47,29 +36,30 @@ def deletion(drops: pd.DataFrame, means: pd.DataFrame, controls: Sequence[str], 
         title: of the figure.
     """
     buckets = [b for b in BUCKETS if b in set(means["bucket"])]
-    figure, axes = panels(2, 2, 0.75 * len(buckets), 1.5, sharey=True)
-    for ax, scale in zip(axes, ("prob", "logodds"), strict=True):
-        labels = []
+    axes = []
+    for scale in ("prob", "logodds"):
+        ax, labels = Axes(across=f"drop in {SCALES[scale]} of the target"), []
         for y, bucket in enumerate(buckets):
             of_bucket = drops[(drops["scale"] == scale) & ((drops["outcome"] == bucket) | (bucket == "all"))]
             values = np.sort(of_bucket["value"].dropna().to_numpy(float))
             _bucket(ax, y, values, means[(means["bucket"] == bucket) & (means["scale"] == scale)].iloc[0], controls)
             labels.append(f"{bucket}, n = {len(values)}")
-        rows_axis(ax, labels, labels)
-        zero(ax)
-        ax.set_xlabel(f"drop in {SCALES[scale]} of the target", fontsize=8)
-    return finish(figure, title, marks_of(axes[0]))
+        ax.rows(labels, labels)
+        ax.across_all("x", 0)
+        axes.append(ax)
+    return grid_of(axes, 2, 72 * len(buckets), title=title, legend=legend_of(axes[0]), share_y=True)
 
 
 def _bucket(ax: Axes, y: float, values: Any, r: pd.Series, controls: Sequence[str]) -> None:
     # A fixed spread in place of a random one: neighbours in value lie at different heights.
     spread = 0.30 * (np.arange(len(values)) * 0.618034 % 1 - 0.5) - 0.22
-    ax.plot(values, y + spread, ".", ms=2.2, color="0.55", alpha=0.7, label="one image")
-    ax.plot([], [], "o-", color="black", label="mean of the map [95%]")
-    ax.plot([], [], "x", color="black", label="mean, under 20 patients")
-    point(ax, y + 0.14, (r["mean"], r["lower"], r["upper"]), "black")
-    for i, control in enumerate(controls):
-        ax.plot(r[control], y + 0.32, CONTROL_MARKERS[i % 7], ms=5, mfc="none", color=colour(i), label=control)
+    ax.dots(values, y + spread, "axis", "one image")
+    ax.name("mean of the map [95%]", "o", "ink")
+    ax.name("mean, under 20 patients", "x", "ink")
+    ax.point(y + 0.14, (r["mean"], r["lower"], r["upper"]), "ink")
+    for control in controls:
+        shape = CONTROL_MARKERS[control_place(control) % len(CONTROL_MARKERS)]
+        ax.marks([r[control]], [y + 0.32], shape, control_colour(control), control, hollow=True)
 
 
 def signs(cells: pd.DataFrame, title: str) -> Figure:
@@ -82,24 +72,26 @@ def signs(cells: pd.DataFrame, title: str) -> Figure:
     rows = list(dict.fromkeys(cells[["target_rule", "fill", "level"]].itertuples(index=False, name=None)))
     contrasts = [c for c in ("TP-FP", "correct-wrong") if c in set(cells["contrast_of"])]
     shown = [(s, c) for s in ("prob", "logodds") for c in contrasts]
-    figure = Figure(figsize=(WIDTH, 1.9 + 0.21 * len(rows)))
-    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for ax, (scale, contrast) in zip(axes, shown, strict=True):
-        rows_axis(ax, [f"{rule}, {fill}, {level:g}" for rule, fill, level in rows], [r[:2] for r in rows])
+    axes = []
+    for scale, contrast in shown:
+        ax = Axes()
+        ax.rows([f"{rule}, {fill}, {level:g}" for rule, fill, level in rows], [r[:2] for r in rows])
         for r in rows_of(cells[(cells["scale"] == scale) & (cells["contrast_of"] == contrast)]):
             y = rows.index((r.target_rule, r.fill, r.level)) + (0.18 if r.matched else -0.18)
-            look = COLOURS[0] if r.sign > 0 else COLOURS[1] if r.sign < 0 else "0.5"
-            point(ax, y, (r.mean, r.lower, r.upper), look, "s" if r.matched else "o", hollow=bool(r.matched))
+            look = COLOURS[0] if r.sign > 0 else COLOURS[1] if r.sign < 0 else "axis"
+            ax.point(y, (r.mean, r.lower, r.upper), look, "s" if r.matched else "o", hollow=bool(r.matched))
         _label(ax, scale, *contrast.split("-"))
+        axes.append(ax)
     for marker, look, name in LEGEND:
-        axes[0].plot([], [], marker, color=look, mfc="white" if marker == "s" else look, label=name)
-    return finish(figure, title, marks_of(axes[0]), columns=7)
+        axes[0].name(name, marker, look, hollow=marker == "s")
+    height = 20.0 * len(rows) + 8
+    return Figure(axes, len(shown), [height], title=title, legend=legend_of(axes[0]), share_y=True)
 
 
 def _label(ax: Axes, scale: str, first: str, second: str) -> None:
-    zero(ax)
-    ax.set_title(f"{first} minus {second}", fontsize=9)
+    ax.title = f"{first} minus {second}"
     left, right = "\N{LEFTWARDS ARROW}", "\N{RIGHTWARDS ARROW}"
-    ax.set_xlabel(f"{SCALES[scale]}\n{left} {second} falls further\n{first} falls further {right}", fontsize=8)
-    reach = 1.05 * max(abs(v) for v in ax.get_xlim())
-    ax.set_xlim(-reach, reach)  # 0 in the middle: neither side looks longer than it is
+    ax.across = f"{SCALES[scale]}\n{left} {second} falls further\n{first} falls further {right}"
+    ax.across_all("x", 0)
+    reach = 1.05 * max(abs(v) for v in ax.ends("x"))
+    ax.x_limits = (-reach, reach)  # 0 in the middle: neither side looks longer than it is

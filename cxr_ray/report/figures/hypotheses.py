@@ -6,36 +6,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from cxr_ray.report.figures.layout import PAD, arrange
-from cxr_ray.report.figures.marks import COLOURS, WIDTH, point, zero
+from cxr_ray.report.figures.axes import Axes
+from cxr_ray.report.figures.layout import Figure
+from cxr_ray.report.figures.marks import COLOURS
 
 
 def verdicts(rows: Sequence[Any]) -> Figure:
     """Each row of the table on an axis of its own."""
-    figure = Figure(figsize=(WIDTH, 0.2 + 0.85 * len(rows)))
-    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for ax, r in zip(axes, rows, strict=True):
-        _verdict(ax, r)
-    arrange(figure, PAD)
-    return figure
+    return Figure([_verdict(r) for r in rows], 1, [44.0] * len(rows))
 
 
-def _verdict(ax: Axes, r: Any) -> None:
+def _verdict(r: Any) -> Axes:
     known = [v for v in (r.effect, r.lower, r.upper, r.margin_low, r.margin_high, 0.0) if not pd.isna(v)]
     low, high = min(known), max(known)
-    ax.set_xlim(low - 0.15 * (high - low), high + 0.15 * (high - low))
+    ends = low - 0.15 * (high - low), high + 0.15 * (high - low)
+    ax = Axes(across=r.unit, x_limits=ends, y_limits=(-0.8, 0.6), named_y=True, grid="")
+    ax.y_ticks = [(-0.1, f"{r.hypothesis} ({r.subject})\n{r.verdict}")]
     if not pd.isna(r.margin_high):  # a run of an earlier version
-        ax.axvspan(r.margin_low, r.margin_high, color="#CFE3F1", lw=0)
+        ax.band([r.margin_low, r.margin_high], [-0.8, -0.8], [0.6, 0.6], "margin", opacity=1)
         for end in {r.margin_low, r.margin_high}:
-            ax.axvline(end, color=COLOURS[0], lw=0.8, ls="--")
+            ax.across_all("x", end, COLOURS[0], dash="5 3")
+    ax.across_all("x", 0)
     if not pd.isna(r.lower_90):
-        ax.plot([r.lower_90, r.upper_90], [-0.1, -0.1], color="black", lw=4, alpha=0.35, solid_capstyle="butt")
-    point(ax, -0.1, (r.effect, r.lower, r.upper), "black")
-    zero(ax)
-    ax.set_yticks([-0.1], [f"{r.hypothesis} ({r.subject})\n{r.verdict}"])
-    ax.set_ylim(-0.8, 0.6)
-    ax.tick_params(labelsize=8)
-    ax.set_xlabel(r.unit, fontsize=8, labelpad=1)
+        ax.line([r.lower_90, r.upper_90], [-0.1, -0.1], "muted", width=5, opacity=0.5)
+    ax.point(-0.1, (r.effect, r.lower, r.upper), "ink")
+    return ax

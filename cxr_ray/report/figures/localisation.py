@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from cxr_ray.report.figures.marks import colour, finish, marker, marks_of, panels
+from cxr_ray.report.figures.axes import Axes
+from cxr_ray.report.figures.layout import Figure
+from cxr_ray.report.figures.marks import colour, grid_of, legend_of, marker
 
 OUTCOMES = ("TP", "FP", "TN", "FN")
 
@@ -23,17 +23,17 @@ def faithful_and_plausible(points: pd.DataFrame, explainers: Sequence[str], titl
         label: of the metric of localisation.
     """
     shown = [e for e in explainers if e in set(points["explainer"])]
-    figure, axes = panels(len(shown), 3, 2.6, 1.1, sharex=True, sharey=True)
-    for ax, explainer in zip(axes, shown, strict=True):
+    axes = []
+    for explainer in shown:
         of_map = points[points["explainer"] == explainer]
+        ax = Axes(title=f"{explainer}, {len(of_map)} images")
+        ax.across_all("x", 0)
+        ax.across_all("y", 0)
         for i, outcome in enumerate(OUTCOMES):
             part = of_map[of_map["outcome"] == outcome]
             if len(part):
-                look: dict[str, Any] = {"color": colour(i), "ls": "none", "ms": 4, "alpha": 0.8}
-                ax.plot(part["plausible"], part["faithful"], marker(i), label=outcome, **look)
-        ax.axhline(0, color="0.3", lw=0.8)
-        ax.axvline(0, color="0.3", lw=0.8)
-        ax.tick_params(labelsize=8, labelbottom=True)
-        ax.set_title(f"{explainer}, {len(of_map)} images", fontsize=9)
-    axes[0].set_ylabel("advantage in faithfulness", fontsize=8)
-    return finish(figure, title, marks_of(*axes), label=f"advantage in {label}")
+                ax.marks(part["plausible"], part["faithful"], marker(i), colour(i), outcome)
+        axes.append(ax)
+    axes[0].up = "advantage in faithfulness"
+    label = f"advantage in {label}"
+    return grid_of(axes, 3, 220, title=title, legend=legend_of(*axes), label=label, share_x=True, share_y=True)

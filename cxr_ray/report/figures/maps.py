@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from cxr_ray.measure.concentration import CONCENTRATIONS
-from cxr_ray.report.figures.marks import colour, finish, marker, marks_of, panels, rows_axis
+from cxr_ray.report.figures.axes import Axes
+from cxr_ray.report.figures.layout import Figure
+from cxr_ray.report.figures.marks import colour, grid_of, legend_of, marker
 
 LOOKS = {
-    "compact": "#0072B2",
+    "compact": "#0A6AA6",
     "diffuse": "#A6D3EE",
-    "scattered": "#009E73",
-    "border": "#D55E00",
+    "scattered": "#007A58",
+    "border": "#C04F00",
     "degenerate": "#BBBBBB",
 }
 DARK = ("compact", "scattered", "border")  # numbers on these are white
@@ -30,28 +30,25 @@ def concentration(observed: pd.DataFrame, title: str) -> Figure:
         title: of the figure.
     """
     explainers = list(dict.fromkeys(observed["explainer"]))
-    figure, axes = panels(len(explainers), 3, 1.75, 1.1)
-    for ax, explainer in zip(axes, explainers, strict=True):
-        _bars(ax, observed[observed["explainer"] == explainer].reset_index(drop=True))
-        ax.set_title(explainer, fontsize=9)
-    return finish(figure, title, marks_of(axes[0]), columns=5)
+    axes = [_bars(explainer, observed[observed["explainer"] == explainer]) for explainer in explainers]
+    return grid_of(axes, 3, 130, title=title, legend=legend_of(axes[0]))
 
 
-def _bars(ax: Axes, part: pd.DataFrame) -> None:
+def _bars(explainer: str, part: pd.DataFrame) -> Axes:
+    quarters = [(x, f"{x:.0%}") for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    across = "share of maps (numbers: maps)"
+    ax = Axes(title=explainer, across=across, x_limits=(0.0, 1.0), x_ticks=quarters)
     known = part[list(CONCENTRATIONS)].sum(axis=1)
     left = np.zeros(len(part))
     for kind, look in LOOKS.items():
         share = (part[kind] / known).fillna(0).to_numpy()
-        ax.barh(part.index, share, left=left, color=look, edgecolor="white", lw=0.6, label=kind, height=0.75)
         for y, (width, start, n) in enumerate(zip(share, left, part[kind], strict=True)):
+            ax.bar(start, start + width, y, look, kind)
             if width > 0.07:
-                ink = "w" if kind in DARK else "k"
-                ax.text(start + width / 2, y, str(n), ha="center", va="center", fontsize=7, color=ink)
+                ax.text(start + width / 2, y, str(n), "#ffffff" if kind in DARK else "#000000")
         left += share
-    rows_axis(ax, [f"{r.bucket}, n = {r.n}" for r in part.itertuples()])
-    ax.set_xlim(0, 1)
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
-    ax.set_xlabel("share of maps (numbers: maps)", fontsize=8)
+    ax.rows([f"{r.bucket}, n = {r.n}" for r in part.itertuples()])
+    return ax
 
 
 MEASURES = ("spearman", "ssim", "gap")
@@ -70,20 +67,18 @@ def sanity(means: pd.DataFrame, layers: Sequence[str], explainers: Sequence[str]
     shown = [e for e in explainers if e in set(means["explainer"])]
     control = "".join(f"\nover {c}" for c in means["control"].dropna().unique())
     labels = ("Spearman", "SSIM", f"advantage{control}, log-odds\n(above 0: more faithful)")
-    figure, axes = panels(3, 3, 3.0, 0.6)
-    for ax, measure, label in zip(axes, MEASURES, labels, strict=True):
+    axes = []
+    names = ["none", *(f"+ {x}" if i else x for i, x in enumerate(layers))]
+    for measure, label in zip(MEASURES, labels, strict=True):
+        ax = Axes(across="randomised, from the head down", up=label, x_ticks=list(enumerate(names)), named_x=True)
         for i, explainer in enumerate(shown):
             part = means[means["explainer"] == explainer].drop_duplicates("layer").set_index("layer").reindex(layers)
             _line(ax, part, measure, i, 0.12 * (i - (len(shown) - 1) / 2), explainer)
-        ax.axhline(0, color="0.3", lw=0.8)
-        ax.set_xticks(range(len(layers) + 1), ["none", *(f"+ {x}" if i else x for i, x in enumerate(layers))])
-        ax.set_xlabel("randomised, from the head down", fontsize=8)
-        ax.set_ylabel(label, fontsize=8)
-        ax.tick_params(labelsize=8)
-        ax.grid(axis="y", color="0.93")
+        ax.across_all("y", 0)
         if measure != "gap":
-            ax.set_ylim(min(-0.1, ax.get_ylim()[0]), 1.05)
-    return finish(figure, title, marks_of(axes[0]), columns=5)
+            ax.y_limits = (min(-0.1, ax.ends("y")[0]), 1.05)
+        axes.append(ax)
+    return grid_of(axes, 3, 230, title=title, legend=legend_of(axes[0]))
 
 
 def _line(ax: Axes, part: pd.DataFrame, measure: str, i: int, shift: float, label: str) -> None:
@@ -95,5 +90,7 @@ def _line(ax: Axes, part: pd.DataFrame, measure: str, i: int, shift: float, labe
         np.array([start[f"{measure}{end}"], *part[f"{measure}{end}"]], float) for end in ("", "_lower", "_upper")
     )
     x = np.arange(len(y)) + shift
-    error = None if np.isnan(low).all() else np.nan_to_num(np.stack([y - low, high - y]))
-    ax.errorbar(x, y, error, fmt=marker(i) + "-", ms=4, lw=1.2, color=colour(i), label=label)
+    for place, *bounds in zip(x, low, high, strict=True):
+        ax.line([place, place], bounds, colour(i), width=1.5)
+    ax.line(x, y, colour(i), width=1.5)
+    ax.marks(x, y, marker(i), colour(i), label)

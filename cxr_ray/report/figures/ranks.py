@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from cxr_ray.report.figures.marks import colour, finish, panels, rows_axis
+from cxr_ray.report.figures.axes import Axes
+from cxr_ray.report.figures.layout import Figure
+from cxr_ray.report.figures.marks import colour, grid_of
 from cxr_ray.report.page import rows_of
 
 
@@ -21,17 +22,16 @@ def rank_sets(ranks: pd.DataFrame, buckets: Sequence[str], explainers: Sequence[
         title: of the figure.
     """
     order = ranks[ranks["bucket"] == buckets[0]].sort_values("mean", ascending=False)["explainer"].tolist()
-    figure, axes = panels(len(buckets), 3, 0.6 + 0.26 * len(order), 0.8, sharex=True, sharey=True)
-    for ax, bucket in zip(axes, buckets, strict=True):
-        rows_axis(ax, order)
-        for r in rows_of(ranks[(ranks["bucket"] == bucket) & ranks["explainer"].isin(order)]):
-            y, mark = order.index(r.explainer), colour(explainers.index(r.explainer))
-            ax.plot([r.rank_lower, r.rank_upper], [y, y], color=mark, lw=4, solid_capstyle="round")
-            ax.plot([r.rank_lower, r.rank_upper], [y, y], "o", color=mark, ms=6)
-        ax.set_xlim(0.5, len(order) + 0.5)
-        ax.set_xticks(range(1, len(order) + 1))
-        ax.tick_params(labelbottom=True)
-        n = ranks.loc[ranks["bucket"] == bucket, "n"].max()
-        ax.set_title(f"{bucket}, {n} images", fontsize=9)
+    axes = []
+    for bucket in buckets:
+        of_bucket = ranks[ranks["bucket"] == bucket]
+        ax = Axes(title=f"{bucket}, {of_bucket['n'].max()} images", x_limits=(0.5, len(order) + 0.5))
+        ax.rows(order)
+        ax.x_ticks = [(float(i), str(i)) for i in range(1, len(order) + 1)]
+        for r in rows_of(of_bucket[of_bucket["explainer"].isin(order)]):
+            y, look = order.index(r.explainer), colour(explainers.index(r.explainer))
+            ax.line([r.rank_lower, r.rank_upper], [y, y], look, width=4)
+            ax.marks([r.rank_lower, r.rank_upper], [y, y], "o", look)
+        axes.append(ax)
     label = "rank (left: more faithful); a line holds the ranks that the data allow"
-    return finish(figure, title, label=label)
+    return grid_of(axes, 3, 12 + 25.0 * len(order), title=title, label=label, share_x=True, share_y=True)

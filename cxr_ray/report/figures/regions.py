@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from cxr_ray.report.figures.marks import COLOURS, WIDTH, finish, marks_of, panels, point, rows_axis, zero
-from cxr_ray.report.page import rows_of
+from cxr_ray.report.figures.axes import Axes
+from cxr_ray.report.figures.layout import Figure
+from cxr_ray.report.figures.marks import COLOURS, grid_of, legend_of
+from cxr_ray.report.page import number, rows_of
 
 OUTCOMES = {"TP": "o", "FP": "s", "TN": "^", "FN": "D"}
 COLUMNS = 3
@@ -25,34 +25,26 @@ def regions(means: pd.DataFrame, title: str) -> Figure:
     """
     names = list(dict.fromkeys(means["region"]))
     counts = [int((means["region"] == n).sum()) for n in names]
-    heights = [max(counts[i : i + COLUMNS]) for i in range(0, len(names), COLUMNS)]
-    figure = Figure(figsize=(WIDTH, 1.2 + sum(0.7 + 0.2 * h for h in heights)))
-    ratios = [3 + h for h in heights]
-    axes = list(
-        figure.subplots(len(heights), min(COLUMNS, len(names)), squeeze=False, height_ratios=ratios, sharex=True).flat
-    )
-    for spare in axes[len(names) :]:
-        spare.set_axis_off()
-    for ax, name in zip(axes, names, strict=False):
-        _region(ax, means[means["region"] == name].reset_index(drop=True))
-        ax.set_title(name, fontsize=9)
+    columns = min(COLUMNS, len(names))
+    heights = [25.0 + 22.0 * max(counts[i : i + columns]) for i in range(0, len(names), columns)]
+    axes = [_region(name, means[means["region"] == name].reset_index(drop=True)) for name in names]
     for marker, look, label in (("o", COLOURS[0], "the region"), ("D", COLOURS[1], "its matched control")):
-        axes[0].plot([], [], marker, color=look, mfc="white" if marker == "D" else look, label=label)
-    axes[0].plot([], [], "x", color="0.5", label="no interval: under 20 patients (+ of the control)")
-    return finish(figure, title, marks_of(axes[0]), columns=3)
+        axes[0].name(label, marker, look, hollow=marker == "D")
+    axes[0].name("no interval: under 20 patients (+ of the control)", "x", "axis")
+    return Figure(axes, columns, heights, title=title, legend=legend_of(axes[0]), share_x=True)
 
 
-def _region(ax: Axes, part: pd.DataFrame) -> None:
-    rows_axis(ax, [f"{r.fill}, {r.bucket}, n = {r.n}" for r in rows_of(part)], list(part["fill"]))
+def _region(name: str, part: pd.DataFrame) -> Axes:
+    ax = Axes(title=name, across="fall of the log-odds of the target")
+    ax.rows([f"{r.fill}, {r.bucket}, n = {r.n}" for r in rows_of(part)], list(part["fill"]))
     for y, r in enumerate(part.to_dict("records")):
         effect, matched = (
             [r[f"{what}_logodds{end}"] for end in ("", "_lower", "_upper")] for what in ("effect", "matched")
         )
-        point(ax, y - 0.15, effect, COLOURS[0])
-        point(ax, y + 0.2, matched, COLOURS[1], "D", hollow=True)
-    zero(ax)
-    ax.tick_params(labelbottom=True)
-    ax.set_xlabel("fall of the log-odds of the target", fontsize=8)
+        ax.point(y - 0.15, effect, COLOURS[0])
+        ax.point(y + 0.2, matched, COLOURS[1], "D", hollow=True)
+    ax.across_all("x", 0)
+    return ax
 
 
 def truth(points: pd.DataFrame, agreement: pd.DataFrame, title: str) -> Figure:
@@ -63,17 +55,15 @@ def truth(points: pd.DataFrame, agreement: pd.DataFrame, title: str) -> Figure:
         agreement: region, fill, truth_of, n, rho and same_sign.
         title: of the figure.
     """
-    shown = list(rows_of(agreement))
-    figure, axes = panels(len(shown), 3, 2.7, 0.9)
-    for ax, r in zip(axes, shown, strict=True):
+    axes = []
+    for r in rows_of(agreement):
         same = (points["region"] == r.region) & (points["truth_of"] == r.truth_of) & (points["fill"] == r.fill)
-        _images(ax, points[same])
-        numbers = f"Spearman {r.rho:.2f}, same sign {r.same_sign:.0%}, n = {r.n}"
-        ax.set_title(f"{r.region}, fill {r.fill}\n{numbers}", fontsize=8)
-        ax.set_xlabel(f"counterfactual rendering {rendering(r)}", fontsize=8)
-        ax.set_ylabel("region filled or swapped", fontsize=8)
-        ax.tick_params(labelsize=8)
-    return finish(figure, title, marks_of(axes[0]))
+        ax = _images(points[same])
+        numbers = f"Spearman {number(r.rho, 2)}, same sign {r.same_sign:.0%}, n = {r.n}"
+        ax.title = f"{r.region}, fill {r.fill}\n{numbers}"
+        ax.across, ax.up = f"counterfactual rendering {rendering(r)}", "region filled or swapped"
+        axes.append(ax)
+    return grid_of(axes, 3, 210, title=title, legend=legend_of(*axes))
 
 
 def rendering(r: Any) -> str:
@@ -81,9 +71,11 @@ def rendering(r: Any) -> str:
     return "with the other glyph" if r.truth_of == "glyph" else f"without its {r.truth_of}"
 
 
-def _images(ax: Axes, points: pd.DataFrame) -> None:
+def _images(points: pd.DataFrame) -> Axes:
+    ax = Axes()
+    ax.across_all("y", 0)
+    ax.across_all("x", 0)
     for (outcome, marker), look in zip(OUTCOMES.items(), COLOURS, strict=False):
         part = points[points["outcome"] == outcome]
-        ax.plot(part["causal"], part["effect"], marker, ms=3.5, color=look, mfc="none", label=outcome)
-    ax.axhline(0, color="0.3", lw=0.8)
-    zero(ax)
+        ax.marks(part["causal"], part["effect"], marker, look, outcome, hollow=True)
+    return ax

@@ -38,7 +38,7 @@ def _blocks(data: RunData, folder: Folder, found: pd.DataFrame) -> Iterator[Bloc
         figures.accuracy(
             models, words, f"advantage in {data.metric},\nlog-odds", "Faithfulness against accuracy: one point a model"
         ),
-        "accuracy.png",
+        "accuracy.svg",
         "Advantage over a control against accuracy, one point a model",
         f"Across: accuracy on test at 0.5; up: {where}. Lines: 95% intervals over patients of each. Above 0: more "
         "faithful than the control.",
@@ -57,7 +57,7 @@ def _blocks(data: RunData, folder: Folder, found: pd.DataFrame) -> Iterator[Bloc
     ]
     head = ["explainer", "control", "performance", "models", "Spearman", "p", "in words"]
     yield page.table(f"Rank correlation over models of performance and faithfulness ({where}).", head, correlations)
-    yield page.details("Every model", [_every(models, where)])
+    yield page.details("Every model", [_every(data, models, where)])
     variants = data.agreement("variants")
     if len(variants) and (variants["subject"].nunique() > 1 or variants["n"].max() > 1):
         yield _variants(variants, where)
@@ -76,10 +76,10 @@ def _models(data: RunData, control: dict[str, str]) -> pd.DataFrame:
     return models.merge(gaps, on="trial_id")
 
 
-def _every(models: pd.DataFrame, where: str) -> Block:
+def _every(data: RunData, models: pd.DataFrame, where: str) -> Block:
     rows: list[list[Cell]] = [
         [
-            r["trial_id"],
+            data.name(r["trial_id"]),
             r["variant"],
             page.count(r["seed"]),
             *(page.bounds(r, m, sign=False) for m in ("accuracy", "auroc")),

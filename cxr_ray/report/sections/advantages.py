@@ -58,7 +58,7 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
 
 
 def _of_setting(data: RunData, folder: Folder, trial_id: str, s: Setting, part: pd.DataFrame) -> Iterator[Block]:
-    where = f"model {trial_id}; {s}"
+    where = f"model {data.name(trial_id)}; {s}"
     yield hardest_table(data, part, where)
     if not data.controls:
         yield page.text("The run has no controls, so there is no advantage to show.")
@@ -91,14 +91,14 @@ def forest(data: RunData, folder: Folder, trial_id: str, s: Setting, part: pd.Da
     if not controls:
         return
     label = f"advantage over the control in {data.metric},\nlog-odds of the target (right: the map is more faithful)"
-    title = f"{trial_id}: mean advantage, 95% interval over patients\n{s}"
+    title = f"{data.name(trial_id)}: mean advantage, 95% interval over patients\n{s}"
     yield folder.picture(
-        figures.forest(part, controls, data.explainers, label, title),
-        f"advantages-{trial_id}-{s.slug}.png",
-        f"Mean advantage over each control by explainer and bucket, model {trial_id}; {s}",
+        figures.forest(part, controls, label, title),
+        f"advantages-{trial_id}-{s.slug}.svg",
+        f"Mean advantage over each control by explainer and bucket, model {data.name(trial_id)}; {s}",
         f"Mean advantage in {data.metric} (log-odds of the target{of_area(data)}) over each control, with its 95% "
-        f"interval, for model {trial_id}; {s}. Filled: the hardest strong control of this explainer and bucket; "
-        "hollow: the others. Crosses: under 20 patients, no interval.",
+        f"interval, for model {data.name(trial_id)}; {s}. Filled: the hardest strong control of this explainer and "
+        "bucket; hollow: the others. Crosses: under 20 patients, no interval.",
         inline=s == data.first and trial_id in data.whole,
     )
 

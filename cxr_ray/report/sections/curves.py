@@ -79,7 +79,8 @@ def figure(data: RunData, folder: Folder, trial_id: str, explainer: str, s: Sett
     """One explainer's curves in one setting: the map's mean and the controls'."""
     counts = figures.images(part)
     caption = (
-        f"{explainer}, model {trial_id}; {s}; levels {', '.join(f'{x:g}' for x in data.levels)} and the ends 0 and 1. "
+        f"{explainer}, model {data.name(trial_id)}; {s}; levels {', '.join(f'{x:g}' for x in data.levels)} and the "
+        "ends 0 and 1. "
         "Line: mean over images of the map's curve. Band: smallest to largest draw of a control, each a mean over "
         "images (how far draws differ, not an interval over patients). Deletion (MoRF): a curve below the control's is "
         "more faithful. Insertion (LeRF reversed): a curve above is."
@@ -95,11 +96,11 @@ def figure(data: RunData, folder: Folder, trial_id: str, explainer: str, s: Sett
         figures.curves(
             part,
             data.controls,
-            f"{trial_id}, {explainer}: mean over images\n{s}",
+            f"{data.name(trial_id)}, {explainer}: mean over images\n{s}",
             SCALES if s == data.first else ["logodds"],
         ),
-        f"curves-{trial_id}-{explainer}-{s.slug}.png",
-        f"Deletion and insertion curves of {explainer}, model {trial_id}; {s}",
+        f"curves-{trial_id}-{explainer}-{s.slug}.svg",
+        f"Deletion and insertion curves of {explainer}, model {data.name(trial_id)}; {s}",
         caption,
         inline=s == data.first,
     )

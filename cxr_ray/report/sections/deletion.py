@@ -48,9 +48,9 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
     own = buckets.of_rule(_drops(data, trial_id), data.test_of(trial_id), s.rule)
     of_buckets = means[~means["contrast"] & means["bucket"].isin(buckets.BUCKETS)]
     yield folder.picture(
-        drops.deletion(own, of_buckets, controls, f"{trial_id}, {explainer}: drop at level {level:g}\n{s}"),
-        f"deletion-{trial_id}.png",
-        f"Drop at level {level:g} by bucket, model {trial_id}",
+        drops.deletion(own, of_buckets, controls, f"{data.name(trial_id)}, {explainer}: drop at level {level:g}\n{s}"),
+        f"deletion-{trial_id}.svg",
+        f"Drop at level {level:g} by bucket, model {data.name(trial_id)}",
         f"Score of the untouched image minus that with the first {page.percent(level)} of cells filled, {explainer}, "
         f"{s}. Right of 0: the score fell. Grey: all single images; black: mean of the map with its 95% interval over "
         "patients (a cross under 20 patients); open marks: mean drop of each control's draws.",
@@ -103,7 +103,8 @@ def _table(data: RunData, trial_id: str, means: pd.DataFrame, shown: list[str]) 
     head += [f"drop under {c}, {x}" for c in shown for x in ("probability", "log-odds")]
     caption = (
         f"Deletion at level {data.primary.level:g} by {data.primary.explainer}: mean drop of the target's score [95% "
-        f"interval]; model {trial_id}; {data.first}; control none. Above 0: the score fell; for a difference of "
+        f"interval]; model {data.name(trial_id)}; {data.first}; control none. Above 0: the score fell; for a "
+        "difference of "
         "buckets: the first fell further. Matched: pairs of images within 0.25 log-odds of each other before deletion."
     )
     return page.table(caption, head, rows)

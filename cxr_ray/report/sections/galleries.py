@@ -85,7 +85,7 @@ def of_model(data: RunData, folder: Folder, images: Images, trial_id: str) -> It
                 card(data, folder, images, model, f"{bucket.lower()}_{{}}_{k:02d}.png", i) for k, i in enumerate(ids, 1)
             ]
             among = "test images" if bucket == "random" else f"images that are {bucket}"
-            title = f"{bucket}: {len(ids)} of {count} {among}, model {trial_id}"
+            title = f"{bucket}: {len(ids)} of {count} {among}, model {data.name(trial_id)}"
             yield {"kind": "cards", "title": title, "cards": cards, "inline": model.inline}
 
 

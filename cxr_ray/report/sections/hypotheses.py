@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from cxr_ray.analysis.hypotheses.margins import INCONCLUSIVE, VERDICTS
+from cxr_ray.analysis.hypotheses.margins import INCONCLUSIVE, NOT_APPLICABLE, VERDICTS
 from cxr_ray.analysis.hypotheses.registry import TESTED
 from cxr_ray.report import page
 from cxr_ray.report.figures import hypotheses as figures
@@ -26,17 +27,20 @@ CAPTION = (
 
 
 def section(data: RunData, folder: Folder) -> Section:
-    """A figure of all verdicts, then each hypothesis."""
+    """A figure of all verdicts, then each hypothesis that the sweep asks."""
     table = data.tables["hypotheses"]
-    if table.empty:
-        return Section("hypotheses", "Hypotheses", otherwise="This run judges no hypothesis: its table is empty.")
-    judged = table[table["role"] == "verdict"].sort_values(["hypothesis", "subject"], kind="stable")
+    asked = (table["role"] == "verdict") & (table["verdict"] != NOT_APPLICABLE)
+    judged = table[asked].sort_values(["hypothesis", "subject"], kind="stable")
+    if judged.empty:
+        return Section("hypotheses", "Hypotheses", otherwise="This run judges no hypothesis.")
     blocks: list[Block] = []
     drawn = judged[judged["effect"].notna()]
     if len(drawn):
         alt = "Effect of each hypothesis with its interval and margin"
-        blocks.append(folder.picture(figures.verdicts(list(page.rows_of(drawn))), "hypotheses.png", alt, CAPTION))
+        blocks.append(folder.picture(figures.verdicts(list(page.rows_of(drawn))), "hypotheses.svg", alt, CAPTION))
     for name, hypothesis in TESTED.items():
+        if not (judged["hypothesis"] == name).any():
+            continue
         mine = table[table["hypothesis"] == name]
         blocks.append(
             {
@@ -48,14 +52,15 @@ def section(data: RunData, folder: Folder) -> Section:
                 "secondary": secondary(name, mine[mine["role"] != "verdict"]),
             }
         )
-    return Section("hypotheses", "Hypotheses", [NOTE, margins()], blocks)
+    return Section("hypotheses", "Hypotheses", [NOTE, margins(set(judged["hypothesis"]))], blocks)
 
 
-def margins() -> str:
+def margins(asked: Iterable[str] = tuple(TESTED)) -> str:
     """The margin of each hypothesis, and what each side of it says, in words."""
     each = [
         f"{name}: {h.margin} {h.unit} ({'; '.join(f'{where}: {meaning}' for where, meaning in h.says.items())})"
         for name, h in TESTED.items()
+        if name in asked
     ]
     return f"The margins. {'. '.join(each)}."
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cxr_ray.analysis import baselines
+from cxr_ray.analysis.hypotheses.margins import NOT_APPLICABLE
 from cxr_ray.data.sources import SOURCES
 from cxr_ray.measure.controls import CONTROLS, strong_first
 from cxr_ray.report import page
 from cxr_ray.report.page import Block, Cell
 from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section
+from cxr_ray.report.sections import answer
 
 MOST_REASONS = 50
 
@@ -59,7 +61,7 @@ def _choices(data: RunData) -> Iterator[str]:
 def _baselines(data: RunData) -> Iterator[str]:
     table = data.tables["baselines"]
     if len(table):
-        yield baselines.sentence(table.to_dict("records"), data.first.rule, data.first.fill)
+        yield answer.baseline_sentence(data)
     else:
         yield "Whether fills are valid baselines on the validation split was not measured in this run."
     rows = data.buckets
@@ -71,7 +73,7 @@ def _baselines(data: RunData) -> Iterator[str]:
         counts = f"{r.fill} {page.count(r.n_valid_baseline)} of {page.count(r.n)}"
         found.setdefault(str(r.trial_id), []).append(counts)
     if found:
-        each = "; ".join(f"{trial_id} {', '.join(counts)}" for trial_id, counts in found.items())
+        each = "; ".join(f"{data.name(trial_id)} {', '.join(counts)}" for trial_id, counts in found.items())
         yield (
             "On test the fully filled image is a valid baseline (at least 1 log-odds below the untouched image) for "
             f"this number of images, by model and fill: {each}. For the others curves end on an image that the "
@@ -83,7 +85,7 @@ def baseline_table(data: RunData) -> Iterator[Block]:
     """Each fill as a baseline, by model and target rule; nothing of an older run."""
     rows: list[list[Cell]] = [
         [
-            r.trial_id,
+            data.name(r.trial_id),
             r.target_rule,
             r.fill,
             f"{page.count(r.n)} ({page.count(r.n_patients)})",
@@ -136,6 +138,9 @@ def _statistics(data: RunData) -> Iterator[str]:
         "Holm's correction holds within one model, bucket, target rule, grid, fill, metric, level and scale. A page "
         "full of tables holds many such families. H1 to H3 are a family of their own."
     )
+    table = data.tables["hypotheses"]
+    for r in page.rows_of(table[(table["role"] == "verdict") & (table["verdict"] == NOT_APPLICABLE)]):
+        yield f"{r.hypothesis} ({r.subject}) is not applicable: {page.known(r.reason)}"
     if len(data.buckets):
         r = next(page.rows_of(data.buckets))
         method = page.known(r.ci_method) or "bootstrap over patients"

@@ -54,7 +54,7 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
         part = every[every["target_rule"] == rule]
         if part.empty:
             continue
-        where = f"model {trial_id}, target rule {rule}"
+        where = f"model {data.name(trial_id)}, target rule {rule}"
         cells = {(r.explainer, r.bucket, r.metric, r.control): r for r in page.rows_of(part)}
         blocks = [_means(data, cells, where), _advantages(data, cells, PRIMARY, where)]
         more = [_advantages(data, cells, metric, where) for metric in LOCALISATION if metric != PRIMARY]
@@ -107,12 +107,14 @@ def _beside_faithfulness(data: RunData, folder: Folder, trial_id: str) -> Iterat
     points = plausibility_points(Measured(data.run), trial_id)
     controls = strong_first(set(points["control"]))
     shown = points[(points["metric"] == PRIMARY) & (points["control"] == controls[0])]
-    where = f"{data.metric}, log-odds of the target; model {trial_id}; {data.first}"
+    where = f"{data.metric}, log-odds of the target; model {data.name(trial_id)}; {data.first}"
     label = LOCALISATION[PRIMARY].label
     yield folder.picture(
-        figures.faithful_and_plausible(shown, data.explainers, f"{trial_id}: advantages over {controls[0]}", label),
-        f"plausibility-{trial_id}.png",
-        f"Advantage in faithfulness against advantage in localisation over {controls[0]}, model {trial_id}",
+        figures.faithful_and_plausible(
+            shown, data.explainers, f"{data.name(trial_id)}: advantages over {controls[0]}", label
+        ),
+        f"plausibility-{trial_id}.svg",
+        f"Advantage in faithfulness against advantage in localisation over {controls[0]}, model {data.name(trial_id)}",
         f"Advantage over {controls[0]} in {where}, against that in {label}. {PLOT}",
     )
     yield _correlations(found, PRIMARY, where)

@@ -38,7 +38,7 @@ def enrichment(data: RunData, trial_id: str, rule: str) -> Block:
             rows.append([explainer, bucket, page.images(own), page.number(own.area), _value(own), *values])
     head = ["explainer", "bucket", "maps (patients)", "area of the lungs", "enrichment [95% interval]", *controls]
     head += [*MASKS[1:], "share of maps above 1", "above 1.5"]
-    return page.table(f"Lung enrichment; model {trial_id}, target rule {rule}. {NOTE}", head, rows)
+    return page.table(f"Lung enrichment; model {data.name(trial_id)}, target rule {rule}. {NOTE}", head, rows)
 
 
 def _value(r: Any) -> str:

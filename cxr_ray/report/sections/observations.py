@@ -44,17 +44,17 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
             continue
         cells = {(r.explainer, r.bucket, r.quantity): r for r in page.rows_of(part)}
         keys = [(e, b) for e in data.explainers for b in BUCKETS if (e, b, CONCENTRATIONS[0]) in cells]
-        table = _table(cells, keys, f"model {trial_id}, target rule {rule}")
+        table = _table(cells, keys, f"model {data.name(trial_id)}, target rule {rule}")
         tables = [table, lungs.enrichment(data, trial_id, rule)]
         if rule != data.first.rule:
             yield page.details(f"target rule {rule}", tables)
             continue
         yield folder.picture(
             maps.concentration(
-                _counts(cells, keys), f"{trial_id}: spatial concentration by bucket, target rule {rule}"
+                _counts(cells, keys), f"{data.name(trial_id)}: spatial concentration by bucket, target rule {rule}"
             ),
-            f"concentration-{trial_id}-{rule}.png",
-            f"Share of maps of each spatial concentration by bucket for model {trial_id}",
+            f"concentration-{trial_id}-{rule}.svg",
+            f"Share of maps of each spatial concentration by bucket for model {data.name(trial_id)}",
             "Every test image. A map that is not finite is left out; the table counts them.",
         )
         yield from tables

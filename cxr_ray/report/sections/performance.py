@@ -38,7 +38,7 @@ def classification(data: RunData) -> Block:
         for r in table[(table["trial_id"] == trial_id) & (table["split"] == "test")].to_dict("records"):
             rows.append(
                 [
-                    trial_id,
+                    data.name(trial_id),
                     f"{r['threshold_rule']}: {page.number(r['threshold'])}",
                     *(page.bounds(r, m, sign=False) for m in FIRST),
                     *(page.count(r[c]) for c in ("n", "n_patients", *COUNTS)),
@@ -83,6 +83,7 @@ def trials(data: RunData) -> Block:
         status = str(r.status) + (f": {r.error}" if isinstance(r.error, str) else "")
         rows.append(
             [
+                data.name(r.trial_id),
                 r.trial_id,
                 r.variant,
                 page.count(r.seed),
@@ -94,7 +95,7 @@ def trials(data: RunData) -> Block:
                 *(_setting(config.get(k)) for k in keys),
             ]
         )
-    head = ["trial", "variant", "seed", "status", "epochs", "best epoch", "val_auroc", "explained", *keys]
+    head = ["model", "trial", "variant", "seed", "status", "epochs", "best epoch", "val_auroc", "explained", *keys]
     caption = (
         "Trials, best val_auroc (AUROC on the validation split) first. The last columns hold what differs between them."
     )

@@ -65,10 +65,13 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
 
 def _figure(data: RunData, folder: Folder, trial_id: str, setting: Setting, ranks: pd.DataFrame) -> Block:
     return folder.picture(
-        figures.rank_sets(ranks, _buckets(ranks), data.explainers, f"{trial_id}: rank confidence sets, 95%\n{setting}"),
-        f"ranks-{trial_id}.png",
-        f"Rank confidence set of each explainer by bucket, model {trial_id}; {setting}",
-        f"Ranks by mean {data.metric}, log-odds of the target, that the data allow, model {trial_id}; {setting}. Left: "
+        figures.rank_sets(
+            ranks, _buckets(ranks), data.explainers, f"{data.name(trial_id)}: rank confidence sets, 95%\n{setting}"
+        ),
+        f"ranks-{trial_id}.svg",
+        f"Rank confidence set of each explainer by bucket, model {data.name(trial_id)}; {setting}",
+        f"Ranks by mean {data.metric}, log-odds of the target, that the data allow, model {data.name(trial_id)}; "
+        f"{setting}. Left: "
         "more faithful.",
     )
 
@@ -80,7 +83,7 @@ def _buckets(ranks: pd.DataFrame) -> list[str]:
 def _of_setting(
     data: RunData, trial_id: str, setting: Setting, ranks: pd.DataFrame, pairs: pd.DataFrame
 ) -> Iterator[Block]:
-    where = f"{data.metric}, log-odds of the target; model {trial_id}; {setting}"
+    where = f"{data.metric}, log-odds of the target; model {data.name(trial_id)}; {setting}"
     for bucket in _buckets(ranks):
         part = ranks[ranks["bucket"] == bucket].sort_values(["mean"], ascending=False)
         rows: list[list[Cell]] = [
@@ -143,7 +146,8 @@ def _reliability(data: RunData, trial_id: str) -> Iterator[Block]:
     ]
     caption = (
         f"How reliably each fill tells explainers apart, {data.metric}, log-odds, target rule {data.first.rule}, "
-        f"bucket all, model {trial_id}. Intraclass correlation: variance between explainers over the total variance of "
+        f"bucket all, model {data.name(trial_id)}. Intraclass correlation: variance between explainers over the "
+        "total variance of "
         "single images' values (1: every image orders them alike; 0: an image says nothing). Explainer random knows "
         "nothing of the model: an advantage of its maps comes from fill and shape."
     )
@@ -166,7 +170,8 @@ def _tau(data: RunData, trial_id: str) -> Iterator[Block]:
         return
     caption = (
         "Kendall's tau of the orders of explainers by mean advantage under two values of one choice (1: the same "
-        f"ranking, 0: unrelated, −1: reversed), over the settings of all other choices; model {trial_id}, bucket all, "
+        f"ranking, 0: unrelated, −1: reversed), over the settings of all other choices; model "
+        f"{data.name(trial_id)}, bucket all, "
         f"{data.metric} (choice level: drop). Controls that no explainer enters (pixel_random, cell_random) "
         "rank explainers alike by construction."
     )

@@ -41,13 +41,15 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
     rule = data.first.rule
     rows = data.of_model("region_summary", trial_id)
     means = _wide(rows[rows["target_rule"] == rule])
-    where = f"model {trial_id}, target rule {rule}"
+    where = f"model {data.name(trial_id)}, target rule {rule}"
     removed = means[~means["fill"].isin([COUNTERFACTUAL, EDIT])]
     if len(removed):
         yield folder.picture(
-            figures.regions(removed, f"{trial_id}: effect of filling or swapping a region, target rule {rule}"),
-            f"regions-{trial_id}.png",
-            f"Effect of changing each region and that of its matched control, model {trial_id}",
+            figures.regions(
+                removed, f"{data.name(trial_id)}: effect of filling or swapping a region, target rule {rule}"
+            ),
+            f"regions-{trial_id}.svg",
+            f"Effect of changing each region and that of its matched control, model {data.name(trial_id)}",
             "Log-odds of the target of the untouched image minus those of the changed one, mean and 95% interval over "
             "patients (crosses: under 20 patients). The matched control changes the same area and shape elsewhere. "
             "Patch swap: the same pixels of a NORMAL validation image of another patient (the donor image).",
@@ -135,11 +137,11 @@ def _truth(data: RunData, folder: Folder, trial_id: str, where: str) -> Iterator
     rule = data.first.rule
     effects = region_effects(data.regions(trial_id))
     points = truth_points(buckets.of_rule(effects, data.test_of(trial_id), rule))
-    title = f"{trial_id}: region effects against counterfactual renderings, log-odds of the target"
+    title = f"{data.name(trial_id)}: region effects against counterfactual renderings, log-odds of the target"
     yield folder.picture(
         figures.truth(points, agreed, title),
-        f"truth-{trial_id}.png",
-        f"Region effects against the ground truth of phantoms, model {trial_id}",
+        f"truth-{trial_id}.svg",
+        f"Region effects against the ground truth of phantoms, model {data.name(trial_id)}",
         "One point an image. Across: log-odds of the target of the image minus those of its counterfactual rendering, "
         "the same phantom drawn without the thing (or with the other glyph). Up: the effect of filling or swapping the "
         f"region; target rule {rule}.",

@@ -47,17 +47,17 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
     cascade = means[means["mode"] == "cascade"]
     if len(cascade):
         layers = (data.sweep.get("sanity") or {}).get("layers") or list(dict.fromkeys(cascade["layer"]))
-        title = f"{trial_id}: maps of a randomised model, target rule {rule}"
+        title = f"{data.name(trial_id)}: maps of a randomised model, target rule {rule}"
         yield folder.picture(
             maps.sanity(cascade, layers, data.explainers, title),
-            f"sanity-{trial_id}.png",
-            f"Likeness and advantage of maps as weights are randomised, model {trial_id}",
+            f"sanity-{trial_id}.svg",
+            f"Likeness and advantage of maps as weights are randomised, model {data.name(trial_id)}",
             "Left and middle: likeness to the trained model's own map (1: nothing changed, so the map does not depend "
             "on the weights). Right: the randomised model's map put through the same test on the trained model; none: "
             "the trained model's own map. Mean and 95% interval over patients (no bar: under 20 patients).",
         )
     measured = rows[rows["control"].notna()]
-    yield _table(means, f"target rule {rule}{_setting(measured)}", trial_id)
+    yield _table(means, f"target rule {rule}{_setting(measured)}", data.name(trial_id))
 
 
 def _wide(rows: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def _setting(measured: pd.DataFrame) -> str:
     )
 
 
-def _table(means: pd.DataFrame, where: str, trial_id: str) -> Block:
+def _table(means: pd.DataFrame, where: str, name: str) -> Block:
     rows: list[list[Cell]] = [
         [
             r["explainer"],
@@ -102,7 +102,8 @@ def _table(means: pd.DataFrame, where: str, trial_id: str) -> Block:
     head = ["explainer", "compared with", "images (patients)", "Spearman", "Spearman of |map|", "SSIM"]
     head += ["advantage of its map", "advantage of the model's own map, same images"]
     caption = (
-        f"Sanity: likeness of the maps of a model without training to those of {trial_id} (1: the same map) [95% "
+        f"Sanity: likeness of the maps of a model without training to those of {name} (1: the same "
+        "map) [95% "
         f"interval]; {where}."
     )
     return page.table(caption, head, rows)

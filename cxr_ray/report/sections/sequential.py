@@ -37,7 +37,7 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
     rows = data.of_model("verdicts", trial_id)
     for sentence in rows.loc[rows["bucket"] == "all", "sentence"]:
         yield page.text(sentence)
-    yield page.details("All comparisons", [table(rows, trial_id)])
+    yield page.details("All comparisons", [table(rows, data.name(trial_id))])
 
 
 def headlines(data: RunData, trial_id: str) -> Iterator[str]:
@@ -47,7 +47,7 @@ def headlines(data: RunData, trial_id: str) -> Iterator[str]:
     yield from rows.loc[chosen & (rows["target_rule"] == data.primary.target_rule), "sentence"]
 
 
-def table(rows: pd.DataFrame, trial_id: str) -> Block:
+def table(rows: pd.DataFrame, name: str) -> Block:
     """Every comparison of a model."""
     first = next(page.rows_of(rows))
     cells: list[list[Cell]] = [
@@ -65,7 +65,7 @@ def table(rows: pd.DataFrame, trial_id: str) -> Block:
         for r in page.rows_of(rows)
     ]
     caption = (
-        f"Sequential verdicts of {trial_id}: a win is a more faithful map in {first.metric}, scale {first.scale}, grid "
+        f"Sequential verdicts of {name}: a win is a more faithful map in {first.metric}, scale {first.scale}, grid "
         f"{first.grid}, fill {first.fill}, one draw a patient. Win rate [interval at level "
         f"{page.number(first.confidence)}]; alpha {first.alpha:.3g} of each of {page.count(first.family_size)} "
         f"comparisons ({first.family}); futile: below {page.number(first.futile, 2)}."

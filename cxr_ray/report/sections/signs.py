@@ -54,13 +54,14 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
     cells = cells.sort_values(
         ["target_rule", "fill", "level"], key=lambda c: c if c.name == "level" else c.map(order), kind="stable"
     )
-    where = f"{data.primary.explainer}, grid {data.first.grid}, model {trial_id}, control none"
+    where = f"{data.primary.explainer}, grid {data.first.grid}, model {data.name(trial_id)}, control none"
     agreement = data.agreement("sign", trial_id)
     yield from _counts(agreement[agreement["axis"] == "all"])
     yield folder.picture(
         drops.signs(cells, f"Difference of mean drops: {where}"),
-        f"signs-{trial_id}.png",
-        f"Difference of mean drops between buckets under every target rule, fill, level and scale, model {trial_id}",
+        f"signs-{trial_id}.svg",
+        f"Difference of mean drops between buckets under every target rule, fill, level and scale, model "
+        f"{data.name(trial_id)}",
         f"Drop of the first bucket minus that of the second [95% interval over patients]: {where}. Round: all images; "
         "square: pairs matched on the log-odds of the target before deletion. Rows: target rule, fill, level.",
     )

@@ -49,15 +49,15 @@ def of_model(data: RunData, folder: Folder, trial_id: str) -> Iterator[Block]:
     if rows.empty:
         return
     controls = strong_first(set(rows["control"]) - {"none"})
-    title = f"{trial_id}: maps under small changes of the image, target rule {rule}"
+    title = f"{data.name(trial_id)}: maps under small changes of the image, target rule {rule}"
     yield folder.picture(
-        figures.stability(rows, controls, data.explainers, title),
-        f"stability-{trial_id}.png",
-        f"Stability and infidelity of maps beside their controls, model {trial_id}",
+        figures.stability(rows, data.explainers, title),
+        f"stability-{trial_id}.svg",
+        f"Stability and infidelity of maps beside their controls, model {data.name(trial_id)}",
         "Colour: the explainer's map, mean and 95% interval over patients (a cross: no interval, under 20 patients). "
-        "Grey: the mean of each control in its place.",
+        "Hollow: the mean of each control in its place.",
     )
-    where = f"model {trial_id}, target rule {rule}"
+    where = f"model {data.name(trial_id)}, target rule {rule}"
     changes = rows[rows["perturbation"] != "square"]
     if len(changes):
         yield _of_changes(changes, controls, where)
