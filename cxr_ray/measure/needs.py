@@ -91,11 +91,11 @@ NEEDS: dict[str, Callable[[Classifier], str | None]] = {
 
 def missing(model: Classifier, explainers: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Explainers that a network cannot have, each with the reason."""
-    known: dict[str, str | None] = {}
     if isinstance(model.network, ScoringOnly):
         only = f"{model.network.kind} scores images and shows neither layers nor gradients"
         yield from ((explainer, only) for explainer in explainers if EXPLAINERS[explainer].needs)
         return
+    known: dict[str, str | None] = dict.fromkeys(KNOWN_HAS) if _is_known(model.spec.arch, model.spec.cam_layer) else {}
     for explainer in explainers:
         for need in EXPLAINERS[explainer].needs:
             if need not in known:
@@ -137,6 +137,15 @@ def possible(name: str, model: Classifier) -> Iterator[str]:
         yield f"  not {', '.join(e for e in why if why[e] == reason)}: {reason}"
 
 
+def has_all(arch: str, cam_layer: str | None, explainers: Sequence[str]) -> bool:
+    """Whether a network is known to have what the explainers need, so that it need not be built to be asked."""
+    return _is_known(arch, cam_layer) and all(KNOWN_HAS.issuperset(EXPLAINERS[e].needs) for e in explainers)
+
+
+def _is_known(arch: str, cam_layer: str | None) -> bool:
+    return arch == KNOWN and cam_layer is None
+
+
 def check(name: str, model: Classifier, explainers: Sequence[str]) -> list[str]:
     """Sentences on what explainers read of a network; none for a plain ResNet-18.
 
@@ -145,16 +154,14 @@ def check(name: str, model: Classifier, explainers: Sequence[str]) -> list[str]:
     """
     spec = model.spec
     notes = [f"{name} ({spec.arch}): {note}." for note in model.notes]
-    is_known = spec.arch == KNOWN and spec.cam_layer is None
-    asked = [e for e in explainers if not (is_known and KNOWN_HAS.issuperset(EXPLAINERS[e].needs))]
     refused = [
         f"explain.explainers: got {explainer} for {name} ({spec.arch}); {reason}; leave it out, or give another "
         "network."
-        for explainer, reason in missing(model, asked)
+        for explainer, reason in missing(model, explainers)
     ]
     if refused:
         raise UserError("\n".join(refused))
-    if not is_known and any("feature maps" in EXPLAINERS[e].needs for e in explainers):
+    if not _is_known(spec.arch, spec.cam_layer) and any("feature maps" in EXPLAINERS[e].needs for e in explainers):
         found = model.features
         notes.append(
             f"{name} ({spec.arch}): class activation maps read {found.layer} ({found.channels} channels of "

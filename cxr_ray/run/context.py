@@ -153,6 +153,8 @@ def untrained_models(sweep: Sweep, trials: Sequence[TrialPlan]) -> list[str]:
     kinds = dict.fromkeys((t.model.arch, t.model.cam_layer, sweep.images_of(t.model)[0]) for t in trials)
     notes = []
     for arch, cam_layer, size in kinds:
+        if needs.has_all(arch, cam_layer, sweep.explain.explainers):
+            continue  # and importing torchvision takes as long as importing torch
         model = networks.build(arch, ModelSpec(arch, size, cam_layer=cam_layer))
         notes += needs.check("To be trained", model, sweep.explain.explainers)
     return list(dict.fromkeys(notes))

@@ -222,7 +222,7 @@ def _networks(context: RunContext) -> Iterator[tuple[str, Classifier]]:
     """Each kind of network that is to be trained, with random weights, and each given model."""
     specs: dict[ModelSpec, str] = {}
     for trial in context.trials:
-        spec = replace(trial.spec(context.sweep.images_of(trial.model)[0]), variant="")
+        spec = replace(trial.spec(context.sweep.images_of(trial.model)[0]), variant="", preprocess="none")
         specs.setdefault(spec, trial.variant)
     yield from ((variant, networks.build(spec.arch, spec)) for spec, variant in specs.items())
     for name, ref in context.given.items():

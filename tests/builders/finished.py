@@ -21,10 +21,8 @@ Order = Callable[[Sequence[ShardPlan]], Sequence[ShardPlan]]
 def finished_run(sweep: Sweep, out: str, batch_size: int = 32, order: Order = list) -> str:
     """The run ``out``, as the command line makes it, but for the report; its shards are computed in an order."""
     prepared = context.prepare(sweep, out)
-    store, alone = (
-        prepared.store,
-        SimpleNamespace(worker_gpus=0, threads=0, batch_size=batch_size, workers=1, doubled=None),
-    )
+    store = prepared.store
+    alone = SimpleNamespace(worker_gpus=0, threads=0, batch_size=batch_size, workers=1, doubled=None)
 
     def compute(shard_pass, shards):
         run = shard_pass.context
