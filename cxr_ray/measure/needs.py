@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -89,13 +89,13 @@ NEEDS: dict[str, Callable[[Classifier], str | None]] = {
 }
 
 
-def missing(model: Classifier, explainers: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Explainers that a network cannot have, each with the reason."""
+def missing(model: Classifier, explainers: Sequence[str], has: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Explainers that a network cannot have, each with the reason; ``has``: needs that are known to be met."""
     if isinstance(model.network, ScoringOnly):
         only = f"{model.network.kind} scores images and shows neither layers nor gradients"
         yield from ((explainer, only) for explainer in explainers if EXPLAINERS[explainer].needs)
         return
-    known: dict[str, str | None] = dict.fromkeys(KNOWN_HAS) if _is_known(model.spec.arch, model.spec.cam_layer) else {}
+    known: dict[str, str | None] = dict.fromkeys(has)
     for explainer in explainers:
         for need in EXPLAINERS[explainer].needs:
             if need not in known:
@@ -131,7 +131,7 @@ def of_trained(spec: ModelSpec) -> int:
 
 def possible(name: str, model: Classifier) -> Iterator[str]:
     """Which explainers a network can have, and for which reason not the others."""
-    why = dict(missing(model, list(EXPLAINERS)))
+    why = dict(missing(model, list(EXPLAINERS), _known(model.spec.arch, model.spec.cam_layer)))
     yield f"{name} ({model.spec.arch}) can have {len(EXPLAINERS) - len(why)} of {len(EXPLAINERS)} explainers"
     for reason in dict.fromkeys(why.values()):
         yield f"  not {', '.join(e for e in why if why[e] == reason)}: {reason}"
@@ -139,11 +139,12 @@ def possible(name: str, model: Classifier) -> Iterator[str]:
 
 def has_all(arch: str, cam_layer: str | None, explainers: Sequence[str]) -> bool:
     """Whether a network is known to have what the explainers need, so that it need not be built to be asked."""
-    return _is_known(arch, cam_layer) and all(KNOWN_HAS.issuperset(EXPLAINERS[e].needs) for e in explainers)
+    return all(_known(arch, cam_layer).issuperset(EXPLAINERS[e].needs) for e in explainers)
 
 
-def _is_known(arch: str, cam_layer: str | None) -> bool:
-    return arch == KNOWN and cam_layer is None
+def _known(arch: str, cam_layer: str | None) -> set[str]:
+    """What a network of this package's own is known to have; a caller's may only be called so."""
+    return KNOWN_HAS if arch == KNOWN and cam_layer is None else set()
 
 
 def check(name: str, model: Classifier, explainers: Sequence[str]) -> list[str]:
@@ -157,11 +158,11 @@ def check(name: str, model: Classifier, explainers: Sequence[str]) -> list[str]:
     refused = [
         f"explain.explainers: got {explainer} for {name} ({spec.arch}); {reason}; leave it out, or give another "
         "network."
-        for explainer, reason in missing(model, explainers)
+        for explainer, reason in missing(model, explainers, _known(spec.arch, spec.cam_layer))
     ]
     if refused:
         raise UserError("\n".join(refused))
-    if not _is_known(spec.arch, spec.cam_layer) and any("feature maps" in EXPLAINERS[e].needs for e in explainers):
+    if not _known(spec.arch, spec.cam_layer) and any("feature maps" in EXPLAINERS[e].needs for e in explainers):
         found = model.features
         notes.append(
             f"{name} ({spec.arch}): class activation maps read {found.layer} ({found.channels} channels of "

@@ -188,3 +188,11 @@ def test_a_network_that_cannot_have_an_explainer_is_refused_in_a_line():
     assert needs.check("mine", made(f"{FACTORY}:convnext"), ["gradcam"]) == [
         f"mine ({FACTORY}:convnext): class activation maps read features.3.0 (16 channels of 4 x 4 places)."
     ]
+
+
+def test_a_network_that_is_only_called_resnet18_is_asked_all_the_same():
+    model = Classifier(made(f"{FACTORY}:clamped").network, ModelSpec("resnet18", SIZE))
+    refused = dict(needs.missing(model, ["guided_gradcam", "deeplift"]))
+    assert set(refused) == {"guided_gradcam", "deeplift"}
+    with pytest.raises(UserError, match="deeplift"):
+        needs.require(model, ["deeplift"])
