@@ -1,6 +1,9 @@
 """The browser of images: its parts hold the tables' numbers, and the page filters, sorts and stays offline."""
 
 import json
+import shutil
+import subprocess
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +187,22 @@ def test_the_page_filters_sorts_and_asks_for_nothing_outside(tab, run):
     assert tab.complaints == []
 
 
+def test_the_deleted_picture_is_the_xray_with_a_quarter_filled(tab, run):
+    """Read from the canvases: the fill where the mask is, the X-ray elsewhere."""
+    opened(tab, run, "#explainer=occlusion&text=" + IDS[1])
+    about = part(run, "run")
+    fill = part(run, "xrays-0/0")[about["image_id"].index(IDS[1])]["fill"]
+    pixels = tab.run(
+        "[...document.querySelectorAll('.card canvas')].map((c) => [...c.getContext('2d').getImageData(0, 0, 224, 224)"
+        ".data].filter((_, k) => k % 4 === 0))"
+    )
+    xray, deleted = np.array(pixels[0]), np.array(pixels[2])
+    filled = deleted == fill
+    assert 0.24 < filled.mean() < 0.28  # a few pixels of the X-ray have the fill's grey
+    assert (deleted[~filled] == xray[~filled]).all()
+    assert (xray[filled] != fill).mean() > 0.9
+
+
 def test_a_file_name_is_shown_as_it_is(tab, run):
     opened(tab, run, "#text=onerror")
     assert [i for i, _ in cards(tab)] == [IDS[2]]
@@ -212,3 +231,22 @@ def test_a_part_that_is_lost_is_told(tab, tmp_path):
     Path(out, f"browser/{TRIAL}/0.js").unlink()
     opened(tab, out)
     assert f"A part of this page is missing: browser/{TRIAL}/0.js" in tab.run("document.body.innerText")
+
+
+@pytest.mark.slow  # asks the registry of npm
+def test_axe_finds_no_fault(tab, run, tmp_path):
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("there is no npm, from which axe-core comes")
+    asked = subprocess.run([npm, "pack", "axe-core@4"], cwd=tmp_path, capture_output=True, timeout=120)
+    if asked.returncode:
+        pytest.skip("the registry of npm did not give axe-core")
+    with tarfile.open(next(tmp_path.glob("axe-core-*.tgz"))) as archive:
+        axe = archive.extractfile("package/axe.min.js").read().decode()
+    for scheme in ("light", "dark"):
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        tab.call("Emulation.setEmulatedMedia", features=media)
+        opened(tab, run, f"#{scheme}=1")
+        tab.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        tab.run(f"{axe}; 1")
+        assert tab.run("axe.run().then((r) => r.violations.map((v) => [v.impact, v.id]))") == []

@@ -68,6 +68,7 @@ function svg(tag, attributes, ...children) {
   return made;
 }
 
+const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 const percent = (share) => Math.round(100 * share) + "%";
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 
@@ -203,7 +204,7 @@ function menu(title, name, options, chosen) {
 
 function drawForm() {
   const form = document.getElementById("filters");
-  const model = (m) => [m.trial_id, m.trial_id];
+  const model = (m) => [m.trial_id, shown(m.name)];
   const kinds = [...run.concentrations.map((name, k) => [k, name]), [-1, "no map"]];
   form.replaceChildren(
     run.models.length > 1 ? menu("Model", "model", run.models.map(model), state.model) : "",
@@ -248,15 +249,24 @@ function picture(uri) {
   });
 }
 
-function pixels(image, side, smooth) { // the first channel of a grey picture, enlarged
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = side;
+function pixels(image, side, smooth) { // the first channel of a grey picture, enlarged: bilinear, or the nearest
+  const own = image.naturalWidth, canvas = document.createElement("canvas");
+  canvas.width = canvas.height = own;
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.imageSmoothingEnabled = smooth;
-  context.imageSmoothingQuality = "low";
-  context.drawImage(image, 0, 0, side, side);
-  const data = context.getImageData(0, 0, side, side).data, grey = new Uint8ClampedArray(side * side);
-  for (let p = 0; p < grey.length; p++) grey[p] = data[4 * p];
+  context.drawImage(image, 0, 0);
+  const data = context.getImageData(0, 0, own, own).data, grey = new Float32Array(side * side), places = [];
+  for (let p = 0; p < side; p++) {
+    const at = Math.min(Math.max((p + 0.5) * own / side - 0.5, 0), own - 1), low = Math.floor(at);
+    places.push(smooth ? [low, Math.min(low + 1, own - 1), at - low] : [Math.floor((p + 0.5) * own / side), 0, 0]);
+  }
+  for (let y = 0, p = 0; y < side; y++) {
+    const [top, bottom, down] = places[y];
+    for (let x = 0; x < side; x++, p++) {
+      const [left, right, along] = places[x], value = (row, column) => data[4 * (row * own + column)];
+      grey[p] = !smooth ? value(top, left) : (1 - down) * ((1 - along) * value(top, left) + along * value(top, right))
+        + down * ((1 - along) * value(bottom, left) + along * value(bottom, right));
+    }
+  }
   return grey;
 }
 
@@ -326,7 +336,7 @@ function words(explainer, image, control) {
   const lines = [element("p", {}, bold(kind), of.area[image] === null ? "" : `: half of its mass on ${percent(of.area[image])} of the image`)];
   if (control) lines.push(element("p", {}, `The map ${said[verdictOf(explainer, image)]} `, bold(control), numbers && numbers.win_rate[image] !== null ? ":" : "."));
   if (numbers && numbers.gap[image] !== null) {
-    lines.push(element("p", {}, "advantage ", bold(number(numbers.gap[image], 2, true)), ` log-odds, win rate ${number(numbers.win_rate[image])} of ${numbers.draws} draw${numbers.draws === 1 ? "" : "s"}`));
+    lines.push(element("p", {}, "advantage ", bold(number(numbers.gap[image], 2, true)), ` log-odds, win rate ${number(numbers.win_rate[image])} of ${plural(numbers.draws, "draw")}`));
     if (numbers.p_value[image] !== null) lines.push(element("p", {}, `p = ${number(numbers.p_value[image], 3)}, one-sided`));
   }
   return element("div", { class: "words" }, ...lines);
@@ -352,7 +362,7 @@ function chart(title, levels, own, band, level) {
     svg("text", { x: left, y: 11 }, title),
     ...[0, 0.25, 0.5, 0.75, 1].map((t) => svg("text", { x: x(t), y: height - 12, "text-anchor": "middle" }, percent(t))),
     svg("text", { x: (left + width) / 2, y: height - 1, "text-anchor": "middle" }, title.startsWith("Del") ? "deleted" : "inserted"),
-    svg("line", { class: "level", x1: x(level), x2: x(level), y1: top, y2: height - bottom }),
+    ...(level === null ? [] : [svg("line", { class: "level", x1: x(level), x2: x(level), y1: top, y2: height - bottom })]),
     svg("polyline", { class: "axis", points: `${left},${top} ${left},${height - bottom} ${width - right},${height - bottom}` }),
     ...(band ? [svg("polygon", { class: "band", points: [...points(band[2]), ...points(band[1]).reverse()].join(" ") }),
       svg("polyline", { class: "control", points: points(band[0]).join(" ") })] : []),
@@ -367,7 +377,7 @@ function curves(card, control) {
   index.directions.forEach((direction, d) => {
     if (direction === "morf") charts.push(chart("Deletion", index.levels, own[d][0], band && band[d], run.level));
     // Insertion of the share k is deletion of the least salient 1 - k.
-    else charts.push(chart("Insertion", index.levels.map((l) => 1 - l), own[d][0], band && band[d], run.level));
+    else charts.push(chart("Insertion", index.levels.map((l) => 1 - l), own[d][0], band && band[d], null));
   });
   const made = charts.filter(Boolean), several = band && band.some(([, low, high]) => low.some((v, l) => v !== high[l]));
   const key = element("p", { class: "soft" }, element("span", { class: "key map" }, "\u25CF map"), band ? "  " : "",
@@ -385,8 +395,8 @@ function numbersTable(explainer, image, card) {
       measured ? number(measured.win_rate[image]) : ""];
     body.append(element("tr", {}, element("th", { scope: "row" }, cells[0]), ...cells.slice(1).map((c) => element("td", {}, c))));
   }
-  const head = ["", `score without ${percent(run.level)}`, "advantage", "win rate"].map((h) => element("th", { scope: "col" }, h));
-  return element("details", {}, element("summary", {}, "All controls"), element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Numbers of all controls" },
+  const head = ["map or control", `score without ${percent(run.level)}`, "advantage", "win rate"].map((h) => element("th", { scope: "col" }, h));
+  return element("details", {}, element("summary", {}, "All controls"), element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `Numbers of all controls, ${run.image_id[image]} ${explainer}` },
     element("table", {}, element("thead", {}, element("tr", {}, ...head)), body)));
 }
 
@@ -425,7 +435,7 @@ async function fill(node, explainer, image, mine) {
   if (mine !== drawing) return;
   const made = await decoded(card, xray);
   if (mine !== drawing) return;
-  const control = controlOf(explainer), grey = made.grey || new Uint8ClampedArray(made.side ** 2).fill(128);
+  const control = controlOf(explainer), grey = made.grey || new Float32Array(made.side ** 2).fill(128);
   const signed = index.explainers[explainer].signed, level = percent(run.level), own = scores(card, "none"), after = control ? scores(card, control) : null;
   const target = run.classes[index.target[image]], noXray = "The X-ray could not be read.";
   const untouched = card.curves.none && card.curves.none[0] ? card.curves.none[0][0][0] : null;
@@ -457,7 +467,6 @@ async function fill(node, explainer, image, mine) {
 // The page.
 function count() {
   const images = new Set(rows.map((r) => r[1])), patients = new Set([...images].map((i) => run.patient[i]));
-  const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
   const maps = state.explainers.length > 1 ? `${plural(rows.length, "map")} of ` : "";
   document.getElementById("count").textContent = `${maps}${plural(images.size, "image")} of ${plural(patients.size, "patient")}, ${SORTS[state.sort]}`;
 }
@@ -473,7 +482,7 @@ function drawSummary() {
       if (!r || r.mean === null) continue;
       const interval = r.lower === null ? "" : ` [${number(r.lower, 2, true)}, ${number(r.upper, 2, true)}]`;
       lines.push(element("li", {}, bold(explainer), ` over ${r.control}${r.hardest ? " (the hardest strong control)" : ""}, ${bucket === "all" ? "all images" : bucket}: mean advantage in ${run.metric} `,
-        bold(number(r.mean, 2, true) + interval), ` log-odds, ${r.n} images of ${r.n_patients} patients; beaten: ${r.beaten || "not tested"}`));
+        bold(number(r.mean, 2, true) + interval), ` log-odds, ${plural(r.n, "image")} of ${plural(r.n_patients, "patient")}; beaten: ${r.beaten || "not tested"}`));
     }
   }
   list.replaceChildren(...lines);

@@ -164,13 +164,14 @@ class CardsOfModel:
         if name is None or control is None:
             return None
         stored = float(of.curves[name].overlap[self.place[image_id]]) if name in of.curves else np.nan
+        differs = abs((own & control.mask).sum() / own.sum() - stored) > 1 / self.masking.n
         return {
             "map": None if control.values is None else pictures.heat(control.values),
             "signed": of.signed and control.image_id is not None,
             "mask": pictures.mask(control.mask, approximate),
             "deleted": self.view.deleted(image_id, grey, control.mask),
             "of": control.image_id,
-            "differs": bool(abs((own & control.mask).sum() / own.sum() - stored) > 1 / self.masking.n),
+            "differs": approximate if np.isnan(stored) else bool(differs),
         }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
+from cxr_ray.analysis.model_names import model_names
 from cxr_ray.machine import usable_cpus
 from cxr_ray.measure.concentration import CONCENTRATIONS
 from cxr_ray.measure.controls import CONTROLS
@@ -102,7 +103,7 @@ def _put(store: Store, name: str, value: Any) -> None:
 def _about(data: RunData, models: Sequence[OfModel], order: Sequence[str], views: Sequence[int]) -> dict[str, Any]:
     """What the page knows of the run before a model is chosen."""
     rows = data.tables["images"].set_index("image_id").loc[list(order)]
-    trials = data.trials.drop_duplicates("trial_id").set_index("trial_id")
+    names = model_names(data.trials[data.trials["trial_id"].isin([m.trial_id for m in models])])
     return {
         "name": data.sweep["name"],
         "run": known(data.provenance.get("run_id")),
@@ -115,7 +116,7 @@ def _about(data: RunData, models: Sequence[OfModel], order: Sequence[str], views
         "path": rows["path"].tolist(),
         "patient": [known(p) for p in rows["patient_id"]],
         "models": [
-            {"trial_id": m.trial_id, "variant": known(trials.loc[m.trial_id, "variant"]), "view": view}
+            {"trial_id": m.trial_id, "name": names[m.trial_id], "view": view}
             for m, view in zip(models, views, strict=True)
         ],
         "more": [t for t in data.models if t not in {m.trial_id for m in models}],
