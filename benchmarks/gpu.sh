@@ -5,7 +5,8 @@
 #     bash benchmarks/gpu.sh float32      in another precision
 #     bash benchmarks/gpu.sh --cpu        every command at sizes that say nothing about speed: tries out the script
 #
-# PYTHON names the interpreter (default: .venv/bin/python, else python3). Logs stay in the folder that the last line names.
+# Each row is printed when its command ends, and all of them at the end, also where it is interrupted. PYTHON names the interpreter
+# (default: .venv/bin/python, else python3), OUT the folder of the logs (default: a new one, which the last line names).
 set -u
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
@@ -29,7 +30,12 @@ if [ -n "$lacking" ]; then
     echo "gpu.sh: got a Python ($PYTHON) that cannot import $lacking; expected all that cxr_ray depends on; install it: pip install ."
     exit 1
 fi
-out=$(mktemp -d)
+out=${OUT:-$(mktemp -d)}
+mkdir -p "$out"
+table() { # of all commands, or of one
+    "$PYTHON" -m benchmarks.gpu_table "$out" "$@"
+}
+trap 'table; echo "logs: $out"; exit 130' INT TERM
 
 measure() { # name, seconds, module and its options
     local name=$1 limit=$2
@@ -37,6 +43,7 @@ measure() { # name, seconds, module and its options
     echo "gpu.sh: $*" >&2
     timeout "$limit" "$PYTHON" -m "$@" --json >"$out/$name.json" 2>"$out/$name.log"
     [ $? -eq 124 ] && echo "stopped after $limit s" >>"$out/$name.log"
+    table "$name" >&2
 }
 
 if [ -n "$small" ]; then
@@ -56,5 +63,5 @@ else
     measure training 50 benchmarks.training --batches 146 --rounds 3
     measure startup 45 benchmarks.startup --rounds 1
 fi
-"$PYTHON" -m benchmarks.gpu_table "$out"
+table
 echo "logs: $out"

@@ -36,12 +36,17 @@ ROWS = (
 NO_RATIO = "its command does not measure it on this machine"
 
 
-def lines(folder: Path) -> list[str]:
-    """The table in Markdown, from FILE.json (a benchmark's last line) or FILE.log (why there is none) in a folder."""
-    found = {name: _read(folder / f"{name}.json") for name in dict.fromkeys(row.file for row in ROWS)}
+def lines(folder: Path, file: str | None = None) -> list[str]:
+    """The table in Markdown, from FILE.json (a benchmark's last line) or FILE.log (why there is none) in a folder.
+
+    ``file``: the only one whose rows are wanted.
+    """
+    rows = [row for row in ROWS if file in (None, row.file)]
+    found = {name: _read(folder / f"{name}.json") for name in dict.fromkeys(row.file for row in rows)}
     machine = next((str(r["machine"]) for r in found.values() if r and "machine" in r), "no benchmark ended")
-    table = [machine, "", "| measured | ratio | to reach | seconds, form |", "| --- | --- | --- | --- |"]
-    for row in ROWS:
+    head = [machine, "", "| measured | ratio | to reach | seconds, form |", "| --- | --- | --- | --- |"]
+    table = [] if file else head
+    for row in rows:
         result = found[row.file]
         name = next((n for n in (result or {}).get("ratios", {}) if n.startswith(row.ratio)), None)
         if result is None or name is None:
@@ -76,4 +81,4 @@ def _reason(folder: Path, name: str) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(lines(Path(sys.argv[1]))))
+    print("\n".join(lines(Path(sys.argv[1]), *sys.argv[2:3])))

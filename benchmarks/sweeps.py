@@ -41,6 +41,7 @@ def main() -> None:
         images=(int, 624, "test images"),
         models=(int, 1, "models"),
         rounds=(int, 3, "rounds of plain passes"),
+        gpu_per_worker=(float, 0.0, "GPUs of a worker: 0.5 for two on each; 0: auto"),
         precision=PRECISION,
     )
     plain = Plain.of(args.size, args.precision)
@@ -80,6 +81,7 @@ def _sweep(folder: str, args: Any) -> dict[str, Any]:
         "explain": {"explainers": ["gradcam"]},
         "perturb": {"grids": ["pixel"], "fills": ["mean"], "precision": args.precision},
         "sanity": None,
+        "resources": {"gpu_per_worker": args.gpu_per_worker or "auto"},
         **(ONE if args.models == 1 else SEVERAL),
     }
 

@@ -35,3 +35,11 @@ def test_a_row_without_a_number_says_why(tmp_path):
     training = [line for line in lines if line.startswith("| training")]
     assert sum("its command does not measure it on this machine" in line for line in training) == 2
     assert sum("its command said nothing, or took too long" in line for line in lines) == len(gpu_table.ROWS) - 7
+
+
+def test_the_rows_of_one_command_are_those_of_the_table(tmp_path):
+    (tmp_path / "training.json").write_text(json.dumps({"ratios": {"fit / eager fit": 1.9, "fit / bare": 1.4}}))
+    rows = gpu_table.lines(tmp_path, "training")
+    assert len(rows) == 2
+    assert set(rows) < set(gpu_table.lines(tmp_path))
+    assert [float(row.split("|")[2]) for row in rows] == [1.9, 1.4]
