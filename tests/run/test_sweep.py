@@ -14,6 +14,7 @@ import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 import yaml
 
@@ -21,7 +22,7 @@ from cxr_ray import results, storage, sweep, verify
 from cxr_ray.data import images
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
-from cxr_ray.run import explaining, merging
+from cxr_ray.run import explaining, merging, ray_start
 from cxr_ray.run.trial_files import TrialFiles
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import SHARDS
@@ -94,6 +95,15 @@ def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) ->
     for name in names:
         a, b = one[name].drop(columns="map", errors="ignore"), other[name].drop(columns="map", errors="ignore")
         pd.testing.assert_frame_equal(a[list(b.columns)], b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def running_ray():
+    """Ray as a notebook has it, before a sweep begins and after it ended."""
+    ray_start.start_ray()
+    yield
+    assert ray.is_initialized(), "a sweep ended a Ray that was not its own"
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -211,7 +221,7 @@ def test_resuming_a_finished_run_prints_its_table(trained, capsys):
 
 
 @pytest.mark.slow
-def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path, monkeypatch):
+def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(running_ray, tmp_path, monkeypatch):
     """The second run also merges its shards in tasks, as a large one does."""
     file = given_sweep(tmp_path, n_test=12)
     outs = []
@@ -229,7 +239,9 @@ def test_one_worker_or_two_and_any_batch_size_give_the_same_tables(tmp_path, mon
 
 
 @pytest.mark.slow
-def test_maps_of_other_images_are_the_same_after_an_interruption_and_for_two_workers(tmp_path, monkeypatch):
+def test_maps_of_other_images_are_the_same_after_an_interruption_and_for_two_workers(
+    running_ray, tmp_path, monkeypatch
+):
     from cxr_ray.run import pipeline, plan
 
     content = yaml.safe_load(Path(given_sweep(tmp_path, n_test=12)).read_text())
@@ -384,7 +396,9 @@ def phantoms_as_files(folder: Path) -> Path:
     return folder
 
 
-def test_a_run_of_unreadable_images_goes_on_after_every_stop_and_names_each_once(tmp_path, monkeypatch, capfd):
+def test_a_run_of_unreadable_images_goes_on_after_every_stop_and_names_each_once(
+    running_ray, tmp_path, monkeypatch, capfd
+):
     """Stopped after training, then by a device without memory; a trained model and a given one."""
     from cxr_ray.run import pipeline
 
