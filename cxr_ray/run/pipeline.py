@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # these import torch, which tasks that read and write do with
 DECODE_SECONDS = 600  # after which a task that reads and decodes a shard counts as hung
 LIGHT_CPUS = 0.5  # what a task that reads or writes asks for
 PORTION = 2048, 16  # images, and shards at least, a worker that Ray Data is given at a time: the driver never holds all
+GPU_PORTION = 8192  # images in all, at least, for workers on GPUs: they wait where one portion ends and another begins
 
 
 @dataclass(frozen=True)
@@ -338,8 +339,8 @@ def _decoded(shard_pass: ShardPass, shards: Missing, left: dict[str, ShardPlan])
     """
     pool, waiting, decode = shard_pass.pool, iter(shards), decode_of(shard_pass.context, shard_pass.is_map_pass)
     limits = ray.data.ExecutionResources.for_limits(cpu=pool.free_cpus)  # Ray Data does not know of the workers
-    each = max(PORTION[0] // shards.plan.longest, PORTION[1])
-    while portion := list(islice(waiting, each * shard_pass.allocation.workers)):
+    n = in_a_portion(shards.plan.longest, shard_pass.allocation)
+    while portion := list(islice(waiting, n)):
         left |= {shard.name: shard for shard in portion}
         rows = [{"shard": json.dumps(shard.to_plain())} for shard in portion]
         source = ray.data.from_items(rows, override_num_blocks=len(rows))  # one block a shard
@@ -350,6 +351,12 @@ def _decoded(shard_pass: ShardPass, shards: Missing, left: dict[str, ShardPlan])
         decoded.context.max_errored_blocks = -1
         for bundle in decoded.iter_internal_ref_bundles():
             yield from bundle.block_refs
+
+
+def in_a_portion(longest: int, allocation: Allocation) -> int:
+    """Shards that Ray Data is given at a time; ``longest``: images in the longest."""
+    least = GPU_PORTION // longest if allocation.worker_gpus else 0
+    return max(max(PORTION[0] // longest, PORTION[1]) * allocation.workers, least)
 
 
 def _compute(explain: _Explain, settings: PassSettings, block: pa.Table) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -2,7 +2,7 @@
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -98,3 +98,18 @@ def test_a_worker_gives_the_same_tables_after_other_passes_and_loads_its_model_o
     used.begin(PassSettings(sweep))
     assert used(row)["tables"] == expected != different
     assert loaded == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "longest", "expected"),
+    [
+        (2, 0, 16, 256),
+        (2, 0, 256, 32),
+        (1, 1, 64, 128),  # one portion of a small run: a GPU waits between two
+        (1, 1, 256, 32),
+        (8, 0.5, 64, 256),
+    ],
+)
+def test_a_portion_keeps_each_worker_busy_and_a_gpu_for_longer(workers, gpus, longest, expected):
+    allocation = cast(Any, SimpleNamespace(workers=workers, worker_gpus=gpus))
+    assert pipeline.in_a_portion(longest, allocation) == expected
