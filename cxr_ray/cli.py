@@ -26,6 +26,7 @@ COMMANDS = {  # a module is imported when its command is called
         "cxr_ray.verdict", "say whether one model's maps are more faithful than controls, in about a minute"
     ),
     "explain": Command("cxr_ray.commands.explain", "explain images of a folder with one model, without a sweep file"),
+    "compare": Command("cxr_ray.commands.compare", "compare finished runs on the same images, in tables and a page"),
     "report": Command("cxr_ray.report.__main__", "draw the report of a run again"),
     "verify": Command("cxr_ray.verify", "say whether a finished run holds, computing a sample of its rows again"),
     "list": Command("cxr_ray.commands.listing", "list explainers, controls, fills, sweeps, networks, with cost"),

@@ -961,3 +961,78 @@ _ALL = (
     ERRORS,
 )
 TABLES: dict[str, Table] = {table.name: table for table in _ALL}
+
+# A comparison of runs is a folder of its own, whose tables these are.
+_PAIR = {
+    "reference": ("str", "the run that the others are compared with, as it was named"),
+    "run": ("str", "the other run, as it was named"),
+}
+_MODELS = {
+    "trial_id": ("str", "model of the reference"),
+    "trial_id_run": ("str", "model of the other run that it is compared with"),
+}
+RUN_SETTINGS = Table(
+    "run_settings",
+    {
+        **_PAIR,
+        "key": ("str", "dotted key of sweep.yaml, or of provenance.json below provenance"),
+        "value": ("json", "in the reference; null: it has no such key"),
+        "value_run": ("json", "in the other run; null: it has no such key"),
+    },
+    ("reference", "run", "key"),
+)
+RUN_IMAGES = Table(
+    "run_images",
+    {
+        **_PAIR,
+        **_MODELS,
+        "n": ("small", "test images that both models scored, with one label: these are compared"),
+        "n_only_reference": ("small", "test images that the reference's model alone scored; left out"),
+        "n_only_run": ("small", "test images that the other run's model alone scored; left out"),
+        "n_other_label": ("small", "test images of both runs whose label differs between them; left out"),
+    },
+    ("reference", "run", "trial_id", "trial_id_run"),
+)
+RUN_DIFFERENCES = Table(
+    "run_differences",
+    {
+        **_PAIR,
+        **_MODELS,
+        "quantity": (
+            "str",
+            "accuracy (share of images called right at 0.5), advantage (over the control, in the metric) or win_rate",
+        ),
+        "explainer": ("str", "whose maps; null for accuracy"),
+        "control": ("str", "what the maps are compared with; null for accuracy"),
+        "target_rule": ("str", "class whose score is explained: pneumonia or predicted; null for accuracy"),
+        "grid": ("str", "null for accuracy"),
+        "fill": ("str", "null for accuracy"),
+        "metric": ("str", "null for accuracy"),
+        "level": ("level", "share of units perturbed, for drop; null for areas and accuracy"),
+        "scale": ("str", "prob or logodds; null for accuracy"),
+        "n": ("small", "images that both runs have a value of"),
+        "n_patients": ("small", "their patients, as the reference tells them"),
+        "mean": ("float", "in the reference, over these images"),
+        "mean_run": ("float", "in the other run, over the same images"),
+        "difference": ("float", "mean of (other run - reference), image by image"),
+        "lower": ("float", "difference: lower bound of the 95% interval over patients; null under 20 patients"),
+        "upper": ("float", "difference: upper bound"),
+        "ci_method": ("str", "how the interval is made; null without one"),
+    },
+    (
+        *("reference", "run", "trial_id", "trial_id_run", "quantity", "explainer", "control", "target_rule"),
+        *("grid", "fill", "metric", "level", "scale"),
+    ),
+)
+RUN_VERDICTS = Table(
+    "run_verdicts",
+    {
+        **_PAIR,
+        "kind": ("str", "answer (of a model and explainer), hypothesis, or sequential (verdict)"),
+        "subject": ("str", "what is judged"),
+        "verdict": ("str", "of the reference; null: it has none"),
+        "verdict_run": ("str", "of the other run; null: it has none"),
+    },
+    ("reference", "run", "kind", "subject"),
+)
+COMPARED: dict[str, Table] = {t.name: t for t in (RUN_SETTINGS, RUN_IMAGES, RUN_DIFFERENCES, RUN_VERDICTS)}
