@@ -16,7 +16,10 @@ from cxr_ray.analysis.answers import phrase
 from cxr_ray.analysis.sequential_verdicts import title
 from cxr_ray.errors import RunError
 from cxr_ray.report import galleries
-from cxr_ray.report.figures.marks import colour, finish, panels, point, rows_axis, to_png, zero
+from cxr_ray.report.figures.axes import Axes
+from cxr_ray.report.figures.drawing import ink_styles
+from cxr_ray.report.figures.layout import Figure
+from cxr_ray.report.figures.marks import colour
 from cxr_ray.report.page import NONE, base64_of, interval, known, number
 from cxr_ray.results import Run
 from cxr_ray.schemas import COMPARED
@@ -53,6 +56,7 @@ def write(out: str, runs: Mapping[str, Run], data: str | None = None) -> None:
     template = environment.from_string(files("cxr_ray.report").joinpath("comparison.html.j2").read_text("utf-8"))
     text = template.render(
         runs=list(runs),
+        inks={"light": ink_styles(), "dark": ink_styles(dark=True)},
         answers=list(sentences(tables["run_differences"].to_dict("records"))),
         notes=json.loads(store.read("comparison.json"))["notes"],
         parts=[part(tables, other, runs[reference], runs[other], data) for other in others],
@@ -157,15 +161,15 @@ def _figures(frame: pd.DataFrame, reference: str, other: str) -> Iterator[Part]:
     chosen = frame[frame["quantity"] == "advantage"]
     for (a, _), rows in chosen.groupby(["trial_id", "trial_id_run"], sort=False):
         records = rows.to_dict("records")
-        figure, (ax,) = panels(1, 1, 0.6 + 0.24 * len(records), 0.8)
+        ax = Axes(across=_setting(records[0]))
+        ax.rows([f"{r['explainer']} over {r['control']}" for r in records], [r["explainer"] for r in records])
         for y, r in enumerate(records):
-            point(ax, y, (r["difference"], r["lower"], r["upper"]), colour(0))
-        rows_axis(ax, [f"{r['explainer']} over {r['control']}" for r in records], [r["explainer"] for r in records])
-        zero(ax)
-        made = finish(figure, f"{a}: advantage in {other} minus {reference}", label=_setting(records[0]))
+            ax.point(y, (r["difference"], r["lower"], r["upper"]), colour(0))
+        ax.across_all("x", 0.0)
+        figure = Figure([ax], 1, [25.0 + 22.0 * len(records)], title=f"{a}: advantage in {other} minus {reference}")
+        alt = f"Differences of advantage with intervals, {other} minus {reference}; the table below holds them"
         yield {
-            "png": base64_of(to_png(made)),
-            "alt": f"Differences of advantage with intervals, {other} minus {reference}; the table above holds them",
+            "svg": figure.drawing().svg(alt),
             "caption": f"Right of 0: more faithful in {other}. {_setting(records[0])}; {records[0]['n']} images.",
         }
 
