@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import cxr_ray
 from cxr_ray.arguments import Parser
 from cxr_ray.config import READ_AS_VALUES, Sweep
-from cxr_ray.errors import CxrRayError
+from cxr_ray.errors import CxrRayError, SweepError
 from cxr_ray.modules import make_callable
 
 if TYPE_CHECKING:  # these import torch, which --help does without
@@ -36,6 +36,9 @@ OPTION = {  # keys of a sweep, as its messages name them, to the option that set
     "verdicts.controls": "--controls",
     "controls": "--controls",
     "data.accept": "--accept",
+    "data.classes.target": "--class",
+    "data.classes": "--classes",
+    "data.label": "--label",
     "data.size": "--size",
     "checkpoints": "--checkpoint",
     "seed": "--seed",
@@ -52,7 +55,9 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
         "are scored in random order until that is decided.",
         epilog=EXIT_CODES,
     )
-    p.add_argument("--checkpoint", required=True, help="the model: a .pt or .safetensors state dict of 1 or 2 outputs")
+    p.add_argument(
+        "--checkpoint", required=True, help="the model: a .pt or .safetensors state dict, or what --arch says"
+    )
     p.add_argument("--data", required=True, help=sources.usages())
     p.add_argument("--accept", nargs="+", default=[], help="suspicions about the data that do not stop the command")
     asked = p.add_mutually_exclusive_group()
@@ -66,6 +71,24 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
         "--target", choices=("pneumonia", "predicted"), default="pneumonia", help="the class that is explained"
     )
     p.add_argument("--arch", default="resnet18", help="network of the checkpoint (default: resnet18)")
+    p.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        type=_named,
+        metavar="NAME=LABEL,...",
+        help="more than two classes and their labels, in the order of the network's outputs",
+    )
+    p.add_argument("--class", dest="target_class", metavar="NAME", help="the one of --classes that is measured")
+    p.add_argument("--label", metavar="PATTERN", help="a pattern with a group that finds the label in a file's path")
+    p.add_argument(
+        "--outputs",
+        nargs="+",
+        default=[],
+        type=_named,
+        metavar="NAME=N,...",
+        help="the outputs of the network that stand for NORMAL and PNEUMONIA, or for each of --classes",
+    )
     p.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
     p.add_argument("--seed", type=int, default=0, help="of the patients' order and the draws (default: 0)")
     p.add_argument("--out", help="a new folder for the table verdicts (default: nothing is kept)")
@@ -98,10 +121,26 @@ def as_option(message: str) -> str:
     key, got, rest = message.partition(": got ")
     if not got:
         return message
-    if key.startswith("checkpoints.") and key.endswith(".arch"):
-        return f"--arch: got {rest}"
+    part = key.rpartition(".")[2]
+    if key.startswith("checkpoints.") and part in ("arch", "outputs"):
+        return f"--{part}: got {rest}"
     option = next((o for k, o in OPTION.items() if key == k or key.startswith(f"{k}.")), key)
     return f"{option}: got {rest}"
+
+
+def _named(text: str) -> tuple[str, list[str]]:
+    """NAME=A,B to the name and its values."""
+    name, equals, values = text.partition("=")
+    if not (name.strip() and equals and all(value.strip() for value in values.split(","))):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected NAME=VALUE or NAME=VALUE,VALUE")
+    return name.strip(), [value.strip() for value in values.split(",")]
+
+
+def _outputs(given: Sequence[tuple[str, list[str]]]) -> dict[str, list[int]] | None:
+    """The key ``outputs`` of a checkpoint. Raises SweepError."""
+    if beyond := [n for _, numbers in given for n in numbers if not n.isdecimal()]:
+        raise SweepError(f"--outputs: got {beyond[0]!r}; expected numbers of outputs from 0, such as PNEUMONIA=1,2.")
+    return {name: [int(n) for n in numbers] for name, numbers in given} or None
 
 
 def sweep_of(args: argparse.Namespace) -> Sweep:
@@ -113,10 +152,16 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     name = f"{stem}_model" if stem in READ_AS_VALUES else stem
     data = {key.removeprefix("data."): value for key, value in sources.changes_of(args.data).items()}
     whose = {"explainers": [], "maps": {MAPS: args.maps}} if args.maps is not None else {"explainers": [args.explainer]}
+    if args.classes and args.target_class is None:
+        names = ", ".join(name for name, _ in args.classes)
+        raise SweepError(f"--class: got none; expected one of {names}; say which class is measured.")
+    several = {"several": dict(args.classes)} if args.classes else {}
+    target = {"target": args.target_class} if args.target_class is not None else {}
+    asked = {"classes": {**several, **target}} if several or target else {}
     raw: dict[str, Any] = {
         "name": "verdict",
-        "data": {**data, "size": args.size, "accept": args.accept},
-        "checkpoints": {name: {"path": args.checkpoint, "arch": args.arch}},
+        "data": {**data, **asked, "label": args.label, "size": args.size, "accept": args.accept},
+        "checkpoints": {name: {"path": args.checkpoint, "arch": args.arch, "outputs": _outputs(args.outputs)}},
         "explain": {**whose, "targets": [args.target]},
         "perturb": {"grids": ["pixel"], "fills": list(FILLS), "levels": list(LEVELS)},
         "controls": dict.fromkeys(args.controls, 1),
@@ -146,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
             resume.check_out(args.out, resume=False)
         with tempfile.TemporaryDirectory() as folder:
             prepared = context.prepare(sweep, folder)
-            for note in (prepared.manifest.notes[0], *prepared.maps.notes):
+            for note in prepared.manifest.notes:  # those of maps among them
                 terminal.say(note)
             lines = answer(LocalVerdict.of_run(prepared), args)
     for line in lines:

@@ -99,6 +99,38 @@ def test_a_wrong_option_is_a_sentence(said, argv, expected):
     assert err[0].startswith(f"cxr_ray: {expected}")
 
 
+def test_one_of_several_classes_is_measured_against_the_rest(said, tiny_folder, tmp_path):
+    """As the library's, whose spec says which of three outputs is the class."""
+    data = tmp_path / "three"
+    shutil.copytree(tiny_folder / "test", data / "test")
+    for file in sorted((data / "test" / "PNEUMONIA").iterdir())[::2]:
+        file.rename(file.with_name(file.name.replace("virus", "bacteria")))
+    torch.manual_seed(0)
+    network = networks.build("resnet18", ModelSpec("resnet18", SIZE, outputs=3)).network
+    torch.save(network.state_dict(), tmp_path / "three.pt")
+    classes = ["--classes", "normal=NORMAL", "bacterial=bacteria", "viral=virus", "--label", "_(bacteria|virus)_"]
+    files = {"checkpoint": str(tmp_path / "three.pt"), "data": str(data)}
+    code, lines, err = said(*classes, "--class", "viral", "--controls", "shifted", **files)
+    assert (code, err) == (0, [])
+    assert "three (resnet18): its outputs stand for normal, bacterial, viral, in the order of data.classes.sev" in str(
+        lines
+    )
+    assert any(line.startswith("Grad-CAM on three: ") for line in lines)
+    for argv, expected in [
+        (classes, "--class: got none; expected one of normal, bacterial, viral"),
+        (
+            [*classes, "--class", "fungal"],
+            "--classes: got 'fungal' as target; expected one of normal, bacterial, viral",
+        ),
+        ([*classes, "--class", "viral", "--outputs", "normal=x"], "--outputs: got 'x'; expected numbers of outputs"),
+        ([*classes, "--class", "viral", "--outputs", "viral=7", "normal=0", "bacterial=1"], "got outputs 7 for"),
+        ([], "got {checkpoint} with a head of 3 outputs"),
+    ]:
+        code, _, err = said(*argv, **files)
+        assert code == 2, argv
+        assert expected.format(**files) in err[0], err
+
+
 def test_a_wrong_checkpoint_or_folder_is_a_sentence(said, tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"no")
     (tmp_path / "empty").mkdir()
