@@ -19,7 +19,7 @@ PRECISION = (str, "float32", "float32, tf32, half or auto")
 
 @dataclass(frozen=True)
 class Plain:
-    """A ResNet-18 of random weights on this machine's device, in the form that a long run would choose.
+    """A network of random weights on this machine's device, in the form that a long run would choose.
 
     Attributes:
         model: eager.
@@ -33,11 +33,11 @@ class Plain:
     forward: Forward
 
     @classmethod
-    def of(cls, size: int, precision: str = "float32") -> Plain:
+    def of(cls, size: int, precision: str = "float32", arch: str = "resnet18") -> Plain:
         """Chosen by measurement, or as an earlier run measured."""
         backends.full_float32()
         torch.manual_seed(0)
-        model = networks.build("resnet18", ModelSpec("resnet18", size)).requires_grad_(False)
+        model = networks.build(arch, ModelSpec(arch, size)).requires_grad_(False)
         model = model.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
         batch_size = backend_choice.batch_size(model, size)
         form, forward = backend_choice.choose(model, size, batch_size, MANY, precision)
