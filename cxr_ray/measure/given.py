@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from cxr_ray.data import images as files
 from cxr_ray.data.loading import in_threads
 from cxr_ray.data.truth import BOXES, TRUTH, boxes_of
-from cxr_ray.errors import CheckpointError, DataError, ImageError
+from cxr_ray.errors import CheckpointError, DataError, ImageError, first_line
 from cxr_ray.measure.batch import in_pixel_space
 from cxr_ray.measure.shards import Shard
+from cxr_ray.models import networks, xrayvision
 from cxr_ray.models.checkpoints import refuse_probabilities
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.models.scoring_only import scripted
@@ -104,8 +105,11 @@ def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequ
         CheckpointError: the model is not that.
     """
     network: Model = model
+    columns = None
     if isinstance(model, Classifier):
         network, spec = model.network, spec or model.spec
+    elif xrayvision.is_of_package(model):
+        network, columns = xrayvision.adapted(model)
     paths = _paths(images)
     if paths is not None:
         if spec is None:
@@ -128,7 +132,10 @@ def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequ
             f"got {len(names)} ids, {len(set(names))} of them different, for {len(pixels)} images; expected one for "
             "each image, each once."
         )
-    return Given(_classifier(network, spec or ModelSpec("given", size), pixels), pixels, names)
+    spec = spec or ModelSpec("given", size)
+    if columns is not None:
+        spec = networks.normalized(replace(spec, columns=spec.columns or columns), xrayvision.NORMALIZATION)
+    return Given(_classifier(network, spec, pixels), pixels, names)
 
 
 def _paths(images: Any) -> list[str] | None:
@@ -186,8 +193,15 @@ def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
     classifier = Classifier(network, spec).eval()
     classifier.mean, classifier.std = classifier.mean.to(device), classifier.std.to(device)
     image = in_pixel_space(torch.from_numpy(np.array(pixels[:1]))).to(device)
-    with torch.no_grad():
-        logits = network(classifier.normalize(image))
+    try:
+        with torch.no_grad():
+            logits = network(classifier.normalize(image))
+    except Exception as e:  # networks fail in as many ways as there are networks
+        raise CheckpointError(
+            f"got a model that cannot score an image of {list(image.shape)} ({first_line(e)}); expected a module or "
+            "function of [B, 3, S, S] in model space; give the size that it was made for, or wrap it in such a "
+            "function."
+        ) from e
     shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     columns = [n for part in spec.columns or () for n in part]
     if shape not in ([1, 1], [1, 2]) and not (columns and isinstance(logits, Tensor) and logits.ndim == 2):

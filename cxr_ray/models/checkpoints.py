@@ -16,7 +16,7 @@ from torch import Tensor
 from cxr_ray.config import Classes
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.errors import CheckpointError, WeightsError, first_line
-from cxr_ray.models import families, matching
+from cxr_ray.models import families, matching, xrayvision
 from cxr_ray.models.networks import NETWORKS, Classifier, ModelSpec, build
 from cxr_ray.models.outputs import outputs_of_classes
 from cxr_ray.models.scoring_only import FILES, looks_like_probabilities
@@ -126,6 +126,13 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
     outputs = matched.outputs
     if outputs is None:
         outputs = families.outputs_of(build(spec.arch, spec).network, spec.size)
+    is_published = spec.arch.startswith(f"{xrayvision.FAMILY}:") and outputs == xrayvision.OUTPUTS
+    if is_published and spec.columns is None:
+        spec = replace(spec, columns=((), (xrayvision.PNEUMONIA,)))
+        matched.notes.append(
+            f"output {xrayvision.PNEUMONIA} of {outputs} is Pneumonia, as the package publishes them: its logit is the "
+            "log-odds, without operating thresholds"
+        )
     spec, said = outputs_of_classes(path, replace(spec, outputs=outputs), file.class_to_idx, classes or Classes())
     classifier = build(spec.arch, spec)
     matching.install_head(classifier.network, spec.arch, matched)

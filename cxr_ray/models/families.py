@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_ray.errors import MissingPackageError, UnknownNameError, UserError, WeightsError
+from cxr_ray.models import xrayvision
 from cxr_ray.models.scoring_only import FILES, not_trained
 from cxr_ray.registry import Registry, did_you_mean
 
@@ -31,11 +32,13 @@ class Network:
         imagenet: the state dict that was published for it. Raises WeightsError where nobody has published one, and
             what the download raises.
         caption: what it is, in a sentence.
+        normalization: mean and std of each channel, where the network takes no other.
     """
 
     build: Callable[[int], nn.Module]
     imagenet: Callable[[], dict[str, Tensor]]
     caption: str
+    normalization: float | None = None
 
 
 class Networks(Registry[Network]):
@@ -140,33 +143,31 @@ def of_timm(name: str, caption: str | None = None, arch: str | None = None) -> N
     return Network(build, imagenet, caption or f"{name} of timm.")
 
 
-class _Grey(nn.Module):
-    """A torchxrayvision network on RGB in [-1, 1]: the mean of the channels, in its own range of [-1024, 1024]."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images.mean(1, keepdim=True) * 1024)
-        return logits
-
-
 def _torchxrayvision(name: str) -> Network:
     arch = f"torchxrayvision:{name}"
 
     def build(outputs: int) -> nn.Module:
-        xrv = _package("torchxrayvision", arch)
+        models = importlib.import_module(f"{_package('torchxrayvision', arch).__name__}.models")
         if not name.startswith("densenet121"):
             raise UnknownNameError(f"got the network {arch!r}; expected one of its DenseNet-121s; give another.")
-        return _Grey(xrv.models.DenseNet(num_classes=outputs, in_channels=1, apply_sigmoid=False))
+
+        class Grey(models.DenseNet):  # type: ignore[name-defined]
+            """On RGB in [-1, 1]: the mean of the channels, in the package's own range of [-1024, 1024]."""
+
+            def forward(self, images: Tensor) -> Tensor:
+                logits: Tensor = super().forward(images.mean(1, keepdim=True) * xrayvision.RANGE)
+                return logits
+
+        return Grey(num_classes=outputs, in_channels=1, apply_sigmoid=False)
 
     def published() -> dict[str, Tensor]:
-        xrv = _package("torchxrayvision", arch)
-        state = xrv.models.DenseNet(weights=name).state_dict()
-        return {f"network.{key}": value for key, value in state.items() if key != "op_threshs"}
+        raise WeightsError(
+            f"model.weights: got imagenet for {arch}, whose weights the package reads as a pickle, which may run code; "
+            f"expected a file or none; save them once (torch.save(torchxrayvision.models.DenseNet(weights={name!r})."
+            "state_dict(), PATH)) and give the file (--set model.weights=PATH)."
+        )
 
-    return Network(build, published, f"{name} of torchxrayvision; use mean and std of 0.5.")
+    return Network(build, published, f"{name} of torchxrayvision.", xrayvision.NORMALIZATION)
 
 
 def _factory(target: str) -> Network:

@@ -150,8 +150,23 @@ def build(arch: str, spec: ModelSpec) -> Classifier:
     Raises:
         UnknownNameError: no network of that name.
         MissingPackageError: it is of a package that is not installed.
+        UserError: the spec's normalisation is not the network's.
     """
-    return Classifier(NETWORKS[arch].build(spec.outputs), spec).eval()
+    network = NETWORKS[arch]
+    return Classifier(network.build(spec.outputs), normalized(spec, network.normalization)).eval()
+
+
+def normalized(spec: ModelSpec, asked: float | None) -> ModelSpec:
+    """The spec with the normalisation that its network asks for. Raises UserError where the spec has another."""
+    if asked is None:
+        return spec
+    own = (asked, asked, asked)
+    if (spec.mean, spec.std) not in ((own, own), (IMAGENET_MEAN, IMAGENET_STD)):
+        raise UserError(
+            f"got mean {spec.mean} and std {spec.std} for {spec.arch}; expected {asked} for each channel, which its "
+            "range of grey values asks for; leave mean and std out."
+        )
+    return replace(spec, mean=own, std=own)
 
 
 def _resnet18(outputs: int) -> nn.Module:
