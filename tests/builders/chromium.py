@@ -110,10 +110,15 @@ class Tab:
         file.write_bytes(base64.b64decode(made["data"]))
 
 
+def installed() -> str | None:
+    """The path of Chromium; None: there is none."""
+    return next((path for path in map(shutil.which, NAMES) if path), None)
+
+
 @contextlib.contextmanager
 def chromium(profile: Path) -> Iterator[Tab]:
     """A tab of a headless Chromium; the test is skipped where there is none."""
-    found = next((path for path in map(shutil.which, NAMES) if path), None)
+    found = installed()
     if found is None:
         pytest.skip("there is no Chromium")
     read_command, write_command = os.pipe()

@@ -203,6 +203,17 @@ def test_the_deleted_picture_is_the_xray_with_a_quarter_filled(tab, run):
     assert (xray[filled] != fill).mean() > 0.9
 
 
+def test_sequential_verdicts_stand_above_the_cards(tab, tmp_path):
+    out = make_run(tmp_path / "run", strong=True, more=True)
+    browse(out)
+    opened(tab, out)
+    assert f"Grad-CAM on {TRIAL}, all: told of mean_map." in tab.run("document.querySelector('#summary').innerText")
+    choose(tab, "control", "shifted")
+    cards(tab)
+    assert f"Grad-CAM on {TRIAL}, all: told of shifted." in tab.run("document.querySelector('#summary').innerText")
+    assert "told of mean_map" not in tab.run("document.querySelector('#summary').innerText")
+
+
 def test_a_file_name_is_shown_as_it_is(tab, run):
     opened(tab, run, "#text=onerror")
     assert [i for i, _ in cards(tab)] == [IDS[2]]

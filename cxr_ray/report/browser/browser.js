@@ -75,7 +75,7 @@ const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 // State: what is filtered and how it is sorted. It stands in the address, so that it can be kept and passed on.
 const SORTS = {
   most: "most faithful first", least: "least faithful first", sure: "most confident first", unsure: "least confident first",
-  patient: "patient",
+  patient: "by patient",
 };
 const VERDICTS = {
   any: "any", better: "beats the control", even: "even", worse: "does not beat it", every: "beats every control", none: "not measured",
@@ -484,6 +484,9 @@ function drawSummary() {
       lines.push(element("li", {}, bold(explainer), ` over ${r.control}${r.hardest ? " (the hardest strong control)" : ""}, ${bucket === "all" ? "all images" : bucket}: mean advantage in ${run.metric} `,
         bold(number(r.mean, 2, true) + interval), ` log-odds, ${plural(r.n, "image")} of ${plural(r.n_patients, "patient")}; beaten: ${r.beaten || "not tested"}`));
     }
+  }
+  for (const v of index.verdicts) {
+    if (state.explainers.includes(v.explainer) && buckets.includes(v.bucket) && v.control === controlOf(v.explainer)) lines.push(element("li", {}, shown(v.sentence)));
   }
   list.replaceChildren(...lines);
   list.hidden = !lines.length;

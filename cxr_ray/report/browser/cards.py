@@ -99,6 +99,7 @@ class CardsOfModel:
             "levels": self.model.levels,
             "directions": self.model.directions,
             "summary": self.summary,
+            "verdicts": self._verdicts(),
             "explainers": {
                 e: {
                     "concentration": column(np.where(of.concentration < 0, np.nan, of.concentration), 0),
@@ -129,6 +130,15 @@ class CardsOfModel:
         texts = rows[names].astype(object).where(rows[names].notna(), None).to_dict("records")
         values = [dict(zip(numbers, rounded(row), strict=True)) for row in rows[numbers].to_numpy(float)]
         return [{str(k): _plain(v) for k, v in t.items()} | v for t, v in zip(texts, values, strict=True)]
+
+    def _verdicts(self) -> list[dict[str, str]]:
+        """What sequential verdicts of the primary target rule said, by explainer, control and bucket."""
+        rows = self.model.data.of_model("verdicts", self.model.trial_id)
+        rows = rows[rows["target_rule"] == self.model.data.first.rule]
+        return [
+            {str(k): v for k, v in row.items()}
+            for row in rows[["explainer", "control", "bucket", "sentence"]].astype(str).to_dict("records")
+        ]
 
     def card(self, image_id: str, grey: Grey | None) -> dict[str, Any] | None:
         """One image's maps, masks and curves; None where the model has no score of it."""

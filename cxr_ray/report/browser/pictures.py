@@ -38,13 +38,6 @@ def photo(pixels: Grey) -> str:
     return _uri(Image.fromarray(pixels), "JPEG", quality=QUALITY)
 
 
-def exact(pixels: Grey) -> str:
-    """The same without loss."""
-    if _webp():
-        return _uri(Image.fromarray(pixels), "WEBP", lossless=True, method=2)
-    return _uri(Image.fromarray(pixels), "PNG")
-
-
 def _uri(picture: Image.Image, kind: str, **how: object) -> str:
     sink = io.BytesIO()
     picture.save(sink, kind, **how)
@@ -62,10 +55,10 @@ def thumbnail(grey: Grey) -> Grey:
 def mask(inside: Mask, coarse: bool) -> str:
     """A mask, white inside."""
     side = min(COARSE_MASK if coarse else THUMBNAIL, len(inside))
-    picture = Image.fromarray(inside.astype(np.uint8) * 255)
+    picture = Image.fromarray(inside)
     if side < len(inside):
         picture = picture.resize((side, side), Image.Resampling.NEAREST)
-    return exact(np.asarray(picture))
+    return _uri(picture, "PNG")
 
 
 def heat(values: Values) -> str:
@@ -73,7 +66,7 @@ def heat(values: Values) -> str:
     if len(values) > SHOWN_MAP:
         values = np.asarray(Image.fromarray(values).resize((SHOWN_MAP, SHOWN_MAP), Image.Resampling.BOX))
     scaled = np.clip(values / (np.quantile(np.abs(values), 0.99) or 1.0), -1, 1)
-    return exact((128 + 127 * scaled).round().astype(np.uint8))
+    return _uri(Image.fromarray((128 + 127 * scaled).round().astype(np.uint8)), "PNG")
 
 
 def filled(grey: Grey, fill: str, image_id: str, seed: int, grey_level: float) -> int | Grey:
