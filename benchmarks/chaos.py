@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,11 +235,11 @@ class Round:
             self.wrong.append(f"left behind: {', '.join(left[:5])}")
 
 
-def differences(whole: Path, other: Path) -> list[str]:
+def differences(whole: Path, other: Path, names: Iterable[str] = TABLES) -> list[str]:
     """What differs between the tables of two runs, a line each."""
     one, two = results.open_run(whole), results.open_run(other)
     found = []
-    for name in [table for table in TABLES if table not in OF_RANKS]:
+    for name in [table for table in names if table not in OF_RANKS]:
         clocks = CLOCKS.get(name, [])
         first, second = (run.pandas(name).drop(columns=clocks) for run in (two, one))
         compared = compare(name, first, second, TOLERANCE)

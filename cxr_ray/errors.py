@@ -64,7 +64,7 @@ class RunError(UserError):
 
 
 class DamagedRunError(CxrRayError):
-    """A file of an unfinished run cannot be read."""
+    """A file of a run is not as it was written."""
 
 
 class TrainingError(CxrRayError, RuntimeError):

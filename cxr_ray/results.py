@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +17,15 @@ import pyarrow.dataset as pads
 from pyarrow import fs as pafs
 
 from cxr_ray import credentials, schemas
-from cxr_ray.errors import RunError
+from cxr_ray.errors import DamagedRunError, RunError
 from cxr_ray.reading import LARGEST_TEXT, read_file
 from cxr_ray.registry import did_you_mean
 from cxr_ray.upgrades import upgraded
 from cxr_ray.yamlfile import parse_yaml
+
+CHECKED = pads.ParquetFileFormat(
+    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -34,7 +40,10 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished (or unfinished) run, opened for reading."""
+    """A finished (or unfinished) run, opened for reading.
+
+    What cannot be read of a table is a DamagedRunError: its pages have checksums.
+    """
 
     path: str
     fs: pafs.FileSystem
@@ -42,7 +51,29 @@ class Run:
 
     def arrow(self, name: str, columns: list[str] | None = None, filter: Any = None) -> pa.Table:
         """A table as pyarrow, partition columns as strings. ``filter``: a pyarrow.dataset expression."""
-        return self.dataset(name).to_table(columns=columns, filter=filter)
+        with self._readable(name):
+            return self.dataset(name).to_table(columns=columns, filter=filter)
+
+    def batches(self, name: str, **how: Any) -> Iterator[pa.RecordBatch]:
+        """A table in pieces, for what is larger than memory. ``how``: as of pyarrow's ``Dataset.to_batches``."""
+        with self._readable(name):
+            yield from self.dataset(name).to_batches(**how)
+
+    def count_rows(self, name: str, filter: Any = None) -> int:
+        """Rows of a table that a pyarrow.dataset expression chooses."""
+        with self._readable(name):
+            return int(self.dataset(name).count_rows(filter=filter))
+
+    @contextlib.contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as e:
+            reason = " ".join(str(e).split()).rstrip(".")
+            raise DamagedRunError(
+                f"got {self.path} with a table {name!r} that cannot be read ({reason}); expected it as it was written; "
+                "take it from a copy, or run the sweep again."
+            ) from None
 
     def dataset(self, name: str) -> pads.Dataset:
         """A table as a pyarrow dataset, for what is larger than memory."""
@@ -55,6 +86,7 @@ class Run:
                 f"got {self.path} without the table {name!r}; expected a finished run; finish it with --resume, or run "
                 "the sweep again if the table was lost."
             )
+        self._require_files(name)
         fields = [pa.field(p, pa.string()) for p in table.partitions]
         partitioning = pads.partitioning(pa.schema(fields), flavor="hive") if fields else None
         schema = pa.schema([*table.schema.remove_metadata(), *fields])
@@ -63,7 +95,25 @@ class Run:
                 found = pads.dataset(folder, filesystem=self.fs, format="parquet", partitioning=partitioning)
                 self._upgraded[name] = pads.dataset(upgraded(name, found.to_table()))
             return self._upgraded[name]
-        return pads.dataset(folder, schema=schema, filesystem=self.fs, format="parquet", partitioning=partitioning)
+        return pads.dataset(folder, schema=schema, filesystem=self.fs, format=CHECKED, partitioning=partitioning)
+
+    def _require_files(self, name: str) -> None:
+        """Raise DamagedRunError where a file of a table is gone: pyarrow would read the others without a word."""
+        expected = [file for file in self._files if file.startswith(f"{name}/")]
+        lost = [file for file in expected if not self.fs.get_file_info(f"{self.root}/tables/{file}").is_file]
+        if lost:
+            raise DamagedRunError(
+                f"got {self.path} without {lost[0]} and {len(lost) - 1} more files of the table {name!r}; expected all "
+                f"{len(expected)}; take them from a copy, or run the sweep again."
+            )
+
+    @cached_property
+    def _files(self) -> list[str]:
+        """The files of all tables, as a finished run notes them; none where it does not."""
+        try:
+            return [str(file) for file in self.json("provenance.json").get("tables", ())]
+        except (RunError, OSError, TypeError):
+            return []
 
     @cached_property
     def _upgraded(self) -> dict[str, pads.Dataset]:

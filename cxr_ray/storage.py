@@ -7,6 +7,7 @@ what exists. The tables are merged from the shards in a fixed order, so they are
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,18 +25,60 @@ from cxr_ray.schemas import ERRORS, TABLES, file_metadata
 
 SHARDS, PRECISION = ".work/shards", ".work/precision"  # of the scoring pass; of what is decided before it
 ROW_GROUP, GROUP_BYTES = 2**17, 2**26
+PARQUET: dict[str, Any] = {"row_group_size": ROW_GROUP, "write_page_checksum": True}
 MERGED_SHARDS = 2048  # of at most 16 images, that one file of a table holds
 FOLDER_FILES = 1000  # shards of one folder
 PER_SHARD = (
     *("predictions", "saliency", "lungs", "localisation", "curves", "faithfulness"),
     *("filled", "regions", "donor_swaps", "sanity", "stability"),
 )
+SEAL = b"\ncxr_ray sha256 "  # before the digest that ends a sealed file
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the name of a file that is being written
 Tables = Mapping[tuple[str, str], pa.Table]
 
 
+def sealed(data: bytes) -> bytes:
+    """Bytes with their sha256 at the end: Arrow would read many a flipped bit as another number."""
+    return data + SEAL + hashlib.sha256(data).digest()
+
+
+def unsealed(data: bytes) -> bytes:
+    """What ``sealed`` sealed. Raises ValueError where it is damaged.
+
+    >>> unsealed(sealed(b"data"))
+    b'data'
+    """
+    at = len(data) - hashlib.sha256().digest_size
+    content = data[: at - len(SEAL)]
+    if at < len(SEAL) or sealed(content) != data:
+        raise ValueError("its digest is another")
+    return content
+
+
+def sealed_json(value: Mapping[str, Any]) -> bytes:
+    """Readable JSON with the sha256 of its values."""
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return (json.dumps({**value, "sha256": digest}, indent=2, sort_keys=True, default=str) + "\n").encode()
+
+
+def unsealed_json(data: bytes) -> dict[str, Any]:
+    """What ``sealed_json`` sealed, and JSON without a digest as it is. Raises ValueError where it is damaged.
+
+    >>> unsealed_json(sealed_json({"a": 1}))
+    {'a': 1}
+    """
+    try:
+        found = dict(json.loads(data))
+    except (RecursionError, TypeError) as e:
+        raise ValueError(str(e)) from None
+    digest = found.pop("sha256", None)
+    if digest is not None and json.loads(sealed_json(found))["sha256"] != digest:
+        raise ValueError("its digest is another")
+    return found
+
+
 def pack(tables: Tables) -> bytes:
-    """Tables of one shard as one Arrow stream of (table, explainer, Arrow stream)."""
+    """Tables of one shard as one Arrow stream of (table, explainer, Arrow stream), sealed."""
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     rows = []
     for (name, explainer), table in tables.items():
@@ -50,12 +93,12 @@ def pack(tables: Tables) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, outer.schema) as writer:
         writer.write_table(outer)
-    return sink.getvalue().to_pybytes()
+    return sealed(sink.getvalue().to_pybytes())
 
 
 def unpack(data: bytes) -> dict[tuple[str, str], pa.Table]:
-    """What ``pack`` packed."""
-    outer = pa.ipc.open_stream(data).read_all().to_pylist()
+    """What ``pack`` packed. Raises ValueError where it is damaged."""
+    outer = pa.ipc.open_stream(unsealed(data)).read_all().to_pylist()
     return {(row["table"], row["explainer"]): pa.ipc.open_stream(row["data"]).read_all() for row in outer}
 
 
@@ -122,13 +165,13 @@ class Store:
         """A table without partitions, as one file."""
         table = rows if isinstance(rows, pa.Table) else TABLES[name].from_rows(list(rows))
         sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(file_metadata(self.run)), sink, row_group_size=ROW_GROUP)
+        pq.write_table(table.replace_schema_metadata(file_metadata(self.run)), sink, **PARQUET)
         self.write(sink.getvalue().to_pybytes(), "tables", name, "part-0.parquet")
 
     def write_part(self, name: str, trial_id: str, part: str, table: pa.Table) -> None:
         """Another file of a trial's partition; the empty file of a table without rows gives way."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(file_metadata(self.run)), sink, row_group_size=ROW_GROUP)
+        pq.write_table(table.replace_schema_metadata(file_metadata(self.run)), sink, **PARQUET)
         self.write(sink.getvalue().to_pybytes(), "tables", name, f"trial_id={trial_id}", f"part-{part}.parquet")
         if self.exists("tables", name, "part-0.parquet"):
             self.fs.delete_file(self.path("tables", name, "part-0.parquet"))
@@ -141,11 +184,11 @@ class Store:
 
     def shard_path(self, name: str, folder: str = SHARDS) -> str:
         """Where a shard lies, as ``fs`` reads it."""
-        return self.path(folder, *_shard_parts(name))
+        return self.path(folder, *shard_parts(name))
 
     def write_shard(self, name: str, data: bytes, folder: str = SHARDS) -> None:
         """A packed shard."""
-        self.write(data, folder, *_shard_parts(name))
+        self.write(data, folder, *shard_parts(name))
 
     def merge(self, shards_by_trial: Mapping[str, Iterable[str]], errors: list[dict[str, Any]]) -> None:
         """Shards to tables, one after another: ``clear_tables``, ``merge_portion`` of each, ``finish_merge``.
@@ -189,12 +232,24 @@ class Store:
 
     def read_shard(self, name: str, folder: str = SHARDS) -> dict[tuple[str, str], pa.Table]:
         """A packed shard. Raises DamagedRunError where it is damaged."""
-        data = self.read(folder, *_shard_parts(name))  # a store that does not answer is no damage
+        data = self.read(folder, *shard_parts(name))  # a store that does not answer is no damage
         try:
             return unpack(data)
-        except (pa.ArrowInvalid, OSError):
-            path = "/".join([self.out, folder, *_shard_parts(name)])
-            raise DamagedRunError(f"got {path}, which is damaged; delete it, and --resume computes it again.") from None
+        except ValueError:
+            raise self.damaged(folder, *shard_parts(name)) from None
+
+    def damaged(self, *parts: str) -> DamagedRunError:
+        """The error of a file under ``.work`` that is not as it was written."""
+        path = "/".join([self.out, *parts])
+        return DamagedRunError(
+            f"got {path}, which is damaged; expected it as it was written; delete it, and --resume computes it again."
+        )
+
+    def table_files(self) -> list[str]:
+        """The files of all tables, relative to ``tables``."""
+        root = self.path("tables")
+        found = self.fs.get_file_info(pafs.FileSelector(root, allow_not_found=True, recursive=True))
+        return sorted(i.path[len(root) + 1 :] for i in found if i.is_file and i.base_name.endswith(".parquet"))
 
     def clean(self) -> None:
         """Remove the shards, once the tables stand, and what writers left that were killed."""
@@ -210,10 +265,10 @@ def _temporary(name: str) -> str:
     return f".{name}.{uuid4().hex[:8]}.tmp"
 
 
-def _shard_parts(name: str) -> tuple[str, str, str]:
+def shard_parts(name: str) -> tuple[str, str, str]:
     """A shard's folders and file: no folder holds more than FOLDER_FILES files.
 
-    >>> _shard_parts("plain.test.16.01234")
+    >>> shard_parts("plain.test.16.01234")
     ('plain.test.16', '0001', 'plain.test.16.01234.arrow')
     """
     series, _, number = name.rpartition(".")
@@ -267,7 +322,7 @@ class _Writers:
             folder = self.store.path(*parts, *([f"explainer={explainer}"] if explainer else []))
             self.fs.create_dir(folder, recursive=True)
             schema = TABLES[name].schema.with_metadata(file_metadata(self.store.run))
-            file = pq.ParquetWriter(f"{folder}/{self.hidden}", schema, filesystem=self.fs)
+            file = pq.ParquetWriter(f"{folder}/{self.hidden}", schema, filesystem=self.fs, write_page_checksum=True)
             self.open[key] = _Writer(file, folder)
         self.open[key].add(table)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import cxr_ray
 from cxr_ray.arguments import Parser
-from cxr_ray.errors import CxrRayError, SweepError
+from cxr_ray.errors import CxrRayError, DamagedRunError, SweepError
 
 HOLDS, HOLDS_NOT, INTERRUPTED = 0, 1, 130
 EXIT_CODES = "Exit codes: 0 the run holds, 1 it does not, 2 the request was wrong, 130 interrupted."
@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.verif
 
     try:
         return run(args)
+    except DamagedRunError as e:
+        terminal.complain(f"{e} The run DOES NOT HOLD.")
+        return HOLDS_NOT
     except CxrRayError as e:
         terminal.complain(str(e))
         return 2

@@ -299,7 +299,10 @@ def test_an_error_that_several_models_meet_stands_once(store):
 def test_a_merge_that_fails_shows_no_half_table(store, monkeypatch):
     fill(store)
     Path(store.shard_path("study.test.00001")).write_bytes(b"torn")
-    with pytest.raises(DamagedRunError, match=r"00001\.arrow, which is damaged; delete it, and --resume computes"):
+    with pytest.raises(
+        DamagedRunError,
+        match=r"00001\.arrow, which is damaged; expected it as it was written; delete it, and --resume computes",
+    ):
         store.merge(SHARDS, [])
     assert not [f for f in files(Path(store.out, "tables")) if not Path(f).name.startswith(".")]
 

@@ -28,7 +28,7 @@ def groups(run: Run, trial_id: str, grid: str, fill: str) -> Iterator[pd.DataFra
     """USED columns of a model's rows in one grid and fill, families in ascending order; no rows, no group."""
     of_trial = pads.field("trial_id") == trial_id
     chosen = of_trial & (pads.field("grid") == grid) & (pads.field("fill") == fill)
-    if run.dataset("faithfulness").count_rows(filter=of_trial) <= ROWS:
+    if run.count_rows("faithfulness", of_trial) <= ROWS:
         frame = coded(run, "faithfulness", USED, chosen)
         if len(frame):
             yield frame
@@ -45,7 +45,7 @@ def groups(run: Run, trial_id: str, grid: str, fill: str) -> Iterator[pd.DataFra
 
 def coded(run: Run, table: str, columns: Sequence[str], chosen: pads.Expression) -> pd.DataFrame:
     """Columns of the chosen rows, texts as categories in ascending order, read a batch at a time."""
-    batches = run.dataset(table).to_batches(columns=list(columns), filter=chosen)
+    batches = run.batches(table, columns=list(columns), filter=chosen)
     parts = [_coded(batch) for batch in batches if len(batch)]
     if not parts:
         return run.pandas(table, list(columns), chosen)
@@ -63,7 +63,7 @@ def _coded(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _families(run: Run, chosen: pads.Expression) -> list[tuple[str, float, str]]:
     """Metric, level (NaN: an area) and scale of each family."""
     found: set[tuple[Any, ...]] = set()
-    for batch in run.dataset("faithfulness").to_batches(columns=list(FAMILY), filter=chosen):
+    for batch in run.batches("faithfulness", columns=list(FAMILY), filter=chosen):
         rows = pa.Table.from_batches([batch]).group_by(list(FAMILY)).aggregate([]).to_pylist()
         found |= {tuple(row.values()) for row in rows}
     order = sorted(found, key=lambda f: (f[0], np.inf if f[1] is None else f[1], f[2]))

@@ -87,8 +87,7 @@ class Measured:
     @cached_property
     def explained(self) -> list[str]:
         """Models with predictions, in the order of `trials`."""
-        predictions = self.run.dataset("predictions")
-        return [t for t in self.trials.index if predictions.count_rows(filter=pads.field("trial_id") == t)]
+        return [t for t in self.trials.index if self.run.count_rows("predictions", pads.field("trial_id") == t)]
 
     def predictions_of(self, trial_id: str) -> pd.DataFrame:
         """A model's rows of `predictions`."""

@@ -17,10 +17,11 @@ import pandas as pd
 import pyarrow.dataset as pads
 
 from cxr_ray.config import Sweep, explained
-from cxr_ray.errors import RunError
+from cxr_ray.errors import DamagedRunError, RunError
 from cxr_ray.measure import metrics
 from cxr_ray.measure.metrics import METRICS
 from cxr_ray.results import Run
+from cxr_ray.storage import sealed_json, unsealed_json
 
 FILE = "primary.json"  # in the run
 
@@ -99,13 +100,16 @@ class PrimarySettings:
 
     def to_json(self) -> str:
         """JSON that ``from_json`` reads; a run holds it as FILE."""
-        return json.dumps(dataclasses.asdict(self))
+        return sealed_json(dataclasses.asdict(self)).decode()
 
     @classmethod
     def from_json(cls, text: str) -> PrimarySettings:
-        """The settings that ``to_json`` wrote."""
-        values = json.loads(text)
-        return cls(**{**values, "directions": tuple(values["directions"])})
+        """The settings that ``to_json`` wrote. Raises ValueError where they are damaged."""
+        values = unsealed_json(text.encode())
+        try:
+            return cls(**{**values, "directions": tuple(values["directions"])})
+        except (KeyError, TypeError) as e:
+            raise ValueError(str(e)) from None
 
 
 def resolve(sweep: Sweep | Mapping[str, Any]) -> PrimarySettings:
@@ -156,4 +160,10 @@ def of_run(run: Run) -> PrimarySettings:
         stored = run.json(FILE)
     except RunError:
         return resolve(run.sweep)
-    return PrimarySettings.from_json(json.dumps(stored))
+    try:
+        return PrimarySettings.from_json(json.dumps(stored))
+    except ValueError:
+        raise DamagedRunError(
+            f"got {run.path}/{FILE}, which is damaged; expected it as it was written; take it from a copy, or run the "
+            "sweep again."
+        ) from None

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cxr_ray import randomness
+from cxr_ray.storage import sealed, unsealed
 
 Target = tuple[str, int]  # explainer, target
 COLUMNS = pa.schema({"image_id": pa.string(), "patient": pa.string(), "predicted": pa.int8(), "shard": pa.string()})
@@ -41,18 +42,18 @@ class DonorIndex:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DonorIndex:
-        """What ``to_bytes`` gave."""
+        """What ``to_bytes`` gave. Raises ValueError where it is damaged."""
         index = cls.__new__(cls)
-        index._take(pa.ipc.open_file(data).read_all())
+        index._take(pa.ipc.open_file(unsealed(data)).read_all())
         return index
 
     def to_bytes(self) -> bytes:
-        """An Arrow file."""
+        """An Arrow file, sealed."""
         sink = pa.BufferOutputStream()
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         with pa.ipc.new_file(sink, self.table.schema, options=options) as writer:
             writer.write_table(self.table)
-        return sink.getvalue().to_pybytes()
+        return sealed(sink.getvalue().to_pybytes())
 
     @property
     def images(self) -> Mapping[str, Mapping[str, Any]]:

@@ -7,8 +7,10 @@ Shapes: P (image, target) pairs, D draws, V side of a map, S side of an image, U
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -22,12 +24,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_ray.config import Sweep
+from cxr_ray.errors import DamagedRunError
 from cxr_ray.machine import usable_cpus
 from cxr_ray.measure import rankings
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.donor_index import COLUMNS, DonorIndex, Target
-from cxr_ray.storage import Store, chunks
+from cxr_ray.storage import Store, chunks, sealed, shard_parts, unsealed
 
+CRC = "crc32"
+DAMAGE = (pa.ArrowException, ValueError, LookupError, TypeError, OSError)  # what Arrow makes of damaged files
 MAPS, INDEX, MEANS = ".work/maps", ".work/donor_index", ".work/means"
 OPEN_FILES, KEPT_MAPS, KEPT_MEANS = 64, 128, 32  # in a worker's memory
 READERS = 16  # files of other machines, read at a time
@@ -64,6 +69,8 @@ class MapPiece(NamedTuple):
 def pack_maps(pieces: Sequence[MapPiece], errors: Sequence[Mapping[str, Any]]) -> bytes:
     """One shard's maps as an Arrow file: a record batch a map, and what is known of them in the schema's metadata.
 
+    Both have checksums, since single maps are read.
+
     Args:
         pieces: of the shard.
         errors: rows of the errors table.
@@ -72,32 +79,45 @@ def pack_maps(pieces: Sequence[MapPiece], errors: Sequence[Mapping[str, Any]]) -
     all_maps = [m for p in pieces for m in p.maps.values()]
     controls = list(dict.fromkeys(control for m in all_maps for control in m.drawn))
     known = {"pieces": index, "errors": list(errors)}
-    columns = [(name, pa.binary()) for name in ("map", *controls)]  # float32, row by row; null: none
-    schema = pa.schema(columns, metadata={"known": json.dumps(known)})
+    schema = _map_schema(("map", *controls), known)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         for made in all_maps:
             arrays = [made.own, *(made.drawn.get(control) for control in controls)]
             by_column = [None if a is None else a.cpu().numpy() for a in arrays]
             for n in range(len(made.own)):
-                row = [[None if a is None else a[n].tobytes()] for a in by_column]
-                writer.write_batch(pa.record_batch(row, schema=schema))
+                row = [None if a is None else a[n].tobytes() for a in by_column]
+                writer.write_batch(pa.record_batch([[value] for value in (*row, _crc(row))], schema=schema))
     return sink.getvalue().to_pybytes()
+
+
+def _map_schema(names: Iterable[str], known: Mapping[str, Any]) -> pa.Schema:
+    """Columns of float32, row by row, null: none; and the checksum of their values."""
+    text = json.dumps(known)
+    columns = [*((name, pa.binary()) for name in names), (CRC, pa.uint32())]
+    return pa.schema(columns, metadata={"known": text, CRC: str(zlib.crc32(text.encode()))})
+
+
+def _crc(values: Iterable[bytes | None]) -> int:
+    found = 0
+    for value in values:
+        found = zlib.crc32(b"null" if value is None else value, found)
+    return found
 
 
 def join_maps(files: Sequence[bytes]) -> bytes:
     """The files of parts of a shard as one."""
     opened = [pa.ipc.open_file(file) for file in files]
     known = [json.loads(file.schema.metadata[b"known"]) for file in opened]
-    metadata = {"known": json.dumps({key: [one for of in known for one in of[key]] for key in ("pieces", "errors")})}
-    names = dict.fromkeys(name for file in opened for name in file.schema.names)
-    schema = pa.schema([(name, pa.binary()) for name in names], metadata=metadata)
+    names = [*dict.fromkeys(name for file in opened for name in file.schema.names if name != CRC)]
+    schema = _map_schema(names, {key: [one for of in known for one in of[key]] for key in ("pieces", "errors")})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         for file in opened:
             for n in range(file.num_record_batches):
-                row = file.get_batch(n).to_pylist()
-                writer.write_batch(pa.RecordBatch.from_pylist(row, schema=schema))
+                (row,) = file.get_batch(n).to_pylist()
+                row[CRC] = _crc(row.get(name) for name in names)
+                writer.write_batch(pa.RecordBatch.from_pylist([row], schema=schema))
     return sink.getvalue().to_pybytes()
 
 
@@ -111,8 +131,16 @@ class MapFile:
     """
 
     def __init__(self, store: Store, shard: str):
-        self._file = pa.ipc.open_file(store.fs.open_input_file(store.shard_path(shard, MAPS)))
-        known = json.loads(self._file.schema.metadata[b"known"])
+        self._store, self._shard = store, shard
+        opened = store.fs.open_input_file(store.shard_path(shard, MAPS))
+        try:
+            self._file = pa.ipc.open_file(opened)
+            text = self._file.schema.metadata[b"known"]
+            if str(zlib.crc32(text)).encode() != self._file.schema.metadata[CRC.encode()]:
+                raise ValueError(CRC)
+        except DAMAGE:
+            raise self._damaged() from None
+        known = json.loads(text)
         self.errors: list[dict[str, Any]] = known["errors"]
         self.logits: dict[str, float] = {}
         self.piece: dict[str, int] = {}
@@ -129,6 +157,21 @@ class MapFile:
                 self._start[n, e] = n_batches
                 n_batches += len(piece["pairs"])
 
+    def _damaged(self) -> DamagedRunError:
+        return self._store.damaged(MAPS, *shard_parts(self._shard))
+
+    def _row(self, n: int) -> dict[str, bytes | None]:
+        """A record batch, which holds one map, by column."""
+        try:
+            batch = self._file.get_batch(n)
+            batch.validate(full=True)
+            (row,) = batch.to_pylist()
+            if _crc(value for name, value in row.items() if name != CRC) != row.pop(CRC):
+                raise ValueError(CRC)
+        except DAMAGE:
+            raise self._damaged() from None
+        return row
+
     def has(self, explainer: str, image_id: str, target: int) -> bool:
         """Whether the map was made, finite or not."""
         return (image_id, target) in self._pair and (self.piece[image_id], explainer) in self._start
@@ -140,12 +183,8 @@ class MapFile:
     def read(self, explainer: str, image_id: str, target: int) -> tuple[Array, dict[str, Array]]:
         """A map, float32 [V, V], and by control its draws, [D, V, V]."""
         start = self._start[self.piece[image_id], explainer]
-        batch = self._file.get_batch(start + self._pair[image_id, target])
-        numbers = {
-            name: np.frombuffer(column[0].as_py(), np.float32)
-            for name, column in zip(batch.schema.names, batch.columns, strict=True)
-            if column[0].is_valid
-        }
+        row = self._row(start + self._pair[image_id, target])
+        numbers = {name: np.frombuffer(value, np.float32) for name, value in row.items() if value is not None}
         side = round(len(numbers["map"]) ** 0.5)
         own = numbers.pop("map").reshape(side, side)
         return own, {name: draws.reshape(-1, side, side) for name, draws in numbers.items()}
@@ -231,7 +270,10 @@ class DonorMaps:
         self._open()
 
     def _index(self, trial_id: str) -> DonorIndex:
-        return DonorIndex.from_bytes(self.store.read(INDEX, f"{trial_id}.arrow"))
+        try:
+            return DonorIndex.from_bytes(self.store.read(INDEX, f"{trial_id}.arrow"))
+        except ValueError:
+            raise self.store.damaged(INDEX, f"{trial_id}.arrow") from None
 
     def write_index(self, trial_id: str, index: DonorIndex) -> None:
         """For all workers to read."""
@@ -282,9 +324,12 @@ class DonorMaps:
     def write_total(self, trial_id: str, wanted: Target, predicted: int, size: int) -> None:
         """The sum of the rank maps of all images of a prediction, where it is not there yet."""
         name = _total_name(trial_id, wanted, predicted)
-        if self.store.fs.get_file_info(self.store.path(MEANS, name)).size != 8 * size**2:
-            group = self.index(trial_id).group(predicted, wanted)
-            self.store.write(self._all_places(trial_id, group, wanted, size).tobytes(), MEANS, name)
+        if self.store.exists(MEANS, name):
+            with contextlib.suppress(DamagedRunError):
+                if len(self._total(trial_id, wanted, predicted)) == size**2:
+                    return
+        group = self.index(trial_id).group(predicted, wanted)
+        self.store.write(sealed(self._all_places(trial_id, group, wanted, size).tobytes()), MEANS, name)
 
     def _all_places(self, trial_id: str, ids: list[str], wanted: Target, size: int) -> NDArray[np.int64]:
         """The sum of many rank maps, [U], on all CPUs: the one worker of a GPU would rank on one of them."""
@@ -297,7 +342,11 @@ class DonorMaps:
         return total
 
     def _total(self, trial_id: str, wanted: Target, predicted: int) -> NDArray[np.int64]:
-        return np.frombuffer(self.store.read(MEANS, _total_name(trial_id, wanted, predicted)), np.int64)
+        name = _total_name(trial_id, wanted, predicted)
+        try:
+            return np.frombuffer(unsealed(self.store.read(MEANS, name)), np.int64)
+        except ValueError:
+            raise self.store.damaged(MEANS, name) from None
 
     def _mean(self, trial_id: str, image_id: str, wanted: Target, size: int) -> Tensor | None:
         """mean_map, float64 [S, S], higher is more salient: minus the mean rank map of all donors; None without any."""

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-import safetensors.torch
 import torch
 from pyarrow import ArrowException
 from pydantic import TypeAdapter
@@ -16,7 +15,7 @@ from torch import Tensor
 from cxr_ray.config import Classes
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.errors import CheckpointError, WeightsError, first_line
-from cxr_ray.models import families, matching, xrayvision
+from cxr_ray.models import digests, families, matching, xrayvision
 from cxr_ray.models.networks import NETWORKS, Classifier, ModelSpec, build
 from cxr_ray.models.outputs import outputs_of_classes
 from cxr_ray.models.scoring_only import FILES, looks_like_probabilities
@@ -214,9 +213,9 @@ def refuse_probabilities(what: str, outputs: Tensor) -> None:
 
 
 def to_bytes(classifier: Classifier) -> bytes:
-    """The weights as safetensors, with their spec in the file's metadata."""
+    """The weights as safetensors, with their spec and a digest in the file's metadata."""
     state = {k: v.detach().cpu().contiguous() for k, v in classifier.network.state_dict().items()}
-    return safetensors.torch.save(state, metadata={"cxr_ray": json.dumps(asdict(classifier.spec))})
+    return digests.save(state, {"cxr_ray": json.dumps(asdict(classifier.spec))})
 
 
 def saved_spec(path: str) -> ModelSpec | None:

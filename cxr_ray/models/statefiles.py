@@ -21,6 +21,7 @@ from pyarrow import ArrowException
 from torch import Tensor
 
 from cxr_ray.errors import CheckpointError, first_line
+from cxr_ray.models import digests
 from cxr_ray.reading import TooLargeError, read_file
 from cxr_ray.results import filesystem
 
@@ -131,6 +132,11 @@ def read_state_file(path: str) -> StateFile:
     """
     data = read_bytes(path, partial(_check_head, path))
     _refuse_whole_network(path, data)
+    if path.endswith(".safetensors") and not digests.is_intact(data):
+        raise CheckpointError(
+            f"got {path}, which is not as it was written (its digest is another); expected the whole checkpoint; "
+            "take it from a copy, or train it again."
+        )
     try:
         _check_unpacked(data)
         if path.endswith(".safetensors"):

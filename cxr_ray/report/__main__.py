@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.repor
 
     try:
         write_report(args.out, args.data)
-    except (CxrRayError, pa.ArrowInvalid) as e:
+    except (CxrRayError, pa.ArrowException) as e:
         quiet.complain(f"cxr_ray: {str(e).splitlines()[0]}")
         return getattr(e, "exit_code", 2)
     except OSError as e:

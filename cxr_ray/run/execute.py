@@ -33,7 +33,7 @@ from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.training_data import TrainingData
 from cxr_ray.schemas import to_json
-from cxr_ray.storage import Store
+from cxr_ray.storage import Store, sealed_json
 
 
 def execute(context: RunContext, ahead: RayAhead) -> bool:
@@ -46,7 +46,7 @@ def execute(context: RunContext, ahead: RayAhead) -> bool:
         DamagedRunError: a file of the run cannot be read.
     """
     started, store = time.monotonic(), context.store
-    to_train = () if store.exists("tables", "trials") else context.trials
+    to_train = () if store.exists("tables", "trials", "part-0.parquet") else context.trials
     try:
         ahead.start()
         training = _training_data(context, to_train)
@@ -131,13 +131,13 @@ def train(
         OSError: the disk is full.
     """
     store, errors = context.store, [*context.manifest.errors, *training.errors]
-    if store.exists("tables", "trials"):
+    if store.exists("tables", "trials", "part-0.parquet"):
         before = resume.training_errors(store)
         return errors if before is None else before  # training's are not met again
     rows = [_given_row(ref) for ref in context.given.values()]
     if trials:
         rows = _trained_rows(context, trials, training, allocation) + rows
-    store.write_json(errors, *resume.TRAINING_ERRORS)
+    store.write(sealed_json({"rows": errors}), *resume.TRAINING_ERRORS)
     store.write_table("trials", rows)
     return errors
 

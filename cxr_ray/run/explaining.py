@@ -177,7 +177,10 @@ def primary_settings(scoring: ShardPass, plan: Plan) -> PrimarySettings | None:
     """
     context, store, sweep = scoring.context, scoring.context.store, scoring.context.sweep
     if store.exists(primary.FILE):
-        return PrimarySettings.from_json(store.read(primary.FILE).decode())
+        try:
+            return PrimarySettings.from_json(store.read(primary.FILE).decode())
+        except ValueError:
+            raise store.damaged(primary.FILE) from None
     val = plan.of_split("val")
     if missing := missing_shards(scoring, val):
         terminal.say(f"Validation images first, to choose a fill before test is scored: {len(missing)} shards")

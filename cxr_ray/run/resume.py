@@ -24,7 +24,7 @@ from cxr_ray.errors import DamagedRunError, RunError, UserError
 from cxr_ray.run import lock
 from cxr_ray.run.context import RunContext
 from cxr_ray.schemas import SCHEMA_VERSION
-from cxr_ray.storage import Store
+from cxr_ray.storage import Store, unsealed_json
 
 ANOTHER = "give another folder (--out PATH)."
 TRAINING_ERRORS = (".work", "errors.json")  # rows of errors for the images that training read
@@ -183,22 +183,23 @@ def training_errors(store: Store) -> list[dict[str, Any]] | None:
     if not store.exists(*TRAINING_ERRORS):
         return None
     try:
-        return list(json.loads(store.read(*TRAINING_ERRORS)))
-    except ValueError:
+        return list(unsealed_json(store.read(*TRAINING_ERRORS))["rows"])
+    except (ValueError, KeyError, TypeError):
         raise DamagedRunError(
             f"got {store.path(*TRAINING_ERRORS)}, which is damaged; expected JSON; {ANOTHER}"
         ) from None
 
 
 def mark_finished(store: Store) -> None:
-    """Note in the provenance that the run is finished, and the hashes of the models that it trained."""
+    """Note in the provenance that the run is finished, the hashes of its models, and the files of its tables."""
     run = results.open_run(store.out)
     trials = run.pandas("trials", ["trial_id", "status", "checkpoint"])
     kept = trials[(trials["status"] != "given") & trials["checkpoint"].notna()]
     paths = dict(zip(kept["trial_id"], kept["checkpoint"], strict=True))
     trained = {trial_id: digest(f"{run.root}/{path}", run.fs) for trial_id, path in paths.items()}
     known = json.loads(store.read(PROVENANCE))
-    store.write_json({**known, "trained": trained, "finished": _now()}, PROVENANCE)
+    finished = {"trained": trained, "tables": store.table_files(), "finished": _now()}
+    store.write_json({**known, **finished}, PROVENANCE)
 
 
 def provenance(context: RunContext) -> dict[str, Any]:

@@ -8,6 +8,7 @@ put in place whole, after the first, so that whatever is killed leaves the state
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cxr_ray.errors import DamagedRunError
+from cxr_ray.models import digests
 from cxr_ray.storage import Store
 
 FOLDER = (".work", "trials")
@@ -56,7 +58,8 @@ class TrialFiles:
         tensors: dict[str, Tensor] = {}
         plain = _plain(state, "", tensors)
         header = {"history": json.dumps(history), "state": json.dumps(plain)}
-        self.store.write(safetensors.torch.save(tensors, header), *FOLDER, self.trial_id, STATE)
+        header["history_crc32"] = str(zlib.crc32(header["history"].encode()))
+        self.store.write(digests.save(tensors, header), *FOLDER, self.trial_id, STATE)
         self._keep({name, STATE})
 
     def history(self) -> list[dict[str, Any]]:
@@ -76,7 +79,10 @@ class TrialFiles:
                 ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
                 if 8 + n + max(ends, default=0) != f.size():
                     raise ValueError
-                history = json.loads(header["__metadata__"]["history"])
+                told = header["__metadata__"]
+                history = json.loads(told["history"])
+                if told.get("history_crc32") != str(zlib.crc32(told["history"].encode())):
+                    raise ValueError
                 if not history or not all(_is_epoch(epoch) for epoch in history):
                     raise ValueError
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -90,6 +96,8 @@ class TrialFiles:
             DamagedRunError: the file is damaged.
         """
         data = self.store.read(*FOLDER, self.trial_id, STATE)
+        if not digests.is_intact(data, needed=True):
+            raise self._damaged()
         try:
             tensors = safetensors.torch.load(data)
             n = int.from_bytes(data[:8], "little")
@@ -99,11 +107,18 @@ class TrialFiles:
             raise self._damaged() from None
 
     def best(self, epoch: int) -> bytes | None:
-        """The best weights, those of an epoch, as the bytes of a checkpoint; None where there are none."""
+        """The best weights, those of an epoch, as the bytes of a checkpoint; None where there are none.
+
+        Raises:
+            DamagedRunError: the file is damaged.
+        """
         name = _best_name(epoch)
-        return (
-            self.store.read(*FOLDER, self.trial_id, name) if self.store.exists(*FOLDER, self.trial_id, name) else None
-        )
+        if not self.store.exists(*FOLDER, self.trial_id, name):
+            return None
+        data = self.store.read(*FOLDER, self.trial_id, name)
+        if not digests.is_intact(data, needed=True):
+            raise self._damaged(name)
+        return data
 
     def stop(self, epoch: int) -> None:
         """Note that the scheduler stopped the trial after an epoch."""
@@ -123,10 +138,10 @@ class TrialFiles:
             if info.base_name.startswith("best-") and info.base_name not in names:
                 fs.delete_file(info.path)
 
-    def _damaged(self) -> DamagedRunError:
+    def _damaged(self, name: str = STATE) -> DamagedRunError:
         folder = self.store.path(*FOLDER, self.trial_id)
         return DamagedRunError(
-            f"got {folder}/{STATE}, which is damaged; expected the state of a trial; delete that folder, and --resume "
+            f"got {folder}/{name}, which is damaged; expected the state of a trial; delete that folder, and --resume "
             "trains this network again."
         )
 

@@ -91,6 +91,7 @@ def verify(request: Request, say: Say) -> bool:
             return False
         refs = explaining.chosen_models(here, finished.trials)
         found = _rows(finished, replace(here, store=Store(folder, here.store.run)), refs, request, say)
+    _read_whole(finished.run, say)
     say("Statistics, computed again from the rows of the run:")
     found += _statistics(finished, say)
     return all(part.holds for part in found)
@@ -295,6 +296,12 @@ def _stored(run: results.Run, name: str, trials: Sequence[str], image_ids: set[s
     if name == "sanity":
         chosen &= pads.field("mode") == "cascade"  # labels: of maps that are kept, not of shards
     return run.pandas(name, filter=chosen)
+
+
+def _read_whole(run: results.Run, say: Say) -> None:
+    """Read every table, whose pages have checksums. Raises DamagedRunError."""
+    n_rows = sum(len(batch) for name in TABLES for batch in run.batches(name))
+    say(f"Tables, read whole: {len(TABLES)}, with {n_rows:,} rows.")
 
 
 def _statistics(finished: _Finished, say: Say) -> list[Compared]:

@@ -1,28 +1,56 @@
 """Finished runs of given models, computed in this process without Ray."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from cxr_ray.config import Sweep
-from cxr_ray.run import context, execute, explaining, pipeline, resume
+from cxr_ray.run import ahead, cluster, context, execute, explaining, pipeline, resume
 from cxr_ray.run.pipeline import PassSettings
 from cxr_ray.run.plan import ShardPlan
 from cxr_ray.run.statistics import write_statistics
 from cxr_ray.run.terminal import ShardDone
-from cxr_ray.run.workers import WorkerPool
+from cxr_ray.run.workers import Call
 from cxr_ray.storage import pack
 
 Order = Callable[[Sequence[ShardPlan]], Sequence[ShardPlan]]
 
 
-def finished_run(sweep: Sweep, out: str, batch_size: int = 32, order: Order = list) -> str:
-    """The run ``out``, as the command line makes it, but for the report; its shards are computed in an order."""
-    prepared = context.prepare(sweep, out)
-    store = prepared.store
-    alone = SimpleNamespace(worker_gpus=0, threads=0, batch_size=batch_size, workers=1, doubled=None)
+class LocalPool:
+    """A worker in this process, in place of those of Ray."""
+
+    is_free, free_cpus = True, 1.0
+
+    def __init__(self, make: Callable[[], Any]):
+        self._make, self._worker = make, None
+        self._done: deque[tuple[Call, Any]] = deque()
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._done)
+
+    def start(self, n: int) -> None:
+        self._worker = self._worker or self._make()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, **how: Any) -> Call:
+        call = Call()
+        self._done.append((call, function(self._worker, *arguments)))
+        return call
+
+    def wait(self) -> tuple[Call, Any]:
+        return self._done.popleft()
+
+    def close(self) -> None:
+        self._worker = None
+
+
+@contextlib.contextmanager
+def without_ray(order: Order = list) -> Iterator[pytest.MonkeyPatch]:
+    """Sweeps of given models need no Ray: their shards are computed here, in an order."""
 
     def compute(shard_pass, shards):
         run = shard_pass.context
@@ -34,7 +62,20 @@ def finished_run(sweep: Sweep, out: str, batch_size: int = 32, order: Order = li
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "compute_shards", compute)
-        patch.setattr(WorkerPool, "start", lambda pool, n: None)
+        patch.setattr(explaining, "WorkerPool", lambda make, allocation: LocalPool(make))
+        for name in ("start", "imported", "close"):
+            patch.setattr(ahead.RayAhead, name, lambda _: None)
+        patch.setattr(ahead.RayAhead, "started", lambda _: True)
+        patch.setattr(cluster, "ray_nodes", lambda ask_gpus: [cluster.Node(2)])
+        yield patch
+
+
+def finished_run(sweep: Sweep, out: str, batch_size: int = 32, order: Order = list) -> str:
+    """The run ``out``, as the command line makes it, but for the report; its shards are computed in an order."""
+    prepared = context.prepare(sweep, out)
+    store = prepared.store
+    alone = SimpleNamespace(worker_gpus=0, threads=0, batch_size=batch_size, workers=1, doubled=None)
+    with without_ray(order):
         resume.begin(prepared)
         store.write_table("images", prepared.manifest.table)
         store.write_table("trials", [execute._given_row(ref) for ref in prepared.given.values()])

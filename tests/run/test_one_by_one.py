@@ -142,13 +142,13 @@ def test_a_block_of_verdicts_that_ends_its_workers_is_scored_image_by_image(tmp_
     """The guilty image has no win and a row of errors; the round goes on with the others."""
     store = Store(str(tmp_path), {})
     made: list[str] = []
-    verdicts = SimpleNamespace(add=lambda tables: made.extend(str(t.num_rows) for t in tables))
+    verdicts = SimpleNamespace(position=0, add=lambda tables: made.extend(str(t.num_rows) for t in tables))
     of_round = cast(Any, object.__new__(rounds._Rounds))
     block = shard("a", "bad", name="m.round.4.00000.000")
     other = "m.round.4.00000.001"
     model = rounds._Model(cast(Any, verdicts), names=[block.name, other], open={block.name})
     of_round.models, of_round.waiting, of_round.store, of_round.errors = {"m": model}, deque(), store, []
-    of_round._say = of_round._plan = lambda *_: None
+    of_round._advance = of_round._plan = lambda *_: None
     store.write_shard(other, one_by_one.pack({("wins", ""): steps.WINS.empty_table()}), rounds.ROUNDS)
     of_round._take_block(block, Died("it crashed"))
     names = [f"{block.name}.{n:02d}" for n in range(2)]

@@ -56,8 +56,12 @@ def sums(data: RunData, trial_id: str, explainer: str, test: pd.DataFrame) -> pd
     ids, outcome, predicted = (pa.array(test[c]) for c in ("image_id", "outcome", "predicted"))
     chosen = (pc.field("trial_id") == trial_id) & (pc.field("explainer") == explainer)
     total = pd.DataFrame({c: pd.Series(dtype=float if c in NUMBERS else object) for c in [*KEYS, *SUMS.values(), "n"]})
-    batches = data.run.dataset("curves").to_batches(
-        columns=["image_id", "target", *KEYS[2:], *SUMS], filter=chosen, batch_readahead=1, fragment_readahead=1
+    batches = data.run.batches(
+        "curves",
+        columns=["image_id", "target", *KEYS[2:], *SUMS],
+        filter=chosen,
+        batch_readahead=1,
+        fragment_readahead=1,
     )
     for batch in batches:
         place = pc.index_in(batch["image_id"], value_set=ids)

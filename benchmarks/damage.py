@@ -1,0 +1,325 @@
+"""Damage at random in every kind of file of a run: what reads it must end in equal tables, or in a sentence.
+
+A small run of a given network is computed in this process, without Ray, to its end, and up to the merging of its
+shards. Of a copy one file is changed: a bit flipped, cut, two parts exchanged, a part taken out, emptied, or
+deleted. Then ``open_run``, the report and ``verify`` read the finished run, and ``--resume``
+goes on with the unfinished one. A stack trace, another number without a word, or a remedy that does not help is wrong.
+``--seed`` chooses files and damage; ``--cases`` says how many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import io
+import itertools
+import json
+import os
+import random
+import shutil
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.chaos import differences
+from cxr_ray import results, sweep, verify
+from cxr_ray.errors import CxrRayError
+from cxr_ray.models import checkpoints
+from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.report import __main__ as report
+from cxr_ray.report import document
+from cxr_ray.run import explaining, lock, plan
+from cxr_ray.schemas import TABLES
+from tests.builders.finished import without_ray
+from tests.builders.networks import Small
+
+SIZE = 64
+FINISHED, UNFINISHED = "finished", "unfinished"
+KINDS = {  # by state, files of a kind; those of one glob are alike
+    FINISHED: {
+        **{f"table {name}": f"tables/{name}/**/*.parquet" for name in TABLES},
+        **{name: name for name in ("sweep.yaml", "provenance.json", "primary.json", "test_metrics.json")},
+    },
+    UNFINISHED: {
+        "shard of val": ".work/shards/*.val.*/*/*.arrow",
+        "shard of test": ".work/shards/*.test.*/*/*.arrow",
+        "maps": ".work/maps/*/*/*.arrow",
+        "donor index": ".work/donor_index/*.arrow",
+        "sum of maps": ".work/means/*",
+        "round of verdicts": ".work/rounds/*/*/*.arrow",
+        "errors.json": ".work/errors.json",
+        ".lock.json": ".lock.json",
+        **{f"table {name}": f"tables/{name}/*.parquet" for name in ("images", "trials", "baselines", "verdicts")},
+        **{name: name for name in ("sweep.yaml", "provenance.json", "primary.json")},
+    },
+}
+SWEEP: dict[str, Any] = {
+    "name": "damaged",
+    "data": {"source": "phantom", "size": SIZE, "val_share": 0.4, "phantom": {"train": 12, "test": 12}},
+    "explain": {"explainers": ["edges"], "targets": ["pneumonia"]},
+    "perturb": {"grids": ["7"], "fills": ["mean"], "levels": [0.5]},
+    "controls": {"cell_random": 1, "other_image": 1, "mean_map": 1},
+    "verdicts": {"controls": ["other_image"], "alpha": 0.49, "round": 8},
+    "regions": None,
+    "sanity": None,
+    "stability": None,
+}
+DELETE_IT = "delete it, and --resume computes it again"
+
+
+def _parts(data: bytes, rng: random.Random) -> tuple[bytes, bytes, bytes]:
+    first, second = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+    return data[:first], data[first:second], data[second:]
+
+
+def _flip(data: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+
+
+def _exchange(data: bytes, rng: random.Random) -> bytes:
+    first, second, third = _parts(data, rng)
+    return third + second + first
+
+
+def _take_out(data: bytes, rng: random.Random) -> bytes:
+    first, _, third = _parts(data, rng)
+    return first + third
+
+
+DAMAGE: dict[str, Callable[[bytes, random.Random], bytes | None]] = {  # None: the file is gone
+    "flip": _flip,
+    "cut": lambda data, rng: data[: rng.randrange(len(data))],
+    "exchange parts": _exchange,
+    "take out": _take_out,
+    "empty": lambda data, rng: b"",
+    "delete": lambda data, rng: None,
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs that are damaged, and the sweep file that they are of."""
+
+    folder: Path
+    file: Path
+
+    def run(self, state: str) -> Path:
+        """One of them."""
+        return self.folder / state
+
+
+@dataclass(frozen=True)
+class Case:
+    """One damage, and what was wrong with what came of it.
+
+    Attributes:
+        state: finished or unfinished.
+        kind, path, how: which file, and its damage.
+        seed: of the damage.
+        ended: how each command did.
+        wrong: empty: all is well.
+    """
+
+    state: str
+    kind: str
+    path: str
+    how: str
+    seed: str
+    ended: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.seed}: {self.state}, {self.kind} ({self.path}), {self.how}"
+
+
+def prepared(folder: Path) -> Runs:
+    """Compute the runs."""
+    torch.manual_seed(0)
+    spec = ModelSpec("factory:tests.builders.networks:Small", SIZE)
+    model = folder / "model.safetensors"
+    model.write_bytes(checkpoints.to_bytes(Classifier(Small(2), spec)))
+    file = folder / "damaged.yaml"
+    file.write_text(yaml.safe_dump({**SWEEP, "checkpoints": {"given": {"path": str(model), "arch": spec.arch}}}))
+    runs = Runs(folder, file)
+    ended = _resume(runs, runs.run(FINISHED))
+    assert ended == (0, []), ended
+    with replaced((explaining.merging, "merge", _interrupt)):
+        assert _resume(runs, runs.run(UNFINISHED))[0] == 130
+    stale = {"host": socket.gethostname(), "pid": 2**22 + 1, "since": "", "owner": "0"}
+    (runs.run(UNFINISHED) / lock.NAME).write_text(json.dumps(stale))
+    return runs
+
+
+def _interrupt(*arguments: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def replaced(*places: tuple[Any, str, Any]) -> Iterator[None]:
+    """Attributes of modules that are others for as long."""
+    with contextlib.ExitStack() as undo:
+        for where, name, value in places:
+            undo.callback(setattr, where, name, getattr(where, name))
+            setattr(where, name, value)
+        yield
+
+
+def _said(command: Callable[[list[str]], int], *arguments: str) -> tuple[int, list[str]]:
+    """A command's exit code and its lines on stderr; of ``verify``, what holds or does not is on stdout."""
+    told, out = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):
+        code = command(list(arguments))
+    last = out.getvalue().splitlines()[-1:]
+    return code, told.getvalue().splitlines() or [line for line in last if "DOES NOT HOLD" in line]
+
+
+def _resume(runs: Runs, out: Path) -> tuple[int, list[str]]:
+    """In this process, in small shards, without the page."""
+    places = (plan, "SHARD_IMAGES", 4), (lock, "PATIENCE", 0.0), (document, "write_report", lambda out: None)
+    with without_ray(), replaced(*places):
+        return _said(sweep.main, str(runs.file), "--out", str(out), "--resume")
+
+
+def damaged(runs: Runs, case: Case, out: Path) -> None:
+    """Copy a case's run and damage its file. Files are linked: what writes into a run puts another in place."""
+    whole, rng = runs.run(case.state), random.Random(case.seed)
+    shutil.copytree(whole, out, copy_function=os.link)
+    file = out / case.path
+    data = file.read_bytes()
+    changed = DAMAGE[case.how](data, rng)
+    file.unlink()
+    if changed is not None:
+        file.write_bytes(changed)
+
+
+def tried(runs: Runs, case: Case, out: Path, commands: Sequence[str] | None = None) -> Case:
+    """Damage a copy of a run, and see how everything that reads it ends. ``commands``: those of COMMANDS; all."""
+    damaged(runs, case, out)
+    ended, wrong = [], []
+    try:
+        for name in COMMANDS[case.state] if commands is None else commands:
+            try:
+                how, found = COMMANDS[case.state][name](runs, case, out)
+            except Exception:
+                how, found = "stack trace", [traceback.format_exc()]
+            ended.append(f"{name}: {how}")
+            wrong += [f"{name}: {line}" for line in found]
+    finally:
+        shutil.rmtree(out)
+    return replace(case, ended=tuple(ended), wrong=tuple(wrong))
+
+
+def _told(code: int, lines: Sequence[str]) -> list[str]:
+    """What is wrong with how a command ended that did not end well: it says why, in few lines, and no trace."""
+    found = [] if code in (1, 2) else [f"exit code {code}"]
+    if not 1 <= len(lines) <= 3 or not all(line.isprintable() and len(line) < 1000 for line in lines):
+        found.append(f"it said {lines}")
+    return found
+
+
+def _read(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
+    """Every table, by ``open_run``."""
+    try:
+        here, whole = results.open_run(out), results.open_run(runs.run(case.state))
+        names = [case.kind.removeprefix("table ")] if case.kind.startswith("table ") else []
+        other = [name for name in names if not here.arrow(name).equals(whole.arrow(name))]
+        for name in ("provenance.json", "primary.json", "test_metrics.json"):
+            here.json(name)
+        _ = here.sweep
+    except CxrRayError as e:
+        return "a sentence", _told(e.exit_code, str(e).splitlines())
+    return ("other tables" if other else "equal"), [f"another table {name} without a word" for name in other]
+
+
+def _report(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
+    code, lines = _said(report.main, str(out))
+    return str(code), _told(code, lines) if code else []
+
+
+def _verify(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
+    code, lines = _said(verify.main, str(out), "--images", "2")
+    if code == 0 and (case.path.endswith(".parquet") and _read(runs, case, out)[0] != "equal"):
+        return "0", ["it holds, though a table does not"]
+    return str(code), _told(code, lines) if code else []
+
+
+def _resume_finished(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
+    code, lines = _resume(runs, out)
+    return str(code), _told(code, lines) if code else []
+
+
+def _resume_unfinished(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
+    code, lines = _resume(runs, out)
+    how = str(code)
+    if code and any(DELETE_IT in line for line in lines):
+        (out / case.path).unlink()
+        code, lines = _resume(runs, out)
+        how = f"{how}, deleted: {code}"
+        if code:
+            return how, [f"deleted as it was said, and then: {lines}"]
+    if code:
+        return how, _told(code, lines)
+    whole, here = results.open_run(runs.run(FINISHED)), results.open_run(out)
+    made = [name for name in TABLES if (runs.run(FINISHED) / "tables" / name).is_dir()]
+    other = [name for name in made if not here.arrow(name).equals(whole.arrow(name))]
+    return how, differences(runs.run(FINISHED), out, other)
+
+
+Command = Callable[[Runs, Case, Path], tuple[str, list[str]]]
+COMMANDS: dict[str, dict[str, Command]] = {
+    FINISHED: {"open_run": _read, "report": _report, "verify": _verify, "--resume": _resume_finished},
+    UNFINISHED: {"--resume": _resume_unfinished},
+}
+
+
+def case_of(runs: Runs, state: str, kind: str, how: str, seed: str) -> Case | None:
+    """Damage of a file of a kind, chosen by the seed; None where the run has none."""
+    whole = runs.run(state)
+    paths = sorted(str(path.relative_to(whole)) for path in whole.glob(KINDS[state][kind]))
+    return Case(state, kind, random.Random(seed).choice(paths), how, seed) if paths else None
+
+
+def cases(runs: Runs, seed: int) -> Iterator[Case]:
+    """Damage without end: each kind of file in turn, its file and damage at random."""
+    every = [(state, kind) for state, kinds in KINDS.items() for kind in kinds]
+    for n in itertools.count():
+        how = random.Random(f"{seed} {n}").choice(list(DAMAGE))
+        case = case_of(runs, *every[n % len(every)], how, f"{seed} {n}")
+        if case is not None:
+            yield case
+
+
+def main() -> int:
+    """Damage runs; 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of files and damage")
+    parser.add_argument("--cases", type=int, default=200, help="how many (each takes about three seconds)")
+    args = parser.parse_args()
+    ended: collections.Counter[str] = collections.Counter()
+    wrong = 0
+    with tempfile.TemporaryDirectory() as name:
+        runs = prepared(Path(name))
+        for case in itertools.islice(cases(runs, args.seed), args.cases):
+            found = tried(runs, case, Path(name) / "copy")
+            ended.update(found.ended)
+            if found.wrong:
+                wrong += 1
+                print(found, *found.wrong, sep="\n  ", flush=True)
+    for how, n in sorted(ended.items()):
+        print(f"{how}: {n}")
+    print(f"{args.cases} cases, {wrong} of them wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
