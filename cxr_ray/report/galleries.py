@@ -64,10 +64,20 @@ class Images:
         return source, source.where, ""
 
     @cached_property
+    def table(self) -> pd.DataFrame:
+        """path and patient_id by image_id, test split."""
+        columns = ["image_id", "path", "patient_id"]
+        return self.run.pandas("images", columns, pc.field("split") == "test").set_index("image_id")
+
+    @cached_property
     def paths(self) -> dict[str, str]:
-        """image_id to path, test split."""
-        table = self.run.pandas("images", ["image_id", "path"], pc.field("split") == "test")
-        return dict(zip(table["image_id"], table["path"], strict=True))
+        """image_id to path."""
+        return dict(zip(self.table.index, self.table["path"], strict=True))
+
+    @cached_property
+    def patients(self) -> dict[str, str]:
+        """image_id to patient."""
+        return dict(zip(self.table.index, self.table["patient_id"], strict=True))
 
     def read(self, image_id: str) -> NDArray[np.uint8] | None:
         """Grey pixels, SIDE wide; None where the image cannot be read."""

@@ -5,10 +5,11 @@ import re
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cxr_ray.measure.controls import CONTROLS
-from cxr_ray.report.figures import marks
+from cxr_ray.report.figures import curves, marks
 from cxr_ray.report.figures.axes import Axes
 from cxr_ray.report.figures.drawing import INKS, Disc, Drawing, Label, Path, height_of, width_of
 from cxr_ray.report.figures.layout import Figure
@@ -136,3 +137,16 @@ def test_every_control_has_a_colour_of_its_own_that_stands_out_in_light_and_dark
 def test_a_control_keeps_its_colour_whatever_else_was_measured():
     assert marks.control_colour("mean_map") == CONTROLS["mean_map"].colour
     assert re.fullmatch("#[0-9A-Fa-f]{6}", marks.control_colour("somebody's"))
+
+
+def test_curves_show_means_over_images_and_the_range_over_draws():
+    """Two outcomes of 1 and 3 images, two draws: sums 2 and 6, and 4 and 12, so means of 2 and 4 a draw."""
+    rows = [
+        (outcome, "shifted", draw, "lerf", 0.25, n * value, n * value, n)
+        for outcome, n in (("TP", 1), ("FP", 3))
+        for draw, value in ((0, 2.0), (1, 4.0))
+    ]
+    columns = ["outcome", "control", "draw", "direction", "level_done", "logodds", "prob", "n"]
+    sums = curves._sums(pd.DataFrame(rows, columns=columns))
+    assert curves._spread(sums["lerf", "all"], "shifted", "logodds", restored=True) == [(0.75, 2.0, 4.0, 3.0)]
+    assert sums["lerf", "TP"]["shifted", 1, 0.25] == {"logodds": 4.0, "prob": 4.0, "n": 1.0}

@@ -116,7 +116,8 @@ def caveats(data: RunData, found: list[Answer]) -> Iterator[str]:
         yield ranking.PIXELS
     variants = data.trials.loc[data.trials["trial_id"].isin(data.models), "variant"]
     if variants.nunique() == len(variants):
-        yield "Intervals hold for these very models on other patients; a model trained again may differ."
+        models = "this very model" if len(variants) == 1 else "these very models"
+        yield f"Intervals hold for {models} on other patients; a model trained again may differ."
     if n := len(data.tables["errors"]):
         yield f"Rows of errors, listed under Limitations: {n}."
 

@@ -143,6 +143,8 @@ def card(data: RunData, folder: Folder, images: Images, model: _Model, name: str
         "what": outcome,
         "lines": lines,
         "image_id": image_id,
+        "path": images.paths[image_id],
+        "patient": images.patients[image_id],
         # On the page the caption holds what the file holds as text.
         "jpeg": None if jpeg is None else page.base64_of(jpeg),
         "alt": f"X-ray and saliency maps of image {image_id}, {outcome}; {data.primary.explainer}: {main}",
