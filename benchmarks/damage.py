@@ -151,10 +151,10 @@ def prepared(folder: Path) -> Runs:
     file = folder / "damaged.yaml"
     file.write_text(yaml.safe_dump({**SWEEP, "checkpoints": {"given": {"path": str(model), "arch": spec.arch}}}))
     runs = Runs(folder, file)
-    ended = _resume(runs, runs.run(FINISHED))
+    ended = resumed(runs, runs.run(FINISHED))
     assert ended == (0, []), ended
     with replaced((explaining.merging, "merge", _interrupt)):
-        assert _resume(runs, runs.run(UNFINISHED))[0] == 130
+        assert resumed(runs, runs.run(UNFINISHED))[0] == 130
     stale = {"host": socket.gethostname(), "pid": 2**22 + 1, "since": "", "owner": "0"}
     (runs.run(UNFINISHED) / lock.NAME).write_text(json.dumps(stale))
     return runs
@@ -183,8 +183,8 @@ def _said(command: Callable[[list[str]], int], *arguments: str) -> tuple[int, li
     return code, told.getvalue().splitlines() or [line for line in last if "DOES NOT HOLD" in line]
 
 
-def _resume(runs: Runs, out: Path) -> tuple[int, list[str]]:
-    """In this process, in small shards, without the page."""
+def resumed(runs: Runs, out: Path) -> tuple[int, list[str]]:
+    """``--resume``, in this process, in small shards, without the page: its exit code and its lines on stderr."""
     places = (plan, "SHARD_IMAGES", 4), (lock, "PATIENCE", 0.0), (document, "write_report", lambda out: None)
     with without_ray(), replaced(*places):
         return _said(sweep.main, str(runs.file), "--out", str(out), "--resume")
@@ -254,16 +254,16 @@ def _verify(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
 
 
 def _resume_finished(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
-    code, lines = _resume(runs, out)
+    code, lines = resumed(runs, out)
     return str(code), _told(code, lines) if code else []
 
 
 def _resume_unfinished(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
-    code, lines = _resume(runs, out)
+    code, lines = resumed(runs, out)
     how = str(code)
     if code and any(DELETE_IT in line for line in lines):
         (out / case.path).unlink()
-        code, lines = _resume(runs, out)
+        code, lines = resumed(runs, out)
         how = f"{how}, deleted: {code}"
         if code:
             return how, [f"deleted as it was said, and then: {lines}"]

@@ -50,7 +50,7 @@ def explained(run: Run) -> pd.DataFrame:
         RunError: the run is not finished.
     """
     trials = run.pandas("trials")
-    known = set(run.dataset("predictions").to_table(columns=["trial_id"])["trial_id"].unique().to_pylist())
+    known = set(run.arrow("predictions", ["trial_id"])["trial_id"].unique().to_pylist())
     trials = trials[trials["trial_id"].isin(known)]
     return trials.assign(name=trials["trial_id"].map(model_names(trials)))
 
