@@ -58,6 +58,8 @@ class About(TypedDict, total=False):
         grids, fills, orders: what is ranked, what replaces pixels, in which direction.
         sequential: draws beyond the fixed ones, as {"max_draws": 199, "extreme": 10}.
         truth: where experts see the finding, bool [N, S, S], nowhere where they see none; ``measure`` alone.
+        stability: whether maps stay when images hardly change, as the section of a sweep file ({} for its defaults), of
+            all images; ``measure`` alone.
         seed: of draws, ties, bootstrap and tests.
         batch_size: masked images in a pass.
     """
@@ -71,6 +73,7 @@ class About(TypedDict, total=False):
     orders: Sequence[str]
     sequential: Mapping[str, int] | None
     truth: ArrayLike
+    stability: Mapping[str, Any] | None
     seed: int
     batch_size: int
 
@@ -102,6 +105,7 @@ class Measurement:
         curves: scores of masked images, of each map and each draw of its controls.
         faithfulness: an image's metrics beside its control's.
         localisation: a map's agreement with the expert truth beside its control's; no rows without.
+        stability: maps of altered copies of an image beside its own, and infidelity; no rows unless asked for.
         summary: means, intervals over patients and tests, by bucket; without labels the bucket ``all`` alone.
         errors: what could not be measured, and why.
     """
@@ -111,6 +115,7 @@ class Measurement:
     curves: pd.DataFrame
     faithfulness: pd.DataFrame
     localisation: pd.DataFrame
+    stability: pd.DataFrame
     summary: pd.DataFrame
     errors: pd.DataFrame
 
@@ -194,7 +199,9 @@ def measure(
     patient_of = _patients(here, patients)
     with _prepared(here, sweep, patient_of, about.get("batch_size", BATCH)) as (worker, shards):
         tables = [worker(shard) for shard in shards]
-    names = ["predictions", "saliency", "curves", "faithfulness", "localisation", "errors"]
+        if sweep.stability is not None:
+            tables += [worker(replace(shard, split="stability")) for shard in shards]
+    names = ["predictions", "saliency", "curves", "faithfulness", "localisation", "stability", "errors"]
     frames = {name: _frame(name, tables) for name in names}
     _tell_errors(frames["errors"])
     frames["summary"] = _summary(frames, sweep, patient_of)
@@ -312,7 +319,7 @@ def _sweep(
         "verdicts": verdicts,
         "regions": None,
         "sanity": None,
-        "stability": None,
+        "stability": about.get("stability"),
     }
     if controls is not None:
         raw["controls"] = dict(controls)

@@ -36,6 +36,13 @@ def parser(prog: str = "python -m cxr_ray.verify") -> argparse.ArgumentParser:
         dest="models",
         help="where the checkpoint of a given model lies, if elsewhere now; may be repeated",
     )
+    p.add_argument(
+        "--maps",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="where maps from outside lie, if elsewhere now; may be repeated",
+    )
     p.add_argument("--quiet", action="store_true", help="say nothing but what is wrong and whether it holds")
     p.add_argument("--version", action="version", version=f"cxr-ray {cxr_ray.__version__}")
     return p
@@ -75,17 +82,18 @@ def run(args: argparse.Namespace) -> int:
     from cxr_ray.run.verification import Request, verify
 
     changes = {} if args.data is None else sources.changes_of(args.data)
-    models = dict(_named(text) for text in args.models)
+    models = dict(_named(text, "--model", "checkpoints") for text in args.models)
+    maps = dict(_named(text, "--maps", "explain.maps") for text in args.maps)
     with progress.shown("Verifying", quiet=args.quiet):
-        holds = verify(Request(args.run, args.images, args.seed, changes, models), terminal.say)
+        holds = verify(Request(args.run, args.images, args.seed, changes, models, maps), terminal.say)
     terminal.conclude("The run holds." if holds else "The run DOES NOT HOLD.")
     return HOLDS if holds else HOLDS_NOT
 
 
-def _named(text: str) -> tuple[str, str]:
+def _named(text: str, option: str, section: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
-        raise SweepError(f"--model: got {text!r}; expected NAME=PATH; give the name under checkpoints and a file.")
+        raise SweepError(f"{option}: got {text!r}; expected NAME=PATH; give a name under {section} and where it lies.")
     return name, path
 
 

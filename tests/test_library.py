@@ -338,3 +338,28 @@ def test_a_verdict_takes_the_first_fill_that_is_valid_on_other_images():
     assert set(rows["metric"]) == {"abpc"}
     with pytest.raises(UserError, match="got the argument grid"):
         cxr_ray.verdict(lambda x: x, images, images, **WRONG)
+
+
+def test_stability_is_that_of_a_worker():
+    """Of an explainer, and of maps from outside, which cannot be made again."""
+    asked: dict[str, Any] = {"noise": [0.1], "draws": 2, "shifts": [], "squares": 4}
+    plain: dict[str, Any] = {
+        "explain": {"explainers": ["saliency"], "targets": ["pneumonia"]},
+        "controls": {"shifted": 2},
+    }
+    config = shards.sweep(**plain, regions=None, stability={"images": 4, **asked})
+    model, shard = shards.linear_model(), shards.shard()
+    expected = shards.frames(shards.worker(config, model)(replace(shard, split="stability")))["stability"]
+    given: dict[str, Any] = {
+        "ids": list(shard.image_ids),
+        "spec": model.spec,
+        "controls": {"shifted": 2},
+        "fills": ["mean"],
+    }
+    found = cxr_ray.measure(model, shard.pixels, "saliency", stability=asked, levels=[0.5], **given)
+    same("stability", expected.assign(trial_id="model"), found.stability)
+    assert set(found.predictions.image_id) == set(found.stability.image_id)
+    assert len(found.predictions) == len(shard.image_ids)
+    maps = np.random.default_rng(1).random((len(shard.image_ids), 7, 7))
+    outside = cxr_ray.measure(model, shard.pixels, {"theirs": maps}, stability=asked, levels=[0.5], **given)
+    assert outside.stability.infidelity.notna().any()

@@ -57,6 +57,7 @@ class Request:
         seed: which of them.
         changes: dotted keys of section data to where the images lie now.
         models: by the name of a given model, where its checkpoint lies now.
+        maps: by the name of maps from outside, where they lie now.
     """
 
     path: str
@@ -64,6 +65,7 @@ class Request:
     seed: int = 0
     changes: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
+    maps: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,14 @@ def _open(request: Request, say: Say) -> _Finished | None:
 
 
 def _moved(sweep: Sweep, request: Request) -> Sweep:
-    """The sweep with its images and models where they lie now."""
+    """The sweep with its images, models and maps where they lie now."""
     if unknown := sorted(set(request.models) - set(sweep.checkpoints)):
         known = ", ".join(sweep.checkpoints) or "none, since all its models lie in the run"
         raise UserError(f"--model: got {', '.join(unknown)}; expected a name under checkpoints ({known}); give that.")
+    if unknown := sorted(set(request.maps) - set(sweep.explain.maps)):
+        known = ", ".join(sweep.explain.maps) or "none, since the run has no maps from outside"
+        raise UserError(f"--maps: got {', '.join(unknown)}; expected a name under explain.maps ({known}); give that.")
+    explain = sweep.explain.model_copy(update={"maps": {**sweep.explain.maps, **request.maps}})
     data = sweep.data.model_copy(update={key.removeprefix("data."): to for key, to in request.changes.items()})
     if data.source != sweep.data.source:
         raise UserError(
@@ -139,7 +145,7 @@ def _moved(sweep: Sweep, request: Request) -> Sweep:
         name: given.model_copy(update={"path": request.models.get(name, given.path)})
         for name, given in sweep.checkpoints.items()
     }
-    return sweep.model_copy(update={"data": data, "checkpoints": models})
+    return sweep.model_copy(update={"data": data, "checkpoints": models, "explain": explain})
 
 
 def _models_hold(finished: _Finished, request: Request, say: Say) -> bool:

@@ -17,6 +17,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.data.splits import choose
 from cxr_ray.models import checkpoints
 from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.run import verification
 from cxr_ray.run.compared import compare
 from cxr_ray.schemas import TABLES
 from cxr_ray.sweepfile import resolve
@@ -157,6 +158,8 @@ def test_an_image_that_was_read_before_is_read_again(parts, capsys, monkeypatch)
         (["{run}", "--data", "{parts}/none"], "{parts}/none"),
         (["{run}", "--model", "given"], "--model: got 'given'; expected NAME=PATH"),
         (["{run}", "--model", "other=x"], "--model: got other; expected a name under checkpoints (given)"),
+        (["{run}", "--maps", "theirs"], "--maps: got 'theirs'; expected NAME=PATH"),
+        (["{run}", "--maps", "theirs=x"], "--maps: got theirs; expected a name under explain.maps (none, since"),
         (["{run}", "--model", "given={parts}/none.pt"], "(--model given=PATH)"),
     ],
 )
@@ -202,3 +205,9 @@ def test_tables_do_not_depend_on_the_order_of_shards_or_the_size_of_batches(whol
         found = compare(name, one.pandas(name), two.pandas(name), 1e-4)
         assert found.holds, (found.line(), found.examples)
     assert one.arrow("curves").num_rows > 0
+
+
+def test_maps_from_outside_are_read_where_they_lie_now():
+    sweep = resolve({"checkpoints": {"given": {"path": "m.pt"}}, "explain": {"maps": {"theirs": "a", "ours": "b"}}})
+    moved = verification._moved(sweep, verification.Request("run", maps={"theirs": "c"}))
+    assert moved.explain.maps == {"theirs": "c", "ours": "b"}
