@@ -193,3 +193,19 @@ def open_run(path: str | Path) -> Run:
             f"got {path}, which is not a run (no sweep.yaml); expected a run; give the folder that --out named."
         )
     return Run(path, fs, root)
+
+
+def newest_run(*folders: str) -> str:
+    """The run that was written last, in any of the local folders that hold runs.
+
+    Raises:
+        RunError: there is none.
+    """
+    found = [path.parent for folder in folders for path in Path(folder).glob("*/sweep.yaml")]
+    finished = [run for run in found if (run / "test_metrics.json").exists()]
+    if not finished:
+        raise RunError(
+            f"got no finished run in {' or '.join(folders)}; expected one; make one (cxr-ray run), or name one "
+            "(CXR_RAY_RUN)."
+        )
+    return str(max(finished, key=lambda run: (run / "test_metrics.json").stat().st_mtime))

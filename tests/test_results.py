@@ -1,5 +1,7 @@
 """The tables are read without this package: by pandas, DuckDB and Polars as a stranger would call them."""
 
+import os
+
 import duckdb
 import pandas as pd
 import polars as pl
@@ -8,7 +10,7 @@ import pyarrow.dataset as pads
 import pytest
 
 from cxr_ray.errors import RunError
-from cxr_ray.results import open_run
+from cxr_ray.results import newest_run, open_run
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import PER_SHARD, Store
 from tests.builders.tables import made_table
@@ -171,3 +173,15 @@ def test_a_damaged_sweep_file_is_told(made_run, tmp_path):
     (tmp_path / "run" / "sweep.yaml").write_text("a: [1\n")
     with pytest.raises(RunError, match=r"sweep.yaml, which is damaged; expected YAML; run the sweep again"):
         _ = open_run(tmp_path / "run").sweep
+
+
+def test_the_newest_finished_run_is_found(tmp_path):
+    with pytest.raises(RunError, match="got no finished run in "):
+        newest_run(str(tmp_path))
+    for age, (name, finished) in enumerate([("new", True), ("old", True), ("newer", False)]):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sweep.yaml").write_text("name: x")
+        if finished:
+            (tmp_path / name / "test_metrics.json").write_text("{}")
+            os.utime(tmp_path / name / "test_metrics.json", (1e9 - age, 1e9 - age))
+    assert newest_run(str(tmp_path / "nowhere"), str(tmp_path)) == str(tmp_path / "new")
