@@ -380,8 +380,8 @@ function curves(card, control) {
     else charts.push(chart("Insertion", index.levels.map((l) => 1 - l), own[d][0], band && band[d], null));
   });
   const made = charts.filter(Boolean), several = band && band.some(([, low, high]) => low.some((v, l) => v !== high[l]));
-  const key = element("p", { class: "soft" }, element("span", { class: "key map" }, "\u25CF map"), band ? "  " : "",
-    band ? element("span", { class: "key control" }, `\u2504 ${control}`) : "", band ? (several ? ": its first draw, and all its draws as a band" : ": its one draw") : "", "; log-odds of the target");
+  const key = element("p", { class: "soft" }, element("span", { class: "swatch map" }), "map", band ? "  " : "",
+    ...(band ? [element("span", { class: "swatch" }), control] : []), band ? (several ? ": its first draw, and all its draws as a band" : ": its one draw") : "", "; log-odds of the target");
   return element("div", {}, element("div", { class: "curves" + (made.length < 2 ? " one" : "") }, ...made), key);
 }
 
@@ -446,6 +446,7 @@ async function fill(node, explainer, image, mine) {
   const map = figure("of-map", canvas(`Map of ${explainer} over the X-ray`, made.own.map && overlay(grey, made.own.map, signed)), whyNoMap(card), bold("Map"), ` of ${explainer}`);
   const gone = figure("of-map", canvas(`X-ray without the map's top ${level}`, deletion(made, made.own)), made.own.mask ? noXray : whyNoMap(card),
     bold(`Top ${level} deleted`), ` ${own ? scored(own[0]) : "not measured"}`);
+  if (control) node.style.setProperty("--control", run.controls[control].colour);
   const panels = [first, map, gone, words(explainer, image, control)];
   const pictured = index.explainers[explainer].drawn, drawn = control === pictured ? made.control : null;
   const unseen = control !== pictured ? `${control} has no pictures here${pictured ? `; ${pictured} has` : ""}.`
@@ -454,9 +455,9 @@ async function fill(node, explainer, image, mine) {
     const whose = drawn && card.control.of ? run.image_id.indexOf(card.control.of) : -1;
     const name = whose >= 0 ? run.path[whose].slice(run.path[whose].lastIndexOf("/") + 1) : null;
     const look = drawn && (drawn.map ? overlay(grey, drawn.map, card.control.signed) : drawn.mask && ((p) => (drawn.mask[p] > 127 ? [0.5 * grey[p] + 90, 0.5 * grey[p] + 35, 0.5 * grey[p]] : [grey[p], grey[p], grey[p]])));
-    panels.push(figure("of-control", canvas(`Control ${control} over the X-ray`, look), unseen, bold(control), name ? ": map of " : control === "mean_map" ? ": mean of other patients' rank maps" : ": first draw", name ? element("bdi", {}, shown(name)) : ""));
+    panels.push(figure("of-control", canvas(`Control ${control} over the X-ray`, look), unseen, element("span", { class: "swatch" }), bold(control), name ? ": map of " : control === "mean_map" ? ": mean of other patients' rank maps" : ": first draw", name ? element("bdi", {}, shown(name)) : ""));
     panels.push(figure("of-control", canvas(`X-ray without the control's top ${level}`, deletion(made, drawn)), drawn ? noXray : unseen,
-      bold(`Its top ${level} deleted`), ` ${after ? scored(after[0]) : "not measured"}`));
+      element("span", { class: "swatch" }), bold(`Its top ${level} deleted`), ` ${after ? scored(after[0]) : "not measured"}`));
   }
   const differs = drawn && card.control.differs ? element("p", { class: "soft" }, "The pictured masks are approximate: this map is larger than the tables keep.") : "";
   body.replaceChildren(element("div", { class: "panels" }, ...panels), differs, curves(card, control), numbersTable(explainer, image, card),
