@@ -24,7 +24,12 @@ SWEEP = {
     "name": "sample",
     "data": {"source": "folder", "size": 224, "limit": 96},
     "explain": {"explainers": ["gradcam", "saliency"], "targets": ["pneumonia"]},
-    "perturb": {"grids": ["14"], "fills": ["noise"], "levels": [0.1, 0.25, 0.5, 0.75, 0.95], "orders": ["morf", "lerf"]},
+    "perturb": {
+        "grids": ["14"],
+        "fills": ["noise"],
+        "levels": [0.1, 0.25, 0.5, 0.75, 0.95],
+        "orders": ["morf", "lerf"],
+    },
     "controls": {"cell_random": 2, "shifted": 1, "other_image": 1, "mean_map": 1},
     "sanity": None,
 }
