@@ -110,7 +110,7 @@ def sections(data: RunData, folder: Folder, images: Images) -> list[Section]:
     missing = [s for s in every if s.otherwise and not s.blocks and not s.models]
     shown = [s for s in every if s not in missing]
     place = next(i for i, s in enumerate(shown) if s.anchor == "limitations")
-    lines = [f"{s.title}. {s.otherwise}" for s in missing]
+    lines = [f"{s.title}{'' if s.title.endswith('?') else '.'} {s.otherwise}" for s in missing]
     listed = [Section("missing", "Not in this run", blocks=[{"kind": "list", "items": lines}])] if lines else []
     return [*shown[:place], *listed, *shown[place:]]
 

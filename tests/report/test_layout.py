@@ -48,6 +48,7 @@ def test_texts_lie_within_the_figure_and_overlap_nowhere(n, columns, label, shar
     for left, right, top, bottom in boxes:
         assert left > -2
         assert right < drawing.width + 12  # the last number of an axis ends in the margin
+        assert right <= drawing.width or right - left < 60
         assert top > -2
         assert bottom < drawing.height + 2
     for one, other in itertools.combinations(boxes, 2):
@@ -150,3 +151,13 @@ def test_curves_show_means_over_images_and_the_range_over_draws():
     sums = curves._sums(pd.DataFrame(rows, columns=columns))
     assert curves._spread(sums["lerf", "all"], "shifted", "logodds", restored=True) == [(0.75, 2.0, 4.0, 3.0)]
     assert sums["lerf", "TP"]["shifted", 1, 0.25] == {"logodds": 4.0, "prob": 4.0, "n": 1.0}
+
+
+def test_a_long_label_of_a_narrow_panel_at_the_edge_is_not_cut_off():
+    axes = [Axes(across="fall of the log-odds of the target class") for _ in range(4)]
+    for ax in axes:
+        ax.rows(["a label of some length, n = 12"])
+    drawing = marks.grid_of(axes, 4, 60).drawing()
+    ends = [box(i)[1] for i in drawing.items if isinstance(i, Label) and i.text.startswith("fall")]
+    assert len(ends) == 4
+    assert max(ends) <= drawing.width

@@ -137,7 +137,8 @@ def _panel(drawing: Drawing, panel: Axes, figure: Figure, box: tuple[float, floa
     drawing.lines(Label((left + right) / 2, above, panel.title, TEXT, "middle"))
     ticks = max((height_of(text, SMALL) for _, text in figure.x_ticks(panel)), default=0.0)
     below = bottom + TICK + ticks + PAD + 0.7 * SMALL
-    drawing.lines(Label((left + right) / 2, below, panel.across, SMALL, "middle", "muted"))
+    middle = min((left + right) / 2, drawing.width - width_of(panel.across, SMALL) / 2)  # none is cut off
+    drawing.lines(Label(middle, below, panel.across, SMALL, "middle", "muted"))
     for i, line in enumerate(panel.up.split("\n") if panel.up else []):
         x = left - figure._left(panel, 0 if shown else 1) + SMALL * (0.9 + 1.3 * i)
         drawing.add(Label(x, (top + bottom) / 2, line, SMALL, "middle", "muted", turned=True))
