@@ -29,6 +29,7 @@ COMMANDS = {  # a module is imported when its command is called
     "compare": Command("cxr_ray.commands.compare", "compare finished runs on the same images, in tables and a page"),
     "report": Command("cxr_ray.report.__main__", "draw the report of a run again"),
     "verify": Command("cxr_ray.verify", "say whether a finished run holds, computing a sample of its rows again"),
+    "track": Command("cxr_ray.commands.track", "send a finished run to MLflow or Weights & Biases"),
     "list": Command("cxr_ray.commands.listing", "list explainers, controls, fills, sweeps, networks, with cost"),
     "doctor": Command("cxr_ray.commands.doctor", "say what this machine has, and what a run would use of it"),
 }
