@@ -69,7 +69,7 @@ class Run:
         try:
             yield
         except (pa.ArrowException, OSError) as e:
-            reason = " ".join(str(e).split()).rstrip(".")
+            reason = "".join(c if c.isprintable() else "?" for c in " ".join(str(e).split())).rstrip(".")
             raise DamagedRunError(
                 f"got {self.path} with a table {name!r} that cannot be read ({reason}); expected it as it was written; "
                 "take it from a copy, or run the sweep again."

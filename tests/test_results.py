@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 
-from cxr_ray.errors import RunError
-from cxr_ray.results import newest_run, open_run
+from cxr_ray.errors import DamagedRunError, RunError
+from cxr_ray.results import Run, newest_run, open_run
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import PER_SHARD, Store
 from tests.builders.tables import made_table
@@ -185,3 +185,14 @@ def test_the_newest_finished_run_is_found(tmp_path):
             (tmp_path / name / "test_metrics.json").write_text("{}")
             os.utime(tmp_path / name / "test_metrics.json", (1e9 - age, 1e9 - age))
     assert newest_run(str(tmp_path / "nowhere"), str(tmp_path)) == str(tmp_path / "new")
+
+
+def test_what_a_damaged_file_holds_moves_no_cursor(made_run, monkeypatch):
+    def fails(run, name):
+        raise OSError("don't know what type: \x1b[2J\x0f")
+
+    monkeypatch.setattr(Run, "dataset", fails)
+    with pytest.raises(DamagedRunError) as told:
+        open_run(made_run).arrow("trials")
+    assert str(told.value).isprintable()
+    assert "what type: ?[2J?" in str(told.value)
