@@ -20,11 +20,12 @@ from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
 import cxr_ray
 from cxr_ray import results
-from cxr_ray.errors import DamagedRunError, RunError, UserError
+from cxr_ray.errors import DamagedRunError, RunError, SweepError, UserError
 from cxr_ray.run import lock
 from cxr_ray.run.context import RunContext
 from cxr_ray.schemas import SCHEMA_VERSION
 from cxr_ray.storage import Store, unsealed_json
+from cxr_ray.sweepfile import resolve
 
 ANOTHER = "give another folder (--out PATH)."
 TRAINING_ERRORS = (".work", "errors.json")  # rows of errors for the images that training read
@@ -130,8 +131,10 @@ def is_finished(context: RunContext) -> bool:
         _check_checkpoints(before, context)
         _check_maps(before, context)
     try:
-        _ = results.open_run(out).sweep
-    except RunError:  # the same, since the hash is
+        is_whole = resolve(results.open_run(out).sweep).hash == sweep.hash
+    except (RunError, SweepError):
+        is_whole = False
+    if not is_whole:  # cut or damaged: its hash was this sweep's
         store.write(sweep.to_yaml().encode(), "sweep.yaml")
     return finished
 

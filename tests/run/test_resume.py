@@ -79,7 +79,9 @@ def test_resume_without_provenance_is_refused_where_work_was_done(begun, refusal
     )
 
 
-@pytest.mark.parametrize("text", [b"\xff", b"a: [", b"hello"])
+@pytest.mark.parametrize(
+    "text", [b"\xff", b"a: [", b"hello", b"name: tiny\ndata: {size: 32}\n", b"name: tiny\nseeds: 1\n"]
+)
 def test_resume_with_a_damaged_sweep_file_writes_it_again(begun, reaches_ray, text):
     Path("results/tiny/sweep.yaml").write_bytes(text)
     assert reaches_ray("tiny.yaml", "--resume")
