@@ -27,8 +27,7 @@ STAGES = {  # a stage to how the line begins that ends it
     "Ray answers": "Ray on ",
     "workers answer: first shard": "  forward passes:",
     "next pass: first shard": "  forward passes:",
-    "statistics begin": "Statistics",
-    "page written": "Done in",
+    "scored, statistics and page written": "Done in",
     "exit": "",
 }
 
