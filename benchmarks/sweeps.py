@@ -98,7 +98,7 @@ def _timed(folder: str, sweep: dict[str, Any]) -> tuple[float, float]:
         lines.append(line)
         if line.startswith("Models to explain"):
             begun = time.perf_counter()
-        elif re.search(r"\b(\d+) of \1 shards", line):
+        elif re.search(r"\b(\d+) of \1 shards", line) or (ended < begun and line.startswith("Done in")):  # a short pass
             ended = time.perf_counter()
     if process.wait():
         raise SystemExit(f"sweeps: the sweep ended with {process.returncode}: {' '.join(lines[-3:]).strip()}")
