@@ -380,7 +380,7 @@ def test_a_long_shard_gives_the_rows_of_short_ones_and_loses_the_maps_of_one_pie
         return inputs.images.mean(1)
 
     monkeypatch.setitem(EXPLAINERS, "fragile", fake(fails_on_one))
-    monkeypatch.setattr(worker_module, "MOST", 4)
+    monkeypatch.setattr(worker_module.Capacity, "of", lambda *_: worker_module.Capacity(images=4))
     config = others_sweep(explain={"explainers": ["fragile", "saliency"], "targets": ["pneumonia", "predicted"]})
     long = both_executions(config, linear_model(), tmp_path / "long", units=1)
     short = both_executions(config, linear_model(), tmp_path / "short", units=3)
@@ -392,7 +392,7 @@ def test_a_long_shard_gives_the_rows_of_short_ones_and_loses_the_maps_of_one_pie
 
 
 def test_images_that_a_scoring_pass_leaves_out_move_no_other_to_another_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_module, "MOST", 4)
+    monkeypatch.setattr(worker_module.Capacity, "of", lambda *_: worker_module.Capacity(images=4))
     store, config = Store(str(tmp_path), {}), others_sweep(controls={"other_image": 1})
     w, whole = worker(config, linear_model(), store), dataclasses.replace(shard(12), name="m.test.0")
     store.write_shard("m.test.0", w.map_pass(whole), donors.MAPS)
