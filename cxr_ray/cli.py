@@ -23,7 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {  # a module is imported when its command is called
     "run": Command("cxr_ray.sweep", "train, explain and measure as a sweep file says"),
     "verdict": Command(
-        "cxr_ray.verdict", "say whether one model's maps are more faithful than controls, in about a minute"
+        "cxr_ray.verdict", "say whether one model's maps are more faithful than controls, patient by patient"
     ),
     "explain": Command("cxr_ray.commands.explain", "explain images of a folder with one model, without a sweep file"),
     "compare": Command("cxr_ray.commands.compare", "compare finished runs on the same images, in tables and a page"),

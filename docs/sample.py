@@ -34,8 +34,8 @@ SWEEP = {
     "sanity": None,
 }
 PICTURES = {  # name: page, and the part of it in pixels (left, top, right, bottom)
-    "sample-page": ("report.html", (0, 0, 1280, 1250)),
-    "sample-browser": ("browser/index.html", (0, 0, 1280, 1120)),
+    "sample-page.png": ("report.html", (0, 0, 1280, 1250)),
+    "sample-browser.jpg": ("browser/index.html", (0, 0, 1280, 1120)),
 }
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -56,7 +56,7 @@ def sweep(data: str, checkpoint: str, out: Path) -> None:
 
 
 def picture(run: Path, name: str) -> Path:
-    """A part of a page as a picture of 256 colours under docs/images.
+    """A part of a page as a picture under docs/images.
 
     Raises:
         SystemExit: there is no Chromium.
@@ -71,10 +71,11 @@ def picture(run: Path, name: str) -> Path:
         command += [f"--screenshot={shot}", f"--window-size={right},{bottom}", "--virtual-time-budget=10000"]
         subprocess.run([*command, (run / page).resolve().as_uri()], check=True, capture_output=True)
         found = Image.open(shot).convert("RGB").crop((left, top, right, bottom))
-    file = IMAGES / f"{name}.png"
-    found.resize((960, round(960 * found.height / found.width)), Image.Resampling.LANCZOS).quantize(256).save(
-        file, optimize=True
-    )
+    file = IMAGES / name
+    small = found.resize((960, round(960 * found.height / found.width)), Image.Resampling.LANCZOS)
+    if file.suffix == ".png":  # of few colours: octrees keep apart those of controls
+        small = small.quantize(256, Image.Quantize.FASTOCTREE)
+    small.save(file, optimize=True, quality=85)
     return file
 
 

@@ -130,9 +130,9 @@ def claim(rows: pd.DataFrame) -> str:
             untested.setdefault(beating.in_words(r).partition(";")[0], []).append(phrase(r.control))
         else:
             groups[place].append(phrase(r.control))
-    parts = [GROUPS[name].format(_listed(names)) for name, names in groups.items() if names]
+    parts = [GROUPS[name].format(listed(names)) for name, names in groups.items() if names]
     for why, names in untested.items():
-        against = "any control" if len(names) == len(records) > 1 else _listed(names)
+        against = "any control" if len(names) == len(records) > 1 else listed(names)
         parts.append(why.replace("not tested", f"not tested against {against}"))
     if not any(CONTROLS[r.control].strong for r in records if r.control in CONTROLS):
         parts.append(ALONE)
@@ -156,10 +156,10 @@ def phrase(control: str) -> str:
     return known or f"the control {control}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Names in a sentence.
 
-    >>> _listed(["a"]), _listed(["a", "b", "c"])
+    >>> listed(["a"]), listed(["a", "b", "c"])
     ('a', 'a, b and c')
     """
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -235,7 +235,7 @@ def line(cell: Cell, available: int) -> str:
         return f"{name:<48} 0 of {available} patients"
     state = found.decision if found.decision != "undecided" else "going on" if found.n < available else "undecided"
     return (
-        f"{name:<48}{found.n:>4} of {available} patients   e-value {np.exp(found.log_e):<8.3g} win rate "
+        f"{name:<48}{found.n:>4} of {available} patients   largest e-value {np.exp(found.log_e):<8.3g} win rate "
         f"{found.win_rate:.2f} [{found.lower:.2f}, {found.upper:.2f}]   {state}"
     )
 

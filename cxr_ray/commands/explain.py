@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     """From the arguments to the lines that conclude; files are written on the way."""
     from cxr_ray.run import progress, resume, terminal
 
+    check_out(args.out)
     resume.check_out(args.out, resume=False)
     images = choose(args.data, args.limit, args.seed)
     known = "labels by their folders" if images.labels is not None else "no labels: there are no outcomes"
@@ -116,6 +117,19 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         yield from claims(measured, args)
         yield f"Tables: {out}/tables"
     yield f"Maps: {out}/maps; pictures: {out}/pictures"
+
+
+def check_out(out: str) -> None:
+    """See that the folder is a new one of this machine.
+
+    Raises:
+        UserError: it is not.
+    """
+    if "://" in out:
+        raise UserError(f"--out: got {out}; expected a folder of this machine; give one.")
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out: got {out}, which is there already; expected a new folder; give another (--out PATH).")
 
 
 def choose(data: Sequence[str], limit: int, seed: int) -> Chosen:

@@ -144,6 +144,9 @@ def run_line(data: RunData) -> str:
     return " · ".join(parts)
 
 
+FIRST = "The first model has the highest val_auroc. "
+
+
 def reading(data: RunData) -> list[str]:
     """How to read the page, in paragraphs."""
     more = (
@@ -157,5 +160,6 @@ def reading(data: RunData) -> list[str]:
         f"The primary number is the advantage in {data.metric}, in log-odds; {data.first}. Each table's caption says "
         "what its numbers are measured with; [ ] is a 95% interval. Bold: beaten, in mean advantage and in win "
         "rate: p_holm < 0.05 and an interval above chance. "
-        f"The first model has the highest val_auroc; test figures chose nothing.{more}",
+        f"{FIRST if data.trials['val_auroc'].notna().any() and len(data.models) > 1 else ''}"
+        f"Test figures chose nothing.{more}",
     ]

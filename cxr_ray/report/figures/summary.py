@@ -19,7 +19,13 @@ from cxr_ray.report.page import mean, rows_of
 
 PANEL = 440.0  # pixels wide
 ROW, HEAD, FOOT, EDGE = 46.0, 34.0, 46.0, 14.0
-SAID = {"beaten": "beaten", "on average": "on average", "often": "more often", "open": "not shown", "worse": "behind"}
+SAID = {  # of the map, against the control of a row
+    "beaten": "map better",
+    "on average": "map better on average",
+    "often": "map better more often",
+    "open": "not shown",
+    "worse": "map worse",
+}
 ACROSS = "advantage, log-odds (right of 0: the map is more faithful)"
 
 

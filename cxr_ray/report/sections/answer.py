@@ -12,6 +12,7 @@ from cxr_ray.analysis.answers import Answer
 from cxr_ray.analysis.baselines import VALID_SHARE
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.hypotheses.margins import NOT_APPLICABLE
+from cxr_ray.analysis.resampling import MIN_PATIENTS
 from cxr_ray.data.sources import SOURCES
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.report import page
@@ -23,16 +24,16 @@ from cxr_ray.report.sections import performance, ranking, sequential
 
 QUESTION = (
     "A saliency map colours the places in an X-ray that a model is said to use. The map is faithful if that is true: "
-    "then covering those places changes the model's answer more than covering the places that a control names. A "
-    "control is a map that knows less, such as the map of another patient."
+    "then covering those places changes the model's answer more than covering the places that a control names, and "
+    "showing them alone restores it sooner. A control is a map that knows less, such as the map of another patient."
 )
 HOW = (
-    "Dot: the mean advantage over all test images, that is how much more the answer changes for the map than for the "
-    "control, in log-odds of the target class (a natural logarithm of odds). Line: its 95% interval over patients. "
-    "Filled and bold: a strong control. beaten: the mean advantage and the win rate (the share of comparisons that the "
-    "map wins) are both above chance, by interval and by a test that is corrected for the number of comparisons; "
-    "on average, more often: one of the two alone. not shown: neither, which does not say that they are alike. behind: "
-    "both intervals lie below chance."
+    "Dot: the mean advantage over all test images, that is how much better the map does than the control in the metric "
+    "named below, in log-odds of the target class (a natural logarithm of odds). Line: its 95% interval over patients. "
+    "Filled and bold: a strong control. map better: the mean advantage and the win rate (the share of comparisons that "
+    "the map wins) are both above chance, by interval and by a test that is corrected for the number of comparisons; "
+    "better on average, better more often: one of the two alone. not shown: neither, which does not say that they are "
+    "alike. map worse: both intervals lie below chance."
 )
 
 
@@ -63,7 +64,7 @@ def subject(data: RunData) -> str:
     maps = "one method" if len(data.explainers) == 1 else f"{len(data.explainers)} methods"
     return (
         f"Do saliency maps show what the models use? Maps of {maps}, {models}, {len(test)} test images of "
-        f"{test['patient_id'].nunique()} patients."
+        f"{test['patient_id'].nunique()} patients. Covered places are filled with {data.first.fill}."
     )
 
 
@@ -111,7 +112,11 @@ def caveats(data: RunData, found: list[Answer]) -> Iterator[str]:
         yield f"No interval, so nothing is shown, of {', '.join(few)}: under 20 patients, or too few of them differ."
     if found and not any(CONTROLS[c].strong for a in found for c in a.rows["control"] if c in CONTROLS):
         yield f"Maps against strong controls: {beating.NO_STRONG}."
+    yield from _own_areas(data)
+    yield from _weak_controls(found)
     yield from _baseline(data)
+    if len(data.sweep["perturb"]["fills"]) == 1:
+        yield f"Places were filled with {data.first.fill} alone. Another fill may give another answer."
     if data.first.grid == "pixel" and len(data.explainers) > 1:
         yield ranking.PIXELS
     variants = data.trials.loc[data.trials["trial_id"].isin(data.models), "variant"]
@@ -122,10 +127,42 @@ def caveats(data: RunData, found: list[Answer]) -> Iterator[str]:
         yield f"Rows of errors, listed under Limitations: {n}."
 
 
+def _own_areas(data: RunData) -> Iterator[str]:
+    """Models on which the primary explainer orders places worse than the reverse of its order."""
+    rows = answers.primary_rows(data.summary, data.primary)
+    rows = rows[(rows["control"] == "none") & (rows["explainer"] == data.primary.explainer)]
+    for r in page.rows_of(rows[(rows["metric"] == "abpc") & (rows["upper"] < 0)]):
+        yield (
+            f"On {data.name(r.trial_id)} the maps order places worse than the reverse of their order: their own area "
+            f"between perturbation curves is {page.mean(r)}, below 0. To be more faithful than a control says little "
+            "then."
+        )
+
+
+def _weak_controls(found: list[Answer]) -> Iterator[str]:
+    """Models on which a control that is not strong does better than the map, while a strong one does not."""
+    for answer in found:
+        stands = {r.control: answers.standing(r) for r in page.rows_of(answer.rows) if r.control in CONTROLS}
+        strong = [s for c, s in stands.items() if CONTROLS[c].strong]
+        better = [answers.phrase(c) for c, s in stands.items() if s == "worse" and not CONTROLS[c].strong]
+        if better and strong and "worse" not in strong:
+            yield (
+                f"On {answer.model} {answers.listed(better)}, which no map made, do better than the map. The strong "
+                "controls are the easier ones there."
+            )
+
+
 def _baseline(data: RunData) -> Iterator[str]:
     if data.primary.baseline_valid is False:
         yield baseline_sentence(data)
         return
+    table = data.tables["baselines"]
+    for r in page.rows_of(table[(table["fill"] == data.first.fill) & (table["target_rule"] == data.first.rule)]):
+        if r.n_patients < MIN_PATIENTS:
+            yield (
+                f"That {r.fill} is a valid baseline of {data.name(r.trial_id)} rests on {page.count(r.n)} validation "
+                f"images of {page.count(r.n_patients)} patients."
+            )
     if data.primary.deletion_alone:
         return
     rows = answers.primary_rows(data.summary, data.primary)
@@ -186,7 +223,8 @@ def _best(data: RunData, trial_id: str) -> Iterator[str]:
     ranks = ranks[ranks["bucket"] == "all"]
     if len(ranks):
         yield (
-            f"Explainers compared on the same images of {data.name(trial_id)}, in {data.metric}, log-odds; "
+            f"Explainers compared with each other, not with controls, on the same images of {data.name(trial_id)}, in "
+            f"{data.metric}, log-odds; "
             f"{data.first}. {ranking.best(ranks)}"
         )
 

@@ -76,7 +76,7 @@ def _baselines(data: RunData) -> Iterator[str]:
         each = "; ".join(f"{data.name(trial_id)} {', '.join(counts)}" for trial_id, counts in found.items())
         yield (
             "On test the fully filled image is a valid baseline (at least 1 log-odds below the untouched image) for "
-            f"this number of images, by model and fill: {each}. For the others curves end on an image that the "
+            f"this number of images, by model and fill: {each}. For any others curves end on an image that the "
             "model still takes for the target. Advantages share that end, absolute areas do not."
         )
 
