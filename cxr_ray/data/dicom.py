@@ -43,10 +43,12 @@ def pixels(data: bytes) -> NDArray[np.uint8]:
     dataset = _checked(data)
     try:
         values, low, high = _displayed(dataset)
-    except Exception as e:  # damaged pixels raise almost anything
-        text = " ".join(str(e).split())[:200].rstrip(".")
+        if not (np.isfinite(values).all() and 0 < high - low < np.inf):
+            raise ValueError(f"its rescale, window or table leaves no range of grey values, but {low:g} to {high:g}")
+        grey = np.rint(np.clip((values - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
+    except Exception as e:  # damaged pixels and tags raise almost anything
+        text = " ".join(str(e).split())[:200].rstrip(".") or type(e).__name__
         raise ImageError(f"The pixels of the DICOM file cannot be decoded: {text}.") from e
-    grey = np.rint(np.clip((values - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
     return 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
 
 

@@ -24,7 +24,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from pyarrow import fs as pafs
 
 from cxr_ray.data import dicom
-from cxr_ray.errors import ImageError
+from cxr_ray.errors import ImageError, MissingPackageError
 from cxr_ray.reading import TooLargeError, read_file
 from cxr_ray.registry import Registry
 
@@ -152,16 +152,16 @@ def fit_map(map_HW: NDArray[np.float32], size: int, fit: Fit = "squash") -> NDAr
 
 def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image], bits: int = 16) -> Image.Image:
     """The image that ``work`` makes of the image's pixels in L or RGB."""
-    if dicom.is_dicom(data):
-        _check_size(*dicom.header(data)[:2])
-        return work(Image.fromarray(dicom.pixels(data)))
-    image = _open(data)
     try:
+        if dicom.is_dicom(data):
+            _check_size(*dicom.header(data)[:2])
+            return work(Image.fromarray(dicom.pixels(data)))
+        image = _open(data)
         image.load()
         return work(_eight_bit(image, bits))
-    except ImageError:
+    except (ImageError, MissingPackageError):
         raise
-    except Exception as e:  # hostile bytes raise almost anything in Pillow: OSError, SyntaxError, struct.error, ...
+    except Exception as e:  # hostile bytes raise almost anything: OSError, SyntaxError, struct.error, ...
         raise ImageError(f"The image is truncated or damaged: {_reason(e)}.") from e
 
 

@@ -4,6 +4,7 @@ import io
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -119,6 +120,28 @@ def test_what_cannot_be_shown_is_refused_by_its_header(data, says):
 def test_truncated_pixels_are_refused_when_decoded():
     with pytest.raises(ImageError, match="pixels of the DICOM file cannot be decoded"):
         images.decode(dicom_file()[:-4000], 32)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"RescaleSlope": 0, "RescaleIntercept": 0},
+        {"RescaleSlope": "1e308", "RescaleIntercept": 0},
+        {"WindowCenter": 2000, "WindowWidth": 0},
+        {"RescaleSlope": 0, "RescaleIntercept": 7, "WindowCenter": 2000, "WindowWidth": 1000},
+    ],
+)
+def test_tags_that_leave_no_range_of_grey_values_are_an_error_of_the_image(tags, recwarn):
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        images.decode(dicom_file(**tags), 8)
+
+
+def test_one_image_without_a_range_does_not_end_the_others(tmp_path):
+    write(tmp_path, {"good.dcm": dicom_file(), "bad.dcm": dicom_file(RescaleSlope=0, RescaleIntercept=0)})
+    rows = pd.DataFrame({"path": ["good.dcm", "bad.dcm"], "image_id": ["a", "b"]})
+    pixels = load_pixels(FolderSource(str(tmp_path)), rows, 8)
+    assert pixels.keep.tolist() == [True, False]
+    assert [(e["image_id"], e["stage"]) for e in pixels.errors] == [("b", "decode")]
 
 
 def test_a_missing_package_is_named(monkeypatch):
