@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cxr_ray.credentials import redacted, without_all
+from cxr_ray.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,3 +30,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Usage and one line, exit code 2."""
         super().error(redacted(message))
+
+
+def require_there(option: str, path: str | None) -> None:
+    """See that a local path that an option names is there; URIs are asked when they are read.
+
+    Raises:
+        UserError: it is not.
+    """
+    if path is not None and "://" not in path and not Path(path).expanduser().exists():
+        raise UserError(f"{option}: got {path}, which is not there; expected where the images lie; give another path.")

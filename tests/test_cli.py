@@ -77,3 +77,13 @@ def test_a_shell_is_told_how_what_is_typed_goes_on(tmp_path, typed, known):
     asked |= {"COMP_LINE": typed, "COMP_POINT": str(len(typed))}
     subprocess.run([sys.executable, "-m", "cxr_ray.cli"], env={**os.environ, **asked}, check=True)
     assert sorted(told.read_text().split()) == known
+
+
+@pytest.mark.parametrize("command", [["report", "run"], ["compare", "run", "run"]])
+def test_a_place_of_images_that_is_not_there_is_a_mistake_before_anything_is_drawn(
+    command, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command, "--data", "nowhere"]) == 2
+    assert "--data: got nowhere, which is not there" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -156,13 +156,11 @@ def with_baselines(
 
 def of_run(run: Run) -> PrimarySettings:
     """The settings that a run stores; those of a run that stores none follow from its sweep."""
-    try:
-        stored = run.json(FILE)
-    except RunError:
+    if not run.fs.get_file_info(f"{run.root}/{FILE}").is_file:
         return resolve(run.sweep)
     try:
-        return PrimarySettings.from_json(json.dumps(stored))
-    except ValueError:
+        return PrimarySettings.from_json(json.dumps(run.json(FILE)))
+    except (RunError, ValueError):
         raise DamagedRunError(
             f"got {run.path}/{FILE}, which is damaged; expected it as it was written; take it from a copy, or run the "
             "sweep again."

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cxr_ray.arguments import Parser
+from cxr_ray.arguments import Parser, require_there
 from cxr_ray.errors import CxrRayError, RunError, UserError
 
 if TYPE_CHECKING:  # pandas and scipy, which --help does without
     from cxr_ray.analysis.between_runs import Pair
+    from cxr_ray.results import Run
 
 EXIT_CODES = "Exit codes: 0 done, 1 a file of a run cannot be read, 2 the request was wrong, 130 interrupted."
 
@@ -75,11 +76,12 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     if len(args.runs) < 2:
         raise UserError(f"got one run ({args.runs[0]}); expected two or more; name the runs to compare.")
     named = dict(_named(text) for text in args.pairs)
+    require_there("--data", args.data)
     labels = labels_of(args.runs)
     opened = [results.open_run(path) for path in args.runs]
     resume.check_out(args.out, resume=False)
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in COMPARED}
-    notes: list[str] = []
+    notes = [f"{label}: {text}" for label, run in zip(labels, opened, strict=True) for text in unsettled(run)]
     with progress.stage("Comparing", len(opened) - 1, "runs") as stage:
         for label, other in zip(labels[1:], opened[1:], strict=True):
             pair = Pair(labels[0], label, opened[0], other)
@@ -96,6 +98,14 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         comparison.write(args.out, dict(zip(labels, opened, strict=True)), args.data)
     yield from comparison.sentences(tables["run_differences"])
     yield f"Page: {args.out}/comparison.html"
+
+
+def unsettled(run: Run) -> list[str]:
+    """What a run asks of its models' classes; nothing else of such a model is settled before."""
+    from cxr_ray.analysis import class_order
+
+    asked = class_order.questions(run.pandas("classification"), run.pandas("trials"))
+    return [question.text for question in asked]
 
 
 def compared(pair: Pair, named: Mapping[str, str], notes: list[str]) -> dict[str, list[dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ def run(args: argparse.Namespace) -> Iterator[str]:
 
     check_out(args.out)
     resume.check_out(args.out, resume=False)
+    if not 32 <= args.size <= 1024:
+        raise UserError(f"--size: got {args.size}; expected 32 to 1024 pixels; give the side of the model's input.")
     images = choose(args.data, args.limit, args.seed)
     known = "labels by their folders" if images.labels is not None else "no labels: there are no outcomes"
     terminal.say(f"Images: {len(images.paths)} of {images.all}, {known}.")
@@ -100,6 +103,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     for explainer in args.explainer:
         EXPLAINERS[explainer]  # fails before the model is read
     model = load(args)
+    tell_dark(images.paths)
     pixels = given(model, list(images.paths), model.spec).pixels
     maps = {}
     with progress.stage("Maps", len(args.explainer), "explainers") as stage:
@@ -162,9 +166,11 @@ def choose(data: Sequence[str], limit: int, seed: int) -> Chosen:
 
 def _files(data: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The name and path of each image."""
-    from cxr_ray.data.folder import ENDINGS, is_junk
+    from cxr_ray.data.folder import ENDINGS, is_junk, is_mask
+    from cxr_ray.run import terminal
 
     seen: dict[str, Path] = {}
+    masks: list[str] = []
     for given in data:
         root = Path(given).expanduser()
         if not root.exists():
@@ -175,13 +181,38 @@ def _files(data: Sequence[str]) -> Iterator[tuple[str, str]]:
             relative = file.relative_to(base)
             if any(is_junk(part) for part in relative.parts):
                 continue
+            if file != root and is_mask(str(relative)):
+                masks.append(str(relative))
+                continue
             name = str(relative.with_suffix(""))
             if name in seen:
                 raise DataError(f"got two images named {name} ({seen[name]}, {file}); expected one; leave one out.")
             seen[name] = file
             yield name, str(file)
+    if masks:
+        terminal.say(f"Left out as masks, by name: {len(masks)} ({masks[0]}{', ...' * (len(masks) > 1)}).")
     if not seen:
         raise DataError(f"got {', '.join(data)}, where no image is; expected files such as .jpeg, .png or .dcm.")
+
+
+def tell_dark(paths: Sequence[str]) -> None:
+    """Say which files of 16 bits end below half of their range: they would be read too dark."""
+    from cxr_ray.data.images import greatest
+    from cxr_ray.errors import ImageError
+    from cxr_ray.run import terminal
+
+    dark = {}
+    for path in paths:
+        with contextlib.suppress(ImageError):  # DICOM, which says its bits; what cannot be read is told by the reader
+            if 2**8 <= (top := greatest(Path(path).read_bytes())) < 2**15:
+                dark[path] = top
+    if dark:
+        path, top = next(iter(dark.items()))
+        terminal.complain(
+            f"{len(dark)} of {len(paths)} images have 16 bits and end far below: {path} at {top}, as "
+            f"{top.bit_length()} bits would. They are explained too dark; scale them to 16 bits, or name data.bits in "
+            "a sweep."
+        )
 
 
 def load(args: argparse.Namespace) -> Classifier:
@@ -192,11 +223,15 @@ def load(args: argparse.Namespace) -> Classifier:
     """
     from cxr_ray.models import checkpoints
     from cxr_ray.models.networks import ModelSpec
+    from cxr_ray.run import terminal
 
     spec = checkpoints.saved_spec(args.model)
     if spec is None or checkpoints.chooses_code(spec):
         spec = ModelSpec(args.arch, args.size)
-    return checkpoints.load(args.model, spec)
+    model = checkpoints.load(args.model, spec)
+    for note in model.notes:
+        terminal.say(note)
+    return model
 
 
 def write(out: Path, model: Classifier, pixels: Any, images: Chosen, maps: Maps) -> None:

@@ -214,7 +214,7 @@ class _Tree:
 
     def _class_entries(self, folder: str, name: str, split: str) -> Iterator[Entry]:
         called = folder.rsplit("/", 1)[-1]
-        are_masks = _MASKS.search(name) and not self.class_map.named(name)
+        are_masks = is_mask(name) and not self.class_map.named(name)
         for path, problem in _files_below(self.fs, folder):
             inside = path[len(folder) + 1 :]
             label = patient_by(self.label, inside, inside) or called
@@ -229,7 +229,7 @@ class _Tree:
                 if problem is None:
                     yield Entry(split, LEFT_OUT, inside, path[len(self.base) + 1 :], doubts=doubts)
                 continue
-            if _MASKS.search(inside):
+            if is_mask(inside):
                 yield self._left_out("masks", path.rsplit("/", 1)[0])
                 continue
             group = self.class_map.group([label])
@@ -302,6 +302,15 @@ def _only(folders: list[str]) -> str:
         alike = " and ".join(sorted(folders))
         raise DataError(f"got {alike}, which differ in case alone; expected one folder; merge them.")
     return folders[0]
+
+
+def is_mask(path: str) -> bool:
+    """Whether a path is named as a mask of an X-ray, and not as an X-ray.
+
+    >>> is_mask("COVID/masks/COVID-1.png"), is_mask("COVID/images/COVID-1.png")
+    (True, False)
+    """
+    return _MASKS.search(path) is not None
 
 
 def is_junk(name: str) -> bool:

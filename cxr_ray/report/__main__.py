@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from cxr_ray import quiet
-from cxr_ray.arguments import Parser
+from cxr_ray.arguments import Parser, require_there
 from cxr_ray.errors import CxrRayError
 
 
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.repor
     from cxr_ray.report.document import write_report  # pandas and matplotlib, which --help does without
 
     try:
+        require_there("--data", args.data)
         write_report(args.out, args.data)
     except (CxrRayError, pa.ArrowException) as e:
         quiet.complain(f"cxr_ray: {str(e).splitlines()[0]}")

@@ -166,7 +166,8 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont:
 
 
 def _fitted(line: str, font: Any) -> str:
-    """The line, cut where it would run into the next panel."""
+    """The line, cut where it would run into the next panel; what cannot be drawn, such as a line's end, as "?"."""
+    line = "".join(c if c.isprintable() else "?" for c in line)
     while line and font.getlength(line) > SIDE:
         line = line[:-2].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
     return line

@@ -1,12 +1,17 @@
 """Primary settings follow from the sweep alone and survive JSON."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 
+from cxr_ray.analysis import primary
 from cxr_ray.analysis.primary import PrimarySettings, resolve
+from cxr_ray.errors import DamagedRunError
+from cxr_ray.results import open_run
 from cxr_ray.sweepfile import resolve as resolve_sweep
 
 
@@ -80,3 +85,11 @@ def test_an_older_run_of_insertion_alone_keeps_its_area():
     plain = sweep(orders=["lerf"]).model_dump()
     plain["perturb"]["levels"] = [0.5]
     assert resolve(plain).metric == "insertion_auc"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_damaged_settings_are_never_taken_for_those_of_a_run_that_stores_none(made_run, tmp_path, text):
+    shutil.copytree(made_run, tmp_path / "run")
+    (tmp_path / "run" / primary.FILE).write_text(text)
+    with pytest.raises(DamagedRunError, match=r"primary\.json, which is damaged"):
+        primary.of_run(open_run(tmp_path / "run"))

@@ -103,3 +103,41 @@ def test_a_wrong_request_is_a_sentence(said, tiny_folder, tmp_path, argv, messag
     assert code == 2
     assert message in error
     assert not list((tmp_path / "out").rglob("*.npy"))
+
+
+def test_masks_and_dark_images_are_told(said, tmp_path):
+    for name, top in (("images/a.png", 4095), ("images/b.png", 65535), ("masks/a.png", 65535)):
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.linspace(0, top, 32 * 32, dtype=np.uint16).reshape(32, 32)).save(file)
+    code, lines, err = said(str(tmp_path / "data"), "--explainer", "edges")
+    assert code == 0
+    assert "Left out as masks, by name: 1 (masks/a.png)." in lines
+    assert "1 of 2 images have 16 bits and end far below" in err[0]
+    assert "at 4095, as 12 bits would" in err[0]
+
+
+def test_a_name_with_a_line_end_has_a_picture(said, tmp_path):
+    (tmp_path / "a\nb.png").write_bytes(b"")
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "a\nb.png")
+    assert said(str(tmp_path / "a\nb.png"), "--explainer", "edges")[0] == 0
+
+
+def test_a_size_that_no_sweep_takes_is_one_line(said, tmp_path):
+    code, _, (line,) = said(str(tmp_path), "--size", "8")
+    assert (code, line) == (
+        2,
+        "cxr_ray: --size: got 8; expected 32 to 1024 pixels; give the side of the model's input.",
+    )
+
+
+def test_the_maps_go_to_a_new_folder_of_this_machine(said, model, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    code, _, (line,) = said(str(tmp_path))
+    assert (code, line.partition("out, which")[2]) == (
+        2,
+        " is there already; expected a new folder; give another (--out PATH).",
+    )
+    assert explain.main([model, str(tmp_path), "--out", "s3://bucket/out"]) == 2
+    assert "expected a folder of this machine" in capsys.readouterr().err
