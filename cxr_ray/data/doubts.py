@@ -57,6 +57,12 @@ SUSPICIONS: Registry[Suspicion] = Registry(
             "set data.bits",
             "16-bit images that use fewer bits are read as dark as they are stored.",
         ),
+        "bits_too_small": Suspicion(
+            "{n} 16-bit images of those that were read with grey values beyond data.bits ({about})",
+            "values within data.bits",
+            "raise data.bits",
+            "16-bit images with grey values beyond data.bits stand in the table errors.",
+        ),
         "missing_files": Suspicion(
             "{n} rows whose image is not there ({about})",
             "a file for each row, below data.images",

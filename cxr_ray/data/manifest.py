@@ -156,12 +156,16 @@ def _patient_doubts(table: pd.DataFrame) -> list[Remark]:
 
 
 def _depth_doubts(source: Source, table: pd.DataFrame) -> list[Remark]:
-    """16-bit images none of which is bright: they may use fewer bits, and would be read too dark."""
+    """16-bit images that may use fewer bits than they are read with, as none is bright; or more than ``data.bits``."""
     deep = table[table["mode"].str.startswith("I")].sort_values("image_id")
-    if deep.empty or getattr(source, "bits", None) is not None:
+    if deep.empty:
         return []
     found = in_threads(functools.partial(_greatest, source), list(deep["path"].head(DEPTH_SAMPLE)))
-    top = max(found)
+    top, bits = max(found), getattr(source, "bits", None)
+    if bits is not None:
+        beyond = sum(value >= 2**bits for value in found)
+        about = f"{beyond} of {len(found)} end beyond {2**bits - 1}, at {top} of {top.bit_length()} bits"
+        return [Remark("bits_too_small", beyond, about)] if beyond else []
     if not 0 < top < 2**15:
         return []
     about = f"end at {top} in {len(found)} that were read, as {max(9, top.bit_length())} bits would"

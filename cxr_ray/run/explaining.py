@@ -33,7 +33,7 @@ from cxr_ray.measure.cost import (
 from cxr_ray.measure.patch_swap import donor_images
 from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import backend_choice, checkpoints
-from cxr_ray.run import merging, pipeline, progress, resume, rounds, second_worker, terminal
+from cxr_ray.run import merging, pipeline, progress, resume, rounds, scored, second_worker, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import ShardPass
@@ -71,6 +71,9 @@ def explain(
     """Compute all shards that are not there yet and merge them into the tables. Returns whether all were written.
 
     ``errors``: rows of the table ``errors`` that were met before.
+
+    Raises:
+        DataError: a model scored no test image.
     """
     for model_ref in model_refs.values():
         checkpoints.load(model_ref.checkpoint, model_ref.spec)  # a broken model fails here, not in an endless restart
@@ -108,6 +111,7 @@ def explain(
     pool.close()
     with progress.stage("Merging the shards"):
         merging.merge(context.store, plan, errors)
+    scored.check(context.store, context.manifest, model_refs)
     return True
 
 

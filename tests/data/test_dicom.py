@@ -184,6 +184,13 @@ def test_12_bits_in_16_are_a_suspicion_until_data_bits_says_so(tmp_path):
     assert load_pixels(source, manifest.rows("test"), 16).images_NCHW.max() == 255
 
 
+def test_data_bits_below_what_the_images_hold_stop_the_run_before_it_starts(tmp_path):
+    doubts = load_manifest(deep_folder(tmp_path, 4095, bits=10)).doubts
+    with pytest.raises(DataError, match=r"got 12 16-bit .*beyond data.bits .*at 4095 of 12 bits.*; raise data.bits"):
+        settle(doubts, [])
+    assert "table errors" in settle(doubts, ["bits_too_small"])[0]
+
+
 def test_the_bits_that_are_used_are_those_of_all_images(tmp_path):
     assert load_manifest(deep_folder(tmp_path, 65535)).doubts == []
     values = np.array([[0, 2048], [4095, 1]], np.uint16)

@@ -13,6 +13,8 @@ from torch import nn
 
 from cxr_ray import results
 from cxr_ray.analysis import primary
+from cxr_ray.data.phantom_source import PhantomSource
+from cxr_ray.errors import DataError
 from cxr_ray.measure import precision, worker
 from cxr_ray.models import backends, checkpoints, networks
 from cxr_ray.models.networks import Classifier, ModelSpec
@@ -59,7 +61,7 @@ def without_ray(monkeypatch):
     return computed
 
 
-def begun(folder, n_test=4, **perturb):
+def begun(folder, n_test=4, controls=None, **perturb):
     """A run of the network on phantoms, before anything is scored."""
     folder.mkdir(exist_ok=True)
     file = folder / "m.safetensors"
@@ -71,7 +73,7 @@ def begun(folder, n_test=4, **perturb):
             "checkpoints": {"bright": {"path": str(file)}},
             "explain": {"explainers": ["saliency"], "keep_maps": False},
             "perturb": made,
-            "controls": {"cell_random": 1},
+            "controls": controls or {"cell_random": 1},
             "regions": None,
             "sanity": {"images": 2, "layers": ["fc"]},
         }
@@ -85,6 +87,14 @@ def begun(folder, n_test=4, **perturb):
 def explain(prepared):
     alone: Any = SimpleNamespace(worker_gpus=0, threads=0, batch_size=32, workers=1, doubled=None)
     return explaining.explain(prepared, prepared.given, cast(Any, alone), [])
+
+
+def unreadable(monkeypatch, prepared, split):
+    """The run with images of a split that cannot be decoded any more."""
+    lost = set(prepared.manifest.rows(split)["path"])
+    read = PhantomSource.read
+    monkeypatch.setattr(PhantomSource, "read", lambda source, path: b"" if path in lost else read(source, path))
+    return prepared
 
 
 def without_sanity(prepared):
@@ -117,6 +127,25 @@ def test_none_valid_leaves_deletion_and_is_told(tmp_path, capsys):
     settings = primary.of_run(results.open_run(prepared.store.out))
     assert (settings.fill, settings.metric, settings.baseline_valid) == ("mean", "deletion_auc", False)
     assert "no fill that was asked for is a valid baseline" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("controls", [{"cell_random": 1}, {"other_image": 1}])
+def test_a_run_without_a_readable_test_image_ends_with_a_sentence_and_the_reasons_in_a_table(
+    tmp_path, monkeypatch, controls
+):
+    prepared = unreadable(monkeypatch, without_sanity(begun(tmp_path, controls=controls)), "test")
+    with pytest.raises(
+        DataError, match=r"^got 4 of 4 test images that bright could not score \(test/.*see table errors"
+    ):
+        explain(prepared)
+    assert results.open_run(prepared.store.out).arrow("errors").num_rows == 4
+
+
+def test_validation_images_that_cannot_be_read_are_told(tmp_path, monkeypatch, capsys):
+    prepared = unreadable(monkeypatch, without_sanity(begun(tmp_path)), "val")
+    assert explain(prepared)
+    n = len(prepared.manifest.rows("val"))
+    assert f"Got {n} of {n} validation images that bright could not score" in capsys.readouterr().out
 
 
 def test_a_run_goes_on_after_the_validation_pass_without_choosing_again(tmp_path, without_ray, monkeypatch):
