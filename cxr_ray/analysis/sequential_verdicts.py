@@ -236,7 +236,7 @@ def line(cell: Cell, available: int) -> str:
     state = found.decision if found.decision != "undecided" else "going on" if found.n < available else "undecided"
     return (
         f"{name:<48}{found.n:>4} of {available} patients   largest e-value {np.exp(found.log_e):<8.3g} win rate "
-        f"{found.win_rate:.2f} [{found.lower:.2f}, {found.upper:.2f}]   {state}"
+        f"{found.win_rate:.3f} [{found.lower:.3f}, {found.upper:.3f}]   {state}"
     )
 
 
@@ -251,7 +251,7 @@ def sentence(trial_id: str, cell: Cell, available: int) -> str:
         why = "no patient in this bucket" if not available else "no map or no draw to compare"
         return f"{subject}: not shown better than {against} ({why})."
     patients = f"all {found.n} patients" if found.n == available else f"{found.n} patient{'s' * (found.n != 1)}"
-    numbers = f"({patients}, win rate {found.win_rate:.2f} [{found.lower:.2f}, {found.upper:.2f}])"
+    numbers = f"({patients}, win rate {found.win_rate:.3f} [{found.lower:.3f}, {found.upper:.3f}])"
     if found.decision == "better":
         return f"{subject}: more faithful than {against} {numbers}."
     if found.decision == "futile":

@@ -121,7 +121,7 @@ def test_rows_are_those_of_the_table_and_sentences_say_what_was_shown():
     by_cell = rows.set_index(["control", "bucket"]).sentence
     n, rate = decisions(model)["other_image", "all"].n, decisions(model)["other_image", "all"].win_rate
     assert by_cell["other_image", "all"].startswith(
-        f"Grad-CAM on m: more faithful than other patients' maps ({n} patients, win rate {rate:.2f} ["
+        f"Grad-CAM on m: more faithful than other patients' maps ({n} patients, win rate {rate:.3f} ["
     )
     assert "FN: not shown better than other patients' maps (no patient in this bucket)" in by_cell["other_image", "FN"]
     assert rows.e_value.dropna().gt(0).all()
