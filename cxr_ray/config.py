@@ -153,6 +153,13 @@ class Splits(Section):
     val: list[Label] = []
     test: list[Label] = []
 
+    @model_validator(mode="after")
+    def _each_once(self) -> Splits:
+        names = [name.strip().casefold() for name in (*self.train, *self.val, *self.test)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"got {', '.join(map(shown, twice))} twice; expected each name in one split, once")
+        return self
+
 
 class Data(Section):
     """Where the images come from and how they become squares."""

@@ -17,7 +17,7 @@ from cxr_ray.config import Classes, Splits
 from cxr_ray.data import images
 from cxr_ray.data.doubts import examples
 from cxr_ray.data.entries import Doubt, Entries, Entry, Stamp
-from cxr_ray.data.labels import LEFT_OUT, ClassMap, split_names
+from cxr_ray.data.labels import LEFT_OUT, ClassMap, require_splits, split_names
 from cxr_ray.data.loading import absolute, one_line
 from cxr_ray.data.patients import patient_by
 from cxr_ray.errors import DataError, NoFolderError
@@ -86,7 +86,14 @@ class FolderSource:
         names = split_names(self.splits)
         tree = _Tree(fs, base, self.path, ClassMap(self.classes), names, self.patient, self.label)
         root, unsplit = tree.layout()
-        return list(tree.entries(root, "all") if unsplit else tree.split_entries(root))
+        require_splits(self.splits, _children(fs, root), f"the folder {root}")
+        entries = list(tree.entries(root, "all") if unsplit else tree.split_entries(root))
+        if self.label is not None and tree.labelled <= {None}:
+            raise DataError(
+                f"got data.label: {self.label}, which is found in no path of {self.path}; expected a pattern "
+                "that tells the label of images; correct it, or leave it out."
+            )
+        return entries
 
     def read(self, path: str) -> bytes:
         """The bytes of one file. Raises OSError where it cannot be read, ImageError where it is too large for one."""
@@ -126,6 +133,7 @@ class _Tree:
     split_names: Mapping[str, str]
     patient: str | None
     label: str | None
+    labelled: set[str | None] = field(default_factory=set)  # what paths told
 
     def layout(self) -> tuple[str, bool]:
         """The folder that holds the splits, or the classes alone (True)."""
@@ -217,7 +225,9 @@ class _Tree:
         are_masks = is_mask(name) and not self.class_map.named(name)
         for path, problem in _files_below(self.fs, folder):
             inside = path[len(folder) + 1 :]
-            label = patient_by(self.label, inside, inside) or called
+            told = patient_by(self.label, inside, inside)
+            self.labelled.add(told)
+            label = told or called
             class_name, doubts = self.class_map.of([label])
             if are_masks:
                 class_name, doubts = LEFT_OUT, (Doubt("masks", folder[len(self.base) + 1 :]),)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cxr_ray.config import Classes, Splits
+from cxr_ray.data.doubts import examples
 from cxr_ray.data.entries import Doubt
 from cxr_ray.errors import DataError, shown
 from cxr_ray.schemas import CLASSES
@@ -112,6 +113,19 @@ def split_names(others: Splits) -> dict[str, str]:
     """
     given = {"train": others.train, "val": others.val, "test": others.test}
     return SPLITS | {plain(name): split for split, names in given.items() for name in names}
+
+
+def require_splits(others: Splits, have: Iterable[str], where: str) -> None:
+    """Raises DataError where none of the names of a split in ``data.splits`` is among those of the data."""
+    known = sorted(set(have))
+    has = f"it has {examples(known)}" if known else "it has no splits"
+    for split in ("train", "val", "test"):
+        names = getattr(others, split)
+        if names and not {plain(name) for name in names} & {plain(name) for name in known}:
+            raise DataError(
+                f"got data.splits.{split}: {shown(names)}, of which {where} has none ({has}); "
+                "expected names of its splits; correct them."
+            )
 
 
 def split_of(text: str, names: Mapping[str, str], where: str) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from cxr_ray.config import Data, Sweep
-from cxr_ray.data.entries import Source
+from cxr_ray.data.entries import Entries, Source
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.hub import HUBS, hub_folder
 from cxr_ray.data.npz_source import NpzSource
 from cxr_ray.data.phantom_source import PhantomSource
 from cxr_ray.data.table import PARQUET, TEXT, TableSource
+from cxr_ray.errors import DataError
 from cxr_ray.registry import Registry
 
 
@@ -143,6 +144,15 @@ def source_of(settings: Data, seed: int) -> Source:
 def validates_own(settings: Data) -> bool:
     """Whether the source's own val split validates, where it has one."""
     return SOURCES[settings.source].own_val if settings.val is None else settings.val == "own"
+
+
+def require_own_val(settings: Data, entries: Entries) -> None:
+    """Raises DataError where ``data.val: own`` is asked for and there is no such split."""
+    if settings.val == "own" and not any(e.split == "val" and e.class_name for e in entries):
+        raise DataError(
+            f"got data.val: own and {settings.path} without a val split; expected one; name it in data.splits.val, or "
+            "leave data.val out, which takes val from train by patient."
+        )
 
 
 def known_masks(sweep: Sweep) -> set[str]:

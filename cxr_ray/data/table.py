@@ -18,7 +18,7 @@ from cxr_ray import results
 from cxr_ray.config import Classes, Columns, Splits
 from cxr_ray.data.entries import Doubt, Entries, Entry, Stamp
 from cxr_ray.data.folder import ENDINGS, FolderSource, is_junk, opened
-from cxr_ray.data.labels import LEFT_OUT, ClassMap, plain, split_names, split_of
+from cxr_ray.data.labels import LEFT_OUT, ClassMap, plain, require_splits, split_names, split_of
 from cxr_ray.data.loading import absolute, one_line
 from cxr_ray.data.patients import patient_by
 from cxr_ray.errors import DataError
@@ -77,6 +77,7 @@ class TableSource:
             DataError: no such table or folder, no such column, or rows of one image that differ in split or patient.
         """
         table = self._columns(_text_table(self.path))
+        require_splits(self.splits, table["split"].dropna(), self.path)
         files = _Files(self.folder.path)
         images: dict[str, _Image] = {}
         for path, labels, patient, split, used in table.itertuples(index=False, name=None):

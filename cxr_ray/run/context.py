@@ -103,6 +103,7 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
         entries = source.list()
     except NoFolderError as e:  # the text may be meant for another kind of source
         raise NoFolderError(f"{e} --data takes {sources.usages()}.") from e
+    sources.require_own_val(sweep.data, entries)
     doubts.settle(doubts.remarks(entries), sweep.data.accept)  # before a file is read
     trials = plan_trials(sweep)
     given, told = given_models(sweep)

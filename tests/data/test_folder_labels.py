@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 
-from cxr_ray.config import Classes, Splits
+from cxr_ray.config import Classes, Data, Splits
 from cxr_ray.data.doubts import settle
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.labels import ClassMap
 from cxr_ray.data.manifest import load_manifest
+from cxr_ray.data.sources import require_own_val
 from cxr_ray.errors import DataError
 from tests.builders.images import kaggle, picture, write
 
@@ -77,11 +78,39 @@ def test_folders_named_0_and_1_are_negative_and_positive(folder):
     assert manifest.rows("test")["label"].value_counts().to_dict() == {0: 4, 1: 4}
 
 
-@pytest.mark.parametrize("names", [("training/", "testing/"), ("Train/", "holdout/"), ("train/", "val/")])
-def test_splits_may_have_other_names(folder, names):
-    splits = Splits(test=["holdout", "val"])
+@pytest.mark.parametrize(
+    ("names", "test"),
+    [(("training/", "testing/"), []), (("Train/", "holdout/"), ["holdout", "val"]), (("train/", "val/"), ["VAL"])],
+)
+def test_splits_may_have_other_names(folder, names, test):
+    splits = Splits(test=test)
     manifest, _ = manifest_of(folder(folders(names, ("NORMAL", "PNEUMONIA")), splits=splits))
     assert manifest.images["split"].value_counts().to_dict() == {"test": 8, "train": 6, "val": 2}
+
+
+def test_names_of_splits_that_the_folder_lacks_are_refused(folder):
+    for names in (("train/", "test/"), ("",)):
+        source = folder(folders(names, ("NORMAL", "PNEUMONIA")), splits=Splits(test=["holdout"]))
+        with pytest.raises(DataError, match=r"^got data.splits.test: \[?'?holdout.*has none .*correct them\.$"):
+            source.list()
+
+
+def test_a_name_of_two_splits_is_refused():
+    with pytest.raises(ValueError, match=r"got '?x'? twice; expected each name in one split"):
+        Splits(train=["x"], test=["X"])
+
+
+def test_a_pattern_of_labels_that_no_path_has_is_refused(folder):
+    source = folder(folders(("train/", "test/"), ("NORMAL", "PNEUMONIA")), label="_(nowhere|never)_")
+    with pytest.raises(DataError, match=r"^got data.label: _\(nowhere\|never\)_, which is found in no path"):
+        source.list()
+
+
+def test_val_that_is_asked_for_and_not_there_is_refused(folder):
+    source = folder(folders(("train/", "test/"), ("NORMAL", "PNEUMONIA")))
+    with pytest.raises(DataError, match=r"^got data.val: own and x without a val split"):
+        require_own_val(Data(path="x", val="own"), source.list())
+    require_own_val(Data(path="x"), source.list())
 
 
 def test_ones_own_val_split_validates_where_asked(folder):

@@ -137,6 +137,11 @@ def test_absolute_paths_below_the_folder_are_found(table, tmp_path):
     assert sorted(manifest.images["path"]) == sorted(ROWS["path"])
 
 
+def test_names_of_splits_that_the_table_lacks_are_refused(table):
+    with pytest.raises(DataError, match=r"^got data.splits.test: .*holdout.*has none \(it has test, train, val\)"):
+        table(splits=Splits(test=["holdout"])).list()
+
+
 def test_names_of_splits_are_those_of_data_splits(table):
     rows = ROWS.assign(split=["TRAINING"] * 12 + ["dev"] * 4 + ["2"] * 8)
     manifest, _ = manifest_of(table(rows, splits=Splits(test=["2"])))
