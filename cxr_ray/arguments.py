@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from cxr_ray.credentials import redacted, without_all
-from cxr_ray.errors import UserError
+from cxr_ray.errors import SweepError, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,3 +41,18 @@ def require_there(option: str, path: str | None) -> None:
     """
     if path is not None and "://" not in path and not Path(path).expanduser().exists():
         raise UserError(f"{option}: got {path}, which is not there; expected where the images lie; give another path.")
+
+
+def named_values(text: str) -> tuple[str, list[str]]:
+    """NAME=A,B to the name and its values. Raises ArgumentTypeError."""
+    name, equals, values = text.partition("=")
+    if not (name.strip() and equals and all(value.strip() for value in values.split(","))):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected NAME=VALUE or NAME=VALUE,VALUE")
+    return name.strip(), [value.strip() for value in values.split(",")]
+
+
+def outputs_of(given: Sequence[tuple[str, list[str]]]) -> dict[str, list[int]] | None:
+    """The key ``outputs`` of a checkpoint. Raises SweepError."""
+    if beyond := [n for _, numbers in given for n in numbers if not n.isdecimal()]:
+        raise SweepError(f"--outputs: got {beyond[0]!r}; expected numbers of outputs from 0, such as PNEUMONIA=1,2.")
+    return {name: [int(n) for n in numbers] for name, numbers in given} or None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cxr_ray
-from cxr_ray.arguments import Parser
+from cxr_ray.arguments import Parser, named_values, outputs_of
 from cxr_ray.config import READ_AS_VALUES, Sweep
 from cxr_ray.errors import CxrRayError, SweepError
 from cxr_ray.modules import make_callable
@@ -75,7 +75,7 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
         "--classes",
         nargs="+",
         default=[],
-        type=_named,
+        type=named_values,
         metavar="NAME=LABEL,...",
         help="more than two classes and their labels, in the order of the network's outputs",
     )
@@ -85,7 +85,7 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
         "--outputs",
         nargs="+",
         default=[],
-        type=_named,
+        type=named_values,
         metavar="NAME=N,...",
         help="the outputs of the network that stand for NORMAL and PNEUMONIA, or for each of --classes",
     )
@@ -128,21 +128,6 @@ def as_option(message: str) -> str:
     return f"{option}: got {rest}"
 
 
-def _named(text: str) -> tuple[str, list[str]]:
-    """NAME=A,B to the name and its values."""
-    name, equals, values = text.partition("=")
-    if not (name.strip() and equals and all(value.strip() for value in values.split(","))):
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected NAME=VALUE or NAME=VALUE,VALUE")
-    return name.strip(), [value.strip() for value in values.split(",")]
-
-
-def _outputs(given: Sequence[tuple[str, list[str]]]) -> dict[str, list[int]] | None:
-    """The key ``outputs`` of a checkpoint. Raises SweepError."""
-    if beyond := [n for _, numbers in given for n in numbers if not n.isdecimal()]:
-        raise SweepError(f"--outputs: got {beyond[0]!r}; expected numbers of outputs from 0, such as PNEUMONIA=1,2.")
-    return {name: [int(n) for n in numbers] for name, numbers in given} or None
-
-
 def sweep_of(args: argparse.Namespace) -> Sweep:
     """The sweep that the arguments ask for."""
     from cxr_ray.data import sources
@@ -161,7 +146,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     raw: dict[str, Any] = {
         "name": "verdict",
         "data": {**data, **asked, "label": args.label, "size": args.size, "accept": args.accept},
-        "checkpoints": {name: {"path": args.checkpoint, "arch": args.arch, "outputs": _outputs(args.outputs)}},
+        "checkpoints": {name: {"path": args.checkpoint, "arch": args.arch, "outputs": outputs_of(args.outputs)}},
         "explain": {**whose, "targets": [args.target]},
         "perturb": {"grids": ["pixel"], "fills": list(FILLS), "levels": list(LEVELS)},
         "controls": dict.fromkeys(args.controls, 1),

@@ -6,11 +6,11 @@ import argparse
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_ray.arguments import Parser
+from cxr_ray.arguments import Parser, named_values, outputs_of
 from cxr_ray.errors import CxrRayError, DataError, UserError
 
 if TYPE_CHECKING:  # these import torch, which --help does without
@@ -41,6 +41,14 @@ def parser(prog: str = "cxr-ray explain") -> argparse.ArgumentParser:
     p.add_argument("--measure", action="store_true", help="also compare the maps with controls, into tables")
     p.add_argument("--limit", type=int, default=IMAGES, help=f"at most so many images, by --seed (default: {IMAGES})")
     p.add_argument("--arch", default="resnet18", help="network of the model (default: resnet18)")
+    p.add_argument(
+        "--outputs",
+        nargs="+",
+        default=[],
+        type=named_values,
+        metavar="NAME=N,...",
+        help="the outputs of the network that stand for NORMAL and PNEUMONIA (default: as the file says)",
+    )
     p.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
     p.add_argument("--seed", type=int, default=0, help="of the choice of images and of draws (default: 0)")
     p.add_argument("--out", default="explained", help="a new folder (default: explained)")
@@ -220,14 +228,26 @@ def load(args: argparse.Namespace) -> Classifier:
 
     Raises:
         CheckpointError: the file is not that.
+        UserError: the outputs are not those of two classes.
     """
     from cxr_ray.models import checkpoints
     from cxr_ray.models.networks import ModelSpec
     from cxr_ray.run import terminal
+    from cxr_ray.schemas import CLASSES
 
     spec = checkpoints.saved_spec(args.model)
     if spec is None or checkpoints.chooses_code(spec):
         spec = ModelSpec(args.arch, args.size)
+    outputs = outputs_of(args.outputs) or {}
+    numbers = [n for columns in outputs.values() for n in columns]
+    if not set(outputs) <= set(CLASSES) or len(set(numbers)) < len(numbers) or len(outputs) < len(args.outputs):
+        given = " ".join(f"{name}={','.join(columns)}" for name, columns in args.outputs)
+        raise UserError(
+            f"--outputs: got {given}; expected numbers of outputs for {' and '.join(CLASSES)}, each once; give such as "
+            f"{CLASSES[0]}=0 {CLASSES[1]}=1."
+        )
+    if outputs:
+        spec = replace(spec, columns=(tuple(outputs.get(CLASSES[0], ())), tuple(outputs.get(CLASSES[1], ()))))
     model = checkpoints.load(args.model, spec)
     for note in model.notes:
         terminal.say(note)

@@ -107,7 +107,8 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
     Args:
         path: local or a URI; ``.safetensors`` files that we saved carry their spec.
         spec: needed for other files; its ``outputs`` is replaced by what the file has.
-        classes: those of the data, which a head of as many outputs stands for; None: the two.
+        classes: those of the data, which a head of as many outputs stands for, and by whose labels the names in a file
+            are matched; None: the two.
 
     Raises:
         CheckpointError: not a checkpoint, or of another shape.
@@ -146,7 +147,7 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
             )
     _copy(classifier, matched.state, None, path)
     _try(path, classifier)
-    classifier.notes = (*matched.notes, *said)
+    classifier.notes = (*file.notes, *matched.notes, *said)
     return classifier
 
 

@@ -1,5 +1,7 @@
 """Which outputs of a network stand for which class: as the sweep says, else as the file does, else as the data's order.
 
+The names of classes that a file has are labels, and are matched as those of the data are: by ``data.classes``.
+
 With ``data.classes.several`` a network has an output for each class, and one of them is measured against the rest: its
 log-odds are its logit minus the logsumexp of the others, those of its softmax probability.
 """
@@ -16,7 +18,7 @@ from cxr_ray.errors import CheckpointError
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import CLASSES
 
-CLASS_OF = {"normal": 0, "pneumonia": 1, "bacteria": 1, "virus": 1}  # names of folders of this data set to labels
+KINDS = ("bacteria", "virus")  # of pneumonia, as files of the usual data set are named
 
 
 def outputs_of_classes(
@@ -27,7 +29,7 @@ def outputs_of_classes(
     Args:
         path: the file, for messages.
         spec: with the number of outputs that the file has; its columns, where they are known, hold.
-        found: the file's class_to_idx.
+        found: the names of its classes to outputs, where the file says so; of one output, that of the class numbered 1.
         classes: those of the data.
 
     Raises:
@@ -37,22 +39,52 @@ def outputs_of_classes(
         _require_there(path, spec)
         said = f"its outputs stand for {', '.join(spec.names)}; {spec.target} is measured against the rest"
         return spec, [said] if spec.names else []
-    if classes.several and spec.outputs > 2:
+    is_several = bool(classes.several) and spec.outputs > 2
+    if found is not None:
+        _require_numbers(path, spec, found, _example(list(classes.several) if is_several else None, spec.outputs))
+    if is_several:
         return _of_several(path, spec, found, classes)
-    if found is not None and spec.outputs > 1:
-        of = {name: CLASS_OF.get(name.strip().lower()) for name in found}
-        if None not in of.values() and set(of.values()) == {0, 1}:
-            columns = (
-                tuple(sorted(found[name] for name in found if of[name] == 0)),
-                tuple(sorted(found[name] for name in found if of[name] == 1)),
-            )
-            if columns == ((0,), (1,)):
-                return spec, []
-            said = f"as its class_to_idx says, outputs {columns[0]} are {CLASSES[0]} and {columns[1]} {CLASSES[1]}"
-            return replace(spec, columns=columns), [said]
+    if found is not None:
+        return _of_two(path, spec, found, classes)
     if spec.outputs in (1, 2):
         return spec, []
-    _refuse(path, spec, found, "{NORMAL: [0], PNEUMONIA: [1, 2]}")
+    _refuse(path, spec, found, _example(None, spec.outputs))
+
+
+def _require_numbers(path: str, spec: ModelSpec, found: Mapping[str, int], example: str) -> None:
+    """Refuse numbers of classes that are not those of the outputs, each once."""
+    numbers = sorted(found.values())
+    if numbers != list(range(spec.outputs)) and not (spec.outputs == 1 and numbers == [0, 1]):
+        raise CheckpointError(
+            f"got {path}, which numbers its classes {_listed(found)}, with a head of {spec.outputs} outputs; expected "
+            f"each number from 0 to {spec.outputs - 1} once; {_say(example)}"
+        )
+
+
+def _of_two(path: str, spec: ModelSpec, found: Mapping[str, int], classes: Classes) -> tuple[ModelSpec, list[str]]:
+    """The outputs of the two classes, by the labels that the file names."""
+    usual = classes == Classes()
+    class_map = ClassMap(Classes(positive=[*classes.positive, *KINDS]) if usual else classes)
+    groups = {group.casefold(): CLASSES[group == classes.target] for group in classes.several}
+    of = {name: class_map.of([name])[0] or groups.get(name.strip().casefold(), "") for name in found}
+    if not set(of.values()) <= set(CLASSES) or (len(found) > 1 and len(set(of.values())) == 1):
+        labels = " or ".join(f"{name} ({', '.join(labels)})" for name, labels in classes.groups.items())
+        raise CheckpointError(
+            f"got {path}, which names its classes {_listed(found)}; expected each to be a label of data.classes, "
+            f"{labels}, and both classes to have one; name them there, or {_say(_example(None, spec.outputs))}"
+        )
+    last = max(found.values())  # of one output that is the class whose log-odds it is
+    places = {name: 0 for name, n in found.items() if n == last} if spec.outputs == 1 else found
+    negative, positive = (tuple(sorted(places[n] for n in places if of[n] == name)) for name in CLASSES)
+    if usual and (negative, positive) in (((0,), (1,)), ((), (0,))):
+        return spec, []
+    parts = [
+        f"{', '.join(map(str, columns))} {'is' if len(columns) == 1 else 'are'} {name}"
+        for columns, name in zip((negative, positive), CLASSES, strict=True)
+        if columns
+    ]
+    said = f"as the file says ({_listed(found)}), output {' and '.join(parts)}"
+    return replace(spec, columns=(negative, positive)), [said]
 
 
 def _of_several(
@@ -70,16 +102,31 @@ def _of_several(
         ]
         places = list(range(len(named))) if spec.names else sorted((found or {}).values())
         if set(groups) != set(order) or len(groups) != len(order) or places != list(range(spec.outputs)):
-            _refuse(path, spec, found, _example(order))
+            _refuse(path, spec, found, _example(order, spec.outputs))
         order, why = [str(group) for group in groups], "as the file says"
     if len(order) != spec.outputs:
-        _refuse(path, spec, found, _example(order))
+        _refuse(path, spec, found, _example(order, spec.outputs))
     said = f"its outputs stand for {', '.join(order)}, {why}; {target} is measured against the rest"
     return spec.against_the_rest(order, target), [said]
 
 
-def _example(order: list[str]) -> str:
-    return f"{{{', '.join(f'{name}: [{n}]' for n, name in enumerate(order))}}}"
+def _example(order: list[str] | None, outputs: int) -> str:
+    """A value of the key outputs: of several classes in their order, or of the two."""
+    if order is not None:
+        return f"{{{', '.join(f'{name}: [{n}]' for n, name in enumerate(order))}}}"
+    if outputs == 1:
+        return f"{{{CLASSES[1]}: [0]}}"
+    return f"{{{CLASSES[0]}: [0], {CLASSES[1]}: [{', '.join(map(str, range(1, max(outputs, 2))))}]}}"
+
+
+def _listed(found: Mapping[str, int]) -> str:
+    first = sorted(found.items(), key=lambda item: item[1])[:6]
+    more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+    return ", ".join(f"{' '.join(name.split())} {n}" for name, n in first) + more
+
+
+def _say(example: str) -> str:
+    return f"give the key outputs (--outputs, ModelSpec.columns), such as outputs: {example}."
 
 
 def _require_there(path: str, spec: ModelSpec) -> None:
@@ -93,8 +140,8 @@ def _require_there(path: str, spec: ModelSpec) -> None:
 
 
 def _refuse(path: str, spec: ModelSpec, found: Mapping[str, int] | None, example: str) -> NoReturn:
-    names = f" ({', '.join(f'{k} {v}' for k, v in found.items())})" if found else ""
+    names = f" ({_listed(found)})" if found else ""
     raise CheckpointError(
         f"got {path} with a head of {spec.outputs} outputs{names}; expected 1 or 2 ({', '.join(CLASSES)}), or to be "
-        f"told which are which; give a file of such a network, or the key outputs, such as outputs: {example}."
+        f"told which are which; give a file of such a network, or {_say(example).removeprefix('give ')}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import operator
 import pathlib
 import pickle
 import re
@@ -52,10 +53,12 @@ class StateFile:
     Attributes:
         state: names to tensors.
         class_to_idx: the classes and their columns, where the file has them beside the weights.
+        notes: what was chosen or not understood, each a sentence.
     """
 
     state: dict[str, Tensor]
     class_to_idx: dict[str, int] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_bytes(path: str, check: Callable[[bytes], object] | None = None) -> bytes:
@@ -149,6 +152,7 @@ def read_state_file(path: str) -> StateFile:
             f"got {path}, which cannot be loaded safely ({_trouble(data, e)}); expected safetensors or a torch state "
             "dict (tensors only); save one with torch.save(model.state_dict(), path)."
         ) from None
+    notes: list[str] = []
     state = _without_wrappers(whole)
     if state is None:
         keys = [repr(key) for key in whole if isinstance(key, str)] if isinstance(whole, Mapping) else []
@@ -156,7 +160,7 @@ def read_state_file(path: str) -> StateFile:
         raise CheckpointError(
             f"got {path} without a state dict{what}; expected one; save it with torch.save(model.state_dict(), path)."
         )
-    return StateFile(state, _classes(whole))
+    return StateFile(state, _classes(whole, notes), tuple(notes))
 
 
 def _without_wrappers(whole: Any) -> dict[str, Tensor] | None:
@@ -172,16 +176,44 @@ def _without_wrappers(whole: Any) -> dict[str, Tensor] | None:
     return items
 
 
-def _classes(whole: Any) -> dict[str, int] | None:
-    """A mapping of class names to columns beside the weights, also under hyper_parameters."""
-    for place in (whole, whole.get("hyper_parameters") if isinstance(whole, Mapping) else None):
-        place = vars(place) if isinstance(place, argparse.Namespace) else place
-        found = place.get("class_to_idx") if isinstance(place, Mapping) else None
-        if isinstance(found, Mapping) and all(
-            isinstance(k, str) and isinstance(v, int | np.integer) for k, v in found.items()
-        ):
-            return {k: int(v) for k, v in found.items()}
-    return None
+def _classes(whole: Mapping[Any, Any], notes: list[str]) -> dict[str, int] | None:
+    """The names of classes and their columns, as a file says them beside the weights, also under hyper_parameters.
+
+    Adds to the notes what is not understood, and that two statements differ.
+    """
+    found: dict[str, dict[str, int]] = {}
+    beside = whole.get("hyper_parameters")
+    for place in (whole, vars(beside) if isinstance(beside, argparse.Namespace) else beside):
+        for key in ("class_to_idx", "idx_to_class", "classes"):
+            value = place.get(key) if isinstance(place, Mapping) else None
+            named = _named(key, value)
+            if named:
+                found.setdefault(key, named)
+            elif key != "classes" and value is not None and not isinstance(value, Tensor):
+                notes.append(f"its {key} is not understood, and is left out")
+    if not found:
+        return None
+    key, taken = next(iter(found.items()))
+    if others := [other for other, named in found.items() if named != taken]:
+        notes.append(f"its {', '.join(others)} and {key} differ: {key} is taken")
+    return taken
+
+
+def _named(key: str, value: Any) -> dict[str, int] | None:
+    """Names to numbers, from a mapping either way or a list in the order of the outputs; None: it is neither."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, list | tuple) and key != "class_to_idx":
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return None
+    pairs = list(value.items()) if key == "class_to_idx" else [(name, n) for n, name in value.items()]
+    try:
+        numbers = [int(n) if isinstance(n, str) else operator.index(n) for _, n in pairs]
+    except (TypeError, ValueError):
+        return None
+    if not all(isinstance(name, str | int | np.integer) for name, _ in pairs):
+        return None
+    return dict(zip((str(name) for name, _ in pairs), numbers, strict=True))
 
 
 def _trouble(data: bytes, error: Exception) -> str:

@@ -94,6 +94,8 @@ def test_the_choice_depends_on_the_seed_alone(tiny_folder):
         (["{data}", "--explainer", "grdcam"], "Did you mean 'gradcam'?"),
         (["{data}", "--limit", "0"], "--limit: got 0"),
         (["{data}", "{data}"], "two images named"),
+        (["{data}", "--outputs", "NORMAL=0", "PNEUMONIA=0"], "--outputs: got NORMAL=0 PNEUMONIA=0; expected"),
+        (["{data}", "--outputs", "Sick=0"], "--outputs: got Sick=0; expected"),
     ],
 )
 def test_a_wrong_request_is_a_sentence(said, tiny_folder, tmp_path, argv, message):
@@ -141,3 +143,14 @@ def test_the_maps_go_to_a_new_folder_of_this_machine(said, model, tmp_path, caps
     )
     assert explain.main([model, str(tmp_path), "--out", "s3://bucket/out"]) == 2
     assert "expected a folder of this machine" in capsys.readouterr().err
+
+
+def test_classes_of_other_names_are_refused_until_the_outputs_are_given(tiny_folder, tmp_path, capsys):
+    torch.manual_seed(0)
+    state = networks.build("resnet18", ModelSpec("resnet18", SIZE)).network.state_dict()
+    torch.save({"state_dict": state, "class_to_idx": {"Sick": 0, "Healthy": 1}}, tmp_path / "m.pt")
+    argv = [str(tmp_path / "m.pt"), str(tiny_folder / "test"), "--size", str(SIZE), "--limit", "2"]
+    assert explain.main([*argv, "--out", str(tmp_path / "a")]) == 2
+    assert "names its classes Sick 0, Healthy 1; expected" in capsys.readouterr().err
+    given = explain.parser().parse_args([*argv, "--outputs", "NORMAL=1", "PNEUMONIA=0"])
+    assert explain.load(given).spec.columns == ((1,), (0,))

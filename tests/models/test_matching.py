@@ -135,13 +135,33 @@ def test_probabilities_of_several_outputs_add_up(tmp_path):
         loaded(tmp_path, three.state_dict(), columns=((0,), (3,)))
 
 
-def test_an_order_of_classes_that_the_file_gives_is_kept_and_told(tmp_path, two):
-    model = loaded(tmp_path, {"state_dict": two.state_dict(), "class_to_idx": {"PNEUMONIA": 0, "NORMAL": 1}})
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"class_to_idx": {"PNEUMONIA": 0, "NORMAL": 1}},
+        {"class_to_idx": {"PNEUMONIA": torch.tensor(0), "NORMAL": np.int64(1)}},
+        {"idx_to_class": {0: "PNEUMONIA", 1: "NORMAL"}},
+        {"idx_to_class": {"1": "NORMAL", "0": "PNEUMONIA"}},
+        {"classes": ["PNEUMONIA", "NORMAL"]},
+        {"classes": np.array(["PNEUMONIA", "NORMAL"])},
+        {"hyper_parameters": {"classes": ("PNEUMONIA", "NORMAL"), "lr": 0.1}},
+    ],
+)
+def test_an_order_of_classes_that_the_file_gives_is_kept_and_told(tmp_path, two, said):
+    model = loaded(tmp_path, {"state_dict": two.state_dict(), **said})
     with torch.no_grad():
         assert same(model, two(IMAGES)[:, [1, 0]])
-    assert model.notes == ("as its class_to_idx says, outputs (1,) are NORMAL and (0,) PNEUMONIA",)
-    usual = loaded(tmp_path, {"state_dict": two.state_dict(), "class_to_idx": {"NORMAL": 0, "PNEUMONIA": 1}})
-    assert usual.notes == ()
+    assert model.notes == ("as the file says (PNEUMONIA 0, NORMAL 1), output 1 is NORMAL and 0 is PNEUMONIA",)
+
+
+def test_the_usual_order_is_not_told_and_what_is_not_understood_is(tmp_path, two):
+    usual = {"state_dict": two.state_dict(), "class_to_idx": {"NORMAL": 0, "PNEUMONIA": 1}}
+    assert loaded(tmp_path, usual).notes == ()
+    assert loaded(tmp_path, {**usual, "classes": np.array(2)}).notes == ()
+    told = loaded(tmp_path, {**usual, "idx_to_class": {"first": "NORMAL"}}).notes
+    assert told == ("its idx_to_class is not understood, and is left out",)
+    told = loaded(tmp_path, {**usual, "classes": ["PNEUMONIA", "NORMAL"]}).notes
+    assert told == ("its classes and class_to_idx differ: class_to_idx is taken",)
 
 
 class Trainer:

@@ -94,3 +94,69 @@ def test_a_saved_network_of_three_classes_can_be_measured_for_another_class(tmp_
     again = checkpoints.load(path, dataclasses.replace(kept, columns=None), classes("normal"))
     assert (again.spec.target, again.spec.columns) == ("normal", ((0, 2), (1,)))
     assert checkpoints.load(path).notes[-1].endswith("viral is measured against the rest")
+
+
+HEALTHY = {"negative": ["Healthy"], "positive": ["Sick", "Very sick"]}
+SWAPPED = {"negative": ["PNEUMONIA"], "positive": ["NORMAL"]}
+ONE_KIND = {"negative": ["bacteria"], "positive": ["virus"], "ignore": ["normal"]}
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs", "found", "columns"),
+    [
+        ({}, 2, {"NORMAL": 0, "PNEUMONIA": 1}, None),  # the usual order
+        ({}, 2, {"PNEUMONIA": 0, "NORMAL": 1}, ((1,), (0,))),
+        ({}, 2, {"1": 0, "0": 1}, ((1,), (0,))),
+        ({}, 3, {"BACTERIA": 0, "NORMAL": 1, "VIRUS": 2}, ((1,), (0, 2))),
+        (HEALTHY, 2, {"Sick": 0, "Healthy": 1}, ((1,), (0,))),
+        (HEALTHY, 2, {"healthy ": 0, "sick": 1}, ((0,), (1,))),
+        (HEALTHY, 3, {"Sick": 0, "Healthy": 1, "very sick": 2}, ((1,), (0, 2))),
+        (SWAPPED, 2, {"NORMAL": 0, "PNEUMONIA": 1}, ((1,), (0,))),
+        (ONE_KIND, 2, {"VIRUS": 0, "BACTERIA": 1}, ((1,), (0,))),
+        ({"negative": ["*"], "positive": ["Edema"]}, 2, {"Edema": 0, "anything": 1}, ((1,), (0,))),
+        ({"several": THREE, "target": "viral"}, 2, {"virus": 0, "normal": 1}, ((1,), (0,))),
+        ({}, 1, {"NORMAL": 0, "PNEUMONIA": 1}, None),  # one output is the log-odds of the class numbered 1
+        ({}, 1, {"PNEUMONIA": 0, "NORMAL": 1}, ((0,), ())),
+        (HEALTHY, 1, {"Sick": 0}, ((), (0,))),
+    ],
+)
+def test_names_in_a_file_are_matched_as_labels_of_the_data_are(labels, outputs, found, columns):
+    found_spec, said = outputs_of_classes("f.pt", spec(outputs), found, Classes(**labels))
+    assert found_spec.columns == columns
+    assert bool(said) == (columns is not None)
+    # a worker reads the file again by the spec alone
+    assert outputs_of_classes("f.pt", found_spec, found, Classes())[0] == found_spec
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs", "found"),
+    [
+        ({}, 2, {"cat": 0, "dog": 1}),
+        ({}, 1, {"cat": 0, "dog": 1}),
+        (HEALTHY, 2, {"NORMAL": 0, "PNEUMONIA": 1}),
+        (HEALTHY, 2, {"Sick": 0, "Very sick": 1}),
+        (ONE_KIND, 2, {"NORMAL": 0, "VIRUS": 1}),
+        (ONE_KIND, 3, {"NORMAL": 0, "BACTERIA": 1, "VIRUS": 2}),
+        ({"several": THREE, "target": "viral"}, 2, {"viral": 0, "rest": 1}),
+    ],
+)
+def test_names_that_are_no_labels_of_both_classes_are_refused(labels, outputs, found):
+    with pytest.raises(CheckpointError, match=r"expected each to be a label of data\.classes.* give the key outputs"):
+        outputs_of_classes("f.pt", spec(outputs), found, Classes(**labels))
+    given = spec(outputs, columns=((), (0,)))
+    assert outputs_of_classes("f.pt", given, found, Classes(**labels))[0] == given
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"NORMAL": 0, "BACTERIA": 1, "VIRUS": 2},
+        {"NORMAL": 1, "PNEUMONIA": 2},
+        {"NORMAL": 0, "PNEUMONIA": 0},
+        {"NORMAL": -1, "PNEUMONIA": 0},
+        {"PNEUMONIA": 1},
+    ],
+)
+def test_numbers_that_are_not_those_of_the_outputs_are_refused(found):
+    with pytest.raises(CheckpointError, match=r"head of 2 outputs; expected each number from 0 to 1 once; give"):
+        outputs_of_classes("f.pt", spec(2), found, Classes())
