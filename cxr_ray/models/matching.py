@@ -126,7 +126,8 @@ def _renamed(
     if prefix:  # a head may stand beside the body
         inside |= {n: v for n, v in state.items() if n.split(".")[0] in {head, *HEADS} and n not in inside}
     left = [name for name in state if name not in inside and name.removeprefix(prefix) not in inside]
-    notes = [f"it also holds {_some(left)}, of no layer of {arch}: left out"] if left else []
+    notes = [f"the names of its layers begin with {prefix!r}, which was taken off"] if prefix else []
+    notes += [f"it also holds {_some(left)}, of no layer of {arch}: left out"] if left else []
     return inside, notes
 
 

@@ -60,7 +60,10 @@ def test_wrappers_around_the_weights_are_taken_off(tmp_path, two, kind):
 
 def test_what_is_left_out_is_told(tmp_path, two):
     told = loaded(tmp_path, WRAPPED["lightning"](two.state_dict())).notes
-    assert told == ("it also holds loss_fn.weight, of no layer of resnet18: left out",)
+    assert told == (
+        "the names of its layers begin with 'model.', which was taken off",
+        "it also holds loss_fn.weight, of no layer of resnet18: left out",
+    )
 
 
 def test_weights_that_stand_twice_are_refused(tmp_path, two):
