@@ -153,7 +153,7 @@ def read_state_file(path: str) -> StateFile:
             "dict (tensors only); save one with torch.save(model.state_dict(), path)."
         ) from None
     notes: list[str] = []
-    state = _without_wrappers(whole)
+    state = _without_wrappers(whole, notes)
     if state is None:
         keys = [repr(key) for key in whole if isinstance(key, str)] if isinstance(whole, Mapping) else []
         what = f" (it holds {', '.join(keys[:6])})" if keys else ""
@@ -163,13 +163,18 @@ def read_state_file(path: str) -> StateFile:
     return StateFile(state, _classes(whole, notes), tuple(notes))
 
 
-def _without_wrappers(whole: Any) -> dict[str, Tensor] | None:
-    """The state dict inside; None where there is none."""
+def _without_wrappers(whole: Any, notes: list[str]) -> dict[str, Tensor] | None:
+    """The state dict inside; None where there is none. Adds to the notes which others were not taken."""
     if not isinstance(whole, Mapping):
         return None
     for key in KEYS:
         if isinstance(whole.get(key), Mapping):
-            return _without_wrappers(whole[key])
+            taken = _without_wrappers(whole[key], notes)
+            sizes = {str(k): len(_without_wrappers(v, []) or ()) for k, v in whole.items() if k != key}
+            others = [k for k, size in sizes.items() if size and size >= len(taken or ()) / 2]
+            if taken and others:
+                notes.append(f"it holds several sets of weights: {key} is taken, and {', '.join(others)} left out")
+            return taken
     items = {key: value for key, value in whole.items() if isinstance(value, Tensor)}
     if not items or not all(isinstance(key, str) for key in whole) or len(items) < len(whole) / 2:
         return None

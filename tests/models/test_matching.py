@@ -66,6 +66,17 @@ def test_what_is_left_out_is_told(tmp_path, two):
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "other"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("net", "discriminator")]
+)
+def test_of_two_sets_of_weights_it_is_told_which_was_taken(tmp_path, two, key, other):
+    averaged = {name: value * 0 for name, value in two.state_dict().items()}
+    model = loaded(tmp_path, {other: averaged, key: two.state_dict(), "metrics": {"loss": torch.ones(())}})
+    with torch.no_grad():
+        assert same(model, two(IMAGES))
+    assert model.notes == (f"it holds several sets of weights: {key} is taken, and {other} left out",)
+
+
 def test_weights_that_stand_twice_are_refused(tmp_path, two):
     both = {**with_prefix("model.", two.state_dict()), **with_prefix("ema.", two.state_dict())}
     with pytest.raises(CheckpointError, match=r"resnet18 2 times, under 'ema\.', 'model\.'; expected them once"):
