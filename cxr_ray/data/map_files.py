@@ -120,14 +120,14 @@ class MapFiles:
 def _pattern(glob: str) -> re.Pattern[str]:
     """A regular expression of paths inside the folder; of all where there is no pattern."""
     if not glob:
-        return re.compile(r".*")
+        return re.compile(r".*", re.DOTALL)
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", glob)
     known = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
     texts = [
         known.get(p) or (p.replace("[!", "[^", 1) if WILDCARD.match(p) and len(p) > 1 else re.escape(p)) for p in parts
     ]
     try:
-        return re.compile("".join(texts))
+        return re.compile("".join(texts), re.DOTALL)
     except re.error as e:
         raise DataError(f"explain.maps: got {glob}, which is no pattern ({e}); expected {EXPECTED}; give it.") from None
 

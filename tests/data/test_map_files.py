@@ -50,6 +50,12 @@ def test_a_folder_or_a_pattern_names_the_files(tmp_path, pattern, expected):
     assert MapFiles("mine", f"{tmp_path}{pattern}").list() == expected
 
 
+@pytest.mark.parametrize("pattern", ["", "/**"])
+def test_a_name_with_a_newline_is_found(tmp_path, pattern):
+    write(tmp_path, {"a\nb.npy": b""})
+    assert MapFiles("mine", f"{tmp_path}{pattern}").list() == ["a\nb.npy"]
+
+
 def test_values_come_as_they_are(tmp_path):
     deep = np.array([[0, 1000], [40000, 65535]], np.uint16)
     found = read(
