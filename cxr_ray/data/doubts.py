@@ -92,6 +92,7 @@ SUSPICIONS: Registry[Suspicion] = Registry(
 
 TOLD = {  # kinds that are told and stop nothing
     "ignored": "Images left out, as data.classes.ignore says",
+    "by_star": "Images whose label no class names, in the class of *",
     "elsewhere": "Images left out, as data.columns.where says",
     "by_name": "Images found by the end of their path, not by the whole",
     "unlisted": "Image files that stand in no row of the table, not used",

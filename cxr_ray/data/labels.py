@@ -82,7 +82,7 @@ class ClassMap:
             return named.pop(), ()
         unnamed = [label for label in labels if plain(label) not in self._groups]
         if unnamed and OTHERS in self._groups and self._groups[OTHERS] != LEFT_OUT:
-            return self._groups[OTHERS], ()
+            return self._groups[OTHERS], (Doubt("by_star", " and ".join(filter(None, sorted(labels))) or "no label"),)
         kind = "ignored" if OTHERS in self._groups or not unnamed else "other_labels"
         return LEFT_OUT, (Doubt(kind, " and ".join(sorted(labels)) or "no label"),)
 

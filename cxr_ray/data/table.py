@@ -196,7 +196,13 @@ def _named(labels: Sequence[str], cells: Sequence[str]) -> list[str]:
 def _one_row_each(entries: Entries, where: str) -> None:
     (twice, rows), *_ = Counter(entry.path for entry in entries).most_common(1) or [("", 0)]
     if rows > 1:
-        names = sorted(doubt.about.split(" as ")[0] for e in entries if e.path == twice for doubt in e.doubts)
+        names = sorted(
+            doubt.about.split(" as ")[0]
+            for e in entries
+            if e.path == twice
+            for doubt in e.doubts
+            if doubt.name != "by_star"
+        )
         raise DataError(
             f"got {where} with {' and '.join(names)} for the one file {twice}; expected one path for each file; "
             "write it in one way."

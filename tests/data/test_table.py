@@ -101,7 +101,7 @@ def test_one_class_against_the_rest_takes_every_other_label(table):
     classes = Classes(negative=["*"], positive=["Pneumonia"])
     manifest, notes = manifest_of(table(rows, columns=Columns(separator="|"), classes=classes))
     assert manifest.images.sort_values("path")["label"].tolist() == [0, 1] * 12
-    assert notes == []
+    assert notes == ["Images whose label no class names, in the class of *: 12 (No Finding and Support Devices: 12)."]
 
 
 def test_rows_of_one_path_are_one_image_with_the_labels_of_all(table):
@@ -135,6 +135,18 @@ def test_a_path_is_that_of_a_file_or_the_end_of_one(table, written, found):
 def test_absolute_paths_below_the_folder_are_found(table, tmp_path):
     manifest, _ = manifest_of(table(ROWS.assign(path=[f"{tmp_path}/{path}" for path in ROWS["path"]])))
     assert sorted(manifest.images["path"]) == sorted(ROWS["path"])
+
+
+def test_uncertain_labels_that_the_star_takes_are_told_with_their_counts(table):
+    cells = ["0", "1", "-1", "0.5"] * 6
+    columns = Columns(labels=["Pneumonia"])
+    source = table(
+        ROWS.assign(Pneumonia=cells), columns=columns, classes=Classes(negative=["*"], positive=["Pneumonia"])
+    )
+    _, notes = manifest_of(source)
+    assert notes == [
+        "Images whose label no class names, in the class of *: 18 (Pneumonia=-1: 6, Pneumonia=0.5: 6, no label: 6)."
+    ]
 
 
 def test_names_of_splits_that_the_table_lacks_are_refused(table):
