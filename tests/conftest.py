@@ -13,7 +13,15 @@ from cxr_ray.storage import PER_SHARD, Store, pack
 from tests.builders.tables import explainers, made_table
 
 # Files whose tests take longest. They begin first: one that begins last keeps the other of two processes waiting.
-LONGEST = ("run/test_sweep.py", "test_docs.py", "test_architecture.py", "models/test_training.py", "run/test_trial.py")
+LONGEST = (
+    "test_real.py",
+    "run/test_sweep.py",
+    "run/test_verdicts.py",
+    "test_docs.py",
+    "test_architecture.py",
+    "models/test_training.py",
+    "run/test_trial.py",
+)
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure

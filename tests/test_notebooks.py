@@ -52,6 +52,7 @@ IN_EVERY_RUN = ("findings.ipynb", "questions.ipynb")  # the others compute, whic
 )
 def test_notebooks_run_from_first_to_last_cell(path, run, monkeypatch):
     monkeypatch.setenv("CXR_RAY_RUN", str(Path(run).resolve()))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the other process of the suite, which has the other core
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(path, as_version=4)

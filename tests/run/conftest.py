@@ -61,3 +61,12 @@ def reaches_ray(capsys, monkeypatch, tiny_folder):
         return (code, capsys.readouterr().err) == (2, "cxr_ray: here Ray would start.\n")
 
     return run
+
+
+@pytest.fixture
+def running_ray():
+    """Ray as a notebook has it, before a sweep begins and after it ended."""
+    ray_start.start_ray()
+    yield
+    assert ray.is_initialized(), "a sweep ended a Ray that was not its own"
+    ray.shutdown()

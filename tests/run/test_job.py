@@ -79,7 +79,7 @@ def test_ray_job_submit_runs_the_quickstart(tmp_path):
         assert "the cluster of 1 machine" in done.stdout
         run = results.open_run(str(out))
         half = run.pandas("classification").query("split == 'test' and threshold_rule == 'half'")
-        assert list(half[["TN", "FP", "FN", "TP"]].sum(axis=1)) == [12]
+        assert list(half[["tn", "fp", "fn", "tp"]].sum(axis=1)) == [12]
         faithfulness = run.pandas("faithfulness")
         assert set(faithfulness.explainer) == {"gradcam"}
         assert faithfulness.image_id.nunique() == 12

@@ -65,7 +65,7 @@ def toy_pass(folder: Path, pool: WorkerPool, ids: list[str], length: int) -> tup
     refs = {"m": ModelRef("m", "none", None, 8)}
     plan = Plan(refs, {"test": Images(images)}, {("m", "test"): length}, splits=("test",))
     context = RunContext(sweep, cast(Any, Source()), cast(Any, None), (), refs, Store(str(folder), {}))
-    allocation = cast(Any, SimpleNamespace(workers=1))
+    allocation = cast(Any, SimpleNamespace(workers=1, worker_gpus=0))
     return ShardPass(context, allocation, pool, refs, {"m": 1}), plan
 
 

@@ -14,7 +14,6 @@ import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 import yaml
 
@@ -22,7 +21,7 @@ from cxr_ray import results, storage, sweep, verify
 from cxr_ray.data import images
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
-from cxr_ray.run import explaining, merging, ray_start
+from cxr_ray.run import explaining, merging
 from cxr_ray.run.trial_files import TrialFiles
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import SHARDS
@@ -95,15 +94,6 @@ def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) ->
     for name in names:
         a, b = one[name].drop(columns="map", errors="ignore"), other[name].drop(columns="map", errors="ignore")
         pd.testing.assert_frame_equal(a[list(b.columns)], b, rtol=1e-4, atol=1e-4)
-
-
-@pytest.fixture
-def running_ray():
-    """Ray as a notebook has it, before a sweep begins and after it ended."""
-    ray_start.start_ray()
-    yield
-    assert ray.is_initialized(), "a sweep ended a Ray that was not its own"
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,9 @@ def verdicts(out: str) -> pd.DataFrame:
     return frame.sort_values(key).drop(columns="seconds").reset_index(drop=True)
 
 
-def test_a_run_stopped_between_rounds_gives_every_verdict_of_one_with_other_workers_and_rounds(tmp_path, monkeypatch):
+def test_a_run_stopped_between_rounds_gives_every_verdict_of_one_with_other_workers_and_rounds(
+    running_ray, tmp_path, monkeypatch
+):
     """The first has rounds of 4, two workers and no fixed design; the other rounds of 16, one worker and all else."""
     folders = [tmp_path / "stopped", tmp_path / "other"]
     for folder in folders:
