@@ -95,6 +95,7 @@ TOLD = {  # kinds that are told and stop nothing
     "by_star": "Images whose label no class names, in the class of *",
     "elsewhere": "Images left out, as data.columns.where says",
     "by_name": "Images found by the end of their path, not by the whole",
+    "unread_columns": "Columns that are not read, though their name may be meant",
     "unlisted": "Image files that stand in no row of the table, not used",
     "loose": "Image files beside the class folders, not used",
     "other_folders": "Folders beside those of the splits, not used",

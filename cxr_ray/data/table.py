@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from cxr_ray.registry import did_you_mean
 TEXT, PARQUET = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz"), (".parquet", ".pq")
 YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")  # in a column that is named as its label
 LARGEST = 2**31  # bytes of a table
+MEANT = {"patient": ("patient", "patientid"), "split": ("split", "fold")}  # without case, blanks and dashes
 _DELIMITERS = ",;\t"
 
 
@@ -76,7 +78,8 @@ class TableSource:
         Raises:
             DataError: no such table or folder, no such column, or rows of one image that differ in split or patient.
         """
-        table = self._columns(_text_table(self.path))
+        cells = _text_table(self.path)
+        table, unread = self._columns(cells), self._unread(cells)
         require_splits(self.splits, table["split"].dropna(), self.path)
         files = _Files(self.folder.path)
         images: dict[str, _Image] = {}
@@ -91,6 +94,7 @@ class TableSource:
         entries += [Entry("", LEFT_OUT, path, path, doubts=(Doubt("elsewhere", path),)) for path in sorted(others)]
         listed |= others
         unlisted = sorted(set(files.paths) - listed)
+        entries += [Entry("", LEFT_OUT, name, name, doubts=(Doubt("unread_columns", name),)) for name in unread]
         return entries + [Entry("", LEFT_OUT, path, path, doubts=(Doubt("unlisted", path),)) for path in unlisted]
 
     def read(self, path: str) -> bytes:
@@ -100,6 +104,16 @@ class TableSource:
     def stamp(self, path: str) -> Stamp | None:
         """Size and time of one file; None on other machines."""
         return self.folder.stamp(path)
+
+    def _unread(self, table: pd.DataFrame) -> Sequence[str]:
+        """Columns that may tell patient or split and that nothing names, each with the key that would."""
+        return [
+            f"{name} for data.columns.{key}"
+            for key, meant in MEANT.items()
+            if getattr(self.columns, key) is None and key not in table.columns
+            for name in table.columns
+            if re.sub(r"[ _-]", "", name).casefold() in meant
+        ]
 
     def _columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """The columns path, labels (lists), patient and split (None where there is none), and used: as ``where``."""

@@ -149,6 +149,14 @@ def test_uncertain_labels_that_the_star_takes_are_told_with_their_counts(table):
     ]
 
 
+def test_columns_that_may_be_meant_and_are_not_read_are_told(table):
+    _, notes = manifest_of(table(ROWS.rename(columns={"patient": "Patient ID", "split": "Split"})))
+    expected = (
+        "not read, though their name may be meant: 2 (Patient ID for data.columns.patient, Split for data.columns.sp"
+    )
+    assert expected in notes[0]
+
+
 def test_names_of_splits_that_the_table_lacks_are_refused(table):
     with pytest.raises(DataError, match=r"^got data.splits.test: .*holdout.*has none \(it has test, train, val\)"):
         table(splits=Splits(test=["holdout"])).list()
