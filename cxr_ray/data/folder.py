@@ -160,6 +160,7 @@ class _Tree:
                 else:
                     below += [f for found in children.values() for f in found]
             found = split or unsplit
+            found += self._split_below(below) if found else []  # beside it; copies inside it are left alone
             if len(found) > 1:
                 several = ", ".join(sorted(found)[:5])
                 raise DataError(f"got {path} with several data sets; expected one; give --data one of {several}.")
@@ -167,6 +168,20 @@ class _Tree:
                 return found[0], not split
             level = sorted(below)[:_WIDTH]
         raise DataError(self._no_classes())
+
+    def _split_below(self, folders: Sequence[str]) -> list[str]:
+        """The folders among these and below that hold splits."""
+        found, level = [], sorted(folders)[:_WIDTH]
+        for _ in range(_DEPTH):
+            below: list[str] = []
+            for folder in level:
+                children = _children(self.fs, folder)
+                if self._has_splits(children):
+                    found.append(folder)
+                else:
+                    below += [f for inside in children.values() for f in inside]
+            level = sorted(below)[:_WIDTH]
+        return found
 
     def _has_splits(self, children: Mapping[str, Sequence[str]]) -> bool:
         """Whether one of the folders is test or train and holds a class."""

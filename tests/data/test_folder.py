@@ -103,6 +103,7 @@ def test_relative_paths_links_and_uris_name_the_same_folder(tmp_path, monkeypatc
             r"no PNEUMONIA image for the test split \(4 unusable files, .*: The file is empty.\)",
         ),
         ({**kaggle("a/"), **kaggle("b/")}, "several data sets; expected one; give --data one of .*/a, .*/b"),
+        ({**kaggle("a/"), **kaggle("b/b/")}, "several data sets; expected one; give --data one of .*/a, .*/b/b"),
         ({**kaggle(), "train/normal/IM-0001-0001.jpeg": b""}, "differ in case alone; expected one folder; merge them"),
         (kaggle(patients=1), "1 patient of NORMAL to train on; expected 2 or more"),
         ({"NORMAL/a.png": picture(1), "PNEUMONIA/b.png": picture(2)}, "1 patient of NORMAL; expected 3 or more"),
