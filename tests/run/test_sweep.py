@@ -386,6 +386,7 @@ def phantoms_as_files(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_of_unreadable_images_goes_on_after_every_stop_and_names_each_once(
     running_ray, tmp_path, monkeypatch, capfd
 ):
