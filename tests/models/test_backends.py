@@ -77,6 +77,7 @@ def test_half_precision_keeps_probabilities_within_its_own_tolerance():
     assert 1e-6 < difference <= backends.TOLERANCES["half"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 @pytest.mark.parametrize(("name", "tolerance"), [("compiled", 1e-5), ("compiled_half", 1e-2)])
 @torch.no_grad()

@@ -70,6 +70,7 @@ def test_a_trial_gives_the_same_weights_whatever_its_process_trained_before(monk
     assert again == fresh
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_killed_after_any_epoch_goes_on_to_the_same_weights(monkeypatch, tmp_path):
     whole = kept(train(monkeypatch, trial(epochs=3), images(), tmp_path / "whole"))
     for killed_after in (1, 2):
