@@ -190,6 +190,7 @@ def test_the_page_filters_sorts_and_asks_for_nothing_outside(tab, run):
 def test_the_deleted_picture_is_the_xray_with_a_quarter_filled(tab, run):
     """Read from the canvases: the fill where the mask is, the X-ray elsewhere."""
     opened(tab, run, "#explainer=occlusion&text=" + IDS[1])
+    tab.until("document.querySelectorAll('.card').length === 1 && document.querySelectorAll('.card canvas').length > 2")
     about = part(run, "run")
     fill = part(run, "xrays-0/0")[about["image_id"].index(IDS[1])]["fill"]
     pixels = tab.run(
