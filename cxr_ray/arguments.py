@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cxr_ray import quiet
 from cxr_ray.credentials import redacted, without_all
-from cxr_ray.errors import SweepError, UserError
+from cxr_ray.errors import CxrRayError, SweepError, UserError
+
+UNFINISHED, INTERRUPTED = 1, 130  # exit codes
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,6 +35,32 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Usage and one line, exit code 2."""
         super().error(redacted(message))
+
+
+def guarded(work: Callable[[], int], *, worded: Callable[[str], str] = str, interrupted: str = "interrupted.") -> int:
+    """The exit code of a command, whose errors are told in lines on stderr.
+
+    Args:
+        work: the command.
+        worded: an error's line to what is told.
+        interrupted: what is told after Ctrl-C.
+    """
+    import pyarrow as pa  # which --help does without
+
+    try:
+        return work()
+    except CxrRayError as e:
+        told, code = [worded(line) for line in str(e).splitlines()], e.exit_code
+    except BrokenPipeError:  # who reads, such as head, has enough; nor may the end of Python write there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNFINISHED
+    except (OSError, pa.ArrowException) as e:
+        told, code = str(e).splitlines()[:1], UNFINISHED
+    except KeyboardInterrupt:
+        told, code = [interrupted], INTERRUPTED
+    for line in told:
+        quiet.complain(f"cxr_ray: {line}")
+    return code
 
 
 def require_there(option: str, path: str | None) -> None:

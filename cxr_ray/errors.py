@@ -100,3 +100,7 @@ def shown(value: object) -> str:
     except ValueError:  # whole numbers of more than 4300 digits
         return f"a huge {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+class TrackerError(CxrRayError, RuntimeError):
+    """A tracker did not take what was sent."""

@@ -129,6 +129,11 @@ class Store:
         """A path inside the run, as ``fs`` reads it."""
         return "/".join([filesystem(self.place)[1].rstrip("/"), *parts])
 
+    def named(self, *parts: str) -> str:
+        """A file of the run as it can be opened anywhere: ``place``, with the parts before a URI's options."""
+        base, mark, options = self.place.partition("?") if "://" in self.place else (self.place, "", "")
+        return "/".join([base.rstrip("/"), *parts]) + mark + options
+
     def write(self, data: bytes, *parts: str) -> None:
         """Writes a file whole or not at all: under a temporary name first, then renamed."""
         fs, path = self.fs, self.path(*parts)

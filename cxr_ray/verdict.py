@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cxr_ray
-from cxr_ray.arguments import Parser, named_values, outputs_of
+from cxr_ray.arguments import Parser, guarded, named_values, outputs_of
 from cxr_ray.config import READ_AS_VALUES, Sweep
-from cxr_ray.errors import CxrRayError, SweepError
+from cxr_ray.errors import SweepError
 from cxr_ray.modules import make_callable
 
 if TYPE_CHECKING:  # these import torch, which --help does without
     from cxr_ray.run.local_verdict import LocalVerdict
 
-DONE, INTERRUPTED = 0, 130
+DONE = 0
 EXIT_CODES = "Exit codes: 0 done, 1 could not finish, 2 the request was wrong, 130 interrupted."
 CONTROLS = ("other_image", "mean_map", "shifted")
 FILLS = ("mean", "blur")  # the first that is a valid baseline is taken
@@ -100,16 +100,7 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.verdict") -> int:
     """Run the command line; returns the exit code."""
     args = parser(prog).parse_args(argv)
-    from cxr_ray.run import terminal
-
-    try:
-        return run(args)
-    except CxrRayError as e:
-        terminal.complain("\n".join(as_option(line) for line in str(e).splitlines()))
-        return e.exit_code
-    except KeyboardInterrupt:
-        terminal.complain("interrupted; nothing was kept.")
-        return INTERRUPTED
+    return guarded(lambda: run(args), worded=as_option, interrupted="interrupted; nothing was kept.")
 
 
 def as_option(message: str) -> str:

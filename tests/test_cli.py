@@ -1,13 +1,17 @@
 """The console script: its commands, its version, and that nothing is imported before it is needed."""
 
+import errno
 import os
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
 import cxr_ray
 from cxr_ray import cli, sweep
+from cxr_ray.arguments import guarded
+from cxr_ray.errors import DamagedRunError, RunError
 
 
 def printed(capsys, main, *argv: str) -> tuple[object, str]:
@@ -87,3 +91,31 @@ def test_a_place_of_images_that_is_not_there_is_a_mistake_before_anything_is_dra
     assert cli.main([*command, "--data", "nowhere"]) == 2
     assert "--data: got nowhere, which is not there" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (RunError("got one; expected two."), 2, "cxr_ray: got one; expected two.\n"),
+        (DamagedRunError("first\nsecond"), 1, "cxr_ray: first\ncxr_ray: second\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "cxr_ray: [Errno 28] No space left on device\n"),
+        (pa.ArrowInvalid("no table\nmore"), 1, "cxr_ray: no table\n"),
+        (KeyboardInterrupt(), 130, "cxr_ray: interrupted.\n"),
+    ],
+)
+def test_whatever_ends_a_command_is_a_line_and_an_exit_code(error, code, told, capsys):
+    def work():
+        raise error
+
+    assert guarded(work) == code
+    assert capsys.readouterr().err == told
+
+
+def test_a_reader_that_has_enough_ends_a_command_without_a_word():
+    command = [sys.executable, "-m", "cxr_ray", "list", "controls"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

@@ -410,3 +410,18 @@ def test_names_are_names():
     pattern = re.compile(NAME_PATTERN)
     assert not any(pattern.fullmatch(bad) for bad in ("", "1a", "A", "a b", "a.b", "é", "a/b", "-a"))
     assert Sweep.model_fields["name"].default == "sweep"
+
+
+@pytest.mark.parametrize(
+    ("out", "named"),
+    [
+        ("/runs/a", "/runs/a/checkpoints/m.safetensors"),
+        ("s3://bucket/a/", "s3://bucket/a/checkpoints/m.safetensors"),
+        (
+            "s3://bucket/a?region=eu-west-1&scheme=http",
+            "s3://bucket/a/checkpoints/m.safetensors?region=eu-west-1&scheme=http",
+        ),
+    ],
+)
+def test_a_file_of_a_run_is_named_before_the_options_of_its_uri(out, named):
+    assert Store(out, {}).named("checkpoints/m.safetensors") == named

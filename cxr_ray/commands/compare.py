@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cxr_ray.arguments import Parser, require_there
-from cxr_ray.errors import CxrRayError, RunError, UserError
+from cxr_ray.arguments import Parser, guarded, require_there
+from cxr_ray.errors import RunError, UserError
 
 if TYPE_CHECKING:  # pandas and scipy, which --help does without
     from cxr_ray.analysis.between_runs import Pair
@@ -43,25 +43,9 @@ def parser(prog: str = "cxr-ray compare") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "cxr-ray compare") -> int:
     """Run the command line; returns the exit code."""
     args = parser(prog).parse_args(argv)
-    import pyarrow as pa
+    from cxr_ray.run import progress
 
-    from cxr_ray.run import progress, terminal
-
-    try:
-        with progress.shown("Reading the runs", quiet=args.quiet):
-            lines = list(run(args))
-    except CxrRayError as e:
-        terminal.complain(str(e))
-        return e.exit_code
-    except (OSError, pa.ArrowException) as e:
-        terminal.complain(str(e).splitlines()[0])
-        return 1
-    except KeyboardInterrupt:
-        terminal.complain("interrupted.")
-        return 130
-    for line in lines:
-        terminal.conclude(line)
-    return 0
+    return guarded(lambda: progress.concluded("Reading the runs", run(args), quiet=args.quiet))
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cxr_ray
-from cxr_ray.arguments import Parser
+from cxr_ray.arguments import Parser, guarded
 from cxr_ray.errors import CxrRayError
 
 GIB = 2**30
@@ -36,6 +36,11 @@ def parser(prog: str = "cxr-ray doctor") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "cxr-ray doctor") -> int:
     """Run the command line; returns the exit code."""
     parser(prog).parse_args(argv)
+    return guarded(show)
+
+
+def show() -> int:
+    """Print all; the exit code."""
     from cxr_ray.run import terminal
 
     for title, part in (("", versions()), ("Machine", machine()), ("Extras", extras())):

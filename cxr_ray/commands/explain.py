@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_ray.arguments import Parser, named_values, outputs_of
-from cxr_ray.errors import CxrRayError, DataError, UserError
+from cxr_ray.arguments import Parser, guarded, named_values, outputs_of
+from cxr_ray.errors import DataError, UserError
 
 if TYPE_CHECKING:  # these import torch, which --help does without
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # these import torch, which --help does without
 
 CONTROLS = {"cell_random": 2, "shifted": 2, "other_image": 2, "mean_map": 1}  # draws: minutes on a laptop, not hours
 IMAGES = 16  # of a folder, unless more are asked for
-EXIT_CODES = "Exit codes: 0 done, 2 the request was wrong, 130 interrupted."
+EXIT_CODES = "Exit codes: 0 done, 1 a file cannot be read or written, 2 the request was wrong, 130 interrupted."
 
 
 def parser(prog: str = "cxr-ray explain") -> argparse.ArgumentParser:
@@ -59,20 +59,9 @@ def parser(prog: str = "cxr-ray explain") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "cxr-ray explain") -> int:
     """Run the command line; returns the exit code."""
     args = parser(prog).parse_args(argv)
-    from cxr_ray.run import progress, terminal
+    from cxr_ray.run import progress
 
-    try:
-        with progress.shown("Preparing", quiet=args.quiet):
-            lines = list(run(args))
-    except CxrRayError as e:
-        terminal.complain(str(e))
-        return e.exit_code
-    except KeyboardInterrupt:
-        terminal.complain("interrupted.")
-        return 130
-    for line in lines:
-        terminal.conclude(line)
-    return 0
+    return guarded(lambda: progress.concluded("Preparing", run(args), quiet=args.quiet))
 
 
 @dataclass(frozen=True)

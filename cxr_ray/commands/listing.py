@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cxr_ray.arguments import Parser
+from cxr_ray.arguments import Parser, guarded
 from cxr_ray.errors import CxrRayError
 
 SIZE = 224  # pixels, for which passes are counted unless another size is asked for
@@ -113,14 +113,15 @@ def parser(prog: str = "cxr-ray list") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "cxr-ray list") -> int:
     """Run the command line; returns the exit code."""
     args = parser(prog).parse_args(argv)
+    return guarded(lambda: show(args))
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print all."""
     from cxr_ray.run import terminal
 
-    try:
-        for line in lines(args):
-            terminal.say(line)
-    except CxrRayError as e:
-        terminal.complain(str(e))
-        return e.exit_code
+    for line in lines(args):
+        terminal.say(line)
     return 0
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_ray.arguments import Parser
-from cxr_ray.errors import CxrRayError, MissingPackageError, RunError, UserError
+from cxr_ray.arguments import Parser, guarded
+from cxr_ray.errors import CxrRayError, MissingPackageError, RunError, TrackerError, UserError
 
 if TYPE_CHECKING:  # pandas and scipy, which --help does without
     from cxr_ray.results import Run
 
-EXIT_CODES = "Exit codes: 0 done, 1 the tracker did not take it, 2 the request was wrong."
+EXIT_CODES = "Exit codes: 0 done, 1 the tracker did not take it, 2 the request was wrong, 130 interrupted."
 LONGEST = 500  # characters of a value: MLflow takes no more
 Steps = list[tuple[int, dict[str, float]]]
 
@@ -60,26 +60,34 @@ def parser(prog: str = "cxr-ray track") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "cxr-ray track") -> int:
     """Run the command line; returns the exit code."""
     args = parser(prog).parse_args(argv)
-    from cxr_ray import results
-    from cxr_ray.run import progress, terminal
+    from cxr_ray.run import progress
 
-    try:
-        with progress.shown("Reading the run"):
-            run = results.open_run(args.run)
-            sent = list(records(run))
-            send = to_mlflow if args.mlflow else to_wandb
-            with progress.stage("Sending", len(sent), "records") as stage:
-                for record in sent:
-                    send(record, args.mlflow or args.wandb, str(run.sweep["name"]))
-                    stage.advance()
-    except CxrRayError as e:
-        terminal.complain(str(e))
-        return e.exit_code
-    except Exception as e:  # trackers fail in their own ways
-        terminal.complain(f"the tracker did not take it: {(str(e).splitlines() or [type(e).__name__])[0]}")
-        return 1
-    terminal.conclude(f"Sent: {len(sent) - 1} trials and one summary of {args.run}.")
-    return 0
+    return guarded(lambda: progress.concluded("Reading the run", run(args)))
+
+
+def run(args: argparse.Namespace) -> Iterator[str]:
+    """Send the records; yields the line that concludes.
+
+    Raises:
+        TrackerError: the tracker did not take one.
+    """
+    from cxr_ray import results
+    from cxr_ray.run import progress
+
+    opened = results.open_run(args.run)
+    sent, name = list(records(opened)), str(opened.sweep["name"])
+    send = to_mlflow if args.mlflow else to_wandb
+    with progress.stage("Sending", len(sent), "records") as stage:
+        for record in sent:
+            try:
+                send(record, args.mlflow or args.wandb, name)
+            except CxrRayError:
+                raise
+            except Exception as e:  # trackers fail in their own ways
+                reason = (str(e).splitlines() or [type(e).__name__])[0]
+                raise TrackerError(f"the tracker did not take {record.name}: {reason}") from e
+            stage.advance()
+    yield f"Sent: {len(sent) - 1} trials and one summary of {args.run}."
 
 
 def records(run: Run) -> Iterator[Record]:

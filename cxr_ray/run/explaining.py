@@ -53,7 +53,7 @@ def chosen_models(context: RunContext, trials: pd.DataFrame) -> dict[str, ModelR
         usable = usable.loc[best[~rivals.duplicated()].index].sort_index()
     trained = {}
     for trial_id, checkpoint in zip(usable["trial_id"], usable["checkpoint"], strict=True):
-        plan, path = trial_of[trial_id], f"{store.place}/{checkpoint}"
+        plan, path = trial_of[trial_id], store.named(checkpoint)
         size, preprocess = context.sweep.images_of(plan.model)
         spec = plan.spec(size)  # which the file says itself, but for code that it must not choose
         known = spec if checkpoints.chooses_code(spec) else None

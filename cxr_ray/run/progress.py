@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,6 +208,15 @@ def shown(name: str, *, quiet: bool = False) -> Iterator[None]:
         finally:
             _display.close()
             _display = before
+
+
+def concluded(name: str, lines: Iterable[str], *, quiet: bool = False) -> int:
+    """Show a command until its last line is made, then print these lines; exit code 0."""
+    with shown(name, quiet=quiet):
+        made = list(lines)
+    for line in made:
+        terminal.conclude(line)
+    return 0
 
 
 @contextlib.contextmanager

@@ -98,4 +98,4 @@ def test_what_cannot_be_sent_is_a_sentence(run, monkeypatch, capsys, tmp_path):
     fake.set_experiment = lambda name: 1 / 0
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     assert track.main([run, "--mlflow", "file:runs"]) == 1
-    assert "the tracker did not take it: division by zero" in capsys.readouterr().err
+    assert "the tracker did not take plain-01234567: division by zero" in capsys.readouterr().err
