@@ -108,7 +108,8 @@ def _renamed(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The weights under the network's names, without prefixes and what is not of the network; and what was done."""
     own = _shapes(arch, 2)
-    expected = [n for n in own if not (head and n.startswith(f"{head}.")) and not n.endswith("num_batches_tracked")]
+    weights = [name for name in own if not name.endswith("num_batches_tracked")]
+    expected = [n for n in weights if not (head and n.startswith(f"{head}."))] or weights  # or: it is all head
     counts = {prefix: sum(f"{prefix}{n}" in state for n in expected) for prefix in _prefixes(state, expected)}
     best = max(counts.values(), default=0)
     if best < len(expected) / 2:

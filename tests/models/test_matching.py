@@ -183,6 +183,17 @@ class Trainer:
         return os.mkdir, ("executed",)
 
 
+def linear(outputs: int) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, outputs))
+
+
+def test_a_network_that_is_all_head_is_loaded(tmp_path):
+    network = linear(2)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    spec = ModelSpec(f"factory:{__name__}:linear", SIZE)
+    assert same(checkpoints.load(str(tmp_path / "model.pt"), spec), network(IMAGES))
+
+
 def test_the_entry_that_cannot_be_loaded_safely_is_named_and_not_run(tmp_path, two, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"\('extra\.trainer' is a \w+\.mkdir\)"):
