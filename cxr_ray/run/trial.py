@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from ray import tune
 from cxr_ray.data.pixel_cache import PixelCache
 from cxr_ray.models import checkpoints, networks, training
 from cxr_ray.models.training import Epoch, Split
+from cxr_ray.run import deaths
 from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.trial_files import TrialFiles
+from cxr_ray.run.watchdog import Watchdog, watched
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ def opened(splits: Splits) -> dict[str, Split]:
 def run_trial(plan: TrialPlan, data: Splits, state: Any, files: TrialFiles, device: str) -> None:
     """Train one network, or go on, keeping its state and reporting after every epoch; runs in a process of Tune.
 
+    The process ends where training hangs: Tune tries again, from the last epoch.
+
     Args:
         plan: the trial.
         data: train and val.
@@ -67,6 +72,7 @@ def run_trial(plan: TrialPlan, data: Splits, state: Any, files: TrialFiles, devi
     resume = files.state() if history else None
     earlier = history[-1]["seconds"] if history else 0.0
     start = time.monotonic()
+    dog = Watchdog(partial(deaths.allowed_seconds, deaths=min(len(files.hangs()), deaths.MOST)), files.hang)
 
     def report(epoch: Epoch) -> None:
         metrics = {
@@ -82,6 +88,8 @@ def run_trial(plan: TrialPlan, data: Splits, state: Any, files: TrialFiles, devi
         best = checkpoints.to_bytes(model) if epoch.improved or not history else None
         history.append(metrics)
         files.save(history, epoch.state() if epoch.epoch < plan.train.epochs else {}, best)
-        tune.report(metrics)
+        with dog.rest():
+            tune.report(metrics)
 
-    training.fit(model, splits["train"], splits["val"], plan.train, report, device=device, resume=resume)
+    with watched(model.network, dog):
+        training.fit(model, splits["train"], splits["val"], plan.train, report, device=device, resume=resume)

@@ -23,7 +23,7 @@ from cxr_ray.models import digests
 from cxr_ray.storage import Store
 
 FOLDER = (".work", "trials")
-STATE, STOPPED = "state.safetensors", "stopped.json"
+STATE, STOPPED, HUNG = "state.safetensors", "stopped.json", "hung.json"
 REQUIRED: dict[str, type | tuple[type, ...]] = {  # of the metrics of an epoch
     **dict.fromkeys(("epoch", "best_epoch"), int),
     **dict.fromkeys(("best_auroc", "val_auroc", "seconds"), (int, float)),
@@ -127,6 +127,21 @@ class TrialFiles:
     def is_stopped(self) -> bool:
         """Whether the scheduler stopped it."""
         return self.store.exists(*FOLDER, self.trial_id, STOPPED)
+
+    def hang(self, seconds: float) -> None:
+        """Note that the trial's process is ended, which did not go on for so long."""
+        self.store.write_json([*self.hangs(), seconds], *FOLDER, self.trial_id, HUNG)
+
+    def hangs(self) -> list[float]:
+        """After how many seconds its processes were ended, in turn; of a damaged note, none."""
+        if not self.store.exists(*FOLDER, self.trial_id, HUNG):
+            return []
+        try:
+            found = json.loads(self.store.read(*FOLDER, self.trial_id, HUNG))
+        except (ValueError, RecursionError):
+            return []
+        told = [s for s in found if isinstance(s, int | float)] if isinstance(found, list) else []
+        return [float(s) for s in told if 0 <= s < 1e9]
 
     def _path(self, name: str) -> str:
         return self.store.path(*FOLDER, self.trial_id, name)

@@ -18,7 +18,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from cxr_ray.credentials import redacted
-from cxr_ray.run import progress, terminal
+from cxr_ray.run import deaths, progress, terminal
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import TrialPlan
@@ -187,10 +187,15 @@ def _train(
         )
         finished: Any = tuner.fit()
     failed = [r for r in finished if r.error is not None]
-    return {r.config[_KEY]["trial_id"]: _reason(r.error) for r in failed if _KEY in (r.config or {})}
+    ids = {r.config[_KEY]["trial_id"]: r.error for r in failed if _KEY in (r.config or {})}
+    return {trial_id: _reason(error, TrialFiles(store, trial_id).hangs()) for trial_id, error in ids.items()}
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, hangs: Sequence[float]) -> str:
+    """What ended a trial. ``hangs``: of its processes, after how many seconds each was ended."""
+    if isinstance(error, deaths.DEATHS):
+        reason = deaths.hung(hangs[-1]) if hangs else deaths.reason_of(error)
+        return f"its process ended {MAX_FAILURES + 1} times: {reason}"
     reason = redacted(str(error).strip().splitlines()[-1])
     if "OutOfMemoryError" in reason:
         reason += " Trials take a GPU each with --set resources.gpu_per_trial=1."
