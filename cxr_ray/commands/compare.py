@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from cxr_ray.arguments import Parser, guarded, require_there
 from cxr_ray.errors import RunError, UserError
 
 if TYPE_CHECKING:  # pandas and scipy, which --help does without
-    from cxr_ray.analysis.between_runs import Pair
+    from cxr_ray.analysis.between_settings import Pair
     from cxr_ray.results import Run
 
 EXIT_CODES = "Exit codes: 0 done, 1 a file of a run cannot be read, 2 the request was wrong, 130 interrupted."
@@ -32,7 +32,8 @@ def parser(prog: str = "cxr-ray compare") -> argparse.ArgumentParser:
         default=[],
         metavar="MODEL=MODEL",
         dest="pairs",
-        help="a model of the reference and one of the others to compare it with; may be repeated (default: same names)",
+        help="a model of the reference and one of another run to compare it with, by trial_id or name; may be repeated "
+        "(default: same names)",
     )
     p.add_argument("--data", help="where the images lie, if elsewhere now (pictures only)")
     p.add_argument("--out", default="comparison", help="a new folder (default: comparison)")
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "cxr-ray compare") -> in
 def run(args: argparse.Namespace) -> Iterator[str]:
     """From the arguments to the lines that conclude; tables and page are written on the way."""
     from cxr_ray import results
-    from cxr_ray.analysis.between_runs import Pair
+    from cxr_ray.analysis.between_settings import Pair
     from cxr_ray.report import comparison
     from cxr_ray.run import progress, resume, terminal
     from cxr_ray.schemas import COMPARED
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
 
     if len(args.runs) < 2:
         raise UserError(f"got one run ({args.runs[0]}); expected two or more; name the runs to compare.")
-    named = dict(_named(text) for text in args.pairs)
+    named = [_named(text) for text in args.pairs]
     require_there("--data", args.data)
     labels = labels_of(args.runs)
     opened = [results.open_run(path) for path in args.runs]
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     with progress.stage("Comparing", len(opened) - 1, "runs") as stage:
         for label, other in zip(labels[1:], opened[1:], strict=True):
             pair = Pair(labels[0], label, opened[0], other)
-            for name, rows in compared(pair, named, notes).items():
+            for name, rows in compared(pair, _of_run(named, other, opened[1:]), notes).items():
                 tables[name] += rows
             stage.advance()
     store = Store(args.out, {})
@@ -84,6 +85,13 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     yield f"Page: {args.out}/comparison.html"
 
 
+def _of_run(named: Sequence[tuple[str, str]], run: Run, others: Sequence[Run]) -> list[tuple[str, str]]:
+    """The named pairs of a run: those whose model it has, and those whose model no run has, which is then said."""
+    from cxr_ray.analysis.between_runs import has_model
+
+    return [p for p in named if has_model(run, p[1]) or not any(has_model(other, p[1]) for other in others)]
+
+
 def unsettled(run: Run) -> list[str]:
     """What a run asks of its models' classes; nothing else of such a model is settled before."""
     from cxr_ray.analysis import class_order
@@ -92,13 +100,13 @@ def unsettled(run: Run) -> list[str]:
     return [question.text for question in asked]
 
 
-def compared(pair: Pair, named: Mapping[str, str], notes: list[str]) -> dict[str, list[dict[str, Any]]]:
+def compared(pair: Pair, named: Sequence[tuple[str, str]], notes: list[str]) -> dict[str, list[dict[str, Any]]]:
     """The rows of each table of two runs; what is to be told is added to ``notes``.
 
     Raises:
         RunError: they have no image in common.
     """
-    from cxr_ray.analysis import between_runs
+    from cxr_ray.analysis import between_runs, between_settings
 
     models, told = between_runs.paired_models(pair, named)
     notes += told
@@ -108,7 +116,7 @@ def compared(pair: Pair, named: Mapping[str, str], notes: list[str]) -> dict[str
             "compare (--pair MODEL=MODEL)."
         )
     found: dict[str, list[dict[str, Any]]] = {
-        "run_settings": list(between_runs.settings(pair)),
+        "run_settings": list(between_settings.differing(pair, models)),
         "run_images": [],
         "run_differences": [],
         "run_verdicts": between_runs.verdicts(pair, models),

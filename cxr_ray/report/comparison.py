@@ -9,26 +9,35 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from cxr_ray.analysis.answers import phrase
+from cxr_ray.analysis.answers import listed, phrase
+from cxr_ray.analysis.between_settings import metric_of, said
+from cxr_ray.analysis.buckets import BUCKETS
+from cxr_ray.analysis.paired_differences import direction
 from cxr_ray.analysis.sequential_verdicts import title
-from cxr_ray.errors import RunError
-from cxr_ray.report import galleries
-from cxr_ray.report.figures.axes import Axes
-from cxr_ray.report.figures.drawing import ink_styles
-from cxr_ray.report.figures.layout import Figure
-from cxr_ray.report.figures.marks import colour
-from cxr_ray.report.page import NONE, base64_of, interval, known, number
+from cxr_ray.report import page, side_by_side
+from cxr_ray.report.figures import intervals
+from cxr_ray.report.figures.intervals import Mark
+from cxr_ray.report.figures.marks import colour, control_colour
+from cxr_ray.report.page import NONE, interval, known, number
 from cxr_ray.results import Run
 from cxr_ray.schemas import COMPARED
 from cxr_ray.storage import Store
 
 PAGE = "comparison.html"
-CARDS = 12  # images whose maps are shown side by side, of a pair of models
-UNITS = {"accuracy": "accuracy", "advantage": "advantage", "win_rate": "win rate"}
+NAMES = {"auroc": "AUROC", "win_rate": "win rate"}
+DIRECTIONS = {
+    "higher": "higher",
+    "lower": "lower",
+    "same": "the same",
+    "open": "not shown to differ",
+    "corrected": "not shown to differ once corrected",
+}
+UNTESTED = "not tested (no interval)"
+OWN = "each run in its own setting"
 Part = dict[str, Any]
+Record = dict[str, Any]
 
 
 def read(store: Store) -> dict[str, pd.DataFrame]:
@@ -56,191 +65,180 @@ def write(out: str, runs: Mapping[str, Run], data: str | None = None) -> None:
     template = environment.from_string(files("cxr_ray.report").joinpath("comparison.html.j2").read_text("utf-8"))
     text = template.render(
         runs=list(runs),
-        inks={"light": ink_styles(), "dark": ink_styles(dark=True)},
-        answers=list(sentences(tables["run_differences"].to_dict("records"))),
+        styles=page.styles(),
+        answers=list(sentences(_records(tables["run_differences"]))),
         notes=json.loads(store.read("comparison.json"))["notes"],
         parts=[part(tables, other, runs[reference], runs[other], data) for other in others],
     )
     store.write(text.encode(), PAGE)
 
 
-def sentences(differences: Sequence[Mapping[Any, Any]]) -> Iterator[str]:
-    """What the differences show, a sentence a pair of models; a difference counts where its interval leaves 0 out."""
-    frame = pd.DataFrame(differences, columns=list(COMPARED["run_differences"].columns))
-    for (_, run, a, b), rows in frame.groupby(["reference", "run", "trial_id", "trial_id_run"], sort=False):
-        (accuracy,) = rows[rows["quantity"] == "accuracy"].to_dict("records")
-        parts = [f"accuracy {_said(accuracy)} on {accuracy['n']} images"]
-        compared = rows[rows["quantity"] == "advantage"]
-        for explainer, of in compared.groupby("explainer", sort=False):
-            words: dict[str, list[str]] = {}
-            for r in of.to_dict("records"):
-                words.setdefault(_direction(r), []).append(phrase(r["control"]))
-            told = ", ".join(f"{direction} over {' and '.join(names)}" for direction, names in words.items())
-            parts.append(f"advantage of {title(str(explainer))} {told}")
-        model = a if a == b else f"{a} and {b}"
-        yield f"{run}, {model}: {'; '.join(parts)}."
+def _records(frame: pd.DataFrame) -> list[Record]:
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _direction(r: Mapping[Any, Any]) -> str:
-    if pd.isna(r["lower"]):
-        return "not tested (no interval)"
-    if r["lower"] == r["upper"] == 0:
-        return "the same"
-    return "higher" if r["lower"] > 0 else "lower" if r["upper"] < 0 else "not shown to differ"
+def sentences(differences: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What the differences over all images show, a sentence a pair of models."""
+    models: dict[tuple[str, ...], list[Record]] = {}
+    for r in differences:
+        if r["bucket"] == "all":
+            of = tuple(str(r[key]) for key in ("run", "trial_id", "trial_id_run"))
+            models.setdefault(of, []).append(dict(r))
+    for (run, a, b), rows in models.items():
+        yield f"{run}, {_model(a, b)}: {'; '.join([_classified(rows), *_mapped(rows)])}."
 
 
-def _said(r: Mapping[Any, Any]) -> str:
-    return f"{_direction(r)} ({interval(r['difference'], r['lower'], r['upper'], sign=True)})"
+def _model(a: str, b: str) -> str:
+    return a if a == b else f"{a} and {b}"
+
+
+def _classified(rows: Sequence[Record]) -> str:
+    found = {r["quantity"]: r for r in rows}
+    parts: list[str] = []
+    for name in ("accuracy", "auroc"):
+        r = found[name]
+        if not pd.isna(r["difference"]):
+            numbers = interval(r["difference"], r["lower"], r["upper"], sign=True)
+            shown = _direction(r) + ("" if direction(r) == "same" else f" ({numbers})")
+            parts.append(f"{NAMES.get(name, name)} {shown}")
+    return f"{', '.join(parts) or 'no accuracy'} on {found['accuracy']['n']} images"
+
+
+def _mapped(rows: Sequence[Record]) -> Iterator[str]:
+    compared = [r for r in rows if r["quantity"] == "advantage"]
+    for explainer in dict.fromkeys(r["explainer"] for r in compared):
+        words: dict[str, list[str]] = {}
+        mine = [r for r in compared if r["explainer"] == explainer]
+        for r in mine:
+            words.setdefault(_direction(r), []).append(phrase(r["control"]))
+        told = ", ".join(f"{shown} over {listed(names)}" for shown, names in words.items())
+        own = f", {OWN}," if known(mine[0]["setting_run"]) else ""
+        yield f"advantage of {title(str(explainer))}{own} {told}"
+
+
+def _name(r: Record) -> str:
+    return NAMES.get(r["quantity"], str(r["quantity"]))
+
+
+def _direction(r: Record) -> str:
+    shown = direction(r)
+    return UNTESTED if shown is None else DIRECTIONS[shown]
 
 
 def part(tables: Mapping[str, pd.DataFrame], other: str, a: Run, b: Run, data: str | None) -> Part:
-    """What the page shows of one run beside the reference."""
-    mine = {name: frame[frame["run"] == other] for name, frame in tables.items()}
-    reference = str(mine["run_images"]["reference"].iloc[0])
-    cards, text = _cards(mine["run_differences"], (reference, other), (a, b), data)
+    """What the page shows of one run compared with the reference."""
+    mine = {name: _records(frame[frame["run"] == other]) for name, frame in tables.items()}
+    reference = str(mine["run_images"][0]["reference"])
+    labels = reference, other
+    cards, text = side_by_side.cards(mine["run_differences"], labels, (a, b), data)
     return {
-        "title": f"{other} beside {reference}",
-        "images": _images(mine["run_images"], reference, other),
-        "differences": _differences(mine["run_differences"], reference, other),
-        "figures": list(_figures(mine["run_differences"], reference, other)),
-        "verdicts": _verdicts(mine["run_verdicts"], reference, other),
-        "settings": {
-            "head": ["key", reference, other],
-            "rows": [[r.key, known(r.value) or NONE, known(r.value_run) or NONE] for r in _rows(mine["run_settings"])],
-        },
+        "title": f"{other} compared with {reference}",
+        "models": [
+            _of_models(row, mine["run_differences"], labels, several=len(mine["run_images"]) > 1)
+            for row in mine["run_images"]
+        ],
+        "images": _images(mine["run_images"], labels),
+        "verdicts": _verdicts(mine["run_verdicts"], labels),
+        "settings": _settings(mine["run_settings"], labels),
         "cards": cards,
         "cards_text": text,
     }
 
 
-def _rows(frame: pd.DataFrame) -> Iterator[Any]:
-    yield from frame.itertuples(index=False)
+def _of_models(row: Record, differences: Sequence[Record], labels: tuple[str, str], several: bool) -> Part:
+    """Figure and tables of two models."""
+    rows = [r for r in differences if (r["trial_id"], r["trial_id_run"]) == (row["trial_id"], row["trial_id_run"])]
+    maps = [r for r in rows if r["quantity"] in ("advantage", "win_rate")]
+    setting = _setting(maps[0], labels) if maps else ""
+    return {
+        "title": _model(row["trial_id"], row["trial_id_run"]) if several else "",
+        "panels": list(_panels(rows, labels)),
+        "caption": f"Difference of {labels[1]} minus {labels[0]}; [ ] is its 95% interval over patients. {setting}",
+        "classified": _table([r for r in rows if r not in maps], labels),
+        "maps": _table([r for r in maps if r["bucket"] == "all"], labels) if maps else None,
+        "buckets": _table([r for b in BUCKETS[1:] for r in maps if r["bucket"] == b], labels) if maps else None,
+        "setting": setting,
+    }
 
 
-def _images(frame: pd.DataFrame, reference: str, other: str) -> Part:
-    head = [
-        f"model of {reference}",
-        f"model of {other}",
-        "compared",
-        f"only in {reference}",
-        f"only in {other}",
-        "label differs",
-    ]
-    rows = [[r.trial_id, r.trial_id_run, r.n, r.n_only_reference, r.n_only_run, r.n_other_label] for r in _rows(frame)]
-    return {"head": head, "rows": rows}
-
-
-def _differences(frame: pd.DataFrame, reference: str, other: str) -> Part:
-    head = ["model", "quantity", "explainer", "control", "images (patients)", reference, other]
-    rows = []
-    for r in frame.to_dict("records"):
-        rows.append(
-            [
-                r["trial_id"] if r["trial_id"] == r["trial_id_run"] else f"{r['trial_id']}, {r['trial_id_run']}",
-                UNITS[r["quantity"]],
-                known(r["explainer"]) or NONE,
-                known(r["control"]) or NONE,
-                f"{r['n']} ({r['n_patients']})",
-                number(r["mean"]),
-                number(r["mean_run"]),
-                interval(r["difference"], r["lower"], r["upper"], sign=True),
-            ]
-        )
-    settings = dict.fromkeys(_setting(r) for r in frame[frame["quantity"] != "accuracy"].to_dict("records"))
-    measured = f"advantage and win rate in {' or '.join(settings)}." if settings else "no map is compared."
-    return {"head": [*head, "difference"], "rows": rows, "measured": measured}
-
-
-def _setting(r: Mapping[Any, Any]) -> str:
-    metric = r["metric"] if pd.isna(r["level"]) else f"{r['metric']} at {r['level']:g}"
-    return f"{metric}, {r['scale']}, grid {r['grid']}, fill {r['fill']}, target {r['target_rule']}"
-
-
-def _figures(frame: pd.DataFrame, reference: str, other: str) -> Iterator[Part]:
-    """Differences of advantage, a figure a pair of models."""
-    chosen = frame[frame["quantity"] == "advantage"]
-    for (a, _), rows in chosen.groupby(["trial_id", "trial_id_run"], sort=False):
-        records = rows.to_dict("records")
-        ax = Axes(across=_setting(records[0]))
-        ax.rows([f"{r['explainer']} over {r['control']}" for r in records], [r["explainer"] for r in records])
-        for y, r in enumerate(records):
-            ax.point(y, (r["difference"], r["lower"], r["upper"]), colour(0))
-        ax.across_all("x", 0.0)
-        figure = Figure([ax], 1, [25.0 + 22.0 * len(records)], title=f"{a}: advantage in {other} minus {reference}")
-        alt = f"Differences of advantage with intervals, {other} minus {reference}; the table below holds them"
-        yield {
-            "svg": figure.drawing().svg(alt),
-            "caption": f"Right of 0: more faithful in {other}. {_setting(records[0])}; {records[0]['n']} images.",
-        }
-
-
-def _verdicts(frame: pd.DataFrame, reference: str, other: str) -> Part:
-    rows = [
-        [r.kind, r.subject, known(r.verdict) or NONE, known(r.verdict_run) or NONE]
-        for r in _rows(frame)
-        if {known(r.verdict), known(r.verdict_run)} != {"not applicable"}
-    ]
-    rows.sort(key=lambda row: row[2] == row[3])
-    return {"head": ["of", "subject", reference, other], "rows": rows}
-
-
-def _cards(
-    frame: pd.DataFrame, labels: tuple[str, str], runs: tuple[Run, Run], data: str | None
-) -> tuple[list[Part], str]:
-    """Maps of both runs over the same images: of the first pair of models and explainer, chosen by a seeded hash."""
-    chosen = frame[frame["quantity"] == "advantage"]
-    if chosen.empty:
-        return [], ""
-    first = chosen.iloc[0].to_dict()
-    hardest = chosen[chosen["explainer"] == first["explainer"]].sort_values("mean").iloc[0].to_dict()
-    trials = first["trial_id"], first["trial_id_run"]
-    maps = [_maps(run, trial, first) for run, trial in zip(runs, trials, strict=True)]
-    gaps = [_gaps(run, trial, hardest) for run, trial in zip(runs, trials, strict=True)]
-    both = sorted(set(maps[0].index) & set(maps[1].index))
-    images = galleries.Images(runs[0], data)
-    cards = []
-    for image_id in galleries.chosen(int(runs[0].sweep.get("seed", 0)), "comparison", both)[:CARDS]:
-        xray = images.read(image_id)
-        if xray is None:
-            continue
-        name = images.paths[image_id].rsplit("/", 1)[-1]
-        shown = [galleries.Panel(name, [""])]
-        for label, frame_of in zip(labels, maps, strict=True):
-            values = galleries.values_of(frame_of.loc[image_id])
-            shown.append(galleries.Panel(label, [""], values, values is not None and bool((values < 0).any())))
-        picture = galleries.strip(galleries.painted(xray, shown), shown, 0)
-        values_of_both = zip(labels, gaps, strict=True)
-        scores = ", ".join(f"{label} {number(of.get(image_id), sign=True)}" for label, of in values_of_both)
-        cards.append(
-            {
-                "jpeg": base64_of(galleries.encode(picture, "JPEG")),
-                "alt": f"{name}: X-ray, and the maps of {labels[0]} and {labels[1]} over it",
-                "text": f"{name}. Advantage over {hardest['control']}: {scores}.",
-            }
-        )
-    text = (
-        f"{title(first['explainer'])} on {trials[0]} of {labels[0]} and {trials[1]} of {labels[1]}: images chosen by "
-        f"a hash of the seed, not by how they look. Advantage over {hardest['control']}, the control with the smallest "
-        f"mean advantage in {labels[0]}; {_setting(hardest)}."
+def _setting(r: Record, labels: tuple[str, str]) -> str:
+    if not known(r["setting_run"]):
+        return f"Maps: {said(r)}."
+    places = r, json.loads(r["setting_run"])
+    each = "; ".join(
+        f"{label}: grid {place['grid']}, fill {place['fill']}, target {place['target_rule']}"
+        for label, place in zip(labels, places, strict=True)
     )
-    return cards, text
+    return f"Maps: {metric_of(r)}, {OWN} ({each}). A difference may come from the settings."
 
 
-def _maps(run: Run, trial: str, r: Mapping[Any, Any]) -> pd.DataFrame:
-    """Maps of the positive class by image_id; none where the run did not keep them."""
-    here = (pads.field("trial_id") == trial) & (pads.field("explainer") == r["explainer"]) & (pads.field("target") == 1)
-    try:
-        frame = run.pandas("saliency", ["image_id", "map", "map_height", "map_width"], here)
-    except RunError:
-        return pd.DataFrame()
-    return frame[frame["map"].notna()].set_index("image_id")
+def _panels(rows: Sequence[Record], labels: tuple[str, str]) -> Iterator[Part]:
+    """A panel of what needs no map, and one an explainer of its advantages; axes of one unit are the same."""
+    classified = [_mark(r, _name(r), colour(0)) for r in rows if not known(r["control"])]
+    across = f"{labels[1]} minus {labels[0]}"
+    yield _panel("Classification", classified, intervals.ends_of(classified), f"{across}, shares")
+    panels: dict[str, list[Mark]] = {}
+    for r in rows:
+        if r["quantity"] == "advantage" and r["bucket"] == "all":
+            control = str(r["control"])
+            mark = _mark(r, phrase(control), control_colour(control))
+            panels.setdefault(f"Advantage of {title(r['explainer'])} over", []).append(mark)
+    ends = intervals.ends_of(mark for marks in panels.values() for mark in marks)
+    for subject, marks in panels.items():
+        yield _panel(subject, marks, ends, f"{across}, log-odds (right of 0: more faithful in {labels[1]})")
 
 
-def _gaps(run: Run, trial: str, r: Mapping[Any, Any]) -> dict[str, float]:
-    """The advantage over a control by image_id, of the positive class."""
-    here = (pads.field("trial_id") == trial) & (pads.field("target") == 1)
-    for key in ("explainer", "control", "grid", "fill", "metric", "scale"):
-        here &= pads.field(key) == r[key]
-    here &= pads.field("level").is_null() if pd.isna(r["level"]) else pads.field("level") == r["level"]
-    frame = run.pandas("faithfulness", ["image_id", "gap"], here)
-    return dict(zip(frame["image_id"], frame["gap"], strict=True))
+def _mark(r: Record, name: str, ink: str) -> Mark:
+    shown = direction(r) in ("higher", "lower")
+    return Mark(name, _direction(r), r["difference"], r["lower"], r["upper"], ink, strong=shown)
+
+
+def _panel(subject: str, marks: Sequence[Mark], ends: intervals.Ends, label: str) -> Part:
+    alt = f"{subject}: " + "; ".join(f"{mark.name} {mark.text}, {mark.said}" for mark in marks)
+    return {"svg": intervals.panel(subject, marks, ends, label).svg(alt)}
+
+
+def _images(rows: Sequence[Record], labels: tuple[str, str]) -> Part:
+    head = ["model", "compared", *(f"only in {label}" for label in labels), "label differs"]
+    counts = ("n", "n_only_reference", "n_only_run", "n_other_label")
+    body = [[_model(r["trial_id"], r["trial_id_run"]), *(str(r[name]) for name in counts)] for r in rows]
+    return {"head": head, "rows": body}
+
+
+def _table(rows: Sequence[Record], labels: tuple[str, str]) -> Part:
+    """Differences, a row each; the columns that no row needs are left out."""
+    maps, buckets = any(known(r["control"]) for r in rows), any(r["bucket"] != "all" for r in rows)
+    head = [*(["images"] if buckets else []), "quantity", *(["explainer", "control"] if maps else [])]
+    head += ["n (patients)", *labels, "difference", "p", "p_holm", f"in {labels[1]}"]
+    body = []
+    for r in rows:
+        line = [r["bucket"]] if buckets else []
+        line += [_name(r), *([r["explainer"], r["control"]] if maps else [])]
+        line += [f"{r['n']} ({r['n_patients']})", number(r["mean"]), number(r["mean_run"])]
+        line += [interval(r["difference"], r["lower"], r["upper"], sign=True), page.p_text(r["p"])]
+        body.append([*line, page.p_text(r["p_holm"]), _direction(r)])
+    return {"head": head, "rows": body}
+
+
+def _verdicts(rows: Sequence[Record], labels: tuple[str, str]) -> Part:
+    body = [
+        [r["kind"], r["subject"], known(r["verdict"]) or NONE, known(r["verdict_run"]) or NONE]
+        for r in rows
+        if {known(r["verdict"]), known(r["verdict_run"])} - {"not applicable", ""}
+    ]
+    body.sort(key=lambda line: line[2] == line[3])
+    return {"head": ["kind", "subject", *labels], "rows": body}
+
+
+def _settings(rows: Sequence[Record], labels: tuple[str, str]) -> Part:
+    body = [[r["key"], _value(r["value"]), _value(r["value_run"])] for r in rows]
+    body.sort(key=lambda line: line[0].startswith("provenance."))
+    return {"head": ["setting", *labels], "rows": body}
+
+
+def _value(text: Any) -> str:
+    """A value of a sweep as YAML would show it."""
+    if not isinstance(text, str):
+        return NONE
+    value = json.loads(text)
+    return value if isinstance(value, str) else text

@@ -10,12 +10,10 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from cxr_ray import results
 from cxr_ray.report import page
 from cxr_ray.report.browser.files import write_browser
-from cxr_ray.report.figures.drawing import ink_styles
 from cxr_ray.report.galleries import Images
 from cxr_ray.report.glossary import Links
 from cxr_ray.report.load import load
@@ -76,7 +74,7 @@ def context(data: RunData, folder: Folder, images: Images) -> dict[str, Any]:
     """The values that the template draws."""
     return {
         "name": data.sweep["name"],
-        "styles": Markup(styles()),
+        "styles": page.styles(),
         "answer": answer.first_screen(data, folder),
         "most": WHOLE_MODELS,
         "reading": reading(data),
@@ -113,13 +111,6 @@ def sections(data: RunData, folder: Folder, images: Images) -> list[Section]:
     lines = [f"{s.title}{'' if s.title.endswith('?') else '.'} {s.otherwise}" for s in missing]
     listed = [Section("missing", "Not in this run", blocks=[{"kind": "list", "items": lines}])] if lines else []
     return [*shown[:place], *listed, *shown[place:]]
-
-
-def styles() -> str:
-    """The page's CSS, with the inks of the figures in light and dark."""
-    own = files("cxr_ray.report").joinpath("styles.css").read_text("utf-8")
-    dark = f"@media screen and (prefers-color-scheme: dark) {{ {ink_styles(dark=True)} }}"
-    return f"{own}\n{ink_styles()}\n{dark}"
 
 
 def provenance(data: RunData) -> Section:

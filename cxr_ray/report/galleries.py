@@ -143,15 +143,17 @@ def painted(xray: NDArray[np.uint8], panels: Sequence[Panel]) -> list[Image.Imag
     return pictures
 
 
-def strip(pictures: Sequence[Image.Image], panels: Sequence[Panel], foot: int = FOOT) -> Image.Image:
-    """The painted panels, PER_ROW in a row, white around them; ``foot``: room for the text below, 0 for none."""
-    rows = -(-len(panels) // PER_ROW)
-    columns = min(PER_ROW, len(panels))
+def strip(
+    pictures: Sequence[Image.Image], panels: Sequence[Panel], foot: int = FOOT, per_row: int = PER_ROW
+) -> Image.Image:
+    """The painted panels, so many in a row, white around them; ``foot``: room for the text below, 0 for none."""
+    rows = -(-len(panels) // per_row)
+    columns = min(per_row, len(panels))
     width, height = columns * (SIDE + GUTTER) - GUTTER, rows * (HEAD + SIDE + foot)
     sheet = Image.new("RGB", (width, height), "white")
     draw, title, text = ImageDraw.Draw(sheet), _font(14), _font(12)
     for i, (picture, panel) in enumerate(zip(pictures, panels, strict=True)):
-        x, y = (i % PER_ROW) * (SIDE + GUTTER), (i // PER_ROW) * (HEAD + SIDE + foot)
+        x, y = (i % per_row) * (SIDE + GUTTER), (i // per_row) * (HEAD + SIDE + foot)
         draw.text((x, y + 3), _fitted(panel.title, title), "black", title)
         sheet.paste(picture, (x, y + HEAD))
         for j, line in enumerate(panel.lines if foot else ()):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
+
+from cxr_ray.report.figures.drawing import ink_styles
 
 Block = dict[str, Any]  # a table, a picture, a text, cards, or details with blocks
 Cell = str | dict[str, Any]  # a text, or {"text", "sub", "strong", "wrap", "look"}
@@ -132,3 +136,10 @@ def details(title: str, blocks: Iterable[Block]) -> Block:
 def base64_of(content: bytes) -> str:
     """Bytes as a data URI holds them."""
     return base64.b64encode(content).decode()
+
+
+def styles() -> Markup:
+    """The CSS of pages, with the inks of figures in light and dark."""
+    own = files("cxr_ray.report").joinpath("styles.css").read_text("utf-8")
+    dark = f"@media screen and (prefers-color-scheme: dark) {{ {ink_styles(dark=True)} }}"
+    return Markup(f"{own}\n{ink_styles()}\n{dark}")

@@ -1,15 +1,18 @@
 """Two runs compared: planted differences, a run against itself, other images, other settings."""
 
+import json
+
 import numpy as np
 import pytest
 
-from cxr_ray.analysis import between_runs
-from cxr_ray.analysis.between_runs import Pair, paired
+from cxr_ray.analysis import between_runs, between_settings
+from cxr_ray.analysis.between_settings import Pair
 from cxr_ray.errors import RunError
 from cxr_ray.results import open_run
 from tests.builders.pairs import ids, planted_run
 
 N = 80
+CLASSIFIED = {(name, None) for name in ("accuracy", "sensitivity", "specificity", "auroc")}
 RIGHT = [i % 4 != 0 for i in range(N)]
 GAPS = {
     ("gradcam", "shifted"): np.random.default_rng(1).normal(0.3, 1, N),
@@ -18,23 +21,25 @@ GAPS = {
 
 
 def compared(tmp_path, b: dict, **options):
-    """Rows of differences by (quantity, control), the row of images and what was told; the reference has GAPS."""
+    """Rows over all images by (quantity, control), the row of images and what was told; the reference has GAPS."""
     one = planted_run(tmp_path / "a", GAPS, RIGHT)
     other = planted_run(tmp_path / "b", b.pop("gaps", GAPS), b.pop("right", RIGHT), **b)
     pair = Pair("a", "b", open_run(one), open_run(other))
     models, told = between_runs.paired_models(pair)
     both, images = between_runs.predictions(pair, models[0])
     rows, more = between_runs.differences(pair, models[0], both)
-    return {(r["quantity"], r["control"]): r for r in rows}, images, told + more, pair
+    tested = [r["bucket"] for r in rows if r["p"] is not None]
+    assert all(r["family_size"] == tested.count(r["bucket"]) for r in rows if r["p"] is not None)
+    return {(r["quantity"], r["control"]): r for r in rows if r["bucket"] == "all"}, images, told + more, pair
 
 
 def test_a_run_against_itself_differs_by_zero_with_an_interval_of_zero(tmp_path):
     rows, images, told, pair = compared(tmp_path, {})
-    assert len(rows) == 5
+    assert len(rows) == 8
     assert {(r["difference"], r["lower"], r["upper"]) for r in rows.values()} == {(0.0, 0.0, 0.0)}
     assert (images["n"], images["n_only_reference"], images["n_only_run"], images["n_other_label"]) == (N, 0, 0, 0)
     assert told == []
-    assert list(between_runs.settings(pair)) == []
+    assert list(between_settings.differing(pair)) == []
 
 
 def test_a_planted_difference_is_found_with_an_interval_that_holds_it(tmp_path):
@@ -60,7 +65,8 @@ def test_images_that_are_not_in_both_runs_are_counted_and_left_out(tmp_path):
     gaps = {key: np.concatenate([values[20:], np.full(20, 99.0)]) for key, values in GAPS.items()}
     rows, row, *_ = compared(tmp_path, {"images": images, "gaps": gaps, "right": [*RIGHT[20:], *[False] * 20]})
     assert (row["n"], row["n_only_reference"], row["n_only_run"]) == (60, 20, 20)
-    assert all(r["n"] == 60 and r["difference"] == 0 for r in rows.values())
+    n = {"sensitivity": 30, "specificity": 30}
+    assert all(r["n"] == n.get(name, 60) and r["difference"] == 0 for (name, _), r in rows.items())
 
 
 def test_images_of_another_label_are_counted_and_left_out(tmp_path):
@@ -73,27 +79,52 @@ def test_images_of_another_label_are_counted_and_left_out(tmp_path):
 def test_what_only_one_run_measured_is_told(tmp_path):
     gaps = {("gradcam", "shifted"): GAPS["gradcam", "shifted"], ("saliency", "shifted"): np.zeros(N)}
     rows, _, told, _ = compared(tmp_path, {"gaps": gaps})
-    assert set(rows) == {("accuracy", None), ("advantage", "shifted"), ("win_rate", "shifted")}
+    assert set(rows) == {*CLASSIFIED, ("advantage", "shifted"), ("win_rate", "shifted")}
     assert told == [
-        "a: gradcam against mean_map is not in the other run and is not compared.",
-        "b: saliency against shifted is not in the other run and is not compared.",
+        "a: gradcam against mean_map are not in the other run and are not compared.",
+        "b: saliency against shifted are not in the other run and are not compared.",
     ]
 
 
-def test_runs_without_a_shared_setting_are_compared_by_accuracy_and_told(tmp_path):
-    rows, _, told, pair = compared(tmp_path, {"fill": "blur"})
-    assert set(rows) == {("accuracy", None)}
-    assert told == ["b measured no map in a setting of a: accuracy alone is compared."]
-    (changed,) = between_runs.settings(pair)
+def test_runs_of_different_fills_are_compared_each_in_its_own_and_that_is_told(tmp_path):
+    gaps = {key: values + 0.5 for key, values in GAPS.items()}
+    rows, _, told, pair = compared(tmp_path, {"setting": {"fill": "blur"}, "gaps": gaps})
+    r = rows["advantage", "shifted"]
+    assert r["difference"] == pytest.approx(0.5, abs=1e-6)
+    assert (r["fill"], json.loads(r["setting_run"])["fill"]) == ("mean", "blur")
+    assert [text.partition(": ")[0] for text in told] == [
+        "a and b differ in the fill (mean, blur), and measured no map in one setting. Each is taken in its own, in "
+        "deletion area, log-odds"
+    ]
+    (changed,) = between_settings.differing(pair)
     assert (changed["key"], changed["value"], changed["value_run"]) == ("perturb.fills", '["mean"]', '["blur"]')
+
+
+def test_runs_without_a_shared_metric_are_compared_by_predictions_and_told_why(tmp_path):
+    rows, _, (told,), _ = compared(tmp_path, {"setting": {"fill": "blur", "metric": "drop"}})
+    assert set(rows) == CLASSIFIED
+    assert told == (
+        "a and b share no metric of maps (they differ in the fill (mean, blur)), and areas of other curves have other "
+        "sizes: accuracy and AUROC alone are compared."
+    )
+
+
+def test_a_bucket_holds_the_images_of_its_outcome_in_both_runs(tmp_path):
+    one = planted_run(tmp_path / "a", GAPS, RIGHT)
+    other = planted_run(tmp_path / "b", GAPS, [not right for right in RIGHT[:40]] + RIGHT[40:])
+    pair = Pair("a", "b", open_run(one), open_run(other))
+    both, _ = between_runs.predictions(pair, ("study", "study"))
+    rows, _ = between_runs.differences(pair, ("study", "study"), both)
+    n = {r["bucket"]: r["n"] for r in rows if (r["quantity"], r["control"]) == ("advantage", "shifted")}
+    assert n == {"all": 80, "TP": 20, "FP": 10, "TN": 10}  # of the last forty alone
 
 
 def test_models_are_paired_by_name_or_as_the_only_ones_or_as_named(tmp_path):
     pair = compared(tmp_path, {"trial": "mine"})[3]
     assert between_runs.paired_models(pair) == ([("study", "mine")], [])
-    assert between_runs.paired_models(pair, {"study": "mine"}) == ([("study", "mine")], [])
+    assert between_runs.paired_models(pair, [("study", "mine")]) == ([("study", "mine")], [])
     with pytest.raises(RunError, match="got the model other, which b does not have; expected one of: mine"):
-        between_runs.paired_models(pair, {"study": "other"})
+        between_runs.paired_models(pair, [("study", "other")])
 
 
 def test_verdicts_of_the_same_subject_stand_beside_each_other(tmp_path):
@@ -101,20 +132,3 @@ def test_verdicts_of_the_same_subject_stand_beside_each_other(tmp_path):
     rows = between_runs.verdicts(pair, [("study", "mine")])
     assert [r["subject"] for r in rows if r["kind"] == "answer"] == ["gradcam on study"]
     assert all(r["verdict"] == r["verdict_run"] for r in rows)
-
-
-def test_intervals_hold_the_truth_as_often_as_they_say():
-    """Patients of two images that share an effect; 95% of 200 intervals, give or take four standard errors."""
-    held = 0
-    for seed in range(200):
-        random = np.random.default_rng(seed)
-        patients = np.repeat(np.arange(40), 2)
-        a = random.normal(size=80)
-        r = paired(a, a + 0.5 + random.normal(size=40)[patients] + random.normal(0, 0.3, 80), patients, 0)
-        held += r["lower"] <= 0.5 <= r["upper"]
-    assert 0.88 < held / 200 <= 1
-
-
-def test_values_that_one_run_lacks_and_few_patients_give_no_interval():
-    r = paired([1.0, np.nan, 3.0], [2.0, 2.0, np.nan], ["p", "q", "r"], 0)
-    assert (r["n"], r["n_patients"], r["difference"], r["lower"], r["ci_method"]) == (1, 1, 1.0, None, None)

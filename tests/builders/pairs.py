@@ -1,6 +1,8 @@
 """Finished runs of many patients with planted values, to be compared with each other."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ def planted_run(
     images: Sequence[str] | None = None,
     trial: str = "study",
     seed: int = 0,
-    fill: str = "mean",
+    setting: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """A run of one given model.
 
@@ -37,9 +39,11 @@ def planted_run(
         right: of each image whether the model is right.
         images: their ids; None: ``ids``.
         trial: the model's name.
-        seed, fill: of the sweep.
+        seed: of the sweep.
+        setting: the primary fill and metric, where they are not mean and the sweep's.
     """
     n = len(right)
+    fill = setting.get("fill", "mean")
     names = list(images) if images is not None else ids(n)
     store = Store(str(out), {"run_id": "0" * 16, "sweep_hash": "1" * 16})
     explainers = list(dict.fromkeys(e for e, _ in gaps)) or ["gradcam"]
@@ -54,6 +58,7 @@ def planted_run(
     store.write(yaml.safe_dump(sweep).encode(), "sweep.yaml")
     store.write_json({"name": "planted", "cxr_ray": "0.2.0"}, "provenance.json")
     settings = primary.resolve(sweep)
+    settings = replace(settings, metric=setting.get("metric", settings.metric))
     store.write(settings.to_json().encode(), primary.FILE)
     labels = [i % 2 for i in range(n)]
     predicted = [label if ok else 1 - label for label, ok in zip(labels, right, strict=True)]
@@ -65,7 +70,8 @@ def planted_run(
                              for i, p, label in zip(names, patients, labels, strict=True)])  # fmt: skip
     _write(store, "trials", [{"trial_id": trial, "variant": trial, "status": "given", "config": "{}"}])
     rows = zip(names, labels, predicted, outcome, strict=True)
-    _write(store, "predictions", [{"image_id": i, "split": "test", "label": label, "predicted": p, "outcome": o}
+    _write(store, "predictions", [{"image_id": i, "split": "test", "label": label, "predicted": p, "outcome": o,
+                                   "logit_pneumonia": 2.0 * p - 1}
                                   for i, label, p, o in rows], {"trial_id": trial})  # fmt: skip
     test = {"grid": "pixel", "fill": fill, "metric": settings.metric, "level": None, "scale": "logodds"}
     summary = []

@@ -1,24 +1,18 @@
-"""The figure of the answer: each control's advantage with its interval, the hardest at the bottom, a panel a model.
-
-Labels stand above their intervals, so that a panel can be read on a phone.
-"""
+"""The figure of the answer: each control's advantage with its interval, the hardest at the bottom, a panel a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from cxr_ray.analysis.answers import Answer, phrase, standing
 from cxr_ray.measure.controls import CONTROLS
-from cxr_ray.report.figures.drawing import Disc, Drawing, Label, Path, width_of
-from cxr_ray.report.figures.ticks import nice
-from cxr_ray.report.page import mean, rows_of
+from cxr_ray.report.figures import intervals
+from cxr_ray.report.figures.drawing import Drawing
+from cxr_ray.report.figures.intervals import PANEL, Ends, Mark
+from cxr_ray.report.figures.marks import control_colour
+from cxr_ray.report.page import rows_of
 
-PANEL = 440.0  # pixels wide
-ROW, HEAD, FOOT, EDGE = 46.0, 34.0, 46.0, 14.0
 SAID = {  # of the map, against the control of a row
     "beaten": "map better",
     "on average": "map better on average",
@@ -29,67 +23,34 @@ SAID = {  # of the map, against the control of a row
 ACROSS = "advantage, log-odds (right of 0: the map is more faithful)"
 
 
-def limits(answers: Sequence[Answer]) -> tuple[float, float]:
+def limits(answers: Sequence[Answer]) -> Ends:
     """The axis across of all panels: every interval and 0."""
-    ends = [pd.concat([a.rows[c] for c in ("mean", "lower", "upper")]).to_numpy(float) for a in answers]
-    known = np.concatenate([np.zeros(1), *ends])
-    low, high = float(np.nanmin(known)), float(np.nanmax(known))
-    room = 0.04 * ((high - low) or 1.0)
-    return low - room, high + room
+    return intervals.ends_of(mark for a in answers for mark in _marks(a))
 
 
-def panel(answer: Answer, ends: tuple[float, float]) -> Drawing:
+def panel(answer: Answer, ends: Ends) -> Drawing:
     """One model's panel on an axis from ends[0] to ends[1]."""
-    drawing, (low, high) = Drawing(PANEL, _height(answer)), ends
-    first, last, bottom = EDGE, PANEL - EDGE, HEAD + ROW * len(answer.rows)
-
-    def across(value: float) -> float:
-        return first + (value - low) / (high - low) * (last - first)
-
-    drawing.add(Label(first, 18, answer.subject, 13, bold=True))
-    for tick, text in nice(low, high, 6):
-        drawing.add(Label(across(tick), bottom + 15, text, 11, "middle", "muted", tick=True))
-    for i, r in enumerate(rows_of(answer.rows)):
-        top = HEAD + ROW * i  # lines stand beside the intervals, not behind the texts
-        for tick, _ in nice(low, high, 6):
-            drawing.add(Path([(across(tick), top + 20), (across(tick), top + 39)], "grid"))
-        drawing.add(Path([(across(0), top + 20), (across(0), top + 39)], "axis", width=1.5))
-        _row(drawing, r, top, (first, last), across)
-    drawing.add(Path([(first, bottom), (last, bottom)], "axis"))
-    drawing.add(Label((first + last) / 2, bottom + 34, ACROSS, 11, "middle", "muted"))
-    return drawing
+    return intervals.panel(answer.subject, _marks(answer), ends, ACROSS)
 
 
 def poster(answers: Sequence[Answer]) -> Drawing:
     """All panels in one picture, three in a row, for a paper."""
     columns = min(3, len(answers))
-    rows = [answers[i : i + columns] for i in range(0, len(answers), columns)]
-    drawing = Drawing(PANEL * columns, sum(max(map(_height, row)) for row in rows))
-    top, ends = 0.0, limits(answers)
-    for row in rows:
-        for i, answer in enumerate(row):
-            part = panel(answer, ends)
-            drawing.add(*part.moved(PANEL * i, top))
-        top += max(map(_height, row))
+    rows = [[panel(a, limits(answers)) for a in answers[i : i + columns]] for i in range(0, len(answers), columns)]
+    heights = [max(part.height for part in row) for row in rows]
+    drawing = Drawing(PANEL * columns, sum(heights))
+    for n, row in enumerate(rows):
+        for i, part in enumerate(row):
+            drawing.add(*part.moved(PANEL * i, sum(heights[:n])))
     return drawing
 
 
-def _height(answer: Answer) -> float:
-    return HEAD + ROW * len(answer.rows) + FOOT
+def _marks(answer: Answer) -> list[Mark]:
+    return [_mark(r) for r in rows_of(answer.rows)]
 
 
-def _row(drawing: Drawing, r: Any, top: float, sides: tuple[float, float], across: Any) -> None:
-    control = CONTROLS.get(r.control)
-    colour, strong = (control.colour, control.strong) if control else ("#808080", False)
-    name = phrase(r.control)
+def _mark(r: Any) -> Mark:
     place = standing(r)
-    drawing.add(Label(sides[0], top + 14, name, 12, bold=strong))
-    after = sides[0] + width_of(name, 12) * (1.08 if strong else 1.0) + 8
-    drawing.add(Label(after, top + 14, "" if place is None else SAID[place], 11, ink="muted"))
-    drawing.add(Label(sides[1], top + 14, mean(r), 11, "end", "muted"))
-    if pd.isna(r.mean):
-        return
-    y = top + 29
-    if not pd.isna(r.lower):
-        drawing.add(Path([(across(r.lower), y), (across(r.upper), y)], colour, width=2.5))
-    drawing.add(Disc(across(r.mean), y, 5.5, colour, colour if strong else "paper"))
+    strong = r.control in CONTROLS and CONTROLS[r.control].strong
+    said = "" if place is None else SAID[place]
+    return Mark(phrase(r.control), said, r.mean, r.lower, r.upper, control_colour(r.control), strong)
