@@ -452,6 +452,25 @@ class Resources(Section):
     batch_size: Count = Field("auto", description="masked images in one forward pass")
 
 
+class Track(Section):
+    """Trackers that get the trials while they train, and the results; never part of what the numbers are."""
+
+    mlflow: str | None = Field(
+        None,
+        min_length=1,
+        description="URI of an MLflow server or database, such as sqlite:///mlflow.db; its experiment has the sweep's "
+        "name",
+    )
+    wandb: str | None = Field(
+        None, min_length=1, description="project of Weights & Biases; WANDB_MODE=offline keeps it on this machine"
+    )
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """The trackers that are asked for, and where."""
+        return {key: target for key, target in self if target is not None}
+
+
 class Sweep(Section):
     """One resolved sweep. ``model`` and ``train`` may hold search spaces, so they stay plain mappings here."""
 
@@ -478,13 +497,13 @@ class Sweep(Section):
     sanity: Sanity | None = Sanity()
     stability: Stability | None = None
     resources: Resources = Resources()
+    track: Track = Track()
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
     @property
     def hash(self) -> str:
-        """16 hex digits of the sweep without resources and places of files: equal where numbers must be equal."""
-        plain = self.model_dump(mode="json")
-        plain.pop("resources")
+        """16 hex digits of the sweep without resources, trackers and places of files: equal where numbers must be."""
+        plain = self.model_dump(mode="json", exclude={"resources", "track"})
         for key in ("path", "images", "accept"):
             plain["data"].pop(key)
         plain["explain"]["maps"] = list(plain["explain"]["maps"])

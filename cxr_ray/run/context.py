@@ -26,7 +26,7 @@ from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.scoring_only import FILES
-from cxr_ray.run import progress
+from cxr_ray.run import progress, trackers
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.plan import TrialPlan, plan_trials
 from cxr_ray.storage import Store
@@ -98,6 +98,7 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     Raises:
         UserError: the images, a package or a checkpoint is not there, or not what the sweep needs.
     """
+    trackers.require(sweep.track.targets)
     source = sources.source_of(sweep.data, sweep.seed)
     try:
         entries = source.list()

@@ -24,6 +24,7 @@ from cxr_ray.run import (
     second_worker,
     shared_storage,
     terminal,
+    tracking,
     training_data,
     tuning,
 )
@@ -33,7 +34,7 @@ from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.training_data import TrainingData
 from cxr_ray.schemas import to_json
-from cxr_ray.storage import Store, sealed_json
+from cxr_ray.storage import sealed_json
 
 
 def execute(context: RunContext, ahead: RayAhead) -> bool:
@@ -70,7 +71,12 @@ def execute(context: RunContext, ahead: RayAhead) -> bool:
         stage.total = statistics.N_TABLES
         statistics.write_statistics(context.sweep, store, stage.advance)
     with progress.stage("Page"):
-        finish(store)
+        from cxr_ray.report import document as report  # matplotlib
+
+        report.write_report(store.out)
+    tracking.conclude(context)
+    resume.mark_finished(store)
+    store.clean()  # of what only an unfinished run needs
     terminal.say(f"Done in {terminal.duration(time.monotonic() - started)}.\n")
     return True
 
@@ -169,12 +175,3 @@ def _given_row(model_ref: ModelRef) -> dict[str, Any]:
         "config": to_json(vars(model_ref.spec) if model_ref.spec else {}),
         "checkpoint": model_ref.checkpoint,
     }
-
-
-def finish(store: Store) -> None:
-    """Write the report, mark the run as finished, and remove what only an unfinished run needs."""
-    from cxr_ray.report import document as report  # matplotlib
-
-    report.write_report(store.out)
-    resume.mark_finished(store)
-    store.clean()

@@ -18,7 +18,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from cxr_ray.credentials import redacted
-from cxr_ray.run import deaths, progress, terminal
+from cxr_ray.run import deaths, progress, terminal, tracking
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.plan import TrialPlan
@@ -129,7 +129,8 @@ def tune_sweep(
             callback = _Progress(len(trials), len(trials) - len(left), stage)
             callback.epochs = {t.trial_id: len(histories[t.trial_id]) for t in left}
             stage.total = total - sum(callback.epochs.values())
-            errors = _train(context, left, data, allocation, scheduler, callback)
+            with tracking.following(context, histories) as trackers:
+                errors = _train(context, left, data, allocation, scheduler, [callback, *trackers])
     return [_row(t, files[t.trial_id], errors.get(t.trial_id)) for t in trials]
 
 
@@ -143,7 +144,7 @@ def _train(
     data: TrainingData,
     allocation: Allocation,
     scheduler: FIFOScheduler,
-    callback: Callback,
+    callbacks: list[Callback],
 ) -> dict[str, str]:
     """Train the trials in processes of Tune. Returns the reasons of those that failed."""
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's ends the trials and lets the run go on
@@ -182,7 +183,7 @@ def _train(
                 storage_path=folder,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[callback],
+                callbacks=callbacks,
             ),
         )
         finished: Any = tuner.fit()

@@ -1,17 +1,18 @@
-"""cxr-ray track: what is sent, to stand-ins whose functions are those that mlflow and wandb document."""
+"""cxr-ray track: what is sent, to stand-ins for mlflow and wandb."""
 
-import contextlib
 import json
 import sys
+from importlib import util
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+import yaml
 
 from cxr_ray import results
 from cxr_ray.commands import track
+from cxr_ray.run import tracking
 from tests.builders.runs import make_run
+from tests.builders.trackers import Mlflow, Wandb
 
 
 @pytest.fixture(scope="module")
@@ -28,74 +29,86 @@ def run(tmp_path_factory) -> str:
     return str(out)
 
 
-class Mlflow(SimpleNamespace):
-    """Takes what mlflow's functions take."""
+@pytest.fixture
+def installed(monkeypatch):
+    """Puts a stand-in, or None, in a package's place."""
 
-    def __init__(self):
-        super().__init__(calls=[])
-        for name in ("set_tracking_uri", "set_experiment", "log_params", "set_tags", "log_metrics", "log_artifact"):
-            setattr(self, name, lambda *a, _name=name, **k: self.calls.append((_name, a, k)))
+    def install(name: str, package: object) -> None:
+        monkeypatch.setitem(sys.modules, name, package)
+        monkeypatch.setattr(util, "find_spec", lambda asked: sys.modules.get(asked))
 
-    @contextlib.contextmanager
-    def start_run(self, run_name):
-        self.calls.append(("start_run", (run_name,), {}))
-        yield
+    return install
 
 
-def test_mlflow_gets_each_epoch_and_one_summary_with_its_files(run, monkeypatch, capsys):
-    fake: Any = Mlflow()
-    monkeypatch.setitem(sys.modules, "mlflow", fake)
-    assert track.main([run, "--mlflow", "file:runs"]) == 0
-    trials = results.open_run(run).pandas("trials").trial_id
-    assert [a[0] for name, a, _ in fake.calls if name == "start_run"] == [*trials, "summary"]
-    steps = [(a[0], k["step"]) for name, a, k in fake.calls if name == "log_metrics" and "step" in k]
-    assert steps == [({"val_auroc": 0.6}, 1), ({"val_auroc": 0.7}, 2)]
-    assert [Path(a[0]).name for name, a, _ in fake.calls if name == "log_artifact"] == ["report.html", "one.svg"]
-    assert capsys.readouterr().out.endswith(f"Sent: {len(trials)} trials and one summary of {run}.\n")
+def test_mlflow_gets_each_epoch_and_one_summary_with_its_files_once(run, installed, capsys):
+    server = Mlflow()
+    installed("mlflow", server)
+    for _ in range(2):
+        assert track.main([run, "--mlflow", "sqlite:///runs.db"]) == 0
+        assert capsys.readouterr().out.endswith(f"Sent to MLflow: 2 trials and one summary of {run}.\n")
+    trial, failed = results.open_run(run).pandas("trials").trial_id
+    assert list(server.runs) == [trial, failed, "summary"]
+    assert server.steps(trial, "val_auroc") == [(0.6, 1), (0.7, 2)]
+    assert server.runs["summary"].files == ["report.html", "one.svg"] * 2
+    points = [name for name, _, _ in server.runs["summary"].points]
+    assert points
+    assert len(set(points)) == len(points), "a number was sent twice"
+    assert [r.status for r in server.runs.values()] == ["FINISHED", "FAILED", "FINISHED"]
 
 
-def test_the_summary_holds_the_primary_advantages_of_the_table(run):
-    *_, last = track.records(results.open_run(run))
+def test_the_summary_holds_the_primary_advantages_of_the_table_with_interval_and_n(run, tmp_path):
+    *_, last = tracking.records(results.open_run(run), tmp_path)
     summary = results.open_run(run).pandas("summary")
-    assert last.metrics
-    for key, value in last.metrics.items():
-        if key.startswith("advantage/"):
-            assert (summary["mean"] == value).any()
+    names = {key.partition("/")[2] for key in last.metrics if key.startswith("advantage/")}
+    assert names
+    for name in names:
+        for key, column in tracking.COMPARED.items():
+            if f"{key}/{name}" in last.metrics:
+                assert (summary[column] == last.metrics[f"{key}/{name}"]).any()
+        assert last.metrics[f"advantage_n/{name}"] > 0
     assert last.tags["answer 1"].startswith("Grad-CAM on ")
+    assert last.settings["primary.scale"] == "logodds"
 
 
-def test_wandb_gets_the_same_and_is_finished(run, monkeypatch):
-    logged: list[Any] = []
-
-    def init(**about):
-        logged.append(about["name"])
-        return SimpleNamespace(
-            log=lambda metrics, step: logged.append((metrics, step)),
-            summary={},
-            log_artifact=lambda artifact: logged.append(artifact.files),
-            finish=lambda: logged.append("finished"),
-        )
-
-    class Artifact:
-        def __init__(self, name, type):
-            self.files: list[str] = []
-
-        def add_file(self, path):
-            self.files.append(Path(path).name)
-
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Artifact=Artifact))
+def test_wandb_gets_the_same_and_is_finished(run, installed, monkeypatch):
+    project = Wandb()
+    installed("wandb", project)
+    monkeypatch.setenv("WANDB_MODE", "offline")
     assert track.main([run, "--wandb", "maps"]) == 0
-    assert logged[1:3] == [({"val_auroc": 0.6}, 1), ({"val_auroc": 0.7}, 2)]
-    assert logged[-3:] == ["summary", ["report.html", "one.svg"], "finished"]
+    trial, failed, summary = project.runs.values()
+    assert trial.points == [({"val_auroc": 0.6}, 1), ({"val_auroc": 0.7}, 2)]
+    assert summary.files == ["report.html", "one.svg"]
+    assert summary.about["project"] == "maps"
+    assert (trial.exit_code, failed.exit_code, summary.exit_code) == (0, 1, 0)
 
 
-def test_what_cannot_be_sent_is_a_sentence(run, monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(sys.modules, "mlflow", None)
+def test_a_run_without_options_goes_to_the_trackers_of_its_sweep(run, installed, tmp_path, capsys):
+    server, sweep = Mlflow(), Path(run, "sweep.yaml")
+    installed("mlflow", server)
+    before = sweep.read_text()
+    assert track.main([run]) == 2
+    assert "expected --mlflow URI or --wandb PROJECT" in capsys.readouterr().err
+    sweep.write_text(yaml.safe_dump({**yaml.safe_load(before), "track": {"mlflow": "sqlite:///sweep.db"}}))
+    try:
+        assert track.main([run]) == 0
+    finally:
+        sweep.write_text(before)
+    assert server.uri == "sqlite:///sweep.db"
+    assert "summary" in server.runs
+
+
+def test_what_cannot_be_sent_is_a_sentence(run, installed, monkeypatch, capsys, tmp_path):
+    installed("mlflow", None)
     assert track.main([run, "--mlflow", "file:runs"]) == 2
     assert "pip install 'cxr-ray[mlflow]'" in capsys.readouterr().err
+    server = Mlflow()
+    installed("mlflow", server)
     assert track.main([str(tmp_path), "--mlflow", "file:runs"]) == 2
-    fake: Any = Mlflow()
-    fake.set_experiment = lambda name: 1 / 0
-    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    monkeypatch.setattr(server, "create_run", lambda *a, **k: 1 / 0, raising=False)
+    capsys.readouterr()
     assert track.main([run, "--mlflow", "file:runs"]) == 1
-    assert "the tracker did not take plain-01234567: division by zero" in capsys.readouterr().err
+    assert "MLflow did not take plain-01234567: division by zero." in capsys.readouterr().err
+    installed("wandb", Wandb())
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert track.main([run, "--wandb", "maps"]) == 2
+    assert "WANDB_API_KEY" in capsys.readouterr().err

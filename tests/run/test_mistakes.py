@@ -55,7 +55,7 @@ def test_all_mistakes_of_a_sweep_file_are_told_at_once(refusal):
             "variants.Plain: got 'Plain'; expected a name that matches [a-z][a-z0-9_-]*.",
             "trian: got an unknown key. Did you mean 'train'? Expected one of: name, data, variants, model, train, "
             "search, evaluate, checkpoints, explain, perturb, controls, sequential, verdicts, regions, truth, "
-            "sanity, stability, resources, seed.",
+            "sanity, stability, resources, track, seed.",
             "seed: got -1; expected a value greater than or equal to 0.",
         ]
     )
@@ -505,3 +505,17 @@ def test_lungs_that_cannot_be_had_are_told_before_training(refusal, monkeypatch)
     assert "pip install 'cxr-ray[lungs]'" in line
     (line,) = refusal("tiny.yaml", "--set", "regions.names=[marker]")
     assert line.startswith("regions.names: got marker")
+
+
+# Trackers
+
+
+def test_a_package_that_a_sweep_needs_is_asked_for_before_anything_is_read(refusal, monkeypatch):
+    for name in ("mlflow", "wandb"):
+        monkeypatch.setitem(sys.modules, name, None)
+        for more in ((), ("--dry-run",)):
+            (line,) = refusal("tiny.yaml", "--set", f"track.{name}=here", *more, given_data="nowhere")
+            assert (
+                line
+                == f"got no package {name}; expected it to be installed; install it: pip install 'cxr-ray[{name}]'."
+            )
