@@ -228,3 +228,9 @@ def stage(name: str, total: int | None = None, unit: str = "", rate: str = "", h
         yield begun
     finally:
         display.end(begun)
+
+
+def hint(text: str) -> None:
+    """What the innermost stage waits for, until something of it is done."""
+    if _display.stages:
+        _display.stages[-1].hint = text

@@ -1,6 +1,7 @@
 """The processes that Ray starts on this machine: one that ends while Ray starts is told at once, and none is left.
 
-Ray itself waits half a minute for a process that is gone, and leaves the others running.
+Ray itself waits half a minute, for a process that is gone and for one that is only slow, and leaves the others running.
+Here a slow one is waited for as long as ``ray_wait`` says.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import Any
 
 import ray
 from ray._private import node, services
+
+from cxr_ray.errors import first_line
+from cxr_ray.run import ray_wait
 
 NEEDED = ("gcs_server", "raylet")
 SLICE_SECONDS = 0.5  # between two looks
@@ -26,12 +30,16 @@ class EndedError(Exception):
     """A process that Ray needs ended while Ray started."""
 
 
+class SlowError(Exception):
+    """They live, and Ray did not start in the time that it has."""
+
+
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """While Ray starts: raise EndedError where a process that it needs has ended; where it fails, kill the others.
 
-    Ray's own functions that start and await processes are replaced for as long. In a version without them, Ray's own
-    limits hold.
+    Raises SlowError where they take longer than they may. Ray's own functions that start and await processes are
+    replaced for as long. In a version without them, Ray's own limits hold.
     """
     if not all(hasattr(module, name) for module, name in REPLACED):
         yield
@@ -63,21 +71,27 @@ class _Processes:
         return info
 
     def node(self, *arguments: Any, **options: Any) -> Any:
-        self._check()
-        return self._node(*arguments, **options)
+        return self._awaited("Ray's raylet, which runs", lambda: self._node(*arguments, **options))
 
-    def port(self, *arguments: Any, timeout_ms: int, **options: Any) -> Any:
-        until = time.monotonic() + timeout_ms / 1000
+    def port(self, *arguments: Any, **options: Any) -> Any:
+        options["timeout_ms"] = int(1000 * SLICE_SECONDS)
+        return self._awaited("Ray's gcs_server, which runs", lambda: self._port(*arguments, **options))
+
+    def _awaited(self, what: str, ask: Callable[[], Any]) -> Any:
+        """What ``ask`` returns, once it raises nothing."""
+        ray_wait.waits_for(what)
         while True:
             self._check()
-            left = max(0.0, until - time.monotonic())
             try:
-                return self._port(*arguments, timeout_ms=int(1000 * min(SLICE_SECONDS, left)), **options)
-            except Exception:
-                if left <= SLICE_SECONDS:
-                    raise
+                return ask()
+            except Exception as e:
+                if ray_wait.is_over():
+                    raise SlowError(f"{what}, did not answer: {first_line(e)}") from None
+                time.sleep(SLICE_SECONDS / 5)
 
     def _check(self) -> None:
+        if ray_wait.is_given_up():
+            raise EndedError("its start was given up")
         for name, process in self._started:
             if name in NEEDED and process.poll() is not None:
                 raise EndedError(f"its process {name} ended at once, with exit code {process.returncode}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import importlib
 import logging
 import os
@@ -15,6 +16,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +27,15 @@ from cxr_ray import credentials
 from cxr_ray.errors import ClusterError, first_line
 from cxr_ray.machine import usable_cpus
 from cxr_ray.quiet import silent
-from cxr_ray.run import ray_processes
+from cxr_ray.run import ray_processes, ray_wait
 
 SPARE_CPUS = 1  # logical CPUs of one machine for tasks that read and write, next to the real ones that compute
 ANSWER_SECONDS = 10.0  # within which a cluster takes a connection, and answers
 LONGEST_FOLDER = 28  # characters: sockets lie 79 further down, and their paths may have 107
-TRIES = 2  # to start Ray on this machine: one that is busy may be too slow for Ray's own limits
+JOIN_SECONDS = 22.0  # after which a cluster is not joined
+NODE_SECONDS = 14.0  # for its node on this machine
+LOCAL_SECONDS = 180.0  # after which a Ray on this machine, whose processes live, does not start
+AGAIN_SECONDS = 12.0  # within which it failed, to be tried again
 TOKEN = "RAY_AUTH_TOKEN"
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # of HTTP/2, and empty settings
@@ -73,10 +78,23 @@ def start_ray() -> RayStart:
         return RayStart(local=False, joined=True)
     _be_quiet()
     address = os.environ.get("RAY_ADDRESS", "")
+    try:
+        if address and address != "local":
+            ray_wait.begin(f"the cluster of RAY_ADDRESS={address}", JOIN_SECONDS)
+            _join(address)
+            return RayStart(local=False)
+        ray_wait.begin("Ray's processes", LOCAL_SECONDS)
+        return _start()
+    finally:
+        ray_wait.end()
+
+
+def too_slow() -> ClusterError:
+    """What is said of a start that is still waited for, and will be no longer."""
+    address = os.environ.get("RAY_ADDRESS", "")
     if address and address != "local":
-        _join(address)
-        return RayStart(local=False)
-    return _start()
+        return ClusterError(_no_cluster(address, f"no end of its greeting in {JOIN_SECONDS:.0f} seconds"))
+    return ClusterError(_no_start(f"it still waited for {ray_wait.what()}, after {LOCAL_SECONDS:.0f} seconds"))
 
 
 def _be_quiet() -> None:
@@ -101,33 +119,45 @@ def _start() -> RayStart:
         os.environ[TOKEN] = secrets.token_hex(32)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     _read_token_again()
+    began = time.monotonic()
     try:
-        for left in reversed(range(TRIES)):
+        for last in (False, True):
             try:
-                with silent(2), _alone(), ray_processes.watched():
-                    ray.init(
-                        address="local",
-                        num_cpus=usable_cpus() + SPARE_CPUS,
-                        include_dashboard=False,
-                        _temp_dir=f"{folder}/r",
-                        **QUIET,
-                    )
+                _init(folder)
                 return RayStart(local=True, folder=folder, own_token=own_token)
             except Exception as e:
-                with contextlib.suppress(Exception), silent(2):
-                    ray.shutdown()
                 if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                if not left:
-                    raise ClusterError(
-                        f"got a Ray that does not start on this machine ({_reason(e)}); expected one that does; see "
-                        "whether memory, processes or open files are short (ulimit -a) or the machine is very busy, "
-                        "and run it again, with --resume where a run was begun."
-                    ) from None
+                if last or ray_wait.is_given_up() or time.monotonic() - began > AGAIN_SECONDS:
+                    raise ClusterError(_no_start(_reason(e))) from None
         raise AssertionError("one of the tries returns or raises")
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _init(folder: str) -> None:
+    try:
+        with silent(2), _alone(), ray_processes.watched():
+            ray.init(
+                address="local",
+                num_cpus=usable_cpus() + SPARE_CPUS,
+                include_dashboard=False,
+                _temp_dir=f"{folder}/r",
+                **QUIET,
+            )
+    except Exception:
+        with contextlib.suppress(Exception), silent(2):
+            ray.shutdown()
+        raise
+
+
+def _no_start(reason: str) -> str:
+    return (
+        f"got a Ray that does not start on this machine ({reason}); expected one that does; see whether memory, "
+        "processes or open files are short (ulimit -a) or the machine is very busy, and run it again, with --resume "
+        "where a run was begun."
+    )
 
 
 def private_folder(environ: MutableMapping[str, str] = os.environ) -> str:
@@ -193,12 +223,27 @@ def _join(address: str) -> None:
     if address != "auto":
         _require_answer(address)
     try:
-        with silent(2):  # Ray says there that it was asked to be quiet
+        with silent(2), _impatient():  # Ray says on stderr that it was asked to be quiet
             ray.init(address=address, **QUIET)
     except Exception as e:
         with contextlib.suppress(Exception), silent(2):
             ray.shutdown()
         raise ClusterError(_why_not_joined(address, e)) from None
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """Ray's own wait for a node of the cluster on this machine ends before ours: then it says why."""
+    services: Any = importlib.import_module("ray._private.services")
+    name = "get_node_to_connect_for_driver"
+    before = getattr(services, name, None)  # versions without it
+    if before is not None:
+        setattr(services, name, functools.partial(before, timeout_seconds=NODE_SECONDS))
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(services, name, before)
 
 
 def _require_answer(address: str) -> None:
@@ -224,7 +269,9 @@ def _no_cluster(address: str, reason: str) -> str:
     )
 
 
-def _why_not_joined(address: str, error: Exception) -> str:
+def _why_not_joined(address: str, error: BaseException) -> str:
+    while error.__cause__ is not None:  # Ray's own words for every reason are that it failed to connect
+        error = error.__cause__
     text = str(error)
     if "ersion mismatch" in text:
         versions = " ".join(text.split()).removeprefix("Version mismatch: ").rstrip(".")
@@ -237,6 +284,12 @@ def _why_not_joined(address: str, error: Exception) -> str:
             f"got RAY_ADDRESS={address}, a cluster that asks for a token, and no or another one; expected the "
             "cluster's; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, a file with it."
         )
+    if "No node info found" in text:
+        return (
+            f"got RAY_ADDRESS={address}, a cluster of which no node runs on this machine; expected one, since a sweep "
+            "joins a cluster from inside; submit the sweep (ray job submit --address http://HOST:8265), or make this "
+            f"machine a node (ray start --address={address})."
+        )
     if "exceeds" in text and "size" in text.lower():
         return (
             f"got a current folder that is too large for Ray to copy to the cluster of RAY_ADDRESS={address} "
@@ -246,5 +299,5 @@ def _why_not_joined(address: str, error: Exception) -> str:
     return _no_cluster(address, _reason(error))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return first_line(error).strip().rstrip(".") or type(error).__name__

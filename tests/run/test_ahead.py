@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 from cxr_ray import quiet
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.errors import CheckpointError, ClusterError, DataError
-from cxr_ray.run import context, ray_start
+from cxr_ray.run import ahead, context, progress, ray_start, ray_wait
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.sweepfile import resolve
 
@@ -58,6 +59,76 @@ def test_a_cluster_that_does_not_answer_is_told_to_who_waits_for_it(begun, monke
     with pytest.raises(ClusterError, match="no answer"):
         ahead.started()
     ahead.close()
+    assert begun == []
+
+
+def hangs(monkeypatch) -> threading.Event:
+    """Ray's start hangs in C until this is set; it may take no time."""
+    goes_on = threading.Event()
+
+    def start():
+        ray_wait.begin("the cluster", -1)
+        assert goes_on.wait(60)
+        raise ClusterError("too late.")
+
+    monkeypatch.setattr(ray_start, "start_ray", start)
+    monkeypatch.setattr(ahead, "GRACE_SECONDS", 0.02)
+    monkeypatch.setattr(ahead, "LOOK_SECONDS", 0.01)
+    return goes_on
+
+
+def test_a_start_that_takes_too_long_is_a_line_and_nobody_waits_for_it(begun, monkeypatch, capsys):
+    goes_on = hangs(monkeypatch)
+    starting = RayAhead()
+    with progress.shown("A command"), progress.stage("Starting Ray") as stage:
+        with pytest.raises(ClusterError, match="it still waited for the cluster, after 180 seconds"):
+            starting.started()
+        assert "waits for the cluster; gives up after" in stage.told()
+    thread = starting._thread
+    starting.close()
+    assert thread.is_alive()
+    assert thread.daemon
+    goes_on.set()
+    thread.join()
+
+
+def test_a_ray_that_starts_after_it_was_left_is_ended_by_its_own_thread(begun, monkeypatch):
+    goes_on, inside, start = threading.Event(), threading.Event(), ray_start.start_ray
+
+    def late():
+        inside.set()
+        assert goes_on.wait(60)
+        return start()
+
+    monkeypatch.setattr(ray_start, "start_ray", late)
+    monkeypatch.setattr(ahead, "GRACE_SECONDS", 0.02)
+    starting = RayAhead()
+    starting.start()
+    inside.wait(60)
+    thread = starting._thread
+    starting.close()
+    assert begun == []
+    goes_on.set()
+    thread.join()
+    assert begun == [thread, "ended"]
+
+
+def test_a_start_that_nobody_needs_is_told_so(begun, monkeypatch):
+    inside = threading.Event()
+
+    def start():
+        inside.set()
+        while not ray_wait.is_given_up():
+            time.sleep(0.01)
+        raise ClusterError("given up.")
+
+    monkeypatch.setattr(ray_start, "start_ray", start)
+    starting = RayAhead()
+    starting.start()
+    inside.wait(60)
+    starting.close()
+    ray_wait.begin("", 0)
+    ray_wait.end()
     assert begun == []
 
 

@@ -6,12 +6,13 @@ import stat
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
 
 from cxr_ray.errors import ClusterError
-from cxr_ray.run import ray_start
+from cxr_ray.run import ahead, ray_start, ray_wait
 
 MISMATCH = """Version mismatch: The cluster was started with:
     Ray: 2.55.0
@@ -103,12 +104,47 @@ def test_a_token_of_the_user_stays(init, monkeypatch):
     assert os.environ["RAY_AUTH_TOKEN"] == "mine"
 
 
-def test_a_machine_that_is_too_slow_for_ray_gets_a_second_try(init):
-    init.fails = [Exception("The current node timed out during startup.")]
+def test_a_ray_that_fails_at_once_gets_a_second_try(init):
+    init.fails = [Exception("its process raylet ended at once, with exit code 1")]
     started = ray_start.start_ray()
     assert started.local
     assert len(init.calls) == 2
     started.end()
+
+
+def test_a_ray_that_took_its_time_to_fail_gets_none(init, monkeypatch):
+    monkeypatch.setattr(ray_start, "AGAIN_SECONDS", -1)
+    init.fails = [Exception("it was too slow")]
+    with pytest.raises(ClusterError, match=r"does not start on this machine \(it was too slow\); expected"):
+        ray_start.start_ray()
+    assert len(init.calls) == 1
+
+
+def test_what_a_start_waits_for_is_told_with_its_end(init, monkeypatch):
+    told = []
+    monkeypatch.setattr(ray, "init", lambda **_: told.append((ray_wait.told(), str(ray_start.too_slow()))))
+    ray_start.start_ray().end()
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    ray_start.start_ray()
+    (here, slow_here), (there, slow_there) = told
+    assert here == "waits for Ray's processes; gives up after 3 minutes"
+    assert "it still waited for Ray's processes, after 180 seconds); expected" in slow_here
+    assert there == "waits for the cluster of RAY_ADDRESS=auto; gives up after 22 seconds"
+    assert "got RAY_ADDRESS=auto, where no cluster answers (no end of its greeting in 22 seconds); exp" in slow_there
+    assert ray_wait.told() == "imports Ray"
+
+
+def test_a_node_of_the_cluster_is_looked_for_on_this_machine_for_less_than_a_start_may_take(init, monkeypatch):
+    services: Any = ray._private.services
+    asked = []
+    monkeypatch.setattr(services, "get_node_to_connect_for_driver", lambda **limits: asked.append(limits))
+    before = services.get_node_to_connect_for_driver
+    monkeypatch.setattr(ray, "init", lambda **_: services.get_node_to_connect_for_driver())
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    ray_start.start_ray()
+    assert asked == [{"timeout_seconds": ray_start.NODE_SECONDS}]
+    assert ray_start.ANSWER_SECONDS + ray_start.NODE_SECONDS < ray_start.JOIN_SECONDS + ahead.GRACE_SECONDS < 30
+    assert services.get_node_to_connect_for_driver is before
 
 
 def test_a_ray_that_does_not_start_is_one_line_and_leaves_nothing(init, tmp_path, monkeypatch):
@@ -190,6 +226,11 @@ FAILURES = {
     "other versions": (RuntimeError(MISMATCH), "Ray: 2.55.0 Python: 3.12.1", "install the cluster's here"),
     "no token": (ray.exceptions.AuthenticationError("Token authentication is enabled but"), "token", "RAY_AUTH_TOKEN"),
     "a large folder": (RuntimeError(TOO_LARGE), "512 MiB", "RAY_ENABLE_UV_RUN_RUNTIME_ENV=0"),
+    "no node here": (
+        RuntimeError("No node info found matching attributes: '' when trying to resolve node to connect to."),
+        "of which no node runs on this machine",
+        "ray job submit",
+    ),
     "anything else": (
         ConnectionError("it is gone\nmore"),
         "where no cluster answers (it is gone)",
@@ -204,3 +245,6 @@ def test_why_a_cluster_was_not_joined_is_one_line(refused, monkeypatch, case):
     line = refused("auto", error)
     assert reason in line
     assert remedy in line
+    wrapped = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+    wrapped.__cause__ = error
+    assert refused("auto", wrapped) == line, "the reason, not what Ray says of each"
