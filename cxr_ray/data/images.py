@@ -88,12 +88,30 @@ def decode(data: bytes, size: int, fit: Fit = "squash", bits: int = 16) -> NDArr
 
 
 def decode_mask(data: bytes, size: int, fit: Fit = "squash") -> NDArray[np.bool_]:
-    """A mask's file to bool [size, size]: above 127 is inside; resized as ``decode`` does, but to the nearest pixel.
+    """A mask's file to bool [size, size]; resized as ``decode`` does, but to the nearest pixel.
+
+    Inside is what lies above 0 where a mask holds 0 and one other value, such as 1 or a colour; else what lies above
+    127, of 65535 where it has 16 bits above 32767.
 
     Raises:
-        ImageError: as ``decode``.
+        ImageError: as ``decode``, or several values of which none is that high, such as numbers of parts.
     """
-    return fit_mask(np.asarray(_loaded(data, lambda image: image.convert("L"))) > 127, size, fit)
+    return fit_mask(_inside(np.asarray(_loaded(data, lambda image: image, None))), size, fit)
+
+
+def _inside(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """The inside of a mask's values, [H, W] or [H, W, 3]."""
+    values = array if array.ndim == 2 else array.max(2)
+    found, half = np.unique(values), 2 ** (15 if values.dtype.itemsize > 1 else 7) - 1
+    if len(found) == 2 and found[0] == 0:
+        half = 0
+    if 0 < found[-1] <= half:
+        raise ImageError(
+            f"The mask holds {len(found)} values up to {found[-1]}, of which none is above {half}, the inside; save it "
+            f"with 0 outside and one other value inside."
+        )
+    mask: NDArray[np.bool_] = values > half
+    return mask
 
 
 def fit_mask(mask: NDArray[np.bool_], size: int, fit: Fit = "squash") -> NDArray[np.bool_]:
@@ -150,15 +168,15 @@ def fit_map(map_HW: NDArray[np.float32], size: int, fit: Fit = "squash") -> NDAr
     return np.array(fitted, np.float32) + (0 if square else least)
 
 
-def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image], bits: int = 16) -> Image.Image:
-    """The image that ``work`` makes of the image's pixels in L or RGB."""
+def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image], bits: int | None = 16) -> Image.Image:
+    """The image that ``work`` makes of the image's pixels in L or RGB; ``bits`` None: of 16-bit grey as it is."""
     try:
         if dicom.is_dicom(data):
             _check_size(*dicom.header(data)[:2])
             return work(Image.fromarray(dicom.pixels(data)))
         image = _open(data)
         image.load()
-        return work(_eight_bit(image, bits))
+        return work(image if bits is None and image.mode.startswith("I") else _eight_bit(image, bits or 16))
     except (ImageError, MissingPackageError):
         raise
     except Exception as e:  # hostile bytes raise almost anything: OSError, SyntaxError, struct.error, ...

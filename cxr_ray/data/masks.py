@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,20 +20,23 @@ from cxr_ray.data.entries import AnnotatedSource, Source
 from cxr_ray.data.folder import ENDINGS, FolderSource, is_junk, opened
 from cxr_ray.data.loading import Row, in_threads, unreadable
 from cxr_ray.data.manifest import Manifest
+from cxr_ray.data.pairing import paired, without_ending
 from cxr_ray.data.sources import SOURCES
 from cxr_ray.errors import DataError, ImageError
 
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Masks of a part of the images: images of any ending under ``path``, above 127 in it, each named as its image.
+    """Masks of a part of the images: images of any ending under ``path``, each named as its image (``decode_mask``).
 
     ``part`` is lungs or marker, a key of ``regions``, or truth, a section. Where a name stands in several folders below
-    ``path``, the one whose path there is the image's counts.
+    ``path``, the one whose path there is nearest to the image's counts; ``shared``: names that several images have,
+    whose masks are told by their folders.
     """
 
     path: str
     part: str = "lungs"
+    shared: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if "://" not in self.path:  # as in FolderSource
@@ -48,9 +51,10 @@ class MaskFolder:
 
     def find(self, path: str) -> str | None:
         """The mask of the image at ``path`` (of its manifest row), as a path inside the folder."""
-        found = _mask_files(self.path)
-        whole = PurePosixPath(path).with_suffix("")
-        return found.get(str(whole)) or found.get(whole.name)
+        whole = without_ending(path)
+        files = _mask_files(self.path).get(PurePosixPath(whole).name, [])
+        place = paired([str(file.with_suffix("")) for file in files], whole, self.shared)
+        return None if place is None else str(files[place])
 
     def read(self, path: str) -> bytes:
         """The bytes of one mask. Raises OSError where it cannot be read."""
@@ -58,15 +62,14 @@ class MaskFolder:
 
 
 @functools.lru_cache(maxsize=4)
-def _mask_files(folder: str) -> dict[str, str | None]:
-    """Path or name without its ending to the file; None for a name that several files have."""
+def _mask_files(folder: str) -> dict[str, list[PurePosixPath]]:
+    """Name without its ending to the files of that name, as paths inside the folder."""
     fs, base = opened(folder)
-    found: dict[str, str | None] = {}
+    found: dict[str, list[PurePosixPath]] = {}
     for info in fs.get_file_info(pafs.FileSelector(base or "/", recursive=True)):
         inside = PurePosixPath(info.path[len(base) + 1 :])
         if info.type == pafs.FileType.File and inside.suffix.lower() in ENDINGS and not is_junk(inside.name):
-            for name in {str(inside.with_suffix("")), inside.stem}:
-                found[name] = None if name in found else str(inside)
+            found.setdefault(inside.stem, []).append(inside)
     return found
 
 
@@ -95,14 +98,44 @@ def marker_of(sweep: Sweep) -> MaskFolder | None:
 def mask_note(folder: MaskFolder, manifest: Manifest) -> str:
     """How many of the test images have a mask. Raises DataError where none has."""
     paths = list(manifest.rows("test")["path"])
-    found = sum(folder.find(path) is not None for path in paths)
+    found, untold = sum(folder.find(path) is not None for path in paths), not_told_apart(folder, paths)
     if not found:
         raise DataError(
             f"regions.{folder.part}: got {folder.path}, where no file is named as a test image; expected names such as "
-            f"{PurePosixPath(paths[0]).with_suffix('')}; give the masks their images' names."
+            f"{PurePosixPath(paths[0]).with_suffix('')}; give the masks their images' names.{untold}"
         )
     kind = folder.part.removesuffix("s").capitalize()
-    return f"{kind} masks: {found} of {len(paths)} test images have one in {folder.path}; the others' columns are null."
+    have = f"{found} of {len(paths)} test images have one in {folder.path}"
+    return f"{kind} masks: {have}; the others' columns are null.{untold}"
+
+
+class Named(Protocol):
+    """What is found by the names of images: masks, or shapes in a file."""
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """Names that several images have."""
+        ...
+
+    def find(self, path: str) -> object | None:
+        """What stands under the image at ``path``."""
+        ...
+
+
+def not_told_apart(of: Named, paths: Sequence[str]) -> str:
+    """A sentence on images that share their name with others, for whom something is there that is not told to be theirs.
+
+    Nothing where there is no such image.
+    """
+    by_name = replace(of, shared=frozenset())  # type: ignore[type-var]
+    shared = [path for path in paths if PurePosixPath(without_ending(path)).name in of.shared]
+    lost = [path for path in shared if of.find(path) is None and by_name.find(path) is not None]
+    if not lost:
+        return ""
+    return (
+        f" For {len(lost)} of these a file's or row's name alone agrees, which several images have, and is not taken: "
+        f"name what is theirs by folder and name, such as {without_ending(lost[0])}."
+    )
 
 
 class Parts(NamedTuple):

@@ -25,6 +25,7 @@ from cxr_ray.data import images
 from cxr_ray.data.loading import Row, in_threads
 from cxr_ray.data.manifest import Manifest
 from cxr_ray.data.map_files import ENDINGS, Map, MapFiles
+from cxr_ray.data.pairing import agreeing
 from cxr_ray.errors import DataError
 
 IDENTITY = 2**16  # parts of a path that an image_id stands for: it says more than any path
@@ -157,7 +158,7 @@ def matched(members: Sequence[str], table: pd.DataFrame, bare: bool = False) -> 
     for member in members:
         own = PurePosixPath(member if bare else member[: -len(ENDINGS[0])]).parts
         claims = {
-            n: IDENTITY if ids[n] == own[-1] else _agreeing(own[:-1], parts[n][:-1]) for n in images_of.get(own[-1], ())
+            n: IDENTITY if ids[n] == own[-1] else agreeing(own[:-1], parts[n][:-1]) for n in images_of.get(own[-1], ())
         }
         most = max(claims.values(), default=0)
         chosen = [n for n, agree in claims.items() if agree == most]
@@ -178,14 +179,6 @@ def matched(members: Sequence[str], table: pd.DataFrame, bare: bool = False) -> 
         if len(maps) > 1
     }
     return found, why_not
-
-
-def _agreeing(a: Sequence[str], b: Sequence[str]) -> int:
-    """How many of the last folders agree."""
-    agree = 0
-    while agree < min(len(a), len(b)) and a[-1 - agree] == b[-1 - agree]:
-        agree += 1
-    return agree
 
 
 def _read_all(files: MapFiles, member_of: Mapping[str, str]) -> dict[str, _Checked]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -22,16 +22,18 @@ from cxr_ray.config import Sweep
 from cxr_ray.data import images, shapes
 from cxr_ray.data.annotations import Annotation, read
 from cxr_ray.data.entries import Source
-from cxr_ray.data.folder import ENDINGS, opened
+from cxr_ray.data.folder import opened
 from cxr_ray.data.loading import Row, absolute, in_threads, unreadable
 from cxr_ray.data.manifest import Manifest
-from cxr_ray.data.masks import MaskFolder
+from cxr_ray.data.masks import MaskFolder, not_told_apart
+from cxr_ray.data.pairing import paired, without_ending
 from cxr_ray.data.shapes import Mask, Shape
 from cxr_ray.data.sources import SOURCES
 from cxr_ray.errors import DataError, ImageError
 
 TRUTH, BOXES = "truth", "truth_boxes"  # names of the masks
 MOST_BYTES = 2**30  # of a file of annotations
+ByName = dict[str, list[tuple[str, Annotation]]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class TruthFile:
         labels: those that count; none: all.
         size: width and height of the images that shapes were drawn on, where the file does not say.
         stamp: its size and time when the sweep named it; a file that changed is read anew.
+        shared: names that several images have, which are told by their folders.
     """
 
     path: str
@@ -64,10 +67,11 @@ class TruthFile:
     labels: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
     stamp: tuple[int, int] = (0, 0)
+    shared: frozenset[str] = frozenset()
 
     def find(self, path: str) -> Annotation | None:
         """What the file says of the image at ``path`` (of its manifest row), whatever the label; None: nothing."""
-        return named(_by_name(self.path, self.format, self.stamp), path)
+        return named(_by_name(self.path, self.format, self.stamp), path, self.shared)
 
     def marked(self, path: str) -> Marked | None:
         """The shapes of an image, of the labels that count; None: there are none."""
@@ -96,8 +100,8 @@ class TruthFile:
 
     def named_labels(self) -> list[str]:
         """The labels of the file, in the order of their names; of those without a name, none."""
-        found = _by_name(self.path, self.format, self.stamp).values()
-        return sorted({label for one in found if one is not None for label, _ in one.shapes if label})
+        every = [one for of_name in _by_name(self.path, self.format, self.stamp).values() for _, one in of_name]
+        return sorted({label for one in every for label, _ in one.shapes if label})
 
 
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
@@ -106,8 +110,8 @@ def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 @functools.lru_cache(maxsize=2)
-def _by_name(path: str, kind: str, stamp: tuple[int, int]) -> dict[str, Annotation | None]:
-    """An image's path or name without its ending to what the file says; None for a name that several images have."""
+def _by_name(path: str, kind: str, stamp: tuple[int, int]) -> ByName:
+    """What the file says of each image, with the image's path there, by the image's name; all without endings."""
     fs, base = opened(path)
     info = fs.get_file_info(base)
     if info.type != pafs.FileType.File or info.size > MOST_BYTES:
@@ -118,33 +122,28 @@ def _by_name(path: str, kind: str, stamp: tuple[int, int]) -> dict[str, Annotati
         )
     with fs.open_input_stream(base) as stream:
         annotations = read(stream.read(), path, kind)
-    found: dict[str, Annotation | None] = {}
+    found: ByName = {}
     for name, annotation in annotations.items():
-        whole = _stem(name.replace("\\", "/").strip("/"))
-        for key in {whole, PurePosixPath(whole).name}:
-            found[key] = None if key in found else annotation
+        whole = without_ending(name.replace("\\", "/").strip("/"))
+        found.setdefault(PurePosixPath(whole).name, []).append((whole, annotation))
     return found
 
 
-def _stem(name: str) -> str:
-    """Without an image's ending; other dots belong to the name, as in DICOM's identifiers."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in (*ENDINGS, ".dcm", ".dicom") else str(path)
-
-
-def named(found: Mapping[str, Annotation | None], path: str) -> Annotation | None:
-    """What stands under an image's path: the longest end of it that has a name, folders parted by / or by _.
+def named(found: ByName, path: str, shared: Collection[str] = ()) -> Annotation | None:
+    """What stands under an image's path, or the end of it: folders may be missing, or joined by _ to the name.
 
     >>> here = Annotation(None, ())
-    >>> named({"patient1_study1_view1": here}, "valid/patient1/study1/view1.jpg") is here
+    >>> joined = "patient1_study1_view1"
+    >>> named({joined: [(joined, here)]}, "valid/patient1/study1/view1.jpg") is here
     True
     """
-    parts = PurePosixPath(_stem(path)).parts
+    parts = PurePosixPath(without_ending(path)).parts
     for first in range(len(parts)):
-        for joint in "/_":
-            name = joint.join(parts[first:])
-            if name in found:
-                return found[name]
+        of_name = found.get("_".join(parts[first:]), [])
+        own = "/".join(parts[:first] + ("_".join(parts[first:]),))
+        place = paired([whole for whole, _ in of_name], own, shared)
+        if place is not None:
+            return of_name[place][1]
     return None
 
 
@@ -200,15 +199,19 @@ def truth_notes(truth: Truth, manifest: Manifest) -> list[str]:
         listed = sum(truth.find(path) is not None for path in paths)
         own = zip(paths, test["width"].tolist(), test["height"].tolist(), strict=True)
         _check_sizes(truth, [(path, (int(width), int(height))) for path, width, height in own])
+    untold = not_told_apart(truth, paths)
     if not found:
         raise DataError(
             f"truth.path: got {truth.path}, where no test image has an expert truth ({listed} of {len(paths)} are "
             f"listed); expected names such as {PurePosixPath(paths[0]).with_suffix('')}; give the images' names."
+            f"{untold}"
         )
     without = len(paths) - found
+    empty = "; nor have those whose mask is empty" if isinstance(truth, MaskFolder) else ""
     notes = [
         f"Expert truth: {found} of {len(paths)} test images have one in {truth.path}. The other {without} "
-        f"({listed - found} listed without, {len(paths) - listed} not listed) have no row in localisation."
+        f"({listed - found} listed without, {len(paths) - listed} not listed) have no row in localisation{empty}."
+        f"{untold}"
     ]
     if isinstance(truth, TruthFile) and len(labels := truth.named_labels()) > 1 and len(truth.labels) != 1:
         joined = ", ".join(truth.labels or labels)
@@ -228,13 +231,20 @@ def _check_labels(truth: TruthFile) -> None:
 def _check_sizes(truth: TruthFile, own: Sequence[tuple[str, tuple[int, int]]]) -> None:
     """Shapes beyond the image were drawn on another size: by the file's size, the sweep's, or the image's own."""
     beyond: Counter[tuple[tuple[int, int], tuple[float, float]]] = Counter()
+    furthest = 0.0
     for path, of_file in own:
         if (marked := truth.marked(path)) is None:
             continue
         width, height = marked.size or of_file
         right, down = (max(reach) for reach in zip(*(shape.reach for shape in marked.shapes), strict=True))
+        furthest = max(furthest, right, down)
         if right > width + 1 or down > height + 1:  # edges are rounded
             beyond[(width, height), (right, down)] += 1
+    if 0 < furthest <= 1:
+        raise DataError(
+            f"truth.path: got {truth.path}, where no shape reaches beyond {furthest:g}, as shares of a side would; "
+            "expected pixels; multiply x by the image's width and y by its height."
+        )
     if beyond:
         (size, reach), _ = max(beyond.items(), key=lambda item: item[0][1])
         raise DataError(

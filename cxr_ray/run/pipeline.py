@@ -11,7 +11,7 @@ import json
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from cxr_ray.data.entries import Source
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.masks import MaskFolder, load_parts, lungs_of, marker_of
 from cxr_ray.data.outside_maps import MapSet, load_maps
+from cxr_ray.data.pairing import shared_names
 from cxr_ray.data.sources import SOURCES, counterfactuals_of
 from cxr_ray.data.truth import load_truth, own_truth, truth_of
 from cxr_ray.errors import WorkersError
@@ -87,10 +88,14 @@ class _Decode:
         sweep: Sweep,
         maps: Mapping[str, MapSet] | None = None,
         with_maps: Collection[str] = ("test", "stability"),
+        shared: frozenset[str] = frozenset(),
     ):
-        self.source, self.fit, self.sweep, self.truth = source, sweep.data.fit, sweep, truth_of(sweep)
+        self.source, self.fit, self.sweep = source, sweep.data.fit, sweep
         self.maps, self.with_maps = maps or {}, with_maps
-        self.folders = [folder for folder in (lungs, marker_of(sweep)) if folder is not None]
+        truth = truth_of(sweep)
+        self.truth = None if truth is None else replace(truth, shared=shared)
+        folders = [folder for folder in (lungs, marker_of(sweep)) if folder is not None]
+        self.folders = [replace(folder, shared=shared) for folder in folders]
         self.parts, self.changes = sweep.regions is not None, counterfactuals_of(sweep)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -318,7 +323,8 @@ def decode_of(context: RunContext, is_map_pass: bool) -> _Decode:
     from cxr_ray.measure.controls import needs_map_pass  # torch
 
     with_maps = ("test", "stability") if is_map_pass or not needs_map_pass(context.sweep) else ("stability",)
-    return _Decode(context.source, lungs_of(context.sweep), context.sweep, context.maps.sets, with_maps)
+    lungs, shared = lungs_of(context.sweep), shared_names(context.manifest.images)
+    return _Decode(context.source, lungs, context.sweep, context.maps.sets, with_maps, shared)
 
 
 def _computed_alone(shard_pass: ShardPass, shards: list[ShardPlan]) -> Generator[ShardDone, None, None]:

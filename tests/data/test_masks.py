@@ -36,6 +36,8 @@ def mask_bytes(mask: np.ndarray, kind: str = "PNG") -> bytes:
 def test_lung_masks_are_found_by_name_and_lie_where_the_images_do(tmp_path):
     half = np.zeros((50, 80), np.uint8)
     half[:, 40:] = 255
+    dim = half.copy()
+    dim[:20, :40] = 127
     files = {
         "a.png": mask_bytes(half),
         "deeper/b.jpeg": mask_bytes(half, "JPEG"),
@@ -43,7 +45,8 @@ def test_lung_masks_are_found_by_name_and_lie_where_the_images_do(tmp_path):
         "test/NORMAL/twice.png": mask_bytes(half),
         "test/PNEUMONIA/twice.png": mask_bytes(255 - half),
         "notes.txt": b"no mask",
-        "c.png": mask_bytes(np.full((9, 9), 127, np.uint8)),
+        "c.png": mask_bytes(dim),
+        "parts.png": mask_bytes(half // 127),
     }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -56,12 +59,13 @@ def test_lung_masks_are_found_by_name_and_lie_where_the_images_do(tmp_path):
         "test/NORMAL/twice.jpeg",
         "test/PNEUMONIA/twice.jpeg",
         "test/NORMAL/c.jpeg",
+        "test/NORMAL/parts.jpeg",
     ]
     rows = [{"path": path, "image_id": path[-9:]} for path in paths]
     parts = load_parts(FolderSource(str(tmp_path)), [MaskFolder(str(tmp_path))], rows, 32)
     right = np.zeros((32, 32), bool)
     right[:, 16:] = True
-    expected = [right, right, ~right & right, ~right & right, right, ~right, ~right & right]  # 127 is not in the lungs
+    expected = [right, right, ~right & right, ~right & right, right, ~right, right, right]  # 127 is not in the lungs
     assert np.array_equal(parts.masks["lungs"], expected)
     assert [(e["path"], e["stage"]) for e in parts.errors] == [("test/NORMAL/broken.jpeg", "lungs")]
     padded = load_parts(FolderSource(str(tmp_path)), [MaskFolder(str(tmp_path))], rows[:1], 32, "pad").masks["lungs"][0]
