@@ -123,7 +123,7 @@ class Named(Protocol):
 
 
 def not_told_apart(of: Named, paths: Sequence[str]) -> str:
-    """A sentence on images that share their name with others, for whom something is there that is not told to be theirs.
+    """A sentence on images that share their name with others, where it does not tell whose a thing of that name is.
 
     Nothing where there is no such image.
     """

@@ -1,4 +1,4 @@
-"""Which of several names is an image's: names of masks, annotations and maps are paths of which a part may be missing."""
+"""Which of several names is an image's: those of masks, annotations and maps are paths that may lack a part."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ Shapes: N images, S side of an image, K outputs of a model, V side of a map.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,13 +22,13 @@ from cxr_ray.data.truth import BOXES, TRUTH, boxes_of
 from cxr_ray.errors import CheckpointError, DataError, ImageError, first_line
 from cxr_ray.measure.batch import in_pixel_space
 from cxr_ray.measure.shards import Shard
-from cxr_ray.models import networks, xrayvision
-from cxr_ray.models.checkpoints import refuse_probabilities
+from cxr_ray.models import ends, networks, xrayvision
 from cxr_ray.models.networks import Classifier, ModelSpec
-from cxr_ray.models.scoring_only import scripted
+from cxr_ray.models.scoring_only import ScoringOnly, scripted
 
 TRIAL = "model"  # the model's name in the tables
 SHARD = 16  # images that a worker gets at a time, as in a sweep
+PROBED = 8  # images that tell whether outputs look like probabilities
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 Model = nn.Module | Callable[[Tensor], Tensor]
@@ -194,8 +195,7 @@ def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
     classifier.mean, classifier.std = classifier.mean.to(device), classifier.std.to(device)
     image = in_pixel_space(torch.from_numpy(np.array(pixels[:1]))).to(device)
     try:
-        with torch.no_grad():
-            logits = network(classifier.normalize(image))
+        logits = ends.scored(network, classifier.normalize(image))
     except Exception as e:  # networks fail in as many ways as there are networks
         raise CheckpointError(
             f"got a model that cannot score an image of {list(image.shape)} ({first_line(e)}); expected a module or "
@@ -215,9 +215,40 @@ def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
             f"got columns {spec.columns} for a model of {logits.shape[1]} outputs; expected numbers from 0 to "
             f"{logits.shape[1] - 1}; give those."
         )
-    refuse_probabilities("a model", logits)
+    ends.require_logits("a model", network, logits, spec.columns)
     classifier.spec = replace(spec, outputs=logits.shape[1])
+    _require_finite(classifier, logits)
+    if logits.grad_fn is None and not isinstance(network, ScoringOnly):
+        _tell_shares(classifier, pixels)
     return classifier
+
+
+def _require_finite(classifier: Classifier, logits: Tensor) -> None:
+    """Refuse a model that gives no finite logits for an image, nor for noise. Raises CheckpointError."""
+    if torch.isfinite(logits).all():
+        return
+    size = classifier.spec.size
+    noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(logits.device)
+    with torch.no_grad():
+        of_noise = classifier.network(classifier.normalize(noise))
+    if not torch.isfinite(of_noise).all():
+        raise CheckpointError(
+            f"got a model that gives {of_noise.flatten()[0]:g} for noise as for an image; expected finite logits; give "
+            "weights, mean and std that are finite and not 0."
+        )
+
+
+def _tell_shares(classifier: Classifier, pixels: Pixels) -> None:
+    """Warn of a function whose numbers all lie between 0 and 1: what it ends in cannot be seen."""
+    images = in_pixel_space(torch.from_numpy(np.array(pixels[:PROBED]))).to(classifier.mean.device)
+    with torch.no_grad():
+        logits = classifier.network(classifier.normalize(images))
+    if bool(((logits >= 0) & (logits <= 1)).all()):
+        warnings.warn(
+            f"the outputs of the model lie between {float(logits.min()):.3g} and {float(logits.max()):.3g} for "
+            f"{len(images)} images, and are taken for logits; if they are probabilities p, give log(p / (1 - p))",
+            stacklevel=6,
+        )
 
 
 def maps_of(maps: Any, n: int) -> NDArray[np.float32]:

@@ -15,10 +15,10 @@ from torch import Tensor
 from cxr_ray.config import Classes
 from cxr_ray.data.images import PREPROCESS
 from cxr_ray.errors import CheckpointError, WeightsError, first_line
-from cxr_ray.models import digests, families, matching, xrayvision
+from cxr_ray.models import digests, ends, families, matching, xrayvision
 from cxr_ray.models.networks import NETWORKS, Classifier, ModelSpec, build
 from cxr_ray.models.outputs import outputs_of_classes
-from cxr_ray.models.scoring_only import FILES, looks_like_probabilities
+from cxr_ray.models.scoring_only import FILES
 from cxr_ray.models.statefiles import read_state_file
 from cxr_ray.registry import did_you_mean
 from cxr_ray.results import filesystem
@@ -182,34 +182,27 @@ def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
     return spec
 
 
-@torch.inference_mode()
 def _try(path: str, classifier: Classifier) -> None:
     """Refuse weights that give no finite score for a constant image or for noise."""
     size = classifier.spec.size
     noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([torch.zeros_like(noise), classifier.normalize(noise)])
     try:
-        images = torch.cat([torch.zeros_like(noise), classifier.normalize(noise)])
-        scores, outputs = classifier.log_odds(images), classifier.network(images)
-    except RuntimeError as e:  # layers of a head of the file's own may not fit each other
+        outputs = ends.scored(classifier.network, images)
+    except Exception as e:  # layers may not fit each other, and networks of users fail in their own ways
         raise CheckpointError(
             f"got {path}, which cannot score an image of {size} x {size} ({first_line(e)}); expected layers that fit; "
             "give the network (arch) and the size that it was trained with."
         ) from None
-    refuse_probabilities(path, outputs)
+    families.require_outputs(outputs, 2)
+    ends.require_logits(path, classifier.network, outputs, classifier.spec.columns)
+    with torch.inference_mode():
+        scores = classifier.log_odds(images)
     if not torch.isfinite(scores).all():
         values = " and ".join(f"{score:g}" for score in scores.tolist())
         raise CheckpointError(
             f"got {path}, which gives {values} for a constant image and for noise; expected finite scores; give "
             "weights, mean and std that are finite and not too large."
-        )
-
-
-def refuse_probabilities(what: str, outputs: Tensor) -> None:
-    """Refuse outputs that are shares of one: log-odds are differences of logits. Raises CheckpointError."""
-    if looks_like_probabilities(outputs):
-        raise CheckpointError(
-            f"got {what}, whose outputs are probabilities (none below 0, and they add up to 1); expected logits; leave "
-            "the softmax at its end out."
         )
 
 

@@ -256,7 +256,15 @@ def outputs_of(network: nn.Module, size: int) -> int:
             f"got a network that cannot score images of {size} x {size} ({reason}); expected one that takes "
             "[B, 3, S, S]; give the size that it was made for."
         ) from None
-    if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 1:
-        kind = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise UserError(f"got a network whose output is {kind}; expected logits [B, outputs]; give such a network.")
+    return require_outputs(out, 1)
+
+
+def require_outputs(out: Any, images: int) -> int:
+    """How many numbers an image has in a network's output. Raises UserError where it is no tensor [images, outputs]."""
+    if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != images or not out.shape[1]:
+        kind = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise UserError(
+            f"got a network whose output for {images} images is {kind}; expected one tensor of logits [{images}, "
+            "outputs]; give such a network."
+        )
     return out.shape[1]

@@ -40,11 +40,20 @@ class ScoringOnly(nn.Module):
         kind: what it is, in words.
         ends_in: softmax or sigmoid, whose outputs become log-probabilities and logits; None for logits.
         notes: on how it is read, each a sentence.
+        is_softmax: its outputs are those of one softmax, whether that is undone or left out.
     """
 
-    def __init__(self, kind: str, score: Callable[[Tensor], Tensor], ends_in: str | None, notes: Sequence[str] = ()):
+    def __init__(
+        self,
+        kind: str,
+        score: Callable[[Tensor], Tensor],
+        ends_in: str | None,
+        notes: Sequence[str] = (),
+        is_softmax: bool = False,
+    ):
         super().__init__()
         self.kind, self.score, self.ends_in, self.notes = kind, score, ends_in, tuple(notes)
+        self.is_softmax = is_softmax or ends_in == "softmax"
 
     def forward(self, images: Tensor) -> Tensor:
         """Model-space images to logits; without a gradient."""
@@ -135,7 +144,7 @@ def read_onnx(path: str) -> ScoringOnly:
         refuse(f"whose input is {shape} of {kind}")
     if shape[1] == 1:
         notes.append("it reads one channel, and gets the mean of three: give mean and std as it was trained with")
-    return ScoringOnly("an ONNX file", _Session(session, shape, _TYPES[kind]), None, notes)
+    return ScoringOnly("an ONNX file", _Session(session, shape, _TYPES[kind]), None, notes, ends_in == "softmax")
 
 
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}

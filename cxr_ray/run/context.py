@@ -24,7 +24,7 @@ from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import depends_on_channels, passes_of_sanity
 from cxr_ray.measure.donor_swaps import assign_donors
 from cxr_ray.measure.worker import ModelRef
-from cxr_ray.models import checkpoints, networks
+from cxr_ray.models import checkpoints, ends, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.scoring_only import FILES
 from cxr_ray.run import progress, trackers
@@ -160,6 +160,7 @@ def untrained_models(sweep: Sweep, trials: Sequence[TrialPlan]) -> list[str]:
         if needs.has_all(arch, cam_layer, sweep.explain.explainers):
             continue  # and importing torchvision takes as long as importing torch
         model = networks.build(arch, ModelSpec(arch, size, cam_layer=cam_layer))
+        ends.require_trainable(model)
         notes += needs.check("To be trained", model, sweep.explain.explainers)
     return list(dict.fromkeys(notes))
 

@@ -37,8 +37,9 @@ def mask(file, value=255):
 def marked(source, path):
     """Which images have a truth, and the notes, as a sweep finds them."""
     manifest = load_manifest(source, training=False)
-    truth = truth_of(resolve({"truth": {"path": str(path)}}))
-    truth = dataclasses.replace(truth, shared=shared_names(manifest.images))
+    named = truth_of(resolve({"truth": {"path": str(path)}}))
+    assert named is not None
+    truth = dataclasses.replace(named, shared=shared_names(manifest.images))
     notes = truth_notes(truth, manifest)
     found, errors = load_truth(source, truth, manifest.rows("test").to_dict("records"), 20)
     assert not errors

@@ -1,0 +1,110 @@
+"""What a network's outputs are: logits, or probabilities, whose differences are no log-odds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cxr_ray.errors import CheckpointError, UserError, first_line
+from cxr_ray.models import families
+from cxr_ray.models.networks import Classifier
+from cxr_ray.models.scoring_only import ScoringOnly, looks_like_probabilities
+
+ENDS = {"Sigmoid": "sigmoid", "Hardsigmoid": "sigmoid", "Softmax": "softmax", "LogSoftmax": "log-softmax"}
+PASSED_ON = (
+    "View",
+    "UnsafeView",
+    "Reshape",
+    "ReshapeAlias",
+    "Squeeze",
+    "Unsqueeze",
+    "Alias",
+    "Clone",
+    "ToCopy",
+    "Clamp",
+)
+
+
+def end_of(outputs: Tensor) -> str | None:
+    """The function that outputs come from, where it is one of ENDS, as autograd's graph tells; None: no graph, or none.
+
+    >>> end_of(torch.ones(1, 2, requires_grad=True).sigmoid().view(2)), end_of(torch.ones(1, 2))
+    ('sigmoid', None)
+    """
+    node: Any = outputs.grad_fn
+    while node is not None:
+        name = node.name().rstrip("0123456789").removesuffix("Backward")
+        if name in ENDS:
+            return ENDS[name]
+        if name not in PASSED_ON:
+            return None
+        node = node.next_functions[0][0]
+    return None
+
+
+def scored(network: nn.Module | Callable[[Tensor], Tensor], images: Tensor) -> Any:
+    """The outputs for images, with autograd's graph where there is one."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            return network(images.clone().requires_grad_())
+    except RuntimeError:  # a function may take its images to numpy
+        with torch.no_grad():
+            return network(images)
+
+
+def require_logits(
+    what: str, network: nn.Module | Callable[[Tensor], Tensor], outputs: Tensor, columns: Sequence[Sequence[int]] | None
+) -> None:
+    """Refuse outputs that are no logits, or not those of the columns' meaning.
+
+    Args:
+        what: for the message.
+        network: that gave them.
+        outputs: of ``scored``, [B, K].
+        columns: of the spec.
+
+    Raises:
+        CheckpointError: probabilities; or one class of a softmax, whose log-odds are against all the others.
+    """
+    end = end_of(outputs)
+    if isinstance(network, ScoringOnly):
+        end = "log-softmax" if network.is_softmax else None
+    if end in ("sigmoid", "softmax") or looks_like_probabilities(outputs.detach()):
+        known = f"it ends in a {end}" if end else "none below 0, and they add up to 1"
+        raise CheckpointError(
+            f"got {what}, whose outputs are probabilities ({known}); expected logits; leave the {end or 'softmax'} at "
+            "its end out."
+        )
+    if end == "log-softmax" and columns is not None and not all(columns):
+        raise CheckpointError(
+            f"got {what}, whose {outputs.shape[1]} outputs are one softmax, with columns of one class alone "
+            f"({columns}); expected those of both classes, since its log-odds are against all others; name the outputs "
+            "of the other class as well (outputs, ModelSpec.columns)."
+        )
+
+
+def require_trainable(classifier: Classifier) -> None:
+    """Refuse a network that does not give as many logits as it was built for.
+
+    Raises:
+        UserError: it cannot score images, or gives something else.
+        CheckpointError: it gives probabilities.
+    """
+    spec = classifier.spec
+    noise = torch.rand(2, 3, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
+    try:
+        outputs = scored(classifier.network, noise)
+    except Exception as e:  # networks of users fail in their own ways
+        raise UserError(
+            f"got {spec.arch}, which cannot score images of {spec.size} x {spec.size} ({first_line(e)}); expected a "
+            "network of images [B, 3, S, S]; correct it, or give the size that it was made for (data.size)."
+        ) from None
+    if (given := families.require_outputs(outputs, len(noise))) != spec.outputs:
+        raise UserError(
+            f"got {spec.arch}, which gives {given} outputs where {spec.outputs} were asked for; expected as many as "
+            "its function is told; build the head from that number."
+        )
+    require_logits(spec.arch, classifier.network, outputs, None)

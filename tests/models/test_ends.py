@@ -1,0 +1,124 @@
+"""Outputs that are no logits are refused, wherever a network comes from."""
+
+import importlib
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import cxr_ray
+from cxr_ray.errors import CheckpointError, UserError
+from cxr_ray.measure.given import given
+from cxr_ray.models import checkpoints
+from cxr_ray.models.networks import ModelSpec, build
+from cxr_ray.run.context import untrained_models
+from cxr_ray.run.plan import plan_trials
+from cxr_ray.sweepfile import resolve
+
+SIZE = 32
+IMAGES = np.random.default_rng(0).integers(0, 256, (9, SIZE, SIZE), dtype=np.uint8)
+MODULE = """
+import torch
+from torch import nn
+
+class Scored(nn.Module):
+    def __init__(self, outputs, end):
+        super().__init__()
+        self.features, self.head, self.end = nn.Conv2d(3, 4, 3), nn.Linear(4, outputs), end
+
+    def forward(self, images):
+        return self.end(self.head(torch.relu(self.features(images)).mean((2, 3))))
+
+def sigmoid(outputs): return Scored(outputs, torch.sigmoid)
+def pair(outputs): return Scored(outputs, lambda x: (x, x))
+def one(outputs): return Scored(1, nn.Identity())
+def plain(outputs): return Scored(outputs, nn.Identity())
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "ends_of_mine.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("ends_of_mine")
+    del sys.modules["ends_of_mine"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "columns", "end", "what"),
+    [
+        (1, None, nn.Sigmoid(), "probabilities .it ends in a sigmoid"),
+        (2, None, torch.sigmoid, "probabilities .it ends in a sigmoid"),
+        (14, ((), (6,)), nn.Sigmoid(), "probabilities .it ends in a sigmoid"),
+        (3, ((0,), (2,)), lambda x: x.softmax(1).clamp(1e-7, 1), "probabilities .it ends in a softmax"),
+        (3, ((), (2,)), nn.LogSoftmax(1), "3 outputs are one softmax, with columns of one class alone"),
+    ],
+)
+def test_a_model_that_ends_in_probabilities_is_refused(module, outputs, columns, end, what):
+    model = module.Scored(outputs, end).eval()
+    with pytest.raises(CheckpointError, match=f"got a model, whose .*{what}.*; expected"):
+        cxr_ray.explain(model, IMAGES, spec=ModelSpec("given", SIZE, columns=columns))
+    with pytest.raises(CheckpointError, match=f"got a model, whose .*{what}.*; expected"):
+        cxr_ray.explain(lambda x: model(x), IMAGES, "occlusion", spec=ModelSpec("given", SIZE, columns=columns))
+
+
+def test_a_log_softmax_of_both_classes_gives_their_log_odds(module):
+    model = module.Scored(3, nn.Identity()).eval()
+    spec = ModelSpec("given", SIZE, columns=((0, 1), (2,)))
+    images = torch.rand(4, 3, SIZE, SIZE)
+    with torch.no_grad():
+        plain = given(model, IMAGES, spec).model.log_odds(images)
+        model.end = nn.LogSoftmax(1)
+        torch.testing.assert_close(given(model, IMAGES, spec).model.log_odds(images), plain)
+
+
+def test_a_function_whose_end_cannot_be_seen_is_told_where_its_numbers_look_like_shares(module):
+    def score(images):
+        return torch.from_numpy(images.numpy()[:, :1].mean((2, 3)) * 0 + 0.7)
+
+    with pytest.warns(UserWarning, match=r"lie between 0.7 and 0.7 for 8 images, and are taken for logits"):
+        cxr_ray.explain(score, IMAGES, "centre")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cxr_ray.explain(lambda images: 2 * score(images), IMAGES, "centre")
+
+
+@pytest.mark.parametrize("spec", [ModelSpec("given", SIZE, std=(0.0, 0.0, 0.0)), ModelSpec("given", SIZE)])
+def test_a_model_without_finite_logits_is_refused(module, spec):
+    model = module.Scored(2, nn.Identity() if spec.std[0] == 0 else lambda x: x * torch.nan).eval()
+    with pytest.raises(CheckpointError, match=r"gives (nan|inf|-inf) for noise as for an image; expected finite"):
+        cxr_ray.explain(model, IMAGES, "occlusion", spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("sigmoid", "whose outputs are probabilities .it ends in a sigmoid"),
+        ("pair", "got a network whose output for 2 images is a tuple; expected one tensor"),
+        ("one", "which gives 1 outputs where 2 were asked for"),
+    ],
+)
+def test_a_factory_of_something_else_is_refused_before_it_is_trained_or_loaded(module, tmp_path, name, what):
+    sweep = resolve({"model": {"arch": f"factory:ends_of_mine:{name}", "weights": "none"}, "data": {"size": SIZE}})
+    with pytest.raises(UserError, match=what):
+        untrained_models(sweep, plan_trials(sweep))
+    if name != "one":
+        spec = ModelSpec(f"factory:ends_of_mine:{name}", SIZE)
+        torch.save(build(spec.arch, spec).network.state_dict(), tmp_path / "mine.pt")
+        with pytest.raises(UserError, match=what):
+            checkpoints.load(str(tmp_path / "mine.pt"), spec)
+
+
+def test_one_class_of_a_softmax_file_is_refused(module, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch would have users export otherwise; files remain
+        traced = torch.jit.trace(module.Scored(3, nn.Softmax(1)).eval(), torch.rand(2, 3, SIZE, SIZE))
+    traced.save(str(tmp_path / "mine.ts"))
+    spec = ModelSpec("torchscript", SIZE, columns=((), (2,)))
+    with pytest.raises(CheckpointError, match="3 outputs are one softmax, with columns of one class alone"):
+        checkpoints.load(str(tmp_path / "mine.ts"), spec)
+    known = checkpoints.load(str(tmp_path / "mine.ts"), ModelSpec("torchscript", SIZE, columns=((0, 1), (2,))))
+    assert known.spec.outputs == 3
