@@ -41,7 +41,7 @@ class Answer:
         model: its name for people.
         explainer: whose maps they are.
         claim: the words after the subject.
-        rows: of ``summary`` behind the claim, a control a row; the hardest, with the smallest mean advantage, last.
+        rows: of ``summary`` behind the claim, a control a row; the one with the smallest mean advantage last.
     """
 
     trial_id: str

@@ -152,8 +152,11 @@ def _of_models(row: Record, differences: Sequence[Record], labels: tuple[str, st
     setting = _setting(maps[0], labels) if maps else ""
     return {
         "title": _model(row["trial_id"], row["trial_id_run"]) if several else "",
-        "panels": list(_panels(rows, labels)),
-        "caption": f"Difference of {labels[1]} minus {labels[0]}; [ ] is its 95% interval over patients. {setting}",
+        "panels": list(_panels(rows)),
+        "caption": (
+            f"{labels[1]} minus {labels[0]}, [ ]: 95% interval over patients. Right of 0 {labels[1]} is higher; an "
+            f"advantage that is higher: its maps are more faithful. Filled and bold: higher or lower. {setting}"
+        ),
         "classified": _table([r for r in rows if r not in maps], labels),
         "maps": _table([r for r in maps if r["bucket"] == "all"], labels) if maps else None,
         "buckets": _table([r for b in BUCKETS[1:] for r in maps if r["bucket"] == b], labels) if maps else None,
@@ -172,11 +175,10 @@ def _setting(r: Record, labels: tuple[str, str]) -> str:
     return f"Maps: {metric_of(r)}, {OWN} ({each}). A difference may come from the settings."
 
 
-def _panels(rows: Sequence[Record], labels: tuple[str, str]) -> Iterator[Part]:
+def _panels(rows: Sequence[Record]) -> Iterator[Part]:
     """A panel of what needs no map, and one an explainer of its advantages; axes of one unit are the same."""
     classified = [_mark(r, _name(r), colour(0)) for r in rows if not known(r["control"])]
-    across = f"{labels[1]} minus {labels[0]}"
-    yield _panel("Classification", classified, intervals.ends_of(classified), f"{across}, shares")
+    yield _panel("Classification", classified, intervals.ends_of(classified), "difference, shares")
     panels: dict[str, list[Mark]] = {}
     for r in rows:
         if r["quantity"] == "advantage" and r["bucket"] == "all":
@@ -185,7 +187,7 @@ def _panels(rows: Sequence[Record], labels: tuple[str, str]) -> Iterator[Part]:
             panels.setdefault(f"Advantage of {title(r['explainer'])} over", []).append(mark)
     ends = intervals.ends_of(mark for marks in panels.values() for mark in marks)
     for subject, marks in panels.items():
-        yield _panel(subject, marks, ends, f"{across}, log-odds (right of 0: more faithful in {labels[1]})")
+        yield _panel(subject, marks, ends, "difference, log-odds")
 
 
 def _mark(r: Record, name: str, ink: str) -> Mark:

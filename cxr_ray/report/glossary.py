@@ -64,7 +64,7 @@ GLOSSARY = (
         ("p_holm",),
     ),
     Term(
-        "hardest control",
+        "hardest strong control",
         "The strong control with the smallest mean advantage of an explainer, bucket and setting.",
         ("hardest strong control", "hardest control", "hardest"),
     ),

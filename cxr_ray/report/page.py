@@ -68,6 +68,15 @@ def images(r: Any) -> str:
     return f"{count(r.n)} ({count(r.n_patients)})"
 
 
+def counted(n: Any, noun: str) -> str:
+    """A number of things, in words.
+
+    >>> counted(1, "image"), counted(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{count(n)} {noun}{'' if n == 1 else 's'}"
+
+
 def percent(value: Any, digits: int = 0) -> str:
     """A share as a percentage; en dash for none.
 

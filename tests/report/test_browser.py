@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cxr_ray.report.browser import pictures
 from cxr_ray.report.browser.files import write_browser
 from cxr_ray.report.galleries import Images
 from cxr_ray.report.load import load
@@ -202,6 +203,23 @@ def test_the_deleted_picture_is_the_xray_with_a_quarter_filled(tab, run):
     assert 0.24 < filled.mean() < 0.28  # a few pixels of the X-ray have the fill's grey
     assert (deleted[~filled] == xray[~filled]).all()
     assert (xray[filled] != fill).mean() > 0.9
+
+
+def test_noise_is_made_in_the_page_as_it_was_scored(tab, run):
+    opened(tab, run)
+    key = pictures.noise_key(IDS[1], 5)
+    made = np.array(tab.run(f"[...noise({key}, 32)].filter((_, k) => k % 4 === 0)"))
+    scored = pictures.filled(np.zeros((32, 32), np.uint8), "noise", IDS[1], 5, 0.5)
+    assert np.abs(made - scored.ravel()).max() <= 1  # float32 rounds the last digit
+
+
+def test_every_control_that_can_be_drawn_is_pictured_when_it_is_chosen(tab, run):
+    drawn = part(run, f"{TRIAL}/index")["explainers"]["occlusion"]["drawn"]
+    assert len(drawn) > 1
+    for control in drawn:
+        opened(tab, run, f"#explainer=occlusion&control={control}&text={IDS[1]}")
+        tab.until(f"document.querySelector('.card canvas[aria-label=\"Control {control} over the X-ray\"]')")
+        assert tab.run("document.querySelectorAll('.card .of-control canvas').length") == 2
 
 
 def test_sequential_verdicts_stand_above_the_cards(tab, tmp_path):

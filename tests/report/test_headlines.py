@@ -1,4 +1,4 @@
-"""The first screen and the terminal name the hardest comparison."""
+"""The first screen and the terminal name the hardest strong control."""
 
 import re
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_the_strong_control_that_is_not_beaten_is_named_though_another_is(run):
     assert sentence.startswith("Grad-CAM on plain: more faithful than other patients' maps; ")
     assert "not shown to be better than the average map" in sentence
     (group,) = (x for x in screen["groups"] if x.startswith("all ("))
-    assert "hardest strong control mean_map: +0.260 [−0.110, +0.630], win rate" in group
+    assert "advantage over the hardest strong control, mean_map: +0.260 [−0.110, +0.630], win rate" in group
     assert ": not beaten; 1 of 2 strong controls beaten." in group
     (line,) = (x for x in summary_lines(run) if "gradcam" in x and " all " in x and "win rate" in x)
     assert "mean_map     0.260 [-0.110, 0.630]" in line
@@ -73,7 +73,7 @@ def test_win_rate_and_mean_advantage_that_differ_are_named(run):
     assert any(words + "have opposite signs" in x for x in summary_lines(run))
 
 
-def test_the_figure_has_the_hardest_control_at_the_bottom_and_its_numbers_in_words(run):
+def test_the_figure_has_the_smallest_advantage_at_the_bottom_and_its_numbers_in_words(run):
     with_values(run, "gradcam", "mean_map", mean=-9.5, lower=-9.75, upper=-9.25, beaten="no", hardest=True)
     (panel,) = first_screen(run)["panels"]
     names = re.findall(r'font-size="12"[^>]*>([^<]+)<', panel["svg"])

@@ -80,6 +80,7 @@ const SORTS = {
 const VERDICTS = {
   any: "any", better: "beats the control", even: "even", worse: "does not beat it", every: "beats every control", none: "not measured",
 };
+const BEATEN = { yes: "beaten", no: "not shown to be beaten", differs: "beaten by one of mean advantage and win rate" };
 const SIZES = [12, 24, 60];
 
 function fresh() {
@@ -249,12 +250,39 @@ function picture(uri) {
   });
 }
 
-function pixels(image, side, smooth) { // the first channel of a grey picture, enlarged: bilinear, or the nearest
+function channel(image) { // the first channel of a picture, four bytes a pixel
   const own = image.naturalWidth, canvas = document.createElement("canvas");
   canvas.width = canvas.height = own;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
-  const data = context.getImageData(0, 0, own, own).data, grey = new Float32Array(side * side), places = [];
+  return [context.getImageData(0, 0, own, own).data, own];
+}
+
+// Upper and lower 32 bits of a product of 64 bits; those of a are unsigned.
+function product(high, low, [factorHigh, factorLow]) {
+  const a = low >>> 16, b = low & 65535, c = factorLow >>> 16, d = factorLow & 65535;
+  const middle = a * d + ((b * d) >>> 16), cross = b * c + (middle % 65536);
+  const carried = a * c + Math.floor(middle / 65536) + Math.floor(cross / 65536);
+  return [(carried + Math.imul(high, factorLow) + Math.imul(low, factorHigh)) >>> 0, Math.imul(low, factorLow) >>> 0];
+}
+
+const GOLDEN = [0x9e3779b9, 0x7f4a7c15], MIXES = [[30, [0xbf58476d, 0x1ce4e5b9]], [27, [0x94d049bb, 0x133111eb]]];
+
+function noise([high, low], side) { // the fill: SplitMix64, as cxr_ray/randomness.py, 0 to 255
+  const grey = new Float32Array(4 * side * side);
+  for (let p = 0; p < side * side; p++) {
+    const sum = low + GOLDEN[1];
+    high = (high + GOLDEN[0] + (sum > 0xffffffff ? 1 : 0)) >>> 0;
+    low = sum >>> 0;
+    let x = [high, low];
+    for (const [bits, factor] of MIXES) x = product((x[0] ^ (x[0] >>> bits)) >>> 0, (x[1] ^ ((x[1] >>> bits) | (x[0] << (32 - bits)))) >>> 0, factor);
+    grey[4 * p] = Math.round(255 * (((x[0] ^ (x[0] >>> 31)) >>> 8) + 0.5) / 16777216);
+  }
+  return grey;
+}
+
+function pixels(data, own, side, smooth) { // enlarged: bilinear, or the nearest
+  const grey = new Float32Array(side * side), places = [];
   for (let p = 0; p < side; p++) {
     const at = Math.min(Math.max((p + 0.5) * own / side - 0.5, 0), own - 1), low = Math.floor(at);
     places.push(smooth ? [low, Math.min(low + 1, own - 1), at - low] : [Math.floor((p + 0.5) * own / side), 0, 0]);
@@ -290,19 +318,20 @@ function overlay(grey, heat, signed) {
   };
 }
 
-async function decoded(card, xray) {
+async function decoded(card, xray, control) {
   const side = 224;
   const read = async (uri, smooth) => {
     const image = uri ? await picture(uri) : null;
-    return image ? pixels(image, side, smooth) : null;
+    return image ? pixels(...channel(image), side, smooth) : null;
   };
   const of = async (one) => one && {
     map: await read(one.map, true), mask: await read(one.mask, false), deleted: await read(one.deleted, true),
   };
-  const [grey, fill, own, control] = await Promise.all([
-    read(xray && xray.photo, true), read(xray && typeof xray.fill === "string" ? xray.fill : null, true), of(card), of(card.control),
+  const [grey, fill, own, beside] = await Promise.all([
+    read(xray && xray.photo, true), read(xray && typeof xray.fill === "string" ? xray.fill : null, true), of(card), of(control),
   ]);
-  return { side, grey, fill: fill || (xray ? xray.fill : null), own, control };
+  const put = xray && xray.fill && xray.fill.noise ? pixels(noise(xray.fill.noise, xray.fill.side), xray.fill.side, side, true) : fill;
+  return { side, grey, fill: put || (xray ? xray.fill : null), own, control: beside };
 }
 
 function deletion(made, of) { // place of a pixel to its colour once the mask is filled; null where that is not known
@@ -433,9 +462,10 @@ async function fill(node, explainer, image, mine) {
     return;
   }
   if (mine !== drawing) return;
-  const made = await decoded(card, xray);
+  const control = controlOf(explainer), picture = (card.controls && card.controls[control]) || null;
+  const made = await decoded(card, xray, picture);
   if (mine !== drawing) return;
-  const control = controlOf(explainer), grey = made.grey || new Float32Array(made.side ** 2).fill(128);
+  const grey = made.grey || new Float32Array(made.side ** 2).fill(128);
   const signed = index.explainers[explainer].signed, level = percent(run.level), own = scores(card, "none"), after = control ? scores(card, control) : null;
   const target = run.classes[index.target[image]], noXray = "The X-ray could not be read.";
   const untouched = card.curves.none && card.curves.none[0] ? card.curves.none[0][0][0] : null;
@@ -448,18 +478,18 @@ async function fill(node, explainer, image, mine) {
     bold(`Top ${level} deleted`), ` ${own ? scored(own[0]) : "not measured"}`);
   if (control) node.style.setProperty("--control", run.controls[control].colour);
   const panels = [first, map, gone, words(explainer, image, control)];
-  const pictured = index.explainers[explainer].drawn, drawn = control === pictured ? made.control : null;
-  const unseen = control !== pictured ? `${control} has no pictures here${pictured ? `; ${pictured} has` : ""}.`
+  const pictured = index.explainers[explainer].drawn, drawn = made.control;
+  const unseen = !pictured.includes(control) ? `${control} has no pictures here${pictured.length ? `; ${pictured.join(", ")} has` : ""}.`
     : card.map ? "This image has no such draw." : whyNoMap(card);
   if (control) {
-    const whose = drawn && card.control.of ? run.image_id.indexOf(card.control.of) : -1;
+    const whose = drawn && picture.of ? run.image_id.indexOf(picture.of) : -1;
     const name = whose >= 0 ? run.path[whose].slice(run.path[whose].lastIndexOf("/") + 1) : null;
-    const look = drawn && (drawn.map ? overlay(grey, drawn.map, card.control.signed) : drawn.mask && ((p) => (drawn.mask[p] > 127 ? [0.5 * grey[p] + 90, 0.5 * grey[p] + 35, 0.5 * grey[p]] : [grey[p], grey[p], grey[p]])));
+    const look = drawn && (drawn.map ? overlay(grey, drawn.map, picture.signed) : drawn.mask && ((p) => (drawn.mask[p] > 127 ? [0.5 * grey[p] + 90, 0.5 * grey[p] + 35, 0.5 * grey[p]] : [grey[p], grey[p], grey[p]])));
     panels.push(figure("of-control", canvas(`Control ${control} over the X-ray`, look), unseen, element("span", { class: "swatch" }), bold(control), name ? ": map of " : control === "mean_map" ? ": mean of other patients' rank maps" : ": first draw", name ? element("bdi", {}, shown(name)) : ""));
     panels.push(figure("of-control", canvas(`X-ray without the control's top ${level}`, deletion(made, drawn)), drawn ? noXray : unseen,
       element("span", { class: "swatch" }), bold(`Its top ${level} deleted`), ` ${after ? scored(after[0]) : "not measured"}`));
   }
-  const differs = drawn && card.control.differs ? element("p", { class: "soft" }, "The pictured masks are approximate: this map is larger than the tables keep.") : "";
+  const differs = drawn && picture.differs ? element("p", { class: "soft" }, "The pictured masks are approximate: this map is larger than the tables keep.") : "";
   body.replaceChildren(element("div", { class: "panels" }, ...panels), differs, curves(card, control), numbersTable(explainer, image, card),
     element("p", { class: "soft" }, element("bdi", {}, file), ` \u00B7 ${run.image_id[image]}`));
   node.setAttribute("data-drawn", "");
@@ -483,7 +513,7 @@ function drawSummary() {
       if (!r || r.mean === null) continue;
       const interval = r.lower === null ? "" : ` [${number(r.lower, 2, true)}, ${number(r.upper, 2, true)}]`;
       lines.push(element("li", {}, bold(explainer), ` over ${r.control}${r.hardest ? " (the hardest strong control)" : ""}, ${bucket === "all" ? "all images" : bucket}: mean advantage in ${run.metric} `,
-        bold(number(r.mean, 2, true) + interval), ` log-odds, ${plural(r.n, "image")} of ${plural(r.n_patients, "patient")}; beaten: ${r.beaten || "not tested"}`));
+        bold(number(r.mean, 2, true) + interval), ` log-odds, ${plural(r.n, "image")} of ${plural(r.n_patients, "patient")}; ${BEATEN[r.beaten] || "not tested"}`));
     }
   }
   for (const v of index.verdicts) {

@@ -18,6 +18,7 @@ from cxr_ray.report.browser.pictures import Grey
 from cxr_ray.report.browser.views import View
 
 WHOLE = 56  # side of the largest map that is kept; a map of this side may have been larger
+PICTURES = 8000  # of controls, of a model: images x explainers x controls; above it, one control an explainer
 
 
 def rounded(values: ArrayLike, digits: int = 3) -> list[float | None]:
@@ -49,18 +50,22 @@ class CardsOfModel:
         return Masking(data.sweep["seed"], data.first.grid, self.view.size, data.primary.level)
 
     @cached_property
-    def drawn(self) -> Mapping[str, str | None]:
-        """The control whose first draw is pictured by each explainer's maps: the hardest strong one, if it can be."""
+    def drawn(self) -> Mapping[str, list[str]]:
+        """Controls whose first draw is pictured by each explainer's maps: all that can be, where PICTURES allows.
+
+        Else the hardest strong one alone, or the first that can be drawn.
+        """
+        drawable = [c for c in self.model.data.controls if can_be_drawn(c)]
+        if len(self.model.ids) * len(self.explainers) * len(drawable) <= PICTURES:
+            return dict.fromkeys(self.explainers, drawable)
         rows = self.summary
         hardest = {r["explainer"]: r["control"] for r in rows if r["bucket"] == "all" and r["hardest"]}
-        drawable = [c for c in self.model.data.controls if can_be_drawn(c)]
-        first = drawable[0] if drawable else None
-        return {e: hardest[e] if hardest.get(e) in drawable else first for e in self.explainers}
+        return {e: [hardest[e]] if hardest.get(e) in drawable else drawable[:1] for e in self.explainers}
 
     def prepare(self, pool: ThreadPoolExecutor) -> None:
         """Make what cards share, before threads make the cards."""
         for explainer, maps in self.maps.items():
-            if self.drawn[explainer] == "mean_map":
+            if "mean_map" in self.drawn[explainer]:
                 maps.sum_ranks(self.masking, pool)
 
     @cached_property
@@ -162,17 +167,17 @@ class CardsOfModel:
             "mask": pictures.mask(own, approximate),
             "deleted": self.view.deleted(image_id, grey, own),
         }
-        made["control"] = self._control(explainer, image_id, grey, own, approximate)
+        pictured = {c: self._control(explainer, c, image_id, grey, own) for c in self.drawn[explainer]}
+        made["controls"] = {name: picture for name, picture in pictured.items() if picture is not None}
         return made
 
-    def _control(
-        self, explainer: str, image_id: str, grey: Grey | None, own: Mask, approximate: bool
-    ) -> dict[str, Any] | None:
-        """The pictures of the control that is drawn; None where the image has no such draw."""
-        of, name = self.explainers[explainer], self.drawn[explainer]
-        control = None if name is None else self.maps[explainer].control(name, self.masking, image_id)
-        if name is None or control is None:
+    def _control(self, explainer: str, name: str, image_id: str, grey: Grey | None, own: Mask) -> dict[str, Any] | None:
+        """The pictures of a control's first draw; None where the image has none."""
+        of = self.explainers[explainer]
+        control = self.maps[explainer].control(name, self.masking, image_id)
+        if control is None:
             return None
+        approximate = len(of.values[image_id]) == WHOLE < self.view.size
         stored = float(of.curves[name].overlap[self.place[image_id]]) if name in of.curves else np.nan
         differs = abs((own & control.mask).sum() / own.sum() - stored) > 1 / self.masking.n
         return {

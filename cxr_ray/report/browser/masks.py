@@ -26,6 +26,7 @@ from cxr_ray.measure.donor_index import DonorIndex
 Values = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 CPU = torch.device("cpu")
+KEPT = 2**28  # bytes of an explainer's rank maps
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class MapsOfTarget:
         values: image_id to the finite map.
         donors: which images lend their maps to which.
         sums: by predicted class the sum of the rank maps [S * S] and their number, once ``sum_ranks`` made them.
+        ranks: image_id to its rank map, of a run whose rank maps fit into KEPT.
     """
 
     explainer: str
@@ -110,6 +112,7 @@ class MapsOfTarget:
     values: Mapping[str, Values]
     donors: DonorIndex
     sums: dict[int, tuple[NDArray[np.int64], int]] = field(default_factory=dict)
+    ranks: dict[str, NDArray[np.integer]] = field(default_factory=dict)
 
     def control(self, name: str, masking: Masking, image_id: str) -> Control | None:
         """The first draw of a control that ``can_be_drawn``; None where the image has none."""
@@ -138,15 +141,20 @@ class MapsOfTarget:
     def _predicted(self, image_id: str) -> int:
         return int(self.donors.predicted[self.donors.position(image_id)])
 
-    def _ranks(self, masking: Masking, image_id: str) -> NDArray[np.int32]:
-        return replace(masking, grid="pixel").places(image_id, self.values[image_id])[0].numpy()
+    def _ranks(self, masking: Masking, image_id: str) -> NDArray[np.integer]:
+        if image_id in self.ranks:
+            return self.ranks[image_id]
+        places = replace(masking, grid="pixel").places(image_id, self.values[image_id])[0].numpy()
+        if len(self.values) * 2 * places.size <= KEPT and places.size <= 2**16:
+            self.ranks[image_id] = places.astype(np.uint16)
+        return places
 
     def _mean_map(self, masking: Masking, image_id: str) -> Control | None:
         total, n = self.sums[self._predicted(image_id)]
         own = self.donors.of_same_patient(image_id, (self.explainer, self.target[image_id]))
         if n == len(own):
             return None
-        mean = (sum(self._ranks(masking, i) for i in own) - total) / (n - len(own))
+        mean = (sum(self._ranks(masking, i).astype(np.int64) for i in own) - total) / (n - len(own))
         mean = mean.reshape(masking.size, masking.size)
         return Control(masking.of_map(image_id, mean), (1 + mean / mean.size).astype(np.float32))
 

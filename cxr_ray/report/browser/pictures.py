@@ -86,6 +86,12 @@ def filled(grey: Grey, fill: str, image_id: str, seed: int, grey_level: float) -
     return int(as_bytes[0, 0]) if (as_bytes == as_bytes[0, 0]).all() else as_bytes
 
 
+def noise_key(image_id: str, seed: int) -> list[int]:
+    """The key of an image's noise, its upper and lower 32 bits: the page makes the numbers of ``randomness.bits``."""
+    whole = randomness.key(seed, image_id, FILLS["noise"].purpose) % 2**64
+    return [whole >> 32, whole % 2**32]
+
+
 def depends_on_mask(fill: str) -> bool:
     """Whether a fill is made anew for each mask."""
     return FILLS[fill].for_masks is not None

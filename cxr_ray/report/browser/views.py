@@ -55,9 +55,11 @@ class View:
         """The X-ray, and what the fill puts in its place where that does not depend on the mask."""
         if grey is None:
             return None
-        made = {"photo": pictures.photo(pictures.thumbnail(grey))}
+        made: dict[str, Any] = {"photo": pictures.photo(pictures.thumbnail(grey))}
         if pictures.depends_on_mask(self.fill):
             return made
+        if self.fill == "noise" and len(grey) <= pictures.THUMBNAIL:  # fifty kilobytes an image, as a picture
+            return {**made, "fill": {"noise": pictures.noise_key(image_id, self.seed), "side": len(grey)}}
         fill = pictures.filled(grey, self.fill, image_id, self.seed, self.grey_level)
         return {**made, "fill": fill if isinstance(fill, int) else pictures.photo(pictures.thumbnail(fill))}
 

@@ -120,7 +120,8 @@ def _panel(drawing: Drawing, panel: Axes, figure: Figure, box: tuple[float, floa
         x = at(value, ends_y[0])[0]
         if "x" in panel.grid:
             drawing.add(Path([(x, top), (x, bottom)], "grid"))
-        tick = Label(x, bottom + TICK + 0.8 * SMALL, text, SMALL, "middle", "muted", tick=not panel.named_x)
+        inside = min(x, drawing.width - width_of(text, SMALL) / 2)  # the last is not cut off
+        tick = Label(inside, bottom + TICK + 0.8 * SMALL, text, SMALL, "middle", "muted", tick=not panel.named_x)
         drawing.lines(tick)
     shown = not (figure.share_y and left > figure._sides(0)[0])
     for value, text in figure.y_ticks(panel):

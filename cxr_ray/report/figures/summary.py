@@ -1,4 +1,4 @@
-"""The figure of the answer: each control's advantage with its interval, the hardest at the bottom, a panel a model."""
+"""The figure of the answer: each control's advantage with its interval, the smallest at the bottom, a panel a model."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ NOTE = (
     "share of control draws that the map beats, ties half, 0.5 is chance [95% interval], and p_holm of a one-sided "
     "sign-flip test over patients. Both are corrected by Holm over explainers x controls. They answer two questions: "
     "by how much on average, and how often. Bold: beaten, by both tests (p_holm < 0.05) and both intervals; differs: "
-    "by one of the two. hardest: the strong control with the smallest mean advantage; a map is judged by it. overlap: "
+    "by one of the two. hardest strong: the strong control with the smallest mean advantage; a map is judged by it. "
+    "not tested: an interval is lacking, so no p_holm is shown (it stands in the table summary). overlap: "
     "the mean share of the map's most salient 25% that the control's 25% covers (0.25 by chance); a control that "
     "covers much of the map has much of its effect."
 )
@@ -117,18 +118,25 @@ def hardest_table(data: RunData, part: pd.DataFrame, where: str) -> Block:
             page.images(r),
             r.control,
             {"text": page.mean(r), "strong": r.beaten == beating.YES},
-            page.p_text(r.mean_p_holm),
+            _p_holm(r, "mean_p_holm"),
             page.interval(r.win_rate, r.win_lower, r.win_upper),
-            page.p_text(r.p_holm),
+            _p_holm(r, "p_holm"),
             page.wrapped(beating.in_words(r)),
         ]
         for r in page.rows_of(hardest)
     ]
     caption = (
-        f"The hardest comparison: the strong control with the smallest mean advantage in {data.metric}, log-odds of "
+        f"Maps against their hardest strong control, the one with the smallest mean advantage in {data.metric}, log-odds of "
         f"the target; {where}{of_area(data)}."
     )
-    head = ["explainer", "bucket", "images (patients)", "hardest control", "advantage", "p_holm of the advantage"]
+    head = [
+        "explainer",
+        "bucket",
+        "images (patients)",
+        "hardest strong control",
+        "advantage",
+        "p_holm of the advantage",
+    ]
     return page.table(caption, [*head, "win rate", "p_holm of the win rate", "in words"], rows)
 
 
@@ -196,12 +204,20 @@ def _area(r: Any, valid: str) -> str:
     return f"not shown: valid baseline for {valid}" if hidden else page.mean(r, sign=signed)
 
 
+def _p_holm(r: Any, name: str) -> str:
+    """A corrected p-value; none of what is not tested, as a sign-flip test of a few patients alone would be."""
+    return page.NONE if pd.isna(r.beaten) else page.p_text(getattr(r, name))
+
+
 def _cell(r: Any) -> Cell:
     if r is None or pd.isna(r.mean):
         return page.NONE
     win = page.interval(r.win_rate, r.win_lower, r.win_upper)
-    sub = f"p_holm {page.p_text(r.mean_p_holm)} · win rate {win}, p_holm {page.p_text(r.p_holm)}"
-    sub += " · hardest" if r.hardest is True else ""
+    if pd.isna(r.beaten):
+        sub = f"win rate {win} · not tested"
+    else:
+        sub = f"p_holm {page.p_text(r.mean_p_holm)} · win rate {win}, p_holm {page.p_text(r.p_holm)}"
+    sub += " · hardest strong" if r.hardest is True else ""
     sub += " · differs" if r.beaten == beating.DIFFERS else ""
     sub += "" if pd.isna(r.overlap) else f" · overlap {page.number(r.overlap, 2)}"
     if r.n_null or r.n_degenerate:

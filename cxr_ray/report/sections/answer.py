@@ -28,12 +28,12 @@ QUESTION = (
     "showing them alone restores it sooner. A control is a map that knows less, such as the map of another patient."
 )
 HOW = (
-    "Dot: the mean advantage over all test images, that is how much better the map does than the control in the metric "
-    "named below, in log-odds of the target class (a natural logarithm of odds). Line: its 95% interval over patients. "
-    "Filled and bold: a strong control. map better: the mean advantage and the win rate (the share of comparisons that "
-    "the map wins) are both above chance, by interval and by a test that is corrected for the number of comparisons; "
-    "better on average, better more often: one of the two alone. not shown: neither, which does not say that they are "
-    "alike. map worse: both intervals lie below chance."
+    "Dot: how much better the map does than a control, as a mean over all test images, in log-odds of the target class "
+    "(a natural logarithm of odds): the mean advantage. Line: its 95% interval over patients. Filled and bold: a strong "
+    "control. map better: shown in the mean advantage and in the win rate (the share of comparisons that the map wins), "
+    "by interval and by a test that is corrected for the number of comparisons. better on average, better more often: "
+    "shown in one of the two. not shown: in neither, which does not say that they are alike. map worse: both intervals "
+    "lie below chance."
 )
 
 
@@ -134,8 +134,8 @@ def _own_areas(data: RunData) -> Iterator[str]:
     for r in page.rows_of(rows[(rows["metric"] == "abpc") & (rows["upper"] < 0)]):
         yield (
             f"On {data.name(r.trial_id)} the maps order places worse than the reverse of their order: their own area "
-            f"between perturbation curves is {page.mean(r)}, below 0. To be more faithful than a control says little "
-            "then."
+            f"between perturbation curves is {page.mean(r)}, below 0. Where a map is worse than chance, being better "
+            "than a control says little."
         )
 
 
@@ -147,8 +147,8 @@ def _weak_controls(found: list[Answer]) -> Iterator[str]:
         better = [answers.phrase(c) for c, s in stands.items() if s == "worse" and not CONTROLS[c].strong]
         if better and strong and "worse" not in strong:
             yield (
-                f"On {answer.model} {answers.listed(better)}, which no map made, do better than the map. The strong "
-                "controls are the easier ones there."
+                f"On {answer.model} {answers.listed(better)}, which no map made, do better than the map. There the strong "
+                "controls are easier to beat than these."
             )
 
 
@@ -160,8 +160,9 @@ def _baseline(data: RunData) -> Iterator[str]:
     for r in page.rows_of(table[(table["fill"] == data.first.fill) & (table["target_rule"] == data.first.rule)]):
         if r.n_patients < MIN_PATIENTS:
             yield (
-                f"That {r.fill} is a valid baseline of {data.name(r.trial_id)} rests on {page.count(r.n)} validation "
-                f"images of {page.count(r.n_patients)} patients."
+                f"That {data.name(r.trial_id)} scores an image filled with {r.fill} alone below the untouched one (a "
+                f"valid baseline) rests on {page.counted(r.n, 'validation image')} of "
+                f"{page.counted(r.n_patients, 'patient')}."
             )
     if data.primary.deletion_alone:
         return
@@ -196,7 +197,8 @@ def findings(data: RunData) -> Iterator[str]:
     table = data.tables["hypotheses"]
     for r in page.rows_of(table[(table["role"] == "verdict") & (table["verdict"] != NOT_APPLICABLE)]):
         effect = page.interval(r.effect, r.lower, r.upper, sign=True)
-        known = "" if pd.isna(r.effect) else f"; effect {effect} {r.unit}, {page.count(r.n)} images"
+        known = "" if pd.isna(r.effect) else f"; effect {effect} {r.unit}, {page.counted(r.n, 'image')}"
+        known += "" if pd.isna(r.effect) or not pd.isna(r.lower) else ", too few for an interval"
         yield f"{r.hypothesis} ({r.subject}): {r.verdict}{known}."
     yield from _deletion(data, trial_id)
     yield from _best(data, trial_id)
@@ -243,9 +245,9 @@ def _of_group(r: Any, rows: pd.DataFrame) -> str:
     """The advantage over the hardest strong control, and how many strong ones are beaten."""
     strong = rows[(rows["explainer"] == r.explainer) & (rows["bucket"] == r.bucket)]
     strong = strong[strong["control"].map(lambda c: c in CONTROLS and CONTROLS[c].strong)]
-    images = f"{page.count(r.n)} images, {page.count(r.n_patients)} patients"
+    images = f"{page.counted(r.n, 'image')}, {page.counted(r.n_patients, 'patient')}"
     text = (
-        f"{r.bucket} ({images}): hardest strong control {r.control}: {page.mean(r)}, win rate "
+        f"{r.bucket} ({images}): advantage over the hardest strong control, {r.control}: {page.mean(r)}, win rate "
         f"{page.interval(r.win_rate, r.win_lower, r.win_upper)}: {beating.in_words(r)}"
     )
     if len(strong) == 1 or pd.isna(r.beaten):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,8 @@ def section(data: RunData, folder: Folder, images: Images) -> Section:
         f"{galleries.GALLERY} a bucket. A bucket without images has no gallery. A file is named after its bucket, the "
         f"spatial concentration of the {data.primary.explainer} map and its place. Each map is scaled by itself, to "
         "the 99th percentile of its absolute values: colours compare places within one map, never maps with each "
-        f"other. drop: fall of the target's log-odds (of its probability) at level {data.primary.level:g}, "
+        "other. A picture leads to the image's card in the browser of images. "
+        f"drop: fall of the target's log-odds (of its probability) at level {data.primary.level:g}, "
         f"{data.first}. advantage: in {data.metric}, log-odds, over {control}."
     ]
     if not data.sweep["explain"]["keep_maps"]:
@@ -143,6 +145,7 @@ def card(data: RunData, folder: Folder, images: Images, model: _Model, name: str
         "what": outcome,
         "lines": lines,
         "image_id": image_id,
+        "browse": urlencode({"model": model.trial_id, "explainer": ",".join(data.explainers), "text": image_id}),
         "path": images.paths[image_id],
         "patient": images.patients[image_id],
         # On the page the caption holds what the file holds as text.

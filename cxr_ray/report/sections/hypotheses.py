@@ -77,7 +77,8 @@ def verdict(r: Any) -> dict[str, str]:
     about = f"; about {r.about}" if page.known(r.about) else ""
     lower, upper = page.number(r.lower_90, sign=True), page.number(r.upper_90, sign=True)
     inner = "" if pd.isna(r.lower_90) else f", 90% interval [{lower}, {upper}]"
-    counted = f"{page.count(r.n_trials)} models, {page.count(r.n)} images, {page.count(r.n_patients)} patients"
+    counts = ((r.n_trials, "model"), (r.n, "image"), (r.n_patients, "patient"))
+    counted = ", ".join(page.counted(n, noun) for n, noun in counts)
     return {
         "subject": r.subject,
         "verdict": page.known(r.verdict) or INCONCLUSIVE,
@@ -85,7 +86,7 @@ def verdict(r: Any) -> dict[str, str]:
         "quantity": r.quantity,
         "effect": page.interval(r.effect, r.lower, r.upper, sign=True) + inner,
         "unit": f"{r.unit}{margin}{about}; {counted}{method}",
-        "test": f"{page.known(r.test) or 'none'}{alternative}: p {page.p_text(r.p)}{holm}",
+        "test": f"{r.test}{alternative}: p {page.p_text(r.p)}{holm}" if page.known(r.test) else "not tested",
     }
 
 
