@@ -16,7 +16,7 @@ ROW = 19.0  # pixels
 
 
 def forest(part: pd.DataFrame, controls: Sequence[str], label: str, title: str) -> Figure:
-    """Mean advantages with their intervals, a panel a control in its colour, all on one axis; filled: the hardest strong one.
+    """Mean advantages with their intervals, a panel a control in its colour, on one axis; filled: the hardest.
 
     Args:
         part: rows of ``summary`` in one setting, metric and scale.

@@ -126,8 +126,8 @@ def hardest_table(data: RunData, part: pd.DataFrame, where: str) -> Block:
         for r in page.rows_of(hardest)
     ]
     caption = (
-        f"Maps against their hardest strong control, the one with the smallest mean advantage in {data.metric}, log-odds of "
-        f"the target; {where}{of_area(data)}."
+        "Maps against their hardest strong control, the one with the smallest mean advantage in "
+        f"{data.metric}, log-odds of the target; {where}{of_area(data)}."
     )
     head = [
         "explainer",

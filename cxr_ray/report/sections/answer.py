@@ -29,11 +29,11 @@ QUESTION = (
 )
 HOW = (
     "Dot: how much better the map does than a control, as a mean over all test images, in log-odds of the target class "
-    "(a natural logarithm of odds): the mean advantage. Line: its 95% interval over patients. Filled and bold: a strong "
-    "control. map better: shown in the mean advantage and in the win rate (the share of comparisons that the map wins), "
-    "by interval and by a test that is corrected for the number of comparisons. better on average, better more often: "
-    "shown in one of the two. not shown: in neither, which does not say that they are alike. map worse: both intervals "
-    "lie below chance."
+    "(a natural logarithm of odds): the mean advantage. Line: its 95% interval over patients. Filled and bold: a "
+    "strong control. map better: shown in the mean advantage and in the win rate (the share of comparisons that the "
+    "map wins), by interval and by a test that is corrected for the number of comparisons. better on average, better "
+    "more often: shown in one of the two. not shown: in neither, which does not say that they are alike. map worse: "
+    "both intervals lie below chance."
 )
 
 
@@ -134,8 +134,8 @@ def _own_areas(data: RunData) -> Iterator[str]:
     for r in page.rows_of(rows[(rows["metric"] == "abpc") & (rows["upper"] < 0)]):
         yield (
             f"On {data.name(r.trial_id)} the maps order places worse than the reverse of their order: their own area "
-            f"between perturbation curves is {page.mean(r)}, below 0. Where a map is worse than chance, being better "
-            "than a control says little."
+            f"between perturbation curves is {page.mean(r)}, below 0. Where a map is worse than chance, being "
+            "better than a control says little."
         )
 
 
@@ -147,8 +147,8 @@ def _weak_controls(found: list[Answer]) -> Iterator[str]:
         better = [answers.phrase(c) for c, s in stands.items() if s == "worse" and not CONTROLS[c].strong]
         if better and strong and "worse" not in strong:
             yield (
-                f"On {answer.model} {answers.listed(better)}, which no map made, do better than the map. There the strong "
-                "controls are easier to beat than these."
+                f"On {answer.model} {answers.listed(better)}, which no map made, do better than the map. The strong "
+                "controls are easier to beat there."
             )
 
 
