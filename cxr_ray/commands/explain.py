@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,7 +141,6 @@ def choose(data: Sequence[str], limit: int, seed: int) -> Chosen:
         DataError: there is none, or two have one name.
         UserError: the limit is no number from 1.
     """
-    from cxr_ray.data.patients import patient_of
     from cxr_ray.data.splits import choose as choose_some
     from cxr_ray.schemas import CLASSES
 
@@ -156,14 +156,31 @@ def choose(data: Sequence[str], limit: int, seed: int) -> Chosen:
         [found[name] for name in names],
         names,
         [labels[name] for name in names] if is_labelled else None,
-        [patient_of(found[name]).patient_id for name in names],
+        _patients(found, names),
         len(found),
     )
 
 
+def _patients(found: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """Whose each image is, as its name tells; a name that stands in several folders tells nobody, which is said."""
+    from cxr_ray.data.patients import BY_FOLDERS, patient_of
+    from cxr_ray.run import terminal
+
+    stems = Counter(Path(name).name for name in found)
+    named = {name: patient_of(found[name]) for name in names}
+    several = {n for n, of in named.items() if stems[Path(n).name] > 1 and of.convention not in BY_FOLDERS}
+    if several:
+        terminal.complain(
+            f"{len(several)} images have a name that stands in several folders ({min(several)}): each counts as a "
+            "patient of its own. Where some are of one patient, intervals are too narrow: name data.patient in a sweep."
+        )
+    return [name if name in several else of.patient_id for name, of in named.items()]
+
+
 def _files(data: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The name and path of each image."""
-    from cxr_ray.data.folder import ENDINGS, is_junk, is_mask
+    from cxr_ray.data.folder import is_junk, is_mask
+    from cxr_ray.data.pairing import without_ending
     from cxr_ray.run import terminal
 
     seen: dict[str, Path] = {}
@@ -172,7 +189,7 @@ def _files(data: Sequence[str]) -> Iterator[tuple[str, str]]:
         root = Path(given).expanduser()
         if not root.exists():
             raise DataError(f"got {given}, which is not there; expected an image or a folder of images; give one.")
-        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS)
+        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if _is_image(p))
         base = root.parent if root.is_file() else root
         for file in files:
             relative = file.relative_to(base)
@@ -181,7 +198,7 @@ def _files(data: Sequence[str]) -> Iterator[tuple[str, str]]:
             if file != root and is_mask(str(relative)):
                 masks.append(str(relative))
                 continue
-            name = str(relative.with_suffix(""))
+            name = without_ending(relative.as_posix())
             if name in seen:
                 raise DataError(f"got two images named {name} ({seen[name]}, {file}); expected one; leave one out.")
             seen[name] = file
@@ -189,26 +206,41 @@ def _files(data: Sequence[str]) -> Iterator[tuple[str, str]]:
     if masks:
         terminal.say(f"Left out as masks, by name: {len(masks)} ({masks[0]}{', ...' * (len(masks) > 1)}).")
     if not seen:
-        raise DataError(f"got {', '.join(data)}, where no image is; expected files such as .jpeg, .png or .dcm.")
+        raise DataError(
+            f"got {', '.join(data)}, where no image is; expected files such as .jpeg, .png or .dcm; give such."
+        )
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file is an image by its ending, or by its content, as DICOM files often have no ending."""
+    from cxr_ray.data.folder import ENDINGS
+    from cxr_ray.data.images import is_image
+
+    if path.suffix.lower() in ENDINGS:
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return is_image(file.read(132))
 
 
 def tell_dark(paths: Sequence[str]) -> None:
-    """Say which files of 16 bits end below half of their range: they would be read too dark."""
-    from cxr_ray.data.images import greatest
+    """Say which files of over 8 bits end below half of their range: they would be read too dark."""
+    from cxr_ray.data.images import depth
     from cxr_ray.errors import ImageError
     from cxr_ray.run import terminal
 
     dark = {}
     for path in paths:
-        with contextlib.suppress(ImageError):  # DICOM, which says its bits; what cannot be read is told by the reader
-            if 2**8 <= (top := greatest(Path(path).read_bytes())) < 2**15:
-                dark[path] = top
+        with contextlib.suppress(ImageError):  # what cannot be read is told by the reader
+            found = depth(Path(path).read_bytes())
+            if found is not None and 2**8 <= found[0] < 2 ** (found[1] - 1):
+                dark[path] = found
     if dark:
-        path, top = next(iter(dark.items()))
+        path, (top, stored) = next(iter(dark.items()))
         terminal.complain(
-            f"{len(dark)} of {len(paths)} images have 16 bits and end far below: {path} at {top}, as "
-            f"{top.bit_length()} bits would. They are explained too dark; scale them to 16 bits, or name data.bits in "
-            "a sweep."
+            f"{len(dark)} of {len(paths)} images end far below their {stored} bits: {path} at {top}, as "
+            f"{top.bit_length()} bits would. They are explained too dark; scale them, or name data.bits in a sweep."
         )
 
 

@@ -30,17 +30,25 @@ def header(data: bytes) -> tuple[int, int, str]:
     return int(dataset.Columns), int(dataset.Rows), f"{dataset.PhotometricInterpretation}, {dataset.BitsStored} bits"
 
 
-def pixels(data: bytes) -> NDArray[np.uint8]:
+def pixels(data: bytes, bits: int = 16) -> NDArray[np.uint8]:
     """Grey pixels, uint8 [height, width].
 
     The order is that of the DICOM standard (PS3.3, C.11): the modality's table or rescale, then the first VOI table or
     window, then MONOCHROME1 is inverted. Without a table or window, the whole stored range becomes 0 to 255.
 
+    Args:
+        data: of the file.
+        bits: that files without a table or window use, where they say that they store more.
+
     Raises:
-        ImageError: as ``header``, or a compression that cannot be decoded.
+        ImageError: as ``header``, a compression that cannot be decoded, or a grey value beyond ``bits``.
         MissingPackageError: pydicom is not installed.
     """
     dataset = _checked(data)
+    if (known := _shown_whole(dataset)) is not None and bits < known[1]:
+        if known[0] >= 2**bits:
+            raise ImageError(f"Grey values reach {known[0]}, beyond the {2**bits - 1} of data.bits: {bits}.")
+        dataset.BitsStored, dataset.HighBit = bits, bits - 1
     try:
         values, low, high = _displayed(dataset)
         if not (np.isfinite(values).all() and 0 < high - low < np.inf):
@@ -50,6 +58,26 @@ def pixels(data: bytes) -> NDArray[np.uint8]:
         text = " ".join(str(e).split())[:200].rstrip(".") or type(e).__name__
         raise ImageError(f"The pixels of the DICOM file cannot be decoded: {text}.") from e
     return 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
+
+
+def depth(data: bytes) -> tuple[int, int] | None:
+    """The greatest stored value, and the bits that the file says it stores.
+
+    None where a table or window says what is shown, where values are signed, or where pixels cannot be decoded.
+    """
+    return _shown_whole(_checked(data))
+
+
+def _shown_whole(dataset: Any) -> tuple[int, int] | None:
+    """As ``depth``."""
+    has_window = dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None
+    tables = dataset.get("VOILUTSequence") or dataset.get("ModalityLUTSequence")
+    if has_window or tables or int(dataset.get("PixelRepresentation", 0)) == 1:
+        return None
+    try:
+        return int(dataset.pixel_array.max()), int(dataset.BitsStored)
+    except Exception:  # damaged pixels raise almost anything; whoever decodes them says so
+        return None
 
 
 def _pydicom() -> ModuleType:
@@ -80,6 +108,13 @@ def _checked(data: bytes, stop_before_pixels: bool = False) -> Any:
         raise ImageError(f"The DICOM file is {colours}, not MONOCHROME1 or MONOCHROME2; save it in grey.")
     if bits not in BITS:
         raise ImageError(f"The DICOM file stores {bits} bits a pixel, not 8 to 16; save it so.")
+    if (high := int(dataset.get("HighBit", bits - 1))) != bits - 1:
+        raise ImageError(f"The DICOM file stores {bits} bits that end at bit {high}, not {bits - 1}; save it so.")
+    if colours == "MONOCHROME2" and dataset.get("PresentationLUTShape") == "INVERSE":
+        raise ImageError(
+            "The DICOM file is MONOCHROME2 and says INVERSE as its PresentationLUTShape, which the standard keeps for "
+            "MONOCHROME1; correct the tag that is wrong."
+        )
     return dataset
 
 
@@ -93,6 +128,8 @@ def _displayed(dataset: Any) -> tuple[NDArray[np.float64], float, float]:
     low, high = _range(dataset)
     if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
         values = functions.apply_windowing(values, dataset, index=0)
+        if float(dataset.get("RescaleSlope") or 1) < 0:  # pydicom stretches windows from the end of low stored values
+            values = low + high - values
     return values.astype(np.float64), low, high
 
 
@@ -112,5 +149,8 @@ def _range(dataset: Any) -> tuple[float, float]:
         return 0.0, 2.0 ** tables[0].LUTDescriptor[2] - 1
     bits, signed = int(dataset.BitsStored), int(dataset.get("PixelRepresentation", 0)) == 1
     ends = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    both = (
+        dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None
+    )  # or pydicom does not
+    slope, intercept = (float(dataset.RescaleSlope), float(dataset.RescaleIntercept)) if both else (1.0, 0.0)
     return min(end * slope + intercept for end in ends), max(end * slope + intercept for end in ends)

@@ -52,16 +52,16 @@ SUSPICIONS: Registry[Suspicion] = Registry(
             "Files that look like masks are left out.",
         ),
         "bit_depth": Suspicion(
-            "{n} 16-bit images whose grey values {about}",
-            "values up to 65535",
+            "{n} images of 16 bits, or DICOM files without a window, whose grey values {about}",
+            "values up to the end of their range",
             "set data.bits",
-            "16-bit images that use fewer bits are read as dark as they are stored.",
+            "Images that use fewer bits than they say are read as dark as they are stored.",
         ),
         "bits_too_small": Suspicion(
-            "{n} 16-bit images of those that were read with grey values beyond data.bits ({about})",
+            "{n} images of those that were read with grey values beyond data.bits ({about})",
             "values within data.bits",
             "raise data.bits",
-            "16-bit images with grey values beyond data.bits stand in the table errors.",
+            "Images with grey values beyond data.bits stand in the table errors.",
         ),
         "missing_files": Suspicion(
             "{n} rows whose image is not there ({about})",

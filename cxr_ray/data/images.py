@@ -120,11 +120,21 @@ def fit_mask(mask: NDArray[np.bool_], size: int, fit: Fit = "squash") -> NDArray
     return np.asarray(_fit(image, size, fit, Image.Resampling.NEAREST)) > 127
 
 
-def greatest(data: bytes) -> int:
-    """The greatest value of a 16-bit image. Raises ImageError as ``decode`` does."""
+def depth(data: bytes) -> tuple[int, int] | None:
+    """The greatest grey value of an image of over 8 bits, and the bits of the range that it is read with.
+
+    None where there is no such range, as in images of 8 bits and DICOM files with a window.
+
+    Raises:
+        ImageError: as ``decode``.
+    """
+    if dicom.is_dicom(data):
+        return dicom.depth(data)
     image = _open(data)
+    if not image.mode.startswith("I"):
+        return None
     try:
-        return int(np.asarray(image).max())
+        return int(np.asarray(image).max()), 16
     except Exception as e:  # as in decode
         raise ImageError(f"The image is truncated or damaged: {_reason(e)}.") from e
 
@@ -173,7 +183,7 @@ def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image], bits: int |
     try:
         if dicom.is_dicom(data):
             _check_size(*dicom.header(data)[:2])
-            return work(Image.fromarray(dicom.pixels(data)))
+            return work(Image.fromarray(dicom.pixels(data, bits or 16)))
         image = _open(data)
         image.load()
         return work(image if bits is None and image.mode.startswith("I") else _eight_bit(image, bits or 16))
@@ -289,6 +299,8 @@ def _open(data: bytes) -> ImageFile:
     except Exception as e:  # as in decode
         raise ImageError(f"Not an image, or one with a damaged header: {_reason(e)}.") from e
     _check_size(image.width, image.height)
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise ImageError(f"The file holds {pages} images; save the one that is meant as a file of its own.")
     return image
 
 
@@ -298,6 +310,11 @@ def _plugin(head: bytes) -> Callable[[io.BytesIO], ImageFile]:
     if plugin is None:
         raise ImageError("Not an image: the content is neither JPEG, PNG, TIFF, BMP, WebP, DICOM nor PGM or PPM.")
     return plugin
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file's first 132 bytes are those of a kind of image that is read."""
+    return dicom.is_dicom(head) or any(head.startswith(magic) for magic, _ in _FORMATS)
 
 
 def read(fs: pafs.FileSystem, path: str) -> bytes:

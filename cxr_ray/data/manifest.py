@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 import pandas as pd
 import pyarrow as pa
@@ -15,10 +16,11 @@ from cxr_ray.data.doubts import Remark, examples, remarks
 from cxr_ray.data.entries import Entries, Entry, Source, StampedSource
 from cxr_ray.data.folder import EXPECTED, FolderSource
 from cxr_ray.data.loading import Row, in_threads, unreadable
-from cxr_ray.data.patients import KAGGLE, merged_patients, patient_of
+from cxr_ray.data.pairing import without_ending
+from cxr_ray.data.patients import BY_FOLDERS, KAGGLE, merged_patients, patient_of
 from cxr_ray.data.remembered import Known, Memory
 from cxr_ray.data.splits import UNSPLIT_TEST_SHARE, choose, split_unsplit, with_val
-from cxr_ray.errors import DataError, ImageError
+from cxr_ray.errors import DataError, ImageError, MissingPackageError
 from cxr_ray.schemas import CLASSES, IMAGES
 
 DEPTH_SAMPLE = 64  # 16-bit images that are read for the range of their values
@@ -150,34 +152,37 @@ def _split_notes(source: Source, entries: Entries, unsplit: bool, training: bool
 def _patient_doubts(table: pd.DataFrame) -> list[Remark]:
     """Patients that the source itself puts into several splits, and names that may be those of several patients."""
     splits = table[table["known_by"] == "the source"].groupby("patient_id")["split"].nunique()
-    contents = table[table["known_by"].isna()].groupby("patient_id")["content_hash"].nunique()
+    by_name = table[~table["known_by"].isin(["the source", *BY_FOLDERS])]  # also IM-0001-0001, which viewers export
+    stems = by_name["path"].map(lambda path: PurePosixPath(without_ending(path)).name)
+    contents = by_name.groupby(stems)["content_hash"].nunique()
     found = {"shared_patients": sorted(splits.index[splits > 1]), "equal_stems": sorted(contents.index[contents > 1])}
     return [Remark(kind, len(names), examples(names)) for kind, names in found.items() if names]
 
 
 def _depth_doubts(source: Source, table: pd.DataFrame) -> list[Remark]:
-    """16-bit images that may use fewer bits than they are read with, as none is bright; or more than ``data.bits``."""
-    deep = table[table["mode"].str.startswith("I")].sort_values("image_id")
+    """Images that may use fewer bits than they are read with, as none is bright; or more than ``data.bits``."""
+    deep = table[table["mode"].str.startswith(("I", "MONOCHROME"))].sort_values("image_id")
     if deep.empty:
         return []
-    found = in_threads(functools.partial(_greatest, source), list(deep["path"].head(DEPTH_SAMPLE)))
-    top, bits = max(found), getattr(source, "bits", None)
+    read = in_threads(functools.partial(_depth, source), list(deep["path"].head(DEPTH_SAMPLE)))
+    found = [depth for depth in read if depth is not None]
+    top, bits = max((top for top, _ in found), default=0), getattr(source, "bits", None)
     if bits is not None:
-        beyond = sum(value >= 2**bits for value in found)
+        beyond = sum(top >= 2**bits for top, stored in found if bits < stored)
         about = f"{beyond} of {len(found)} end beyond {2**bits - 1}, at {top} of {top.bit_length()} bits"
         return [Remark("bits_too_small", beyond, about)] if beyond else []
-    if not 0 < top < 2**15:
+    if not 0 < max((top / 2**stored for top, stored in found), default=0) < 0.5:
         return []
     about = f"end at {top} in {len(found)} that were read, as {max(9, top.bit_length())} bits would"
     return [Remark("bit_depth", len(deep), about)]
 
 
-def _greatest(source: Source, path: str) -> int:
-    """The greatest grey value of an image; 0 where it cannot be read."""
+def _depth(source: Source, path: str) -> tuple[int, int] | None:
+    """As ``images.depth``; None also where the image cannot be read."""
     try:
-        return images.greatest(source.read(path))
-    except (ImageError, OSError, pa.ArrowException):
-        return 0
+        return images.depth(source.read(path))
+    except (ImageError, MissingPackageError, OSError, pa.ArrowException):
+        return None
 
 
 def _described(source: Source, memory: Memory | None, entries: Entries) -> tuple[pd.DataFrame, list[tuple[Entry, Row]]]:

@@ -35,6 +35,8 @@ _CONVENTIONS: tuple[tuple[str, str], ...] = (  # anywhere in the path; groups pa
     ("Montgomery and Shenzhen", r"(?<![a-z])(?P<patient>(?:MCU|CHN)CXR_\d{4})_[01]"),
 )
 
+BY_FOLDERS = frozenset(convention for convention, pattern in _CONVENTIONS if "/" in pattern)  # their names may repeat
+
 
 def patient_of(path: str) -> Named:
     """Patient and kind that a file name tells, in the naming of a known data set, wherever in the name it stands.

@@ -115,7 +115,7 @@ def test_masks_and_dark_images_are_told(said, tmp_path):
     code, lines, err = said(str(tmp_path / "data"), "--explainer", "edges")
     assert code == 0
     assert "Left out as masks, by name: 1 (masks/a.png)." in lines
-    assert "1 of 2 images have 16 bits and end far below" in err[0]
+    assert "1 of 2 images end far below their 16 bits" in err[0]
     assert "at 4095, as 12 bits would" in err[0]
 
 
@@ -154,3 +154,16 @@ def test_classes_of_other_names_are_refused_until_the_outputs_are_given(tiny_fol
     assert "names its classes Sick 0, Healthy 1; expected" in capsys.readouterr().err
     given = explain.parser().parse_args([*argv, "--outputs", "NORMAL=1", "PNEUMONIA=0"])
     assert explain.load(given).spec.columns == ((1,), (0,))
+
+
+def test_images_without_an_ending_are_explained_and_one_name_in_several_folders_is_no_patient(said, tmp_path):
+    for n, name in enumerate(("p1/IM-0001-0001", "p2/IM-0001-0001", "p2/notes")):
+        file = tmp_path / "scans" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(np.full((32, 32), 50 * n, np.uint8))
+        image.save(file, "PNG") if name != "p2/notes" else file.write_text("no image")
+    code, lines, err = said(str(tmp_path / "scans"), "--explainer", "edges")
+    assert code == 0
+    assert "Images: 2 of 2" in lines[0]
+    assert "2 images have a name that stands in several folders (p1/IM-0001-0001)" in err[0]
+    assert explain.choose([str(tmp_path / "scans")], 9, 0).patients == ["p1/IM-0001-0001", "p2/IM-0001-0001"]

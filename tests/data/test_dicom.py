@@ -173,7 +173,7 @@ def deep_folder(tmp_path, top, **settings):
 
 def test_12_bits_in_16_are_a_suspicion_until_data_bits_says_so(tmp_path):
     source = deep_folder(tmp_path, 4095)
-    says = r"got 12 16-bit images whose grey values end at 4095 in 12 that were read, as 12 bits would; .*set data.bits"
+    says = r"got 12 images of 16 bits, or DICOM .* end at 4095 in 12 that were read, as 12 bits would; .*set data.bits"
     with pytest.raises(DataError, match=says):
         settle(load_manifest(source).doubts, [])
     dark = load_pixels(source, load_manifest(source).rows("test"), 16)
@@ -186,7 +186,7 @@ def test_12_bits_in_16_are_a_suspicion_until_data_bits_says_so(tmp_path):
 
 def test_data_bits_below_what_the_images_hold_stop_the_run_before_it_starts(tmp_path):
     doubts = load_manifest(deep_folder(tmp_path, 4095, bits=10)).doubts
-    with pytest.raises(DataError, match=r"got 12 16-bit .*beyond data.bits .*at 4095 of 12 bits.*; raise data.bits"):
+    with pytest.raises(DataError, match=r"got 12 images .*beyond data.bits .*at 4095 of 12 bits.*; raise data.bits"):
         settle(doubts, [])
     assert "table errors" in settle(doubts, ["bits_too_small"])[0]
 
@@ -199,3 +199,58 @@ def test_the_bits_that_are_used_are_those_of_all_images(tmp_path):
     np.testing.assert_array_equal(images.decode(stream.getvalue(), 2, bits=12)[0], [[0, 128], [255, 0]])
     with pytest.raises(ImageError, match=r"Grey values reach 4095, beyond the 1023 of data.bits: 10"):
         images.decode(stream.getvalue(), 2, bits=10)
+
+
+def test_a_window_keeps_its_order_where_rescaling_turns_values_round():
+    tags = {"RescaleSlope": "-1", "RescaleIntercept": "4095", "WindowCenter": "1024", "WindowWidth": "1024"}
+    turned = images.decode(dicom_file(4095 - RAMP, **tags), 64)[0]
+    plain = images.decode(dicom_file(WindowCenter="1024", WindowWidth="1024"), 64)[0]
+    np.testing.assert_array_equal(turned, plain)
+
+
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ({"HighBit": 15}, "12 bits that end at bit 15, not 11"),
+        ({"PresentationLUTShape": "INVERSE"}, "MONOCHROME2 and says INVERSE as its PresentationLUTShape"),
+    ],
+)
+def test_tags_that_contradict_each_other_are_an_error_of_the_image(tags, says):
+    with pytest.raises(ImageError, match=says):
+        images.header(dicom_file(**tags))
+
+
+@pytest.mark.parametrize("name", ["IDENTITY", "INVERSE"])
+def test_monochrome1_is_inverted_once_whatever_its_shape(name):
+    shaped = dicom.pixels(dicom_file(photometric="MONOCHROME1", PresentationLUTShape=name))
+    np.testing.assert_array_equal(shaped, 255 - dicom.pixels(dicom_file()))
+
+
+def test_dicom_files_that_say_16_bits_and_use_12_are_a_suspicion_unless_a_window_says_what_is_shown(tmp_path):
+    whole, windowed = tmp_path / "whole", tmp_path / "windowed"
+    for folder, tags in ((whole, {}), (windowed, {"WindowCenter": "2048", "WindowWidth": "4096"})):
+        for class_name in ("NORMAL", "PNEUMONIA"):
+            for i in range(3):
+                (folder / "test" / class_name).mkdir(parents=True, exist_ok=True)
+                file = folder / "test" / class_name / f"{class_name}{i}.dcm"
+                file.write_bytes(dicom_file(np.roll(RAMP, i + len(class_name)), 16, **tags))
+    assert not load_manifest(FolderSource(str(windowed)), training=False).doubts
+    doubts = load_manifest(FolderSource(str(whole)), training=False).doubts
+    with pytest.raises(DataError, match=r"got 6 images of 16 bits, or DICOM .* end at 4095 in 6 .*, as 12 bits would"):
+        settle(doubts, [])
+    told = FolderSource(str(whole), bits=12)
+    manifest = load_manifest(told, training=False)
+    assert not manifest.doubts
+    pixels, _, errors = load_pixels(told, manifest.rows("test"), 64)
+    assert not len(errors)
+    assert pixels.max() == 255
+    (doubt,) = load_manifest(FolderSource(str(whole), bits=10), training=False).doubts
+    assert doubt.name == "bits_too_small"
+
+
+def test_a_file_of_several_pages_is_refused():
+    stream = io.BytesIO()
+    first, second = Image.new("L", (8, 8)), Image.new("L", (8, 8), 9)
+    first.save(stream, "TIFF", save_all=True, append_images=[second])
+    with pytest.raises(ImageError, match="The file holds 2 images; save the one that is meant"):
+        images.header(stream.getvalue())

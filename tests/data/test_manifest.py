@@ -1,6 +1,7 @@
 import hashlib
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.manifest import load_manifest
 from cxr_ray.errors import DataError
+from cxr_ray.schemas import CLASSES
 from tests.builders.images import MemorySource, gradient, kaggle, picture, write
 
 REAL = os.environ.get("CXR_RAY_DATA")
@@ -122,6 +124,17 @@ def test_test_keeps_what_train_has_too_whatever_the_paths_order(tmp_path):
     table: Any = load_manifest(FolderSource(str(write(tmp_path, files)))).images.set_index("path")
     assert table.loc[leaked, "duplicate_of"] == table.loc["test/NORMAL/IM-0502-0001.jpeg", "image_id"]
     assert table["duplicate_of"].notna().sum() == 1
+
+
+def test_one_name_in_several_folders_tells_no_patient_though_it_looks_like_a_known_one(tmp_path):
+    names = [f"test/{c}/patient{p}/IM-0001-0001.jpeg" for c in ("NORMAL", "PNEUMONIA") for p in (1, 2)]
+    folder = FolderSource(str(write(tmp_path, {name: picture(name) for name in names})))
+    (doubt,) = load_manifest(folder, training=False).doubts
+    assert (doubt.name, doubt.about) == ("equal_stems", "IM-0001-0001")
+    told = load_manifest(replace(folder, patient="folder"), training=False)
+    assert not told.doubts
+    chexpert = {f"test/{c}/patient0000{p}/study1/view1.jpg": picture(f"{c}{p}") for c in CLASSES for p in (1, 2)}
+    assert not load_manifest(FolderSource(str(write(tmp_path / "chexpert", chexpert))), training=False).doubts
 
 
 def test_identical_files_with_both_labels_are_said():
