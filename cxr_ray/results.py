@@ -38,6 +38,16 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
+def split_options(path: str) -> tuple[str, str]:
+    """A path or URI, and the options behind it from their question mark on.
+
+    >>> split_options("s3://bucket/labels.csv?region=eu-west-1"), split_options("labels?.csv")
+    (('s3://bucket/labels.csv', '?region=eu-west-1'), ('labels?.csv', ''))
+    """
+    place, mark, options = path.partition("?") if "://" in path else (path, "", "")
+    return place, mark + options
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished (or unfinished) run, opened for reading.

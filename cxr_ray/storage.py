@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from cxr_ray.errors import DamagedRunError
-from cxr_ray.results import filesystem
+from cxr_ray.results import filesystem, split_options
 from cxr_ray.schemas import ERRORS, TABLES, file_metadata
 
 SHARDS, PRECISION = ".work/shards", ".work/precision"  # of the scoring pass; of what is decided before it
@@ -131,8 +131,8 @@ class Store:
 
     def named(self, *parts: str) -> str:
         """A file of the run as it can be opened anywhere: ``place``, with the parts before a URI's options."""
-        base, mark, options = self.place.partition("?") if "://" in self.place else (self.place, "", "")
-        return "/".join([base.rstrip("/"), *parts]) + mark + options
+        base, options = split_options(self.place)
+        return "/".join([base.rstrip("/"), *parts]) + options
 
     def write(self, data: bytes, *parts: str) -> None:
         """Writes a file whole or not at all: under a temporary name first, then renamed."""

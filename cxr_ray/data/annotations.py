@@ -19,6 +19,7 @@ from cxr_ray.data.images import MAX_PIXELS
 from cxr_ray.data.shapes import Box, Polygon, Runs, Shape, run_lengths
 from cxr_ray.errors import DataError
 from cxr_ray.registry import Registry
+from cxr_ray.results import split_options
 
 
 class Annotation(NamedTuple):
@@ -129,9 +130,10 @@ def table_boxes(data: bytes, name: str) -> Annotations:
 
 
 def _table(data: bytes, name: str) -> pd.DataFrame:
-    if name.lower().endswith((".parquet", ".pq")):
+    bare = split_options(name.lower())[0]
+    if bare.endswith((".parquet", ".pq")):
         return pd.read_parquet(io.BytesIO(data))
-    separator = "\t" if name.lower().endswith(".tsv") else ","
+    separator = "\t" if bare.endswith(".tsv") else ","
     return pd.read_csv(io.BytesIO(data), sep=separator, dtype=str, keep_default_na=False, index_col=False)
 
 
@@ -246,7 +248,7 @@ def read(data: bytes, name: str, kind: str = "auto") -> Annotations:
     """
     try:
         if kind == "auto":
-            kind = _kind_of(data) if name.lower().endswith(".json") else "boxes"
+            kind = _kind_of(data) if split_options(name.lower())[0].endswith(".json") else "boxes"
         return FORMATS[kind].read(data, name)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e:  # whatever damaged files raise
         reason = f"no {e}" if isinstance(e, KeyError) else " ".join(str(e).split())

@@ -25,6 +25,7 @@ from cxr_ray.data.folder import is_junk, opened
 from cxr_ray.data.loading import absolute, one_line, unreadable
 from cxr_ray.errors import DataError, ImageError
 from cxr_ray.reading import TooLargeError, read_file
+from cxr_ray.results import split_options
 
 Map = NDArray[np.float32]
 
@@ -52,13 +53,16 @@ class MapFiles:
     @property
     def is_archive(self) -> bool:
         """Whether it is one file of many maps."""
-        return self.path.lower().endswith(ARCHIVE) and not WILDCARD.search(self.path)
+        place, _ = split_options(self.path)
+        return place.lower().endswith(ARCHIVE) and not WILDCARD.search(place)
 
     @property
-    def _folder(self) -> str:
-        """The folder of the files: what comes before the first part with a wildcard."""
-        found = WILDCARD.search(self.path)
-        return self.path[: found.start()].rpartition("/")[0] or "/" if found else self.path
+    def _parts(self) -> tuple[str, str]:
+        """The folder of the files, what comes before the first part with a wildcard; and the pattern in it."""
+        place, options = split_options(self.path)
+        found = WILDCARD.search(place)
+        folder = place[: found.start()].rpartition("/")[0] if found else place
+        return (folder or "/") + options, place[len(folder) :].lstrip("/")
 
     def list(self) -> list[str]:
         """The maps: paths inside the folder, or names in the archive; sorted.
@@ -74,12 +78,13 @@ class MapFiles:
         return found
 
     def _in_folder(self) -> Iterator[str]:
-        fs, base = opened(self._folder)
+        folder, pattern = self._parts
+        fs, base = opened(folder)
         if fs.get_file_info(base or "/").type != pafs.FileType.Directory:
             raise DataError(
                 f"explain.maps.{self.name}: got {self.path}, which is not there; expected {EXPECTED}; give it."
             )
-        wanted = _pattern(self.path[len(self._folder) :].lstrip("/"))
+        wanted = _pattern(pattern)
         for info in fs.get_file_info(pafs.FileSelector(base or "/", recursive=True)):
             inside = info.path[len(base) + 1 :]
             if info.type != pafs.FileType.File or not inside.lower().endswith(ENDINGS):
@@ -113,7 +118,7 @@ class MapFiles:
             with self._archive() as archive:
                 yield lambda name: _usable(lambda: _array(archive.open(f"{name}.npy")))
         else:
-            fs, base = opened(self._folder)
+            fs, base = opened(self._parts[0])
             yield lambda name: _usable(lambda: _decoded(name, read_file(fs, f"{base}/{name}", MAX_BYTES)))
 
 

@@ -14,6 +14,7 @@ from cxr_ray.data.phantom_source import PhantomSource
 from cxr_ray.data.table import PARQUET, TEXT, TableSource
 from cxr_ray.errors import DataError
 from cxr_ray.registry import Registry
+from cxr_ray.results import split_options
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ SOURCES: Registry[SourceKind] = Registry(
         "table": SourceKind(
             open=_open_table,
             usage="a table (.csv, .tsv, .parquet)",
-            named_by=lambda text: {"path": text} if text.lower().endswith((*TEXT, *PARQUET)) else None,
+            named_by=lambda text: (
+                {"path": text} if split_options(text.lower())[0].endswith((*TEXT, *PARQUET)) else None
+            ),
             description="table of labels",
             limits=("Patients are those of the table's column, or without one inferred from file names.",),
             own_val=True,
@@ -121,7 +124,7 @@ SOURCES: Registry[SourceKind] = Registry(
         "npz": SourceKind(
             open=_open_npz,
             usage="an .npz file such as PneumoniaMNIST's",
-            named_by=lambda text: {"path": text} if text.lower().endswith(".npz") else None,
+            named_by=lambda text: {"path": text} if split_options(text.lower())[0].endswith(".npz") else None,
             description="arrays of one file",
             limits=("The file names no patients, so each image counts as one: intervals may be too narrow.",),
             own_val=True,

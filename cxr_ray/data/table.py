@@ -60,7 +60,8 @@ class TableSource:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", absolute(self.path))
-        object.__setattr__(self, "images", absolute(self.images or self.path.rpartition("/")[0] or "/"))
+        place, options = results.split_options(self.path)
+        object.__setattr__(self, "images", absolute(self.images or (place.rpartition("/")[0] or "/") + options))
 
     @property
     def where(self) -> str:
@@ -276,20 +277,21 @@ def _text_table(path: str) -> pd.DataFrame:
     Raises:
         DataError: no such file, or no table.
     """
-    if not path.lower().endswith((*TEXT, *PARQUET)):
+    bare = results.split_options(path.lower())[0]
+    if not bare.endswith((*TEXT, *PARQUET)):
         raise DataError(f"got {path} as a table; expected {', '.join((*TEXT, *PARQUET))}; save it as one of them.")
     try:
         fs, inside = results.filesystem(path)
         if (size := fs.get_file_info(inside).size or 0) > LARGEST:
             raise TooLargeError(size, LARGEST)
-        with fs.open_input_stream(inside, compression="gzip" if path.lower().endswith(".gz") else None) as stream:
+        with fs.open_input_stream(inside, compression="gzip" if bare.endswith(".gz") else None) as stream:
             data = stream.read(LARGEST + 1)
         if len(data) > LARGEST:  # packed
             raise TooLargeError(len(data), LARGEST)
     except (OSError, ValueError, pa.ArrowException) as e:
         raise DataError(f"got {path}, which cannot be opened ({one_line(e)}); expected a table; give its path.") from e
     try:
-        table = _parquet(data) if path.lower().endswith(PARQUET) else _delimited(data)
+        table = _parquet(data) if bare.endswith(PARQUET) else _delimited(data)
     except (OSError, ValueError, pa.ArrowException, pd.errors.ParserError) as e:
         raise DataError(
             f"got {path}, which is no table ({one_line(e)}); expected one row of names and one for each image; save it "

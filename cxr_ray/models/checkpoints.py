@@ -21,7 +21,7 @@ from cxr_ray.models.outputs import outputs_of_classes
 from cxr_ray.models.scoring_only import FILES
 from cxr_ray.models.statefiles import read_state_file
 from cxr_ray.registry import did_you_mean
-from cxr_ray.results import filesystem
+from cxr_ray.results import filesystem, split_options
 
 
 def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] | None:
@@ -214,7 +214,7 @@ def to_bytes(classifier: Classifier) -> bytes:
 
 def saved_spec(path: str) -> ModelSpec | None:
     """The spec in a safetensors file that we saved; None for any other file."""
-    if not path.endswith(".safetensors"):
+    if not split_options(path)[0].endswith(".safetensors"):
         return None
     try:
         fs, inside = filesystem(path)

@@ -24,7 +24,7 @@ from torch import Tensor
 from cxr_ray.errors import CheckpointError, first_line
 from cxr_ray.models import digests
 from cxr_ray.reading import TooLargeError, read_file
-from cxr_ray.results import filesystem
+from cxr_ray.results import filesystem, split_options
 
 KEYS = (
     *("state_dict", "model_state_dict", "model", "net", "network", "weights", "model_state", "network_state_dict"),
@@ -91,9 +91,9 @@ def read_bytes(path: str, check: Callable[[bytes], object] | None = None) -> byt
 def _check_head(path: str, head: bytes) -> None:
     """Refuse a large file whose first bytes are those of no checkpoint. Raises CheckpointError."""
     is_header = 0 < int.from_bytes(head[:8], "little") < 2**27 and head[8:9] == b"{"
-    if path.endswith(".onnx"):
+    if split_options(path)[0].endswith(".onnx"):
         return  # which is told apart from the rest
-    if not (is_header if path.endswith(".safetensors") else head.startswith(MAGICS)):
+    if not (is_header if split_options(path)[0].endswith(".safetensors") else head.startswith(MAGICS)):
         raise CheckpointError(
             f"got {path}, which cannot be loaded safely (its first bytes are those of no checkpoint); expected "
             "safetensors or a torch state dict (tensors only); save one with torch.save(model.state_dict(), path)."
@@ -109,7 +109,13 @@ def _refuse_whole_network(path: str, data: bytes) -> None:
                 names = archive.namelist()
         except zipfile.BadZipFile:  # what follows says so
             return
-    kind = "torchscript" if any("/code/" in name for name in names) else "onnx" if path.endswith(".onnx") else None
+    kind = (
+        "torchscript"
+        if any("/code/" in name for name in names)
+        else "onnx"
+        if split_options(path)[0].endswith(".onnx")
+        else None
+    )
     if kind is not None:
         what = {"torchscript": "TorchScript, a program that torch would run", "onnx": "ONNX"}[kind]
         raise CheckpointError(
@@ -135,14 +141,14 @@ def read_state_file(path: str) -> StateFile:
     """
     data = read_bytes(path, partial(_check_head, path))
     _refuse_whole_network(path, data)
-    if path.endswith(".safetensors") and not digests.is_intact(data):
+    if split_options(path)[0].endswith(".safetensors") and not digests.is_intact(data):
         raise CheckpointError(
             f"got {path}, which is not as it was written (its digest is another); expected the whole checkpoint; "
             "take it from a copy, or train it again."
         )
     try:
         _check_unpacked(data)
-        if path.endswith(".safetensors"):
+        if split_options(path)[0].endswith(".safetensors"):
             return StateFile(safetensors.torch.load(data))
         with torch.serialization.safe_globals(HARMLESS):
             # weights_only: a checkpoint must never run code
