@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import pandas as pd
 from cxr_ray.schemas import CLASSES
 
 LOWEST_AUROC = 0.4  # of a model whose classes are in order
+CHANCE, BELOW = 0.5, -1.96  # the AUROC of a model that knows nothing; the normal deviate that is shown to lie below
 STAGE = "class_order"  # in the table errors
 NAMES = {"val": "validation", "test": "test"}
 
@@ -34,10 +36,11 @@ class Question(NamedTuple):
 def questions(classification: pd.DataFrame, trials: pd.DataFrame) -> list[Question]:
     """A question for each model whose AUROC is below LOWEST_AUROC: on validation, of given models also on test.
 
-    Networks that were trained on shuffled labels have nothing to learn, and are not asked about.
+    The AUROC has to be shown to lie below 0.5: by its interval, or under 20 patients by the number of images
+    (``is_below_chance``). Networks that were trained on shuffled labels have nothing to learn, and are not asked about.
 
     Args:
-        classification: the table, or its rows: trial_id, split, auroc with its bounds, n.
+        classification: the table, or its rows: trial_id, split, auroc with its bounds, tp, fp, tn, fn, n.
         trials: trial_id, status, config (JSON) and checkpoint.
     """
     if classification.empty:
@@ -47,7 +50,7 @@ def questions(classification: pd.DataFrame, trials: pd.DataFrame) -> list[Questi
         of_model = classification[classification["trial_id"] == trial["trial_id"]].drop_duplicates("split")
         for split in ("val", "test") if trial["status"] == "given" else ("val",):
             rows = of_model[(of_model["split"] == split) & (of_model["auroc"] < LOWEST_AUROC)].to_dict("records")
-            if rows and (text := question(trial, split, rows[0])) is not None:
+            if rows and _is_shown(rows[0]) and (text := question(trial, split, rows[0])) is not None:
                 found.append(Question(trial["trial_id"], split, str(trial["checkpoint"]), text))
                 break
     return found
@@ -65,9 +68,35 @@ def of_validation(trial: Mapping[str, Any], predictions: pd.DataFrame) -> list[s
     known = predictions[predictions["logit_pneumonia"].notna()]
     if known["label"].nunique() < 2:
         return []
-    auroc = float(roc_auc_score(known["label"], known["logit_pneumonia"]))
-    row = {"trial_id": trial["trial_id"], "split": "val", "auroc": auroc, "n": len(known)}
-    return [question.text for question in questions(pd.DataFrame([row]), pd.DataFrame([trial]))]
+    auroc, positive = float(roc_auc_score(known["label"], known["logit_pneumonia"])), int(known["label"].sum())
+    if auroc >= LOWEST_AUROC:
+        return []
+    text = question(trial, "val", {"auroc": auroc, "n": len(known)})
+    if text is None or is_below_chance(auroc, positive, len(known) - positive):
+        return [] if text is None else [text]
+    return [
+        f"{trial['trial_id']}: an AUROC of {auroc:.3f} on {len(known)} validation images, too few to tell whether the "
+        "classes are the other way round."
+    ]
+
+
+def is_below_chance(auroc: float, positive: int, negative: int) -> bool:
+    """Whether an AUROC is shown to lie below 0.5, two-sided at 5%, by the Mann-Whitney test's normal deviate.
+
+    >>> is_below_chance(0.0, 3, 3), is_below_chance(0.25, 2, 4), is_below_chance(0.3, 40, 40)
+    (True, False, True)
+    """
+    pairs = positive * negative
+    return (auroc - CHANCE) * pairs < BELOW * math.sqrt(pairs * (positive + negative + 1) / 12)
+
+
+def _is_shown(row: Mapping[Any, Any]) -> bool:
+    """Whether a row of ``classification`` shows an AUROC below 0.5."""
+    upper = row.get("auroc_upper")
+    if upper is not None and not pd.isna(upper):
+        return bool(upper < CHANCE)
+    positive, negative = row["tp"] + row["fn"], row["tn"] + row["fp"]
+    return is_below_chance(row["auroc"], int(positive), int(negative))
 
 
 def question(trial: Mapping[Any, Any], split: str, row: Mapping[Any, Any]) -> str | None:

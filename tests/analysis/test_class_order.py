@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -69,11 +70,39 @@ def test_nothing_is_asked_of_a_network_that_was_trained_on_shuffled_labels():
 
 
 def test_validation_alone_gives_the_question_before_test_is_scored():
-    predictions = pd.DataFrame({"label": [0, 0, 1, 1], "logit_pneumonia": [2.0, 1.0, -1.0, math.nan]})
+    scores = [5.0, 4.0, 3.0, 2.0, 1.0, -1.0, -2.0, math.nan]
+    predictions = pd.DataFrame({"label": [0, 0, 0, 0, 1, 1, 1, 1], "logit_pneumonia": scores})
     (text,) = class_order.of_validation(trial(), predictions)
-    assert "AUROC of 0.000 on 3 validation images" in text
-    assert class_order.of_validation(trial(), predictions.assign(label=[0, 0, 0, 1])) == []  # no score of the other
-    assert class_order.of_validation(trial(), predictions.assign(logit_pneumonia=[-1.0, -2, 3, 2])) == []
+    assert "AUROC of 0.000 on 7 validation images" in text
+    assert text.count("?") == 1
+    assert class_order.of_validation(trial(), predictions.assign(label=[0] * 7 + [1])) == []  # no score of the other
+    assert class_order.of_validation(trial(), predictions.assign(logit_pneumonia=scores[::-1])) == []
+    shuffled = trial(train={"labels": "shuffled"})
+    assert class_order.of_validation(shuffled, predictions) == []
+
+
+def test_an_auroc_that_chance_gives_on_few_images_is_no_question():
+    few = pd.DataFrame({"label": [0, 1], "logit_pneumonia": [2.0, 1.0]})
+    (text,) = class_order.of_validation(trial(), few)
+    assert text == (
+        "m: an AUROC of 0.000 on 2 validation images, too few to tell whether the classes are the other way round."
+    )
+    assert texts(rows(val=0.3).assign(auroc_upper=0.6)) == []
+    unknown = rows(val=0.0).assign(auroc_lower=None, auroc_upper=None, fp=0, fn=0)
+    assert texts(unknown.assign(tp=1, tn=1)) == []
+    assert len(texts(unknown.assign(tp=5, tn=5))) == 1
+
+
+def test_a_model_that_knows_nothing_is_asked_about_in_at_most_one_of_forty_draws():
+    generator = np.random.default_rng(0)
+    for positive, negative in ((1, 1), (2, 4), (5, 5), (10, 20)):
+        label = np.repeat([1, 0], [positive, negative])
+        asked = 0
+        for _ in range(2000):
+            places = generator.permutation(len(label))
+            below = (places[label == 1][:, None] > places[label == 0]).mean()
+            asked += class_order.is_below_chance(below, positive, negative)
+        assert asked <= 2000 * 0.025 + 4 * np.sqrt(2000 * 0.025)
 
 
 def test_a_row_of_errors_names_the_model_and_the_checkpoint():
