@@ -21,7 +21,7 @@ from torch import Tensor
 from cxr_ray.analysis.summary import Model as Row
 from cxr_ray.analysis.summary import Sampling, summarize
 from cxr_ray.config import Sweep
-from cxr_ray.errors import DataError, UserError
+from cxr_ray.errors import DataError, UserError, shown
 from cxr_ray.measure import donors, given, needs
 from cxr_ray.measure.batch import Batch, Pairs
 from cxr_ray.measure.controls import needs_map_pass
@@ -32,7 +32,7 @@ from cxr_ray.measure.shards import ModelRef, Shard, Tables
 from cxr_ray.measure.worker import Worker
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.run.local_verdict import LocalVerdict
-from cxr_ray.schemas import TABLES
+from cxr_ray.schemas import SHARED, TABLES
 from cxr_ray.storage import Store
 from cxr_ray.sweepfile import resolve
 
@@ -153,9 +153,7 @@ def explain(
     needs.require(here.model, [explainer])
     rule = target if isinstance(target, str) else "pneumonia"
     sweep = _sweep([explainer], {}, None, {"target": rule, "seed": seed})
-    classes = None if isinstance(target, str) else np.broadcast_to(np.asarray(target), len(here))
-    if classes is not None and not np.isin(classes, (0, 1)).all():
-        raise DataError(f"got the targets {sorted(set(classes.tolist()))}; expected 0 or 1; give these.")
+    classes = None if isinstance(target, str) else _classes(target, len(here))
     maps, first = [], 0
     worker = _worker(here, sweep)
     with torch.no_grad():
@@ -239,7 +237,13 @@ def verdict(
         UserError: anything that was given is not what it should be.
     """
     _check_keys(about, AboutVerdict)
-    settings = {"controls": list(controls), "alpha": about.get("alpha", 0.05), "futile": about.get("futile", 0.6)}
+    controls, buckets = _several(controls), _several(about.get("buckets", ["all"]))
+    if about.get("labels") is None and buckets != ["all"]:
+        raise DataError(
+            f"got buckets {', '.join(map(str, buckets))} without labels; expected labels, which tell right from wrong; "
+            "give them (labels), or leave buckets out."
+        )
+    settings = {"controls": controls, "alpha": about.get("alpha", 0.05), "futile": about.get("futile", 0.6)}
     plain: dict[str, Any] = {"grids": ["pixel"], "fills": FILLS, **about}
     here, names = _with_maps(model, images, maps, plain)
     sweep = _sweep(names, dict.fromkeys(controls, 1), levels, plain, settings)
@@ -261,8 +265,25 @@ def verdict(
         primary, _ = local.settings()
         for _ in local.make_maps():
             pass
-        *_, verdicts = local.rounds(primary, about.get("buckets", ["all"]), ROUND)
+        *_, verdicts = local.rounds(primary, buckets, ROUND)
         return TABLES["verdicts"].from_rows(verdicts.rows(primary)).to_pandas()
+
+
+def _classes(target: int | Sequence[int], n: int) -> NDArray[np.integer]:
+    """The class that is explained for each of N images."""
+    given_classes = np.asarray(target)
+    if given_classes.shape not in ((), (n,)) or not np.isin(given_classes, (0, 1)).all():
+        found = sorted(set(np.ravel(given_classes).tolist()), key=str)[:5]
+        raise DataError(
+            f"got targets of shape {list(given_classes.shape)}, {found} among them; expected 0 or 1, for all or for "
+            f"each of {n} images; give these."
+        )
+    return np.broadcast_to(given_classes, n)
+
+
+def _several(value: Any) -> list[Any]:
+    """A list of one or more things; a name alone is one."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 def _check_keys(about: Mapping[str, Any], known: type) -> None:
@@ -284,6 +305,11 @@ def _with_maps(model: Model, images: Images, maps: Maps, about: Mapping[str, Any
     else:
         by_name = maps if isinstance(maps, Mapping) else {GIVEN: maps}
         names = list(by_name)
+        if not names or not all(isinstance(name, str) and name.strip() and name != SHARED for name in names):
+            raise DataError(
+                f"got maps named {shown(names)}; expected one name or more, each a text other than {SHARED!r}, which "
+                "stands for controls in the tables; name them so."
+            )
         here = replace(here, maps={name: given.maps_of(of, len(here)) for name, of in by_name.items()})
     if (truth := about.get("truth")) is not None:
         here = replace(here, masks=given.truth_of(truth, here.pixels.shape[-1], len(here)))
@@ -307,7 +333,9 @@ def _sweep(
     verdicts: Mapping[str, Any] | None = None,
 ) -> Sweep:
     """The sweep that measures the same; its checks are the library's."""
-    perturb = {key: list(about[key]) for key in ("grids", "fills", "orders") if about.get(key) is not None}
+    perturb: dict[str, Any] = {
+        key: _several(about[key]) for key in ("grids", "fills", "orders") if about.get(key) is not None
+    }
     if levels is not None:
         perturb["levels"] = [float(level) for level in levels]
     raw: dict[str, Any] = {
@@ -321,6 +349,11 @@ def _sweep(
         "sanity": None,
         "stability": about.get("stability"),
     }
+    if controls is not None and not isinstance(controls, Mapping):
+        raise DataError(
+            f"got controls {shown(controls)}; expected each name with its number of draws, such as "
+            '{"shifted": 5}; give these.'
+        )
     if controls is not None:
         raw["controls"] = dict(controls)
     sweep = resolve(raw)
@@ -357,7 +390,13 @@ def _prepared(
 
 def _patients(here: Given, patients: Sequence[str] | ArrayLike | None) -> dict[str, str]:
     """image_id to patient_id."""
-    names = list(here.ids) if patients is None else [str(p) for p in np.asarray(patients, dtype=object).ravel()]
+    found = list(here.ids) if patients is None else np.asarray(patients, dtype=object).ravel().tolist()
+    names = ["" if pd.isna(patient) else str(patient).strip() for patient in found]
+    if missing := [i for i, name in enumerate(names) if not name]:
+        raise DataError(
+            f"got no patient for {len(missing)} of {len(names)} images (image {missing[0]}); expected one for each, or "
+            "images would count as those of one patient; give the image's own name where it is not known."
+        )
     if len(names) != len(here):
         raise DataError(f"got {len(names)} patients for {len(here)} images; expected one for each image; give these.")
     return dict(zip(here.ids, names, strict=True))

@@ -291,6 +291,40 @@ def test_other_models_maps_and_names_are_refused():
         cxr_ray.measure(network(), PIXELS, maps, ids=["a"] * N)
 
 
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"patients": ["a", None] * 6}, "got no patient for 6 of 12 images (image 1); expected one for each"),
+        ({"patients": [np.nan] * N}, "got no patient for 12 of 12 images"),
+        ({"patients": pd.Series(["a", " "] * 6)}, "got no patient for 6 of 12 images"),
+        ({"controls": ["shifted"]}, "got controls ['shifted']; expected each name with its number of draws"),
+        ({"maps": {}}, "got maps named []; expected one name or more"),
+        ({"maps": {"shared": np.zeros((N, 7, 7))}}, "got maps named ['shared']; expected one name or more"),
+        ({"maps": {1: np.zeros((N, 7, 7))}}, "got maps named [1]; expected one name or more, each a text"),
+    ],
+)
+def test_what_a_measurement_cannot_know_is_refused(asked, error):
+    maps = asked.pop("maps", np.zeros((N, 7, 7)))
+    with pytest.raises(DataError, match=re.escape(error)):
+        cxr_ray.measure(network(), PIXELS, maps, **asked, **LITTLE)
+
+
+def test_a_name_alone_is_one_of_several():
+    one = cxr_ray.measure(network(), PIXELS, np.zeros((N, 7, 7)), controls={}, levels=LEVELS, grids="7", fills="mean")
+    assert set(one.curves["grid"]) == {"7"}
+    assert set(one.curves["fill"]) == {"mean"}
+
+
+def test_targets_of_another_number_are_refused():
+    with pytest.raises(DataError, match=re.escape("got targets of shape [2], [0, 1] among them; expected 0 or 1")):
+        cxr_ray.explain(network(), PIXELS, target=[0, 1])
+
+
+def test_outcomes_are_no_buckets_of_a_verdict_without_labels():
+    with pytest.raises(DataError, match="got buckets FP without labels; expected labels"):
+        cxr_ray.verdict(network(), PIXELS, np.zeros((N, 7, 7)), buckets="FP", **LITTLE)
+
+
 def test_importing_the_package_imports_nothing_else_and_its_names_are_found():
     code = "import sys, cxr_ray; assert not {'torch', 'numpy', 'pandas', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(cxr_ray.__file__).parent.parent, check=True)
