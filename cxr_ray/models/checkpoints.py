@@ -48,11 +48,14 @@ def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] 
         ) from None
 
 
-def start_from(classifier: Classifier, state: Mapping[str, Tensor], origin: str) -> None:
+def start_from(classifier: Classifier, state: Mapping[str, Tensor], origin: str) -> list[str]:
     """Loads a pretrained state dict in place; a head of another shape is left as it is.
 
     Prefixes and a first layer of one channel are seen to. Counters of batches may be missing, as in older files:
     nothing reads them.
+
+    Returns:
+        What was done, each a sentence.
 
     Raises:
         CheckpointError: other weights are missing or of another shape.
@@ -60,9 +63,24 @@ def start_from(classifier: Classifier, state: Mapping[str, Tensor], origin: str)
     arch, network = classifier.spec.arch, classifier.network
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     head = f"{matching.head_of(arch)}."
-    body = matching.body(origin, state, arch)
+    body, notes = matching.body(origin, state, arch)
     fitting = {k: v for k, v in body.items() if not k.startswith(head) or own.get(k) == v.shape}
     _copy(classifier, fitting, head, origin)
+    if not any(k.startswith(head) for k in fitting):
+        notes.append(f"its head is left out: that of {arch} begins with random weights")
+    return notes
+
+
+def starting_notes(weights: str, classifier: Classifier) -> list[str]:
+    """What becomes of a file that training starts from, each a sentence; none of published or no weights.
+
+    Raises:
+        CheckpointError: the file does not fit the network.
+    """
+    if weights in ("none", "imagenet"):
+        return []
+    file = read_state_file(weights)
+    return [*file.notes, *start_from(classifier, file.state, weights)]
 
 
 def _copy(classifier: Classifier, body: Mapping[str, Tensor], optional: str | None, origin: str) -> None:

@@ -94,13 +94,14 @@ def match(path: str, state: Mapping[str, Tensor], arch: str) -> Matched:
     return matched
 
 
-def body(path: str, state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
-    """The weights of a file under the names of a network, whatever its head.
+def body(path: str, state: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights of a file under the names of a network, whatever its head; and what was done, each a sentence.
 
     Raises:
         CheckpointError: they stand in it more than once.
     """
-    return _widened(_renamed(path, state, arch, head_of(arch))[0], arch, [])
+    found, notes = _renamed(path, state, arch, head_of(arch))
+    return _widened(found, arch, notes), notes
 
 
 def _renamed(
@@ -108,12 +109,14 @@ def _renamed(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The weights under the network's names, without prefixes and what is not of the network; and what was done."""
     own = _shapes(arch, 2)
+    state, notes = _modern(state)
     weights = [name for name in own if not name.endswith("num_batches_tracked")]
     expected = [n for n in weights if not (head and n.startswith(f"{head}."))] or weights  # or: it is all head
     counts = {prefix: sum(f"{prefix}{n}" in state for n in expected) for prefix in _prefixes(state, expected)}
     best = max(counts.values(), default=0)
     if best < len(expected) / 2:
-        return _by_position(state, own, arch) or (dict(state), [])
+        by_position = _by_position(state, own, arch)
+        return (dict(state), notes) if by_position is None else (by_position[0], notes + by_position[1])
     chosen = [prefix for prefix, n in counts.items() if n == best]
     if len(chosen) > 1:
         raise CheckpointError(
@@ -127,9 +130,19 @@ def _renamed(
     if prefix:  # a head may stand beside the body
         inside |= {n: v for n, v in state.items() if n.split(".")[0] in {head, *HEADS} and n not in inside}
     left = [name for name in state if name not in inside and name.removeprefix(prefix) not in inside]
-    notes = [f"the names of its layers begin with {prefix!r}, which was taken off"] if prefix else []
+    notes += [f"the names of its layers begin with {prefix!r}, which was taken off"] if prefix else []
     notes += [f"it also holds {_some(left)}, of no layer of {arch}: left out"] if left else []
     return inside, notes
+
+
+def _modern(state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], list[str]]:
+    """The weights of a DenseNet under the names that PyTorch allows since 0.4, norm1 for norm.1; and a note."""
+    renamed = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1", name): value for name, value in state.items()
+    }
+    if renamed.keys() == state.keys() or len(renamed) < len(state):
+        return state, []
+    return renamed, ["its dense layers have the names of PyTorch before 0.4 (norm.1), and were renamed (norm1)"]
 
 
 def _prefixes(state: Mapping[str, Tensor], body: list[str]) -> list[str]:

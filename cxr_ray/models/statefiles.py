@@ -30,6 +30,10 @@ KEYS = (
     *("state_dict", "model_state_dict", "model", "net", "network", "weights", "model_state", "network_state_dict"),
     *("net_state_dict", "params", "module", "ema_state_dict", "model_ema"),
 )
+TO_NUMBERS = ("class_to_idx", "label2id")  # names of classes to numbers of outputs
+NUMBERED = (*TO_NUMBERS, "idx_to_class", "id2label")
+LISTED = ("classes", "class_names", "label_names")  # in the order of the outputs
+PLACES = ("hyper_parameters", "hparams", "config", "args", "meta")  # what people keep beside the weights
 LARGEST = 2**33  # bytes of a checkpoint
 LARGEST_PICKLE = 2**26  # bytes, unpacked, that a message looks into
 MAGICS = (b"PK", b"\x80")  # of torch.save: an archive, or pickles one after another
@@ -188,19 +192,19 @@ def _without_wrappers(whole: Any, notes: list[str]) -> dict[str, Tensor] | None:
 
 
 def _classes(whole: Mapping[Any, Any], notes: list[str]) -> dict[str, int] | None:
-    """The names of classes and their columns, as a file says them beside the weights, also under hyper_parameters.
+    """The names of classes and their columns, as a file says them beside the weights or in a mapping of PLACES.
 
     Adds to the notes what is not understood, and that two statements differ.
     """
     found: dict[str, dict[str, int]] = {}
-    beside = whole.get("hyper_parameters")
-    for place in (whole, vars(beside) if isinstance(beside, argparse.Namespace) else beside):
-        for key in ("class_to_idx", "idx_to_class", "classes"):
+    beside = (whole.get(key) for key in PLACES)
+    for place in (whole, *(vars(b) if isinstance(b, argparse.Namespace) else b for b in beside)):
+        for key in (*NUMBERED, *LISTED):
             value = place.get(key) if isinstance(place, Mapping) else None
             named = _named(key, value)
             if named:
                 found.setdefault(key, named)
-            elif key != "classes" and value is not None and not isinstance(value, Tensor):
+            elif key in NUMBERED and value is not None and not isinstance(value, Tensor):
                 notes.append(f"its {key} is not understood, and is left out")
     if not found:
         return None
@@ -213,11 +217,11 @@ def _classes(whole: Mapping[Any, Any], notes: list[str]) -> dict[str, int] | Non
 def _named(key: str, value: Any) -> dict[str, int] | None:
     """Names to numbers, from a mapping either way or a list in the order of the outputs; None: it is neither."""
     value = value.tolist() if isinstance(value, np.ndarray) else value
-    if isinstance(value, list | tuple) and key != "class_to_idx":
+    if isinstance(value, list | tuple) and key not in TO_NUMBERS:
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):
         return None
-    pairs = list(value.items()) if key == "class_to_idx" else [(name, n) for n, name in value.items()]
+    pairs = list(value.items()) if key in TO_NUMBERS else [(name, n) for n, name in value.items()]
     try:
         numbers = [int(n) if isinstance(n, str) else operator.index(n) for _, n in pairs]
     except (TypeError, ValueError):

@@ -162,6 +162,10 @@ def untrained_models(sweep: Sweep, trials: Sequence[TrialPlan]) -> list[str]:
         model = networks.build(arch, ModelSpec(arch, size, cam_layer=cam_layer))
         ends.require_trainable(model)
         notes += needs.check("To be trained", model, sweep.explain.explainers)
+    for arch, weights in dict.fromkeys((t.model.arch, t.model.weights) for t in trials):
+        if weights not in ("none", "imagenet"):
+            model = networks.build(arch, ModelSpec(arch, sweep.data.size))
+            notes += [f"{weights}: {note}." for note in checkpoints.starting_notes(weights, model)]
     return list(dict.fromkeys(notes))
 
 

@@ -2,18 +2,23 @@
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from cxr_ray.errors import CheckpointError
-from cxr_ray.models import checkpoints
+from cxr_ray.models import checkpoints, matching
 from cxr_ray.models.matching import ConcatPool
-from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.models.networks import Classifier, ModelSpec, build
+from cxr_ray.run.context import untrained_models
+from cxr_ray.run.plan import plan_trials
+from cxr_ray.sweepfile import resolve
 from tests.builders.networks import varied_resnet18
 
 SIZE = 64
@@ -159,6 +164,9 @@ def test_probabilities_of_several_outputs_add_up(tmp_path):
         {"classes": ["PNEUMONIA", "NORMAL"]},
         {"classes": np.array(["PNEUMONIA", "NORMAL"])},
         {"hyper_parameters": {"classes": ("PNEUMONIA", "NORMAL"), "lr": 0.1}},
+        {"class_names": ["PNEUMONIA", "NORMAL"], "classes": 2},
+        {"config": {"label2id": {"PNEUMONIA": 0, "NORMAL": 1}}},
+        {"args": argparse.Namespace(id2label={0: "PNEUMONIA", 1: "NORMAL"})},
     ],
 )
 def test_an_order_of_classes_that_the_file_gives_is_kept_and_told(tmp_path, two, said):
@@ -206,3 +214,29 @@ def test_a_file_never_chooses_code_to_import(tmp_path, two):
     (tmp_path / "model.safetensors").write_bytes(checkpoints.to_bytes(Classifier(two, spec)))
     with pytest.raises(CheckpointError, match="code that a file must not choose"):
         checkpoints.load(str(tmp_path / "model.safetensors"))
+
+
+def test_a_densenet_of_before_pytorch_0_4_is_read_under_its_new_names():
+    with torch.device("meta"):
+        state = torchvision.models.densenet121(num_classes=14).state_dict()
+    renamed = [re.sub(r"(denselayer\d+\.(?:norm|conv))(?=[12]\.)", r"\1.", name) for name in state]
+    assert sum(old != name for old, name in zip(renamed, state, strict=True)) > 300
+    old = {f"module.densenet121.{name}": value for name, value in zip(renamed, state.values(), strict=True)}
+    found, notes = matching.body("chexnet.pth.tar", old, "torchvision:densenet121")
+    assert found.keys() == state.keys()
+    assert all(found[name] is value for name, value in state.items())
+    assert "its dense layers have the names of PyTorch before 0.4 (norm.1)" in notes[0]
+
+
+def test_what_becomes_of_a_file_that_training_starts_from_is_told(tmp_path):
+    torch.save({"model": with_prefix("net.", varied_resnet18(5).state_dict())}, tmp_path / "start.pt")
+    model = build("resnet18", ModelSpec("resnet18", SIZE))
+    assert checkpoints.starting_notes(str(tmp_path / "start.pt"), model) == [
+        "the names of its layers begin with 'net.', which was taken off",
+        "its head is left out: that of resnet18 begins with random weights",
+    ]
+    assert checkpoints.starting_notes("imagenet", model) == []
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "other.pt")
+    sweep = resolve({"model": {"weights": str(tmp_path / "other.pt")}})
+    with pytest.raises(CheckpointError, match=r"of whose weights \d+ are missing"):
+        untrained_models(sweep, plan_trials(sweep))
