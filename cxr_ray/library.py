@@ -21,6 +21,7 @@ from torch import Tensor
 from cxr_ray.analysis.summary import Model as Row
 from cxr_ray.analysis.summary import Sampling, summarize
 from cxr_ray.config import Sweep
+from cxr_ray.counting import done
 from cxr_ray.errors import DataError, UserError, shown
 from cxr_ray.measure import donors, given, needs
 from cxr_ray.measure.batch import Batch, Pairs
@@ -196,7 +197,7 @@ def measure(
     sweep = _sweep(names, controls, levels, about)
     patient_of = _patients(here, patients)
     with _prepared(here, sweep, patient_of, about.get("batch_size", BATCH)) as (worker, shards):
-        tables = [worker(shard) for shard in shards]
+        tables = [_scored(worker, shard) for shard in shards]
         if sweep.stability is not None:
             tables += [worker(replace(shard, split="stability")) for shard in shards]
     names = ["predictions", "saliency", "curves", "faithfulness", "localisation", "stability", "errors"]
@@ -209,6 +210,12 @@ def measure(
         frames["localisation"] = frames["localisation"].assign(outcome=None)
         frames["summary"] = frames["summary"].query("bucket == 'all'").reset_index(drop=True)
     return Measurement(**frames)
+
+
+def _scored(worker: Worker, shard: Shard) -> Tables:
+    tables = worker(shard)
+    done(len(shard.image_ids))
+    return tables
 
 
 def verdict(

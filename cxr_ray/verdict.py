@@ -39,6 +39,7 @@ OPTION = {  # keys of a sweep, as its messages name them, to the option that set
     "data.classes.target": "--class",
     "data.classes": "--classes",
     "data.label": "--label",
+    "data.limit": "--limit",
     "data.size": "--size",
     "checkpoints": "--checkpoint",
     "seed": "--seed",
@@ -66,6 +67,12 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
         "--maps", metavar="PATH", help="maps from outside instead: a folder, folder/*.npy or an .npz file"
     )
     p.add_argument("--controls", nargs="+", default=list(CONTROLS), help=f"(default: {' '.join(CONTROLS)})")
+    p.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="a sample: at most N images of each split, balanced by label (default: all)",
+    )
     p.add_argument("--bucket", nargs="+", default=["all"], choices=BUCKETS, help="patients: all, or an outcome")
     p.add_argument(
         "--target", choices=("pneumonia", "predicted"), default="pneumonia", help="the class that is explained"
@@ -136,7 +143,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     asked = {"classes": {**several, **target}} if several or target else {}
     raw: dict[str, Any] = {
         "name": "verdict",
-        "data": {**data, **asked, "label": args.label, "size": args.size, "accept": args.accept},
+        "data": {**data, **asked, "label": args.label, "size": args.size, "accept": args.accept, "limit": args.limit},
         "checkpoints": {name: {"path": args.checkpoint, "arch": args.arch, "outputs": outputs_of(args.outputs)}},
         "explain": {**whose, "targets": [args.target]},
         "perturb": {"grids": ["pixel"], "fills": list(FILLS), "levels": list(LEVELS)},
@@ -198,6 +205,7 @@ def answer(local: LocalVerdict, args: argparse.Namespace) -> list[str]:
     rows = verdicts.rows(settings)
     lines = [
         *(row["sentence"] for row in rows),
+        *([sample(local, args.limit)] if args.limit is not None else []),
         f"The chance of any wrong sentence is at most {local.alpha:g}. Each interval holds at all times with a "
         f"probability of {rows[0]['confidence']:.1%}; a win rate at a stop lies too far from 0.50 on average.",
     ]
@@ -205,6 +213,15 @@ def answer(local: LocalVerdict, args: argparse.Namespace) -> list[str]:
         keep(args.out, local.sweep, rows)
         lines.append(f"Table: {args.out}/tables/verdicts")
     return lines
+
+
+def sample(local: LocalVerdict, limit: int) -> str:
+    """That not all test images were asked."""
+    n, patients = len(local.test), local.test["patient_id"].nunique()
+    return (
+        f"A sample: at most {limit} images of each split, balanced by label (--limit), so {n} test images of "
+        f"{patients} patients. The sentences hold for patients in these proportions."
+    )
 
 
 def keep(out: str, sweep: Sweep, rows: list[dict[str, Any]]) -> None:

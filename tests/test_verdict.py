@@ -43,15 +43,19 @@ def said(capsys, mine, tiny_folder):
 
 def test_it_ends_with_a_sentence_for_each_control_and_keeps_the_table(said, tmp_path):
     out = str(tmp_path / "kept")
-    code, lines, err = said("--controls", "shifted", "mean_map", "--out", out)
+    code, lines, err = said("--controls", "shifted", "mean_map", "--out", out, "--limit", "8")
     assert (code, err) == (0, [])
     assert lines[0].startswith("Is Grad-CAM on ")
     table = results.open_run(out).pandas("verdicts")
     assert list(table.columns) == list(TABLES["verdicts"].columns)
     assert list(table.control) == ["shifted", "mean_map"]
     assert (table.family_size == 2).all()
-    assert (table.n_available == 12).all()
-    assert lines[-4:-2] == list(table.sentence)
+    assert table.n_available.nunique() == 1
+    n = table.n_available[0]
+    assert lines[-5:-3] == list(table.sentence)
+    assert lines[-3].startswith(
+        f"A sample: at most 8 images of each split, balanced by label (--limit), so 8 test images of {n} patients."
+    )
     assert lines[-2].startswith(
         "The chance of any wrong sentence is at most 0.05. Each interval holds at all times with "
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_ray.arguments import Parser, guarded, named_values, outputs_of
+from cxr_ray.counting import telling
 from cxr_ray.errors import DataError, UserError
 
 if TYPE_CHECKING:  # these import torch, which --help does without
@@ -113,7 +114,8 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     out = Path(args.out)
     write(out, model, pixels, images, maps)
     if args.measure:
-        with progress.stage(f"Measuring {len(images.paths)} images against control masks"):
+        n, hint = len(images.paths), "the first images are masked and scored"
+        with progress.stage("Measuring against control masks", n, "images", hint=hint) as stage, telling(stage.advance):
             measured = measure(model, pixels, images, args)
         tables(out, measured)
         yield from claims(measured, args)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cxr_ray.counting import done
 from cxr_ray.credentials import redacted, without
 from cxr_ray.data import images
 from cxr_ray.data.entries import Source
@@ -22,7 +21,6 @@ from cxr_ray.errors import ImageError
 Row = dict[str, Any]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_TOLD: ContextVar[Callable[[], None] | None] = ContextVar("_TOLD", default=None)
 
 
 class Pixels(NamedTuple):
@@ -92,21 +90,9 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
         return list(_counted(pool.map(function, items)))
 
 
-@contextlib.contextmanager
-def telling(told: Callable[[], None]) -> Iterator[None]:
-    """Inside, ``told`` is called for each file that was read here, so that a command can say how far it is."""
-    token = _TOLD.set(told)
-    try:
-        yield
-    finally:
-        _TOLD.reset(token)
-
-
 def _counted(results: Iterable[Result]) -> Iterator[Result]:
-    told = _TOLD.get()
     for result in results:
-        if told is not None:
-            told()
+        done()
         yield result
 
 

@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from cxr_ray import quiet
-from cxr_ray.arguments import Parser, require_there
-from cxr_ray.errors import CxrRayError
+from cxr_ray.arguments import Parser, guarded, require_there
+
+EXIT_CODES = "Exit codes: 0 done, 1 a file of the run cannot be read, 2 the request was wrong, 130 interrupted."
 
 
 def parser(prog: str = "python -m cxr_ray.report") -> argparse.ArgumentParser:
     """The arguments."""
-    p = Parser(prog=prog, description="Draws the report of a run again.")
+    p = Parser(prog=prog, description="Draws the report of a run again.", epilog=EXIT_CODES)
     p.add_argument("out", help="the run's folder or URI, as --out named it")
-    p.add_argument("--data", help="where the images lie, if elsewhere now (galleries only)")
+    p.add_argument("--data", help="where the images lie, if elsewhere now (pictures only)")
+    p.add_argument("--quiet", action="store_true", help="say nothing but what is wrong and how it ends")
     return p
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m cxr_ray.report") -> int:
     """Draw a run again; return the exit code."""
     args = parser(prog).parse_args(argv)
-    import pyarrow as pa
+    from cxr_ray.run import progress
 
+    return guarded(lambda: progress.concluded("Reading the run", run(args), quiet=args.quiet))
+
+
+def run(args: argparse.Namespace) -> Iterator[str]:
+    """From the arguments to the lines that conclude: the run's answer, and the path of its page."""
+    require_there("--data", args.data)
     from cxr_ray.report.document import write_report  # pandas and matplotlib, which --help does without
+    from cxr_ray.run import progress
 
-    try:
-        require_there("--data", args.data)
-        write_report(args.out, args.data)
-    except (CxrRayError, pa.ArrowException) as e:
-        quiet.complain(f"cxr_ray: {str(e).splitlines()[0]}")
-        return getattr(e, "exit_code", 2)
-    except OSError as e:
-        quiet.complain(f"cxr_ray: {args.out}: {str(e).splitlines()[0]}")
-        return 1
-    print(f"{args.out.rstrip('/')}/report.html")
-    return 0
+    with progress.stage("Page", unit="parts") as stage:
+        sentences = write_report(args.out, args.data, stage)
+    yield from sentences
+    yield f"{args.out.rstrip('/')}/report.html"
 
 
 if __name__ == "__main__":

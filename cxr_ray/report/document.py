@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from cxr_ray import results
+from cxr_ray.counting import NOBODY, Counter
 from cxr_ray.report import page
 from cxr_ray.report.browser.files import write_browser
 from cxr_ray.report.galleries import Images
@@ -43,14 +44,23 @@ from cxr_ray.report.sections import (
 from cxr_ray.storage import Store
 
 CHANGES = Section("changes", "What controls, levels, log-odds and other explainers change")
+SECTIONS = (
+    *(performance.section, sequential.section, observations.section, hypotheses.section, deletion.section),
+    *(advantages.section, curves.section, signs.section, ranking.section, localisation.section, regions.section),
+    *(sanity.section, stability.section, accuracy.section, limits.section, definitions.section),
+)
 
 
-def write_report(out: str, images: str | None = None) -> None:
+def write_report(out: str, images: str | None = None, stage: Counter = NOBODY) -> list[str]:
     """Write report.html, browser/, figures/ and galleries/ into the run folder ``out``, local or a URI.
 
     Args:
         out: the run's folder.
         images: where the images lie now, as --data names it; None: where the sweep says.
+        stage: is told how many parts the page has, and of each that is made.
+
+    Returns:
+        The answer of the run, a sentence a model and explainer.
 
     Raises:
         RunError: there is no run in ``out``, or one without its tables.
@@ -65,46 +75,39 @@ def write_report(out: str, images: str | None = None) -> None:
     environment.globals["begin"] = links.begin
     template = environment.from_string(files("cxr_ray.report").joinpath("report.html.j2").read_text("utf-8"))
     pixels = Images(run, images)
-    n_browsed = write_browser(data, store, pixels)
-    text = template.render(context(data, Folder(store), pixels) | {"n_browsed": n_browsed})
-    store.write(text.encode(), "report.html")
+    stage.expect(len(SECTIONS) + 2)  # with the galleries and the first screen
+    n_browsed = write_browser(data, store, pixels, stage)
+    made = context(data, Folder(store), pixels, stage)
+    store.write(template.render(made | {"n_browsed": n_browsed}).encode(), "report.html")
+    return [*made["answer"]["answers"], *made["answer"]["others"]]
 
 
-def context(data: RunData, folder: Folder, images: Images) -> dict[str, Any]:
+def context(data: RunData, folder: Folder, images: Images, stage: Counter = NOBODY) -> dict[str, Any]:
     """The values that the template draws."""
+    first = answer.first_screen(data, folder)
+    stage.advance()
     return {
         "name": data.sweep["name"],
         "styles": page.styles(),
-        "answer": answer.first_screen(data, folder),
+        "answer": first,
         "most": WHOLE_MODELS,
         "reading": reading(data),
-        "sections": sections(data, folder, images),
+        "sections": sections(data, folder, images, stage),
     }
 
 
-def sections(data: RunData, folder: Folder, images: Images) -> list[Section]:
+def sections(data: RunData, folder: Folder, images: Images, stage: Counter = NOBODY) -> list[Section]:
     """In the order of the page, that of the Grad-CAM findings study; what was not measured is listed in one place."""
-    every = [
-        performance.section(data, folder),
-        sequential.section(data, folder),
-        observations.section(data, folder),
-        galleries.section(data, folder, images),
-        hypotheses.section(data, folder),
-        deletion.section(data, folder),
-        CHANGES,
-        advantages.section(data, folder),
-        curves.section(data, folder),
-        signs.section(data, folder),
-        ranking.section(data, folder),
-        localisation.section(data, folder),
-        regions.section(data, folder),
-        sanity.section(data, folder),
-        stability.section(data, folder),
-        accuracy.section(data, folder),
-        limits.section(data, folder),
-        definitions.section(data, folder),
-        provenance(data),
-    ]
+    every = []
+    for make in SECTIONS:
+        every.append(make(data, folder))
+        stage.advance()
+        if make is observations.section:
+            every.append(galleries.section(data, folder, images))
+            stage.advance()
+        elif make is deletion.section:
+            every.append(CHANGES)
+    every.append(provenance(data))
     missing = [s for s in every if s.otherwise and not s.blocks and not s.models]
     shown = [s for s in every if s not in missing]
     place = next(i for i, s in enumerate(shown) if s.anchor == "limitations")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from cxr_ray.config import Sweep
+from cxr_ray.counting import telling
 from cxr_ray.data import doubts, labels, masks, sources
 from cxr_ray.data.entries import Source
-from cxr_ray.data.loading import telling
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.outside_maps import OutsideMaps, load_outside_maps
 from cxr_ray.data.pairing import shared_names

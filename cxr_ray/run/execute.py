@@ -10,8 +10,8 @@ from typing import Any
 import ray
 
 from cxr_ray import results
+from cxr_ray.counting import telling
 from cxr_ray.data import masks, sources
-from cxr_ray.data.loading import telling
 from cxr_ray.data.truth import truth_of
 from cxr_ray.errors import UserError
 from cxr_ray.measure.worker import ModelRef
@@ -70,10 +70,10 @@ def execute(context: RunContext, ahead: RayAhead) -> bool:
 
         stage.total = statistics.N_TABLES
         statistics.write_statistics(context.sweep, store, stage.advance)
-    with progress.stage("Page"):
+    with progress.stage("Page", unit="parts") as stage:
         from cxr_ray.report import document as report  # matplotlib
 
-        report.write_report(store.out)
+        report.write_report(store.out, stage=stage)
     tracking.conclude(context)
     resume.mark_finished(store)
     store.clean()  # of what only an unfinished run needs

@@ -49,6 +49,10 @@ class Stage:
     began: float = field(default_factory=lambda: time.monotonic())
     first: tuple[float, int] | None = None  # when something was done first, and how much: before it is start-up
 
+    def expect(self, n: int) -> None:
+        """So much more is to do."""
+        self.total = (self.total or 0) + n
+
     def advance(self, n: int = 1, work: float | None = None, lines: Sequence[str] = ()) -> None:
         """So much more is done. ``work``: how much of what the rate is told of; ``lines``: what stands below now."""
         self.done += n

@@ -27,7 +27,7 @@ from cxr_ray.measure import donors, precision
 from cxr_ray.measure.controls import needs_map_pass
 from cxr_ray.measure.shards import ModelRef
 from cxr_ray.models import backend_choice
-from cxr_ray.run import context, explaining, pipeline, resume
+from cxr_ray.run import context, explaining, pipeline, progress, resume
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.compared import Compared, compare
 from cxr_ray.run.context import RunContext
@@ -68,6 +68,9 @@ class Request:
     maps: Mapping[str, str] = field(default_factory=dict)
 
 
+WAIT = "a store that does not answer is asked for minutes; ?retry_limit_seconds=30 in the URI gives up sooner"
+
+
 @dataclass(frozen=True)
 class _Finished:
     """A finished run, and its sweep with the paths of the request."""
@@ -84,7 +87,8 @@ def verify(request: Request, say: Say) -> bool:
     Raises:
         UserError: it is no finished run of this version, or its data or models are not where they were.
     """
-    finished = _open(request, say)
+    with progress.stage(f"Reading {request.path}", hint=WAIT if "://" in request.path else ""):
+        finished = _open(request, say)
     if finished is None or not _models_hold(finished, request, say):
         return False
     with usercache.unused(), tempfile.TemporaryDirectory() as folder:  # every file is read

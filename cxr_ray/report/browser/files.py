@@ -15,6 +15,7 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from cxr_ray.analysis.model_names import model_names
+from cxr_ray.counting import NOBODY, Counter
 from cxr_ray.machine import usable_cpus
 from cxr_ray.measure.concentration import CONCENTRATIONS
 from cxr_ray.measure.controls import CONTROLS
@@ -38,13 +39,14 @@ PRIVATE = (
 )
 
 
-def write_browser(data: RunData, store: Store, images: Images) -> int:
+def write_browser(data: RunData, store: Store, images: Images, stage: Counter = NOBODY) -> int:
     """Write the folder FOLDER anew into the run; returns how many images it shows, none where nothing was explained.
 
     Args:
         data: the run.
         store: its folder.
         images: where its pixels are read.
+        stage: is told how many parts there are, and of each that is written.
     """
     if store.fs.get_file_info(store.path(FOLDER)).type == pafs.FileType.Directory:
         store.fs.delete_dir(store.path(FOLDER))
@@ -56,16 +58,19 @@ def write_browser(data: RunData, store: Store, images: Images) -> int:
     order = [i for i in table["image_id"] if i in shown]
     views = list(dict.fromkeys(view_of(data, m.trial_id) for m in models))
     parts = [order[start : start + PART] for start in range(0, len(order), PART)]
+    stage.expect(len(parts) * (len(views) + len(models)))
+    unread = 0
     with ThreadPoolExecutor(usable_cpus()) as pool:
-        unread = sum(
-            sum(pool.map(partial(_xrays, store, images, f"xrays-{n}", v), range(len(parts)), parts))
-            for n, v in enumerate(views)
-        )
+        for n, v in enumerate(views):
+            for lost in pool.map(partial(_xrays, store, images, f"xrays-{n}", v), range(len(parts)), parts):
+                unread += lost
+                stage.advance()
         for model in models:
             cards = CardsOfModel(model, view_of(data, model.trial_id))
             _put(store, f"{model.trial_id}/index", cards.index(order))
             cards.prepare(pool)
-            list(pool.map(partial(_cards, store, images, cards), range(len(parts)), parts))
+            for _ in pool.map(partial(_cards, store, images, cards), range(len(parts)), parts):
+                stage.advance()
     about = _about(data, models, order, [views.index(view_of(data, m.trial_id)) for m in models])
     about["unread"] = _unread(data, images, unread)
     _put(store, "run", about)
