@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Usage and one line, exit code 2."""
-        super().error(redacted(message))
+        super().error(f"{redacted(message)}; see {self.prog} --help.")
 
 
 def guarded(work: Callable[[], int], *, worded: Callable[[str], str] = str, interrupted: str = "interrupted.") -> int:

@@ -151,6 +151,8 @@ def _run_in(out: str, sweep: Sweep, ahead: RayAhead, *, resumed: bool) -> int:
     prepared = context.prepare(sweep, out, None if resumed else ahead)  # a finished run needs no Ray
     for note in prepared.manifest.notes:
         terminal.say(note)
+    if resumed and not prepared.store.exists("sweep.yaml"):
+        terminal.say(f"Nothing to resume in {out}: a new run begins.")
     if resume.is_finished(prepared):
         terminal.say(f"{out} is finished already.")
         return DONE

@@ -37,6 +37,7 @@ def test_an_unknown_command_lists_those_that_exist(capsys):
     code, text = printed(capsys, cli.main, "rnu")
     assert code == 2
     assert "invalid choice: 'rnu' (choose from" in text
+    assert text.rstrip().endswith("; see cxr-ray --help.")
     assert all(command in text for command in cli.COMMANDS)
     assert printed(capsys, cli.main)[0] == 2
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cxr_ray.arguments import Parser, guarded
-from cxr_ray.errors import CxrRayError
+from cxr_ray.errors import CxrRayError, UserError
 
 SIZE = 224  # pixels, for which passes are counted unless another size is asked for
 EXIT_CODES = "Exit codes: 0 done, 2 the request was wrong."
@@ -133,6 +133,8 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     """
     from cxr_ray.registry import Registry
 
+    if not 32 <= args.size <= 1024:
+        raise UserError(f"--size: got {args.size}; expected 32 to 1024 pixels; give the side of the images.")
     known = Registry("kind", KINDS)
     chosen = {kind: known[kind] for kind in args.kinds or ([] if args.arch else KINDS)}
     for kind, (entries, about) in chosen.items():
@@ -160,10 +162,11 @@ def refused(arch: str, size: int) -> Iterator[str]:
     """
     from cxr_ray.measure import needs
     from cxr_ray.measure.explainers import EXPLAINERS
-    from cxr_ray.models import networks
+    from cxr_ray.models import ends, networks
     from cxr_ray.models.networks import ModelSpec
 
     model = networks.build(arch, ModelSpec(arch, size)).eval()
+    ends.require_trainable(model)
     why = dict(needs.missing(model, list(EXPLAINERS)))
     yield f"{arch} at {size} x {size} can have {len(EXPLAINERS) - len(why)} of {len(EXPLAINERS)} explainers:"
     yield f"  {', '.join(name for name in EXPLAINERS if name not in why)}"

@@ -54,8 +54,9 @@ class ClassMap:
     def of(self, labels: Iterable[str]) -> tuple[str, tuple[Doubt, ...]]:
         """The class, or LEFT_OUT, and what is doubtful. No label counts as an empty one.
 
-        A label that is named goes before ``*``. Labels of several classes, each named, count as class 1 where one of
-        them is its, else as the first of them, and are doubtful.
+        A label that is named goes before ``*``, which takes no value of another class's label, such as Pneumonia=-1.
+        Labels of several classes, each named, count as class 1 where one of them is its, else as the first of them, and
+        are doubtful.
 
         >>> ClassMap(Classes(negative=["*"], positive=["Pneumonia"])).of(["Edema", "pneumonia"])
         ('PNEUMONIA', ())
@@ -82,6 +83,9 @@ class ClassMap:
             return named.pop(), ()
         unnamed = [label for label in labels if plain(label) not in self._groups]
         if unnamed and OTHERS in self._groups and self._groups[OTHERS] != LEFT_OUT:
+            about = {self._groups.get(plain(label.rpartition("=")[0]), self._groups[OTHERS]) for label in unnamed}
+            if about != {self._groups[OTHERS]}:  # such as Pneumonia=-1: what may be a class's own label is no other one
+                return LEFT_OUT, (Doubt("other_labels", " and ".join(sorted(labels))),)
             return self._groups[OTHERS], (Doubt("by_star", " and ".join(filter(None, sorted(labels))) or "no label"),)
         kind = "ignored" if OTHERS in self._groups or not unnamed else "other_labels"
         return LEFT_OUT, (Doubt(kind, " and ".join(sorted(labels)) or "no label"),)

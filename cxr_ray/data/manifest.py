@@ -270,7 +270,8 @@ def _require_classes(
             )
         rows = [row for entry, row in unread if entry.class_name == class_name]
         because = [f"{len(rows)} unusable files, {rows[0]['path']}: {rows[0]['reason']}"] if rows else []
-        because += [remark.got for remark in doubts if remark.name in ("other_labels", "ignored", "elsewhere")]
+        because += [remark.got for remark in doubts if remark.name == "other_labels"]
+        because += [remark.note.rstrip(".") for remark in doubts if remark.name in ("ignored", "elsewhere")]
         because += ["val can be test: data.splits: {test: [val]}"] if split == "test" and has_val else []
         found = f" ({'; '.join(because)})" if because else ""
         raise DataError(

@@ -80,10 +80,11 @@ class MapFiles:
     def _in_folder(self) -> Iterator[str]:
         folder, pattern = self._parts
         fs, base = opened(folder)
-        if fs.get_file_info(base or "/").type != pafs.FileType.Directory:
-            raise DataError(
-                f"explain.maps.{self.name}: got {self.path}, which is not there; expected {EXPECTED}; give it."
-            )
+        kind = fs.get_file_info(base or "/").type
+        if kind != pafs.FileType.Directory:
+            gone = kind == pafs.FileType.NotFound
+            what = "which is not there" if gone else "a file, which does not say whose its maps are"
+            raise DataError(f"explain.maps.{self.name}: got {self.path}, {what}; expected {EXPECTED}; give it.")
         wanted = _pattern(pattern)
         for info in fs.get_file_info(pafs.FileSelector(base or "/", recursive=True)):
             inside = info.path[len(base) + 1 :]

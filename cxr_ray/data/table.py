@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +30,7 @@ from cxr_ray.registry import did_you_mean
 TEXT, PARQUET = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz"), (".parquet", ".pq")
 YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")  # in a column that is named as its label
 LARGEST = 2**31  # bytes of a table
+UNKNOWN = ("nan", "none", "null", "na", "n/a", "<na>")  # in a column of patients
 MEANT = {"patient": ("patient", "patientid"), "split": ("split", "fold")}  # without case, blanks and dashes
 _DELIMITERS = ",;\t"
 
@@ -156,6 +158,8 @@ class TableSource:
                 )
         class_name, doubts = class_map.of(image.labels)
         (split,), (patient,) = image.splits, image.patients
+        if patient is not None and patient.casefold() in UNKNOWN:
+            patient = ""
         if patient is None:
             patient = patient_by(self.patient, given, given)
             told = patient is not None or self.patient is None
@@ -167,7 +171,8 @@ class TableSource:
         split = "all" if split is None else split_of(split, names, self.path)
         path, problem = files.find(given)
         if path is None:
-            return Entry(split, class_name, given, given, problem, patient, (*doubts, Doubt("missing_files", given)))
+            about = given or "a row without a path"
+            return Entry(split, class_name, given, given, problem, patient, (*doubts, Doubt("missing_files", about)))
         if path != given:
             doubts = (*doubts, Doubt("by_name", f"{given} as {path}"))
         return Entry(split, class_name, path, path, None, patient, doubts, class_map.group(image.labels))
@@ -204,7 +209,7 @@ def _named(labels: Sequence[str], cells: Sequence[str]) -> list[str]:
         if plain(cell) in YES:
             found.append(label)
         elif plain(cell) not in NO:
-            found.append(f"{label}={cell.strip()}")
+            found.append(f"{label}={plain(cell)}")
     return found
 
 
@@ -306,6 +311,9 @@ def _text_table(path: str) -> pd.DataFrame:
 
 def _parquet(data: bytes) -> pd.DataFrame:
     table = pq.read_table(io.BytesIO(data)).to_pandas()
+    lists = [name for name in table.columns if table[name].map(lambda cell: isinstance(cell, np.ndarray)).any()]
+    if lists:
+        raise ValueError(f"the column {lists[0]!r} holds lists, not one value a row")
     return table.astype(object).where(table.notna(), "").astype(str)
 
 

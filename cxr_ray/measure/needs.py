@@ -108,7 +108,9 @@ def missing(model: Classifier, explainers: Sequence[str], has: Collection[str] =
 def require(model: Classifier, explainers: Sequence[str]) -> None:
     """Refuse explainers that a network in memory cannot have. Raises UserError, a line for each."""
     refused = [
-        f"got the explainer {e} for a model that cannot have it: {why}." for e, why in missing(model, explainers)
+        f"got the explainer {e} for a model that cannot have it: {why}; expected one that it can have; give another "
+        "(cxr-ray list)."
+        for e, why in missing(model, explainers)
     ]
     if refused:
         raise UserError("\n".join(refused))

@@ -60,3 +60,9 @@ def test_a_network_is_told_what_it_cannot_have_and_why(capsys):
 def test_an_unknown_name_is_a_sentence(capsys, argv, said):
     assert listing.main(argv) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["-3", "0", "5000"])
+def test_a_size_of_no_image_is_refused(capsys, size):
+    assert listing.main(["--arch", "resnet18", "--size", size]) == 2
+    assert f"--size: got {size}; expected 32 to 1024 pixels" in capsys.readouterr().err

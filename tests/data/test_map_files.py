@@ -179,7 +179,7 @@ def test_a_file_that_is_gone_is_told(tmp_path):
         ("here/*.npy", {"here/a.png": b"x"}, "where no map is"),
         ("a.npz", {"a.npz": b"no archive"}, "which cannot be read ("),
         ("b.npz", {}, "which cannot be read (FileNotFoundError: "),
-        ("a.npy", {"a.npy": npy(VALUES)}, "which is not there"),
+        ("a.npy", {"a.npy": npy(VALUES)}, "a file, which does not say whose its maps are"),
     ],
 )
 def test_what_holds_no_maps_is_one_sentence(tmp_path, path, files, problem):

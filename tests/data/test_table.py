@@ -137,16 +137,31 @@ def test_absolute_paths_below_the_folder_are_found(table, tmp_path):
     assert sorted(manifest.images["path"]) == sorted(ROWS["path"])
 
 
-def test_uncertain_labels_that_the_star_takes_are_told_with_their_counts(table):
-    cells = ["0", "1", "-1", "0.5"] * 6
-    columns = Columns(labels=["Pneumonia"])
-    source = table(
-        ROWS.assign(Pneumonia=cells), columns=columns, classes=Classes(negative=["*"], positive=["Pneumonia"])
-    )
-    _, notes = manifest_of(source)
-    assert notes == [
-        "Images whose label no class names, in the class of *: 18 (Pneumonia=-1: 6, Pneumonia=0.5: 6, no label: 6)."
-    ]
+def test_values_of_a_named_label_are_no_other_label_until_they_are_named(table):
+    rows = ROWS.assign(Pneumonia=["0", "1", "-1.0", "0.9"] * 6)
+
+    def source(negative):
+        classes = Classes(negative=negative, positive=["Pneumonia"])
+        return table(rows, columns=Columns(labels=["Pneumonia"]), classes=classes)
+
+    with pytest.raises(DataError, match=r"12 images whose label is in no class \(Pneumonia=-1: 6, Pneumonia=0.9: 6\)"):
+        manifest_of(source(["*"]))
+    manifest, notes = manifest_of(source(["*", "Pneumonia=-1", "Pneumonia=0.9"]))
+    assert notes == ["Images whose label no class names, in the class of *: 6 (no label: 6)."]
+    assert manifest.images["label"].sum() == 6
+
+
+def test_what_tells_no_patient_and_no_path_is_said(table):
+    with pytest.raises(DataError, match=r"rows whose image is not there \(a row without a path\)"):
+        manifest_of(table(ROWS.assign(path=["", *ROWS["path"][1:]])))
+    with pytest.raises(DataError, match="9 images whose patient is not told"):
+        manifest_of(table(ROWS.assign(patient=["NaN", "None", "n/a", "p1"] * 3 + [f"p{i}" for i in range(2, 14)])))
+
+
+def test_a_column_of_lists_is_refused(tmp_path):
+    pd.DataFrame({"path": ["a.png"], "label": [["Edema", "Mass"]]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="the column 'label' holds lists, not one value a row"):
+        TableSource(str(tmp_path / "t.parquet")).list()
 
 
 def test_columns_that_may_be_meant_and_are_not_read_are_told(table):
