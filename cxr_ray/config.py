@@ -235,8 +235,12 @@ class Train(Section):
 
 
 class Search(Section):
-    """How often each variant and grid point is sampled, and whether ASHA stops the worst early."""
+    """How often each variant and grid point is sampled, by what, and whether ASHA stops the worst early."""
 
+    searcher: Literal["random", "optuna"] = Field(
+        "random",
+        description="optuna: each sample follows from the trials of its variant and grid point before it (TPE)",
+    )
     num_samples: int = Field(4, ge=1, le=10_000)
     scheduler: Literal["asha", "none"] = "asha"
     metric: Literal["val_auroc"] = "val_auroc"
@@ -506,6 +510,8 @@ class Sweep(Section):
         plain = self.model_dump(mode="json", exclude={"resources", "track"})
         for key in ("path", "images", "accept"):
             plain["data"].pop(key)
+        if plain["search"]["searcher"] == "random":  # hashes are older than the key
+            plain["search"].pop("searcher")
         plain["explain"]["maps"] = list(plain["explain"]["maps"])
         return hashlib.sha256(to_json(plain).encode()).hexdigest()[:16]
 

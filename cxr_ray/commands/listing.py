@@ -58,7 +58,7 @@ def fills(size: int) -> Iterator[Entry]:
 def sweeps(size: int) -> Iterator[Entry]:
     """The sweeps that ship; their cost is the networks that they train, and the passes of a test image and target."""
     from cxr_ray.measure.cost import passes_per_image
-    from cxr_ray.run.plan import plan_trials
+    from cxr_ray.run.trial_plans import plan_trials
     from cxr_ray.sweep import shipped
     from cxr_ray.sweepfile import load_sweep
 

@@ -29,7 +29,7 @@ from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.scoring_only import FILES
 from cxr_ray.run import progress, trackers
 from cxr_ray.run.ahead import RayAhead
-from cxr_ray.run.plan import TrialPlan, plan_trials
+from cxr_ray.run.trial_plans import TrialPlan, plan_trials, reachable
 from cxr_ray.storage import Store
 
 
@@ -41,7 +41,7 @@ class RunContext:
         sweep: resolved.
         source: where the images come from.
         manifest: the images, and notes for the user.
-        trials: the networks to be trained.
+        trials: the networks to be trained; where Optuna searches, as many that stand for them until they are trained.
         given: the models under ``checkpoints``, by name.
         store: the run folder.
         maps: those from outside.
@@ -99,7 +99,7 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     Raises:
         UserError: the images, a package or a checkpoint is not there, or not what the sweep needs.
     """
-    trackers.require(sweep.track.targets)
+    trackers.require([*sweep.track.targets, *(["optuna"] if sweep.search.searcher == "optuna" else [])])
     source = sources.source_of(sweep.data, sweep.seed)
     try:
         entries = source.list()
@@ -109,7 +109,7 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     doubts.settle(doubts.remarks(entries), sweep.data.accept)  # before a file is read
     trials = plan_trials(sweep)
     given, told = given_models(sweep)
-    told = [*untrained_models(sweep, trials), *told]
+    told = [*untrained_models(sweep, reachable(sweep, trials)), *told]
     if ahead is not None:
         ahead.start()
     with progress.stage("Reading the images", len(entries), "files") as read, telling(read.advance):

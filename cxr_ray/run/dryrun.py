@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -22,8 +23,8 @@ from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.passes import forward_rate
-from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.terminal import duration
+from cxr_ray.run.trial_plans import Point, TrialPlan, points
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,9 @@ def lines(context: RunContext) -> Iterator[str]:
     yield sweep.to_yaml()
     yield from manifest.notes
     yield f"\nTrials to train: {len(context.trials)}"
-    yield from (f"  {trial.trial_id}: {_sampled(trial)}" for trial in context.trials)
+    searched = {p.group: p for p in points(sweep) if p.spaces} if sweep.search.searcher == "optuna" else {}
+    yield from (f"  {trial.trial_id}: {_sampled(trial)}" for trial in context.trials if trial.group not in searched)
+    yield from (f"  {sweep.search.num_samples} of {_searched(point)}" for point in searched.values())
     costs = planned_costs(context)
     n_test, n_val = (len(manifest.rows(split)) for split in ("test", "val"))
     yield (f"\nModels to explain: {sum(c.models for c in costs)}; test images: {n_test}; validation images: {n_val}")
@@ -230,5 +233,19 @@ def _networks(context: RunContext) -> Iterator[tuple[str, Classifier]]:
 
 
 def _sampled(trial: TrialPlan) -> str:
-    values = {**trial.train.model_dump(), **{k: v for k, v in trial.model.model_dump().items() if v is not None}}
+    return _told(trial.train.model_dump(), trial.model.model_dump())
+
+
+def _searched(point: Point) -> str:
+    """What Optuna chooses of a variant and grid point, among what is given."""
+    sections = {name: dict(keys) for name, keys in point.sections.items()}
+    for name, keys in point.spaces.items():
+        sections[name] |= {key: " ".join(map(str, next(iter(space.items())))) for key, space in keys.items()}
+    return (
+        f"{point.variant}, by Optuna, each after the results before it: {_told(sections['train'], sections['model'])}"
+    )
+
+
+def _told(train: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    values = {**train, **{k: v for k, v in model.items() if v is not None}}
     return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())

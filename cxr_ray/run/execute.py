@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -31,8 +32,8 @@ from cxr_ray.run import (
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
-from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.training_data import TrainingData
+from cxr_ray.run.trial_plans import TrialPlan, of_table, reachable
 from cxr_ray.schemas import to_json
 from cxr_ray.storage import sealed_json
 
@@ -58,7 +59,9 @@ def execute(context: RunContext, ahead: RayAhead) -> bool:
         store.write_table("images", context.manifest.table)
         errors = train(context, to_train, training, allocation)
         del training  # pixels, for which explaining has better use
-        model_refs = explaining.chosen_models(context, results.open_run(store.out).pandas("trials"))
+        table = results.open_run(store.out).pandas("trials")
+        context = replace(context, trials=of_table(context.sweep, context.trials, table))
+        model_refs = explaining.chosen_models(context, table)
         if not explaining.explain(context, model_refs, allocation, errors):
             return False
     except (ray.exceptions.RayError, ray.tune.TuneError) as e:
@@ -82,10 +85,11 @@ def execute(context: RunContext, ahead: RayAhead) -> bool:
 
 
 def _training_data(context: RunContext, trials: tuple[TrialPlan, ...]) -> TrainingData:
-    sizes = {context.sweep.images_of(t.model) for t in trials}
+    asked = reachable(context.sweep, trials)
+    sizes = {context.sweep.images_of(t.model) for t in asked}
     total = len(sizes) * sum(len(context.manifest.rows(split)) for split in ("train", "val"))
     with progress.stage("Reading the training images", total or None, "images") as stage, telling(stage.advance):
-        return training_data.load_training_data(context, trials)
+        return training_data.load_training_data(context, asked)
 
 
 def reason_of(error: Exception) -> str:
@@ -108,9 +112,10 @@ def allocate(context: RunContext, n_trials: int, ahead: RayAhead) -> Allocation:
     """
     sweep = context.sweep
     local = ahead.started()
-    sizes = [sweep.images_of(t.model)[0] for t in context.trials] + [ref.size for ref in context.given.values()]
+    trials = reachable(sweep, context.trials)
+    sizes = [sweep.images_of(t.model)[0] for t in trials] + [ref.size for ref in context.given.values()]
     n_train = len(context.manifest.rows("train"))
-    memory = [device_memory(n_train, sweep.images_of(t.model)[0], t.train.batch_size) for t in context.trials]
+    memory = [device_memory(n_train, sweep.images_of(t.model)[0], t.train.batch_size) for t in trials]
     request = cluster.Request(sweep.resources, n_trials, max(sizes), local, max(memory, default=0.0))
     ask_gpus = n_trials > 0 and sweep.resources.gpu_per_trial == "auto"
     nodes = cluster.ray_nodes(ask_gpus)

@@ -1,17 +1,15 @@
-"""What a run will do, before it does it: the trials of a sweep, and the shards of images that are explained.
+"""What a run will do to explain its models, before it does it: the shards of their images.
 
-A trial is one network to be trained. A shard is a piece of work of the map pass and of the scoring pass: images of one
-split for one model, at most so many and about so many forward passes: seconds on a GPU, a minute on a CPU core. A large
-run takes longer shards, since each costs the driver as much, however long it is. Their length depends on the sweep, its
-images and the kind of device alone, so that tables do not depend on workers and batches.
+A shard is a piece of work of the map pass and of the scoring pass: images of one split for one model, at most so many
+and about so many forward passes: seconds on a GPU, a minute on a CPU core. A large run takes longer shards, since each
+costs the driver as much, however long it is. Their length depends on the sweep, its images and the kind of device
+alone, so that tables do not depend on workers and batches.
 
 A plan holds the images of each split once, and of shards only how long they are: a shard is made when it is asked for.
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
@@ -19,12 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from cxr_ray.config import SPACES, Model, Sweep, Train, concrete
 from cxr_ray.data.manifest import Manifest
 from cxr_ray.measure import precision
 from cxr_ray.measure.shards import Comparison, ModelRef
-from cxr_ray.models.networks import ModelSpec
-from cxr_ray.schemas import to_json
 
 SHARD_IMAGES, SHARD_PASSES = 16, {"gpu": 2**15, "cpu": 2**10}  # at most
 GPU_IMAGES = 64  # of val and test at most, where those passes allow it: a GPU waits at the end of each shard
@@ -32,90 +27,6 @@ MANY_SHARDS = 1024  # of SHARD_IMAGES: a run of more has longer ones, up to
 LONGEST_IMAGES, LONGEST_PASSES = 256, {"gpu": 2**17, "cpu": 2**10}
 SPLITS = ("val", "test")
 CHOSEN = ("sanity", "stability", precision.SPLIT)  # some of the images of test; of val, where it has some
-
-
-@dataclass(frozen=True)
-class TrialPlan:
-    """One network to be trained, its search spaces sampled.
-
-    Attributes:
-        trial_id: the variant and 8 hex digits of ``model`` and ``train``; equal samples are one trial.
-        variant: its name in the sweep.
-        group: 8 hex digits of its variant and grid point, within which ASHA stops trials.
-        model, train: the sampled sections.
-        several: the classes that its outputs stand for, where they are more than two.
-        target: the one of them that is measured against the rest.
-    """
-
-    trial_id: str
-    variant: str
-    group: str
-    model: Model
-    train: Train
-    several: tuple[str, ...] = ()
-    target: str | None = None
-
-    @property
-    def rivals(self) -> tuple[str, int]:
-        """The best model is chosen among the trials that agree in this: one variant, grid point and seed."""
-        return self.group, self.train.seed
-
-    def spec(self, size: int) -> ModelSpec:
-        """What its weights mean, trained on images of a size."""
-        m = self.model
-        spec = ModelSpec(m.arch, size, variant=self.variant, preprocess=m.preprocess, cam_layer=m.cam_layer)
-        return spec if self.target is None else spec.against_the_rest(self.several, self.target)
-
-    def to_config(self) -> dict[str, Any]:
-        """Plain data, as Tune's files keep it."""
-        plain = {"model": self.model.model_dump(), "train": self.train.model_dump()}
-        named = {"trial_id": self.trial_id, "variant": self.variant, "group": self.group}
-        return {**named, **plain, "several": list(self.several), "target": self.target}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> TrialPlan:
-        """The trial that ``to_config`` made plain."""
-        model, train = concrete(config["model"], config["train"])
-        several, target = tuple(config.get("several", ())), config.get("target")
-        return cls(config["trial_id"], config["variant"], config["group"], model, train, several, target)
-
-
-def plan_trials(sweep: Sweep) -> list[TrialPlan]:
-    """Every trial of the sweep, sampled with Tune's distributions, seeded by sweep seed, variant and grid point."""
-    trials: dict[str, TrialPlan] = {}
-    classes = sweep.data.classes
-    for variant, model, train in sweep.trial_points():
-        if model.get("cam_layer") is None:  # names and draws of trials are older than the key
-            model = {key: value for key, value in model.items() if key != "cam_layer"}
-        point = to_json({"variant": variant, "model": model, "train": train})
-        group = hashlib.sha256(f"{sweep.seed}:{point}".encode())
-        random_state = np.random.RandomState(int.from_bytes(group.digest()[:4], "little"))
-        spaces = any(_is_space(v) for v in [*model.values(), *train.values()])
-        for _ in range(sweep.search.num_samples if spaces else 1):
-            sampled = {
-                name: {k: _sample(v, random_state) for k, v in section.items()}
-                for name, section in (("model", model), ("train", train))
-            }
-            digest = hashlib.sha256(to_json(sampled).encode()).hexdigest()[:8]
-            trial_id = f"{variant}-{digest}"
-            plan = TrialPlan(trial_id, variant, group.hexdigest()[:8], *concrete(**sampled))
-            trials[trial_id] = replace(plan, several=tuple(classes.several), target=classes.target)
-    return list(trials.values())
-
-
-def _is_space(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in SPACES
-
-
-def _sample(value: Any, random_state: np.random.RandomState) -> Any:
-    if not _is_space(value):
-        return copy.deepcopy(value)
-    from ray import tune  # seconds, which a mistake in the data need not wait for
-
-    kind, arguments = next(iter(value.items()))
-    domain: Any = tune.choice(arguments) if kind == "choice" else getattr(tune, kind)(*arguments)
-    drawn = domain.sample(random_state=random_state)
-    return drawn.item() if isinstance(drawn, np.generic) else drawn
 
 
 @dataclass(frozen=True)

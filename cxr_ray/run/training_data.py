@@ -17,8 +17,8 @@ from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.training import Split
 from cxr_ray.run import terminal
 from cxr_ray.run.context import RunContext
-from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.trial import Splits, StoredSplit
+from cxr_ray.run.trial_plans import TrialPlan
 
 IN_MEMORY = 0.25  # of the machine's memory: Ray keeps a second copy, which trials share
 

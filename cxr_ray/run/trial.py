@@ -18,8 +18,8 @@ from cxr_ray.data.pixel_cache import PixelCache
 from cxr_ray.models import checkpoints, networks, training
 from cxr_ray.models.training import Epoch, Split
 from cxr_ray.run import deaths
-from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.trial_files import TrialFiles
+from cxr_ray.run.trial_plans import TrialPlan
 from cxr_ray.run.watchdog import Watchdog, watched
 
 

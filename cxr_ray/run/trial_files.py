@@ -18,12 +18,14 @@ from pyarrow import fs as pafs
 from safetensors import SafetensorError
 from torch import Tensor
 
+from cxr_ray.config import Sweep
 from cxr_ray.errors import DamagedRunError
 from cxr_ray.models import digests
-from cxr_ray.storage import Store
+from cxr_ray.run.trial_plans import TrialPlan, found_again
+from cxr_ray.storage import Store, sealed_json, unsealed_json
 
 FOLDER = (".work", "trials")
-STATE, STOPPED, HUNG = "state.safetensors", "stopped.json", "hung.json"
+STATE, STOPPED, HUNG, PLAN = "state.safetensors", "stopped.json", "hung.json", "plan.json"
 REQUIRED: dict[str, type | tuple[type, ...]] = {  # of the metrics of an epoch
     **dict.fromkeys(("epoch", "best_epoch"), int),
     **dict.fromkeys(("best_auroc", "val_auroc", "seconds"), (int, float)),
@@ -120,6 +122,28 @@ class TrialFiles:
             raise self._damaged(name)
         return data
 
+    def save_plan(self, plan: TrialPlan, number: int) -> None:
+        """Keep what a trial is, before it begins. ``number``: of the suggestion that it is."""
+        sections = {"model": plan.model.model_dump(), "train": plan.train.model_dump()}
+        self.store.write(sealed_json({"variant": plan.variant, "number": number, **sections}), *self._place(PLAN))
+
+    def plan(self, sweep: Sweep) -> tuple[TrialPlan | None, int]:
+        """What a trial is, and the number of its suggestion; None where none was kept.
+
+        Raises:
+            DamagedRunError: the file is damaged, or of no trial that the sweep may have.
+        """
+        if not self.store.exists(*self._place(PLAN)):
+            return None, 0
+        try:
+            kept = unsealed_json(self.store.read(*self._place(PLAN)))
+            plan, number = found_again(sweep, kept["variant"], kept), int(kept["number"])
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise self._damaged(PLAN) from None
+        if plan is None or plan.trial_id != self.trial_id:
+            raise self._damaged(PLAN)
+        return plan, number
+
     def stop(self, epoch: int) -> None:
         """Note that the scheduler stopped the trial after an epoch."""
         self.store.write_json({"epoch": epoch}, *FOLDER, self.trial_id, STOPPED)
@@ -142,6 +166,9 @@ class TrialFiles:
             return []
         told = [s for s in found if isinstance(s, int | float)] if isinstance(found, list) else []
         return [float(s) for s in told if 0 <= s < 1e9]
+
+    def _place(self, name: str) -> tuple[str, ...]:
+        return *FOLDER, self.trial_id, name
 
     def _path(self, name: str) -> str:
         return self.store.path(*FOLDER, self.trial_id, name)

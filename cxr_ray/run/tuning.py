@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,9 +22,10 @@ from cxr_ray.credentials import redacted
 from cxr_ray.run import deaths, progress, terminal, tracking
 from cxr_ray.run.cluster import Allocation
 from cxr_ray.run.context import RunContext
-from cxr_ray.run.plan import TrialPlan
+from cxr_ray.run.searching import OptunaSearches, known_trials
 from cxr_ray.run.training_data import TrainingData
 from cxr_ray.run.trial_files import TrialFiles
+from cxr_ray.run.trial_plans import TrialPlan
 from cxr_ray.schemas import to_json
 
 MAX_FAILURES = 2
@@ -42,23 +44,35 @@ class GroupedASHA(FIFOScheduler):
     """One ASHA for each variant and grid point, so that no variant is starved by another.
 
     Args:
-        trials: all of the sweep.
-        files: of each trial; notes there which ones it stops.
+        trials: those that are known; others are added as they begin, in groups that are known.
+        files_of: trial_id to the files of a trial; notes there which ones it stops.
         histories: metrics of the epochs that are behind, by trial: they count as if they were reported now.
     """
 
     def __init__(
-        self, trials: Sequence[TrialPlan], files: Mapping[str, TrialFiles], histories: Mapping[str, History]
+        self, trials: Sequence[TrialPlan], files_of: Callable[[str], TrialFiles], histories: Mapping[str, History]
     ) -> None:
         super().__init__()
-        self.files = files
+        self.files_of = files_of
         self.groups = {t.group: _asha(t.train.epochs) for t in trials}
+        self.added: set[str] = set()
         for trial in trials:
-            named: Any = SimpleNamespace(trial_id=trial.trial_id)  # all that ASHA reads of a trial
-            asha: Any = self.groups[trial.group]
-            asha.on_trial_add(None, named)
-            for metrics in histories[trial.trial_id]:
+            named = self._add(trial.group, trial.trial_id)
+            for metrics in histories.get(trial.trial_id, ()):
+                asha: Any = self.groups[trial.group]
                 asha.on_trial_result(None, named, metrics)
+
+    def _add(self, group: str, trial_id: str) -> Any:
+        named: Any = SimpleNamespace(trial_id=trial_id)  # all that ASHA reads of a trial
+        if trial_id not in self.added:
+            asha: Any = self.groups[group]
+            asha.on_trial_add(None, named)
+            self.added.add(trial_id)
+        return named
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Ray's hook."""
+        self._add(trial.config[_KEY]["group"], trial.config[_KEY]["trial_id"])
 
     def _of(self, trial: Any) -> tuple[ASHAScheduler, Any]:
         """A trial's ASHA, and the trial under the name that a run keeps; Tune's changes when a run goes on."""
@@ -70,7 +84,7 @@ class GroupedASHA(FIFOScheduler):
         asha, named = self._of(trial)
         decision = asha.on_trial_result(tune_controller, named, result)
         if decision == self.STOP and result["epoch"] < trial.config[_KEY]["train"]["epochs"]:
-            self.files[named.trial_id].stop(result["epoch"])
+            self.files_of(named.trial_id).stop(result["epoch"])
         return decision
 
 
@@ -114,24 +128,28 @@ def tune_sweep(
     Raises:
         DamagedRunError: what an earlier run kept of a trial cannot be read.
     """
-    files = {t.trial_id: TrialFiles(context.store, t.trial_id) for t in trials}
-    histories = {trial_id: kept.history() for trial_id, kept in files.items()}
-    left = [t for t in trials if not _is_over(t, histories[t.trial_id], files[t.trial_id])]
+    store, files_of = context.store, partial(TrialFiles, context.store)
+    searches = OptunaSearches(context.sweep, store, _KEY) if context.sweep.search.searcher == "optuna" else None
+    known = trials if searches is None else searches.plans
+    histories = {t.trial_id: files_of(t.trial_id).history() for t in known}
+    left = [t for t in known if not _is_over(t, histories[t.trial_id], files_of(t.trial_id))]
+    over = [t for t in known if t not in left]
     errors: dict[str, str] = {}
-    if left:
-        if len(left) < len(trials):
-            terminal.say(f"  {len(trials) - len(left)} of {len(trials)} were trained before")
+    if left or (searches is not None and searches.n_left):
+        if over:
+            terminal.say(f"  {len(over)} of {len(trials)} were trained before")
         scheduler = FIFOScheduler()
         if context.sweep.search.scheduler == "asha":
-            scheduler = GroupedASHA(trials, files, histories)
-        total, hint = sum(t.train.epochs for t in left), "processes start"
+            scheduler = GroupedASHA([*trials, *known], files_of, histories)
+        total, hint = sum(t.train.epochs for t in trials) - sum(t.train.epochs for t in over), "processes start"
         with progress.stage("Training", total, "epochs", hint=hint) as stage:
-            callback = _Progress(len(trials), len(trials) - len(left), stage)
+            callback = _Progress(len(trials), len(over), stage)
             callback.epochs = {t.trial_id: len(histories[t.trial_id]) for t in left}
             stage.total = total - sum(callback.epochs.values())
             with tracking.following(context, histories) as trackers:
-                errors = _train(context, left, data, allocation, scheduler, [callback, *trackers])
-    return [_row(t, files[t.trial_id], errors.get(t.trial_id)) for t in trials]
+                errors = _train(context, searches or left, data, allocation, scheduler, [callback, *trackers])
+    trained = trials if searches is None else [kept.plan for kept in known_trials(context.sweep, store)]
+    return [_row(t, files_of(t.trial_id), errors.get(t.trial_id)) for t in trained]
 
 
 def _is_over(trial: TrialPlan, history: History, files: TrialFiles) -> bool:
@@ -140,7 +158,7 @@ def _is_over(trial: TrialPlan, history: History, files: TrialFiles) -> bool:
 
 def _train(
     context: RunContext,
-    trials: Sequence[TrialPlan],
+    trials: Sequence[TrialPlan] | OptunaSearches,
     data: TrainingData,
     allocation: Allocation,
     scheduler: FIFOScheduler,
@@ -163,6 +181,8 @@ def _train(
     def name(trial: Any) -> str:
         return str(trial.config[_KEY]["trial_id"])
 
+    searches = trials if isinstance(trials, OptunaSearches) else None
+    known = [] if isinstance(trials, OptunaSearches) else [t.to_config() for t in trials]
     resources = {"cpu": allocation.trial_cpus, "gpu": allocation.trial_gpus}
     tune_config = tune.TuneConfig(
         metric="val_auroc",
@@ -172,11 +192,13 @@ def _train(
         reuse_actors=True,  # a process starts longer than many a trial trains
         trial_name_creator=name,
         trial_dirname_creator=name,
+        search_alg=searches,
+        num_samples=1 if searches is None else searches.n_left,
     )
     with tempfile.TemporaryDirectory(prefix="cxr_ray-tune-") as folder:  # Tune's files are pickles: in no run's folder
         tuner = tune.Tuner(
             tune.with_resources(trainable, {k: v for k, v in resources.items() if v}),
-            param_space={_KEY: tune.grid_search([t.to_config() for t in trials])},
+            param_space={_KEY: tune.grid_search(known)} if known else {},
             tune_config=tune_config,
             run_config=tune.RunConfig(
                 name="tune",

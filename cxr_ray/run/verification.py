@@ -33,6 +33,7 @@ from cxr_ray.run.compared import Compared, compare
 from cxr_ray.run.context import RunContext
 from cxr_ray.run.pipeline import PassSettings
 from cxr_ray.run.plan import Images, Plan, ShardPlan
+from cxr_ray.run.trial_plans import of_table
 from cxr_ray.schemas import SCHEMA_VERSION, TABLES
 from cxr_ray.storage import PER_SHARD, PRECISION, Store, pack
 from cxr_ray.sweepfile import resolve
@@ -95,6 +96,7 @@ def verify(request: Request, say: Say) -> bool:
         here = context.prepare(finished.sweep, finished.run.path)
         if not _images_hold(finished, here, say) or not _maps_hold(finished, here, say):
             return False
+        here = replace(here, trials=of_table(here.sweep, here.trials, finished.trials))
         refs = explaining.chosen_models(here, finished.trials)
         found = _rows(finished, replace(here, store=Store(folder, here.store.run)), refs, request, say)
     _read_whole(finished.run, say)

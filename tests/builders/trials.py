@@ -7,9 +7,9 @@ from ray import tune
 
 from cxr_ray.config import Model, Train
 from cxr_ray.models.training import Split
-from cxr_ray.run.plan import TrialPlan
 from cxr_ray.run.trial import run_trial
 from cxr_ray.run.trial_files import TrialFiles
+from cxr_ray.run.trial_plans import TrialPlan
 from cxr_ray.storage import Store
 
 

@@ -15,7 +15,7 @@ from cxr_ray.measure.given import given
 from cxr_ray.models import checkpoints
 from cxr_ray.models.networks import ModelSpec, build
 from cxr_ray.run.context import untrained_models
-from cxr_ray.run.plan import plan_trials
+from cxr_ray.run.trial_plans import plan_trials
 from cxr_ray.sweepfile import resolve
 
 SIZE = 32

@@ -511,10 +511,10 @@ def test_lungs_that_cannot_be_had_are_told_before_training(refusal, monkeypatch)
 
 
 def test_a_package_that_a_sweep_needs_is_asked_for_before_anything_is_read(refusal, monkeypatch):
-    for name in ("mlflow", "wandb"):
+    for key, name in (("track.mlflow", "mlflow"), ("track.wandb", "wandb"), ("search.searcher", "optuna")):
         monkeypatch.setitem(sys.modules, name, None)
         for more in ((), ("--dry-run",)):
-            (line,) = refusal("tiny.yaml", "--set", f"track.{name}=here", *more, given_data="nowhere")
+            (line,) = refusal("tiny.yaml", "--set", f"{key}=optuna", *more, given_data="nowhere")
             assert (
                 line
                 == f"got no package {name}; expected it to be installed; install it: pip install 'cxr-ray[{name}]'."

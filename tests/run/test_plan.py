@@ -8,7 +8,8 @@ from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.sources import source_of
 from cxr_ray.measure.donor_swaps import assign_donors
 from cxr_ray.measure.worker import ModelRef
-from cxr_ray.run.plan import SHARD_IMAGES, PassCounts, Plan, ShardPlan, TrialPlan, plan_shards, plan_trials
+from cxr_ray.run.plan import SHARD_IMAGES, PassCounts, Plan, ShardPlan, plan_shards
+from cxr_ray.run.trial_plans import TrialPlan, plan_trials
 from cxr_ray.sweepfile import resolve
 
 

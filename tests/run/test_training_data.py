@@ -7,9 +7,9 @@ from cxr_ray.data.manifest import load_manifest
 from cxr_ray.data.sources import source_of
 from cxr_ray.run import training_data
 from cxr_ray.run.context import RunContext
-from cxr_ray.run.plan import TrialPlan, plan_trials
 from cxr_ray.run.training_data import load_training_data
 from cxr_ray.run.trial import StoredSplit, opened
+from cxr_ray.run.trial_plans import TrialPlan, plan_trials
 from cxr_ray.storage import Store
 from cxr_ray.sweepfile import resolve
 from tests.builders.images import picture, write

@@ -124,13 +124,13 @@ def test_asha_decides_of_a_resumed_run_as_of_one_that_was_never_interrupted(tmp_
         return stopped
 
     whole_histories = {k: list(v) for k, v in nothing.items()}
-    whole = decide(GroupedASHA(plans, files, nothing), whole_histories, range(1, 9))
+    whole = decide(GroupedASHA(plans, files.__getitem__, nothing), whole_histories, range(1, 9))
     assert {epoch for _, epoch in whole} == {1, 3}
     for trial_files in files.values():
         if trial_files.is_stopped():
             (tmp_path / ".work/trials" / trial_files.trial_id / "stopped.json").unlink()
     histories = {k: list(v) for k, v in nothing.items()}
-    first = decide(GroupedASHA(plans, files, nothing), histories, range(1, 3))
-    then = decide(GroupedASHA(plans, files, histories), histories, range(3, 9))
+    first = decide(GroupedASHA(plans, files.__getitem__, nothing), histories, range(1, 3))
+    then = decide(GroupedASHA(plans, files.__getitem__, histories), histories, range(3, 9))
     assert first + then == whole
     assert histories == whole_histories
