@@ -17,7 +17,7 @@ from cxr_ray.models import checkpoints, matching
 from cxr_ray.models.matching import ConcatPool
 from cxr_ray.models.networks import Classifier, ModelSpec, build
 from cxr_ray.run.context import untrained_models
-from cxr_ray.run.plan import plan_trials
+from cxr_ray.run.trial_plans import plan_trials
 from cxr_ray.sweepfile import resolve
 from tests.builders.networks import varied_resnet18
 
