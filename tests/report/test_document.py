@@ -146,7 +146,7 @@ def test_the_sign_stands_under_every_choice(findings_text):
         "+1.500 n = 60"
     ) in findings_text
     assert "Of 8 cells, 3 lie wholly above 0 (the first bucket falls further), 1 wholly below" in findings_text
-    assert "scale logodds prob 4 2 (50%) 1 (25%)" in findings_text
+    assert "scale log-odds probability 4 2 (50%) 1 (25%)" in findings_text
     assert "level 0.25 0.5 4 2 (50%) 1 (25%)" in findings_text
 
 
@@ -265,7 +265,7 @@ def test_chromium_renders_it_without_a_complaint_and_nothing_is_wider_than_the_s
             tab.until("document.readyState === 'complete'")
             tab.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
             assert tab.run("document.documentElement.scrollWidth") <= width
-        inside = "[...document.querySelectorAll('table')].every((t) => t.closest('.scroll[tabindex][role=region]'))"
+        inside = "[...document.querySelectorAll('table')].every((t) => t.closest('.scroll[tabindex][role=group]'))"
         assert tab.run(inside)  # what is wider scrolls in a box that shows it, with the keyboard too
         assert tab.run("document.querySelectorAll('svg:not([aria-label])').length") == 0
         levels = tab.run("[...document.querySelectorAll('h1, h2, h3, h4, h5')].map((h) => Number(h.tagName[1]))")

@@ -26,7 +26,7 @@ def test_what_an_older_run_lacks_is_made_from_what_it_has(pages):
 def assert_has_all_tables(older):
     assert "border mean all 36.0% 6 (6) +3.500 +1.000 +2.500" in older
     assert "gradcam weights randomised down to fc 2 (2) 0.750" in older
-    assert "scale logodds prob 4 2 (50%) 1 (25%)" in older
+    assert "scale log-odds probability 4 2 (50%) 1 (25%)" in older
     assert "gradcam all 6 (6) 6 (100%)" in older
 
 

@@ -233,12 +233,14 @@ function readForm(form) {
 }
 
 // Pictures.
-const PLASMA = [[13, 8, 135], [84, 2, 163], [139, 10, 165], [185, 50, 137], [219, 92, 104], [244, 136, 73], [254, 188, 43], [240, 249, 33]];
-const RED_BLUE = [[5, 48, 97], [67, 147, 195], [209, 229, 240], [247, 247, 247], [253, 219, 199], [214, 96, 77], [103, 0, 31]];
 
-function shade(scale, at) {
-  const x = Math.min(Math.max(at, 0), 1) * (scale.length - 1), low = Math.min(Math.floor(x), scale.length - 2), f = x - low;
-  return [0, 1, 2].map((c) => scale[low][c] + f * (scale[low + 1][c] - scale[low][c]));
+const STEPS = 1023; // of a scale of colours
+
+function shades(scale) { // STEPS + 1 colours from one end to the other
+  return Array.from({ length: STEPS + 1 }, (_, k) => {
+    const x = k / STEPS * (scale.length - 1), low = Math.min(Math.floor(x), scale.length - 2);
+    return scale[low].map((v, c) => v + (x - low) * (scale[low + 1][c] - v));
+  });
 }
 
 function picture(uri) {
@@ -298,23 +300,30 @@ function pixels(data, own, side, smooth) { // enlarged: bilinear, or the nearest
   return grey;
 }
 
+const PLASMA = shades([[13, 8, 135], [84, 2, 163], [139, 10, 165], [185, 50, 137], [219, 92, 104], [244, 136, 73], [254, 188, 43], [240, 249, 33]]);
+const RED_BLUE = shades([[5, 48, 97], [67, 147, 195], [209, 229, 240], [247, 247, 247], [253, 219, 199], [214, 96, 77], [103, 0, 31]]);
+
 function painted(side, label, colour) { // colour: place of a pixel to [r, g, b]
   const canvas = element("canvas", { width: side, height: side, role: "img", "aria-label": label });
-  const context = canvas.getContext("2d"), image = context.createImageData(side, side);
+  const context = canvas.getContext("2d"), image = context.createImageData(side, side), data = image.data;
   for (let p = 0; p < side * side; p++) {
-    const [r, g, b] = colour(p);
-    image.data.set([r, g, b, 255], 4 * p);
+    const made = colour(p);
+    data[4 * p] = made[0];
+    data[4 * p + 1] = made[1];
+    data[4 * p + 2] = made[2];
+    data[4 * p + 3] = 255;
   }
   context.putImageData(image, 0, 0);
   return canvas;
 }
 
 function overlay(grey, heat, signed) {
-  const scale = signed ? RED_BLUE : PLASMA;
+  const scale = signed ? RED_BLUE : PLASMA, made = [0, 0, 0]; // the colour of one pixel at a time
   return (p) => {
-    const value = Math.max(-1, Math.min(1, (heat[p] - 128) / 127));
-    const top = shade(scale, signed ? (value + 1) / 2 : Math.abs(value)), alpha = 0.75 * Math.abs(value);
-    return top.map((c) => (1 - alpha) * grey[p] + alpha * c);
+    const value = Math.max(-1, Math.min(1, (heat[p] - 128) / 127)), alpha = 0.75 * Math.abs(value);
+    const top = scale[Math.round(STEPS * (signed ? (value + 1) / 2 : Math.abs(value)))];
+    for (let c = 0; c < 3; c++) made[c] = (1 - alpha) * grey[p] + alpha * top[c];
+    return made;
   };
 }
 

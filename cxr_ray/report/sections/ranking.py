@@ -9,6 +9,7 @@ import pandas as pd
 
 from cxr_ray.report import page
 from cxr_ray.report.figures import ranks as figures
+from cxr_ray.report.figures.marks import SCALES
 from cxr_ray.report.page import Block, Cell
 from cxr_ray.report.rundata import RunData, Setting
 from cxr_ray.report.section import Folder, Section, of_models
@@ -106,13 +107,19 @@ def _of_setting(
             page.images(r),
             page.mean(r),
             page.p_text(r.p_max),
-            f"{r.better} is more faithful" if page.known(r.better) else "not shown to differ",
+            _shown(r),
         ]
         for r in page.rows_of(pairs)
     ]
     head = ["bucket", "explainer", "minus", "images (patients)", "mean difference", "p, corrected", "shown"]
     caption = f"Paired comparisons [simultaneous 95% interval over patients]: {where}. Above 0: the first is better."
     yield page.details(f"Every pair of explainers: {setting}", [page.table(caption, head, compared)])
+
+
+def _shown(r: Any) -> str:
+    if pd.isna(r.lower):
+        return "not tested (no interval)"
+    return f"{r.better} is more faithful" if page.known(r.better) else "not shown to differ"
 
 
 def rank_set(r: Any) -> str:
@@ -148,9 +155,10 @@ def _reliability(data: RunData, trial_id: str) -> Iterator[Block]:
         f"How reliably each fill tells explainers apart, {data.metric}, log-odds, target rule {data.first.rule}, "
         f"bucket all, model {data.name(trial_id)}. Intraclass correlation: variance between explainers over the "
         "total variance of "
-        "single images' values (1: every image orders them alike; 0: an image says nothing). Explainer random knows "
-        "nothing of the model: an advantage of its maps comes from fill and shape."
+        "single images' values (1: every image orders them alike; 0: an image says nothing)."
     )
+    if "random" in data.explainers:
+        caption += " Explainer random knows nothing of the model: an advantage of its maps comes from fill and shape."
     yield page.table(caption, ["fill", "grid", "quantity", "value [95% interval]", "images"], rows)
 
 
@@ -165,7 +173,17 @@ def _tau(data: RunData, trial_id: str) -> Iterator[Block]:
         spread = f"{page.number(tau.low, 2, True)} to {page.number(tau.high, 2, True)}"
         explainers = page.count(found["n_explainers"].value) if "n_explainers" in found else page.NONE
         name = axis.replace("_", " ")
-        rows.append([name, a, b, page.number(tau.value, 2, True), spread, page.count(tau.n), explainers])
+        rows.append(
+            [
+                name,
+                SCALES.get(a, a),
+                SCALES.get(b, b),
+                page.number(tau.value, 2, True),
+                spread,
+                page.count(tau.n),
+                explainers,
+            ]
+        )
     if not rows:
         return
     caption = (

@@ -22,6 +22,7 @@ MARKS = {
     -1.0: ("below", "\N{BLACK DOWN-POINTING TRIANGLE} "),
     0.0: ("zero", "\N{WHITE CIRCLE} "),
 }
+VALUES = {"True": "yes", "False": "no", **SCALES}
 AXES = {"contrast_of": "contrast", "target_rule": "target rule", "matched": "matched on log-odds"}
 NOTE = (
     "Two published findings differ in sign. The Grad-CAM findings study reports that deletion lowers the probability "
@@ -110,7 +111,10 @@ def _turns(turns: pd.DataFrame, where: str) -> Block:
     for r in page.rows_of(turns):
         pairs.setdefault((str(r.axis), str(r.a), str(r.b)), {})[str(r.statistic)] = r
     rows = [
-        [AXES.get(axis, axis), a, b, page.count(found["turned"].n), _share(found["turned"]), _share(found["clearly"])]
+        [
+            *(AXES.get(axis, axis), VALUES.get(a, a), VALUES.get(b, b)),
+            *(page.count(found["turned"].n), _share(found["turned"]), _share(found["clearly"])),
+        ]
         for (axis, a, b), found in pairs.items()
     ]
     caption = (
