@@ -185,7 +185,7 @@ def _said(command: Callable[[list[str]], int], *arguments: str) -> tuple[int, li
 
 def resumed(runs: Runs, out: Path) -> tuple[int, list[str]]:
     """``--resume``, in this process, in small shards, without the page: its exit code and its lines on stderr."""
-    places = (plan, "SHARD_IMAGES", 4), (lock, "PATIENCE", 0.0), (document, "write_report", lambda out: None)
+    places = (plan, "SHARD_IMAGES", 4), (lock, "PATIENCE", 0.0), (document, "write_report", lambda out, **_: None)
     with without_ray(), replaced(*places):
         return _said(sweep.main, str(runs.file), "--out", str(out), "--resume")
 

@@ -8,13 +8,14 @@ Shapes: P (image, target) pairs, D draws, V side of a map, S side of an image, U
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ OPEN_FILES, KEPT_MAPS, KEPT_MEANS = 64, 128, 32  # in a worker's memory
 READERS = 16  # files of other machines, read at a time
 
 Array = NDArray[np.float32]
+Parsed = TypeVar("Parsed")
 
 
 class Maps(NamedTuple):
@@ -131,16 +133,9 @@ class MapFile:
     """
 
     def __init__(self, store: Store, shard: str):
-        self._store, self._shard = store, shard
-        opened = store.fs.open_input_file(store.shard_path(shard, MAPS))
-        try:
-            self._file = pa.ipc.open_file(opened)
-            text = self._file.schema.metadata[b"known"]
-            if str(zlib.crc32(text)).encode() != self._file.schema.metadata[CRC.encode()]:
-                raise ValueError(CRC)
-        except DAMAGE:
-            raise self._damaged() from None
-        known = json.loads(text)
+        self._store, self._parts = store, (MAPS, *shard_parts(shard))
+        self._stream: Any = store.fs.open_input_file(store.path(*self._parts))
+        known = json.loads(self._parsed(self._known))
         self.errors: list[dict[str, Any]] = known["errors"]
         self.logits: dict[str, float] = {}
         self.piece: dict[str, int] = {}
@@ -157,20 +152,47 @@ class MapFile:
                 self._start[n, e] = n_batches
                 n_batches += len(piece["pairs"])
 
-    def _damaged(self) -> DamagedRunError:
-        return self._store.damaged(MAPS, *shard_parts(self._shard))
+    def _parsed(self, parse: Callable[[], Parsed]) -> Parsed:
+        """What ``parse`` makes of the file.
+
+        Where that fails, the file is fetched whole, and fails again only if it is damaged: Arrow says the same of a
+        store that did not answer.
+
+        Raises:
+            DamagedRunError: the file is damaged.
+            OSError: the store does not answer.
+        """
+        try:
+            return parse()
+        except DAMAGE:
+            whole = self._store.read(*self._parts)
+        self._stream = pa.BufferReader(whole)
+        self.__dict__.pop("_file", None)
+        try:
+            return parse()
+        except DAMAGE:
+            raise self._store.damaged(*self._parts) from None
+
+    @functools.cached_property
+    def _file(self) -> Any:
+        return pa.ipc.open_file(self._stream)
+
+    def _known(self) -> bytes:
+        metadata = self._file.schema.metadata
+        text: bytes = metadata[b"known"]
+        if str(zlib.crc32(text)).encode() != metadata[CRC.encode()]:
+            raise ValueError(CRC)
+        return text
 
     def _row(self, n: int) -> dict[str, bytes | None]:
         """A record batch, which holds one map, by column."""
-        try:
-            batch = self._file.get_batch(n)
-            batch.validate(full=True)
-            (row,) = batch.to_pylist()
-            if _crc(value for name, value in row.items() if name != CRC) != row.pop(CRC):
-                raise ValueError(CRC)
-        except DAMAGE:
-            raise self._damaged() from None
-        return row
+        batch = self._file.get_batch(n)
+        batch.validate(full=True)
+        (row,) = batch.to_pylist()
+        if _crc(value for name, value in row.items() if name != CRC) != row.pop(CRC):
+            raise ValueError(CRC)
+        found: dict[str, bytes | None] = row
+        return found
 
     def has(self, explainer: str, image_id: str, target: int) -> bool:
         """Whether the map was made, finite or not."""
@@ -183,7 +205,7 @@ class MapFile:
     def read(self, explainer: str, image_id: str, target: int) -> tuple[Array, dict[str, Array]]:
         """A map, float32 [V, V], and by control its draws, [D, V, V]."""
         start = self._start[self.piece[image_id], explainer]
-        row = self._row(start + self._pair[image_id, target])
+        row = self._parsed(functools.partial(self._row, start + self._pair[image_id, target]))
         numbers = {name: np.frombuffer(value, np.float32) for name, value in row.items() if value is not None}
         side = round(len(numbers["map"]) ** 0.5)
         own = numbers.pop("map").reshape(side, side)

@@ -20,6 +20,7 @@ LOST = (exceptions.ObjectLostError,)  # when another machine is gone, which held
 MOST = 3  # deaths of one call, after which it is not tried again
 ALONE = 2  # of a call with one image: a second try, since the machine may be at fault
 IN_A_ROW = 10  # of one worker's processes without a result between: it is not started again
+UNANSWERED = 2  # new tries of a call in which a store did not answer
 AT_START = 3  # of one worker's processes before they took a call: the same
 
 START_SECONDS = 600.0  # for a process, until it has made its worker: it waits for its place, and loads torch
@@ -33,6 +34,15 @@ class Died:
     """The result of a call that was given up. ``reason``: what ended the processes that tried it."""
 
     reason: str
+
+
+def is_unanswered(error: OSError) -> bool:
+    """Whether it is of a store that did not answer, whose errors have no number: those of a disk have one.
+
+    >>> is_unanswered(OSError("AWS Error SLOW_DOWN during GetObject")), is_unanswered(OSError(28, "No space left"))
+    (True, False)
+    """
+    return getattr(error, "cause", error).errno is None
 
 
 def allowed_seconds(slowest: float | None, deaths: int = 0) -> float:

@@ -49,6 +49,7 @@ class Call:
         kind: calls of one kind take about as long.
         most: deaths after which it is given up.
         deaths: so far.
+        unanswered: how often a store did not answer in it.
         before: of a task, the call that made what it needs, and is made again where that is lost.
     """
 
@@ -59,6 +60,7 @@ class Call:
     kind: str = ""
     most: int = deaths.MOST
     deaths: int = 0
+    unanswered: int = 0
     before: Call | None = None
 
     @property
@@ -247,6 +249,12 @@ class WorkerPool:
             if worker is None:
                 raise
             self._died(worker, deaths.reason_of(e))
+        except OSError as e:  # Ray's error is one of the kind that it tells of
+            if call.is_task or not deaths.is_unanswered(e) or call.unanswered == deaths.UNANSWERED:
+                raise
+            call.unanswered += 1
+            self._take(call, worker)
+            self._again.append(call)
         else:
             self._finish(call, worker, result)
 
@@ -286,7 +294,7 @@ class WorkerPool:
         try:
             ready, _ = ray.wait([call.refs[0]], timeout=0)
             ray.get(ready)
-        except (*deaths.LOST, *deaths.DEATHS):
+        except (*deaths.LOST, *deaths.DEATHS, OSError):
             return False
         return bool(ready)
 

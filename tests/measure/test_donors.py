@@ -1,6 +1,7 @@
 """Maps of other images: kept and fetched one by one, given to other patients alone; the controls that they make."""
 
 import dataclasses
+import io
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import fs as pafs
 from torch import nn
 
 from cxr_ray.config import Sweep
@@ -69,6 +71,49 @@ def test_single_maps_are_fetched_as_they_were_packed(tmp_path, apart):
 
 
 # Donor images
+
+
+class Part(io.FileIO):
+    """A file of which a store answers the first ``answers`` requests."""
+
+    answers = 0
+
+    def read(self, n=-1):
+        self.answers -= 1
+        if self.answers < 0:
+            raise OSError("AWS Error SLOW_DOWN during GetObject operation")
+        return super().read(n)
+
+
+class Slow(pafs.LocalFileSystem):
+    """A store that does not answer all requests for parts of a file."""
+
+    def open_input_file(self, path):
+        return Part(path)
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2, 3, 4, 5])
+def test_a_store_that_does_not_answer_is_no_damage(tmp_path, monkeypatch, answers):
+    store, maps = Store(str(tmp_path), {}), torch.rand(3, 8, 8)
+    store.write_shard("u.0", packed(maps, ["a", "b", "c"]), donors.MAPS)
+    monkeypatch.setattr(Store, "fs", Slow())
+    monkeypatch.setattr(Part, "answers", answers)
+    file = MapFile(store, "u.0")
+    for n, image_id in enumerate("abc"):
+        np.testing.assert_array_equal(file.read("e", image_id, 1)[0], maps[n])
+
+
+def test_a_store_that_never_answers_says_so(tmp_path, monkeypatch):
+    store = Store(str(tmp_path), {})
+    store.write_shard("u.0", packed(torch.rand(1, 8, 8), ["a"]), donors.MAPS)
+
+    def silent(self, *parts):
+        raise OSError("AWS Error SLOW_DOWN during GetObject operation")
+
+    monkeypatch.setattr(Store, "fs", Slow())
+    monkeypatch.setattr(Store, "read", silent)
+    with pytest.raises(OSError, match="SLOW_DOWN"):
+        MapFile(store, "u.0")
 
 
 def index_of(images: dict[str, dict[str, Any]]) -> DonorIndex:

@@ -31,8 +31,8 @@ class Ref:
             return exceptions.ActorDiedError()
         try:
             return (self.function(self.actor.worker, *self.arguments),)
-        except (exceptions.RayActorError, exceptions.ObjectLostError) as e:
-            self.actor.alive = isinstance(e, exceptions.ObjectLostError)
+        except (exceptions.RayActorError, exceptions.ObjectLostError, OSError) as e:
+            self.actor.alive = not isinstance(e, exceptions.RayActorError)
             return e
 
     @property
@@ -246,6 +246,26 @@ def test_a_worker_whose_machine_is_bad_is_given_up_and_the_others_go_on(actors):
     assert fill(pool, [(echo, n) for n in range(5)]) == list(range(5))
     pool.start(2)
     assert len(pool._workers) == 1, "it is not started again"
+
+
+@pytest.mark.parametrize(("times", "number"), [(2, None), (3, None), (1, 28)])
+def test_a_call_in_which_a_store_did_not_answer_is_made_again_twice_and_blames_nobody(actors, times, number):
+    """A disk that is full (28) is no store that did not answer."""
+    errors = [OSError("AWS Error") if number is None else OSError(number, "No space left on device")] * times
+
+    def reads(worker):
+        if errors:
+            raise errors.pop()
+        return "read"
+
+    pool = pool_of(1)
+    if (times, number) == (2, None):
+        assert fill(pool, [(reads,), (echo, 1)]) == ["read", 1]
+    else:
+        with pytest.raises(OSError, match=r"AWS Error|No space"):
+            fill(pool, [(reads,), (echo, 1)])
+    assert errors == []
+    assert len(actors) == 1
 
 
 def test_an_error_of_our_own_is_no_death(actors):
