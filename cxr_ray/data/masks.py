@@ -123,19 +123,25 @@ class Named(Protocol):
 
 
 def not_told_apart(of: Named, paths: Sequence[str]) -> str:
-    """A sentence on images that share their name with others, where it does not tell whose a thing of that name is.
+    """A sentence on things that have the name of several images and do not tell whose they are.
 
-    Nothing where there is no such image.
+    Nothing where there are none.
     """
     by_name = replace(of, shared=frozenset())  # type: ignore[type-var]
+    told = {_identity(of.find(path)) for path in paths}
     shared = [path for path in paths if PurePosixPath(without_ending(path)).name in of.shared]
-    lost = [path for path in shared if of.find(path) is None and by_name.find(path) is not None]
+    lost = [path for path in shared if of.find(path) is None and _identity(by_name.find(path)) not in told]
     if not lost:
         return ""
     return (
         f" For {len(lost)} of these a file's or row's name alone agrees, which several images have, and is not taken: "
         f"name what is theirs by folder and name, such as {without_ending(lost[0])}."
     )
+
+
+def _identity(found: object | None) -> object:
+    """Of what was found: a path, or a thing that is kept."""
+    return found if isinstance(found, str | None) else id(found)
 
 
 class Parts(NamedTuple):
