@@ -18,6 +18,7 @@ from cxr_ray.arguments import Parser, guarded, named_values, outputs_of
 from cxr_ray.config import READ_AS_VALUES, Sweep
 from cxr_ray.errors import SweepError
 from cxr_ray.modules import make_callable
+from cxr_ray.schemas import CLASSES
 
 if TYPE_CHECKING:  # these import torch, which --help does without
     from cxr_ray.run.local_verdict import LocalVerdict
@@ -84,7 +85,7 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
         default=[],
         type=named_values,
         metavar="NAME=LABEL,...",
-        help="more than two classes and their labels, in the order of the network's outputs",
+        help=f"labels of {' and '.join(CLASSES)}, or of more classes, in the order of the network's outputs",
     )
     p.add_argument("--class", dest="target_class", metavar="NAME", help="the one of --classes that is measured")
     p.add_argument("--label", metavar="PATTERN", help="a pattern with a group that finds the label in a file's path")
@@ -135,10 +136,13 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     name = f"{stem}_model" if stem in READ_AS_VALUES else stem
     data = {key.removeprefix("data."): value for key, value in sources.changes_of(args.data).items()}
     whose = {"explainers": [], "maps": {MAPS: args.maps}} if args.maps is not None else {"explainers": [args.explainer]}
-    if args.classes and args.target_class is None:
+    two = dict(zip(CLASSES, ("negative", "positive"), strict=True))
+    is_two = args.target_class is None and {name for name, _ in args.classes} == set(two)
+    if args.classes and args.target_class is None and not is_two:
         names = ", ".join(name for name, _ in args.classes)
         raise SweepError(f"--class: got none; expected one of {names}; say which class is measured.")
     several = {"several": dict(args.classes)} if args.classes else {}
+    several = {two[name]: labels for name, labels in args.classes} if is_two else several
     target = {"target": args.target_class} if args.target_class is not None else {}
     asked = {"classes": {**several, **target}} if several or target else {}
     raw: dict[str, Any] = {

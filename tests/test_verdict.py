@@ -195,3 +195,9 @@ def test_maps_from_outside_are_asked_about_alone(said, tiny_folder, tmp_path):
     code, lines, (message,) = said("--maps", f"{tmp_path}/*.npz")
     assert code == 2
     assert message.startswith(f"cxr_ray: --maps: got {tmp_path}/*.npz, where no map is; expected a folder of .npy or ")
+
+
+def test_the_labels_of_two_classes_may_be_named():
+    argv = ["--checkpoint", "m.pt", "--data", "t.csv", "--classes", "NORMAL=negative,none", "PNEUMONIA=positive"]
+    asked = verdict.sweep_of(verdict.parser().parse_args(argv)).data.classes
+    assert (asked.negative, asked.positive, asked.several) == (["negative", "none"], ["positive"], {})
