@@ -100,8 +100,8 @@ class Mlflow:
 
     def __init__(self, uri: str, sweep: str, run_id: str) -> None:
         self.run_id, self.mlflow = run_id, package("mlflow")
-        for logger in ("mlflow", "alembic"):  # which tell of a new database line by line
-            logging.getLogger(logger).setLevel(logging.WARNING)
+        for logger in ("mlflow", "alembic"):  # which tell of a new database line by line, and of errors that are raised
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         self.client = self.mlflow.MlflowClient(tracking_uri=_address(uri))
         experiment = self.client.get_experiment_by_name(sweep)
         self.experiment = self.client.create_experiment(sweep) if experiment is None else experiment.experiment_id

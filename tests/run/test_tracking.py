@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from importlib import util
 from pathlib import Path
@@ -30,16 +31,23 @@ def server(monkeypatch) -> Mlflow:
     return package
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A run with its tables."""
+    return Path(make_run(tmp_path_factory.mktemp("tracking") / "run"))
+
+
 @pytest.fixture
-def context(tmp_path, server) -> Any:
+def context(tmp_path, server, made) -> Any:
     """A run of one trial that goes to MLflow; it has its tables and its page."""
-    out = make_run(tmp_path / "run")
+    out = shutil.copytree(made, tmp_path / "run")
     Path(out, "report.html").write_text("page")
     kept = Path(out, "checkpoints", TRIAL, "epochs.json")
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps([epoch(n) for n in (1, 2, 3)]))
-    run_id = results.open_run(out).json("provenance.json")["run_id"]
-    sweep = SimpleNamespace(name="made", track=SimpleNamespace(targets={"mlflow": "sqlite:///runs.db"}))
+    run = results.open_run(out)
+    run_id = run.json("provenance.json")["run_id"]
+    sweep = SimpleNamespace(name=run.sweep["name"], track=SimpleNamespace(targets={"mlflow": "sqlite:///runs.db"}))
     return SimpleNamespace(sweep=sweep, store=Store(str(out), {"run_id": run_id}))
 
 
@@ -125,3 +133,25 @@ def test_credentials_of_a_server_stay_out_of_the_sweep_and_the_address(server, m
     assert server.uri == "https://tracking.example:5000/"
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == "me"
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "very@secret"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own, of SQLAlchemy
+def test_mlflow_itself_keeps_what_is_sent_twice_once(context, monkeypatch, tmp_path, capfd):
+    monkeypatch.undo()  # the package, not its stand-in
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    context.sweep.track.targets = {"mlflow": uri}
+    trained(context, (1, 2), complete=False)
+    for _ in range(2):
+        tracking.send_run(results.open_run(context.store.out), "mlflow", uri)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(context.sweep.name)
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert len(runs) == 3
+    history = client.get_metric_history(runs[TRIAL].info.run_id, "val_auroc")
+    assert [(point.step, round(point.value, 3)) for point in history] == [(1, 0.6), (2, 0.7), (3, 0.8)]
+    assert [file.path for file in client.list_artifacts(runs["summary"].info.run_id)][-1] == "report.html"
+    assert capfd.readouterr().err == ""
