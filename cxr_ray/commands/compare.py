@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     store.write_json({"runs": dict(zip(labels, args.runs, strict=True)), "notes": notes}, "comparison.json")
     for note in notes:
         terminal.say(note)
-    with progress.stage("Page"):
-        comparison.write(args.out, dict(zip(labels, opened, strict=True)), args.data)
+    with progress.stage("Page", unit="comparisons") as stage:
+        comparison.write(args.out, dict(zip(labels, opened, strict=True)), args.data, stage)
     yield from comparison.sentences(tables["run_differences"])
     yield f"Page: {args.out}/comparison.html"
 

@@ -16,6 +16,7 @@ from cxr_ray.analysis.between_settings import metric_of, said
 from cxr_ray.analysis.buckets import BUCKETS
 from cxr_ray.analysis.paired_differences import direction
 from cxr_ray.analysis.sequential_verdicts import title
+from cxr_ray.counting import NOBODY, Counter
 from cxr_ray.report import page, side_by_side
 from cxr_ray.report.figures import intervals
 from cxr_ray.report.figures.intervals import Mark
@@ -48,13 +49,14 @@ def read(store: Store) -> dict[str, pd.DataFrame]:
     }
 
 
-def write(out: str, runs: Mapping[str, Run], data: str | None = None) -> None:
+def write(out: str, runs: Mapping[str, Run], data: str | None = None, stage: Counter = NOBODY) -> None:
     """Write comparison.html into the comparison's folder.
 
     Args:
         out: the folder, which holds the tables and comparison.json.
         runs: by the names of the tables, the reference first.
         data: where the images lie, as --data names it; None: where the runs say.
+        stage: is told how many runs are drawn, and of each.
     """
     store = Store(out, {})
     tables = read(store)
@@ -63,12 +65,17 @@ def write(out: str, runs: Mapping[str, Run], data: str | None = None) -> None:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(files("cxr_ray.report").joinpath("comparison.html.j2").read_text("utf-8"))
+    stage.expect(len(others))
+    parts = []
+    for other in others:
+        parts.append(part(tables, other, runs[reference], runs[other], data))
+        stage.advance()
     text = template.render(
         runs=list(runs),
         styles=page.styles(),
         answers=list(sentences(_records(tables["run_differences"]))),
         notes=json.loads(store.read("comparison.json"))["notes"],
-        parts=[part(tables, other, runs[reference], runs[other], data) for other in others],
+        parts=parts,
     )
     store.write(text.encode(), PAGE)
 
