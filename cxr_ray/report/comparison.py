@@ -162,7 +162,8 @@ def _of_models(row: Record, differences: Sequence[Record], labels: tuple[str, st
         "panels": list(_panels(rows)),
         "caption": (
             f"{labels[1]} minus {labels[0]}, [ ]: 95% interval over patients. Right of 0 {labels[1]} is higher; an "
-            f"advantage that is higher: its maps are more faithful. Filled and bold: higher or lower. {setting}"
+            f"advantage that is higher: its maps are more faithful. Filled and bold: higher or lower. "
+            f"not shown: not shown to differ. {setting}"
         ),
         "classified": _table([r for r in rows if r not in maps], labels),
         "maps": _table([r for r in maps if r["bucket"] == "all"], labels) if maps else None,
@@ -198,8 +199,10 @@ def _panels(rows: Sequence[Record]) -> Iterator[Part]:
 
 
 def _mark(r: Record, name: str, ink: str) -> Mark:
-    shown = direction(r) in ("higher", "lower")
-    return Mark(name, _direction(r), r["difference"], r["lower"], r["upper"], ink, strong=shown)
+    found = direction(r)
+    said = {None: "not tested", "open": "not shown", "corrected": "not shown"}.get(found) or DIRECTIONS[str(found)]
+    strong = found in ("higher", "lower")
+    return Mark(name, said, r["difference"], r["lower"], r["upper"], ink, strong=strong)
 
 
 def _panel(subject: str, marks: Sequence[Mark], ends: intervals.Ends, label: str) -> Part:
