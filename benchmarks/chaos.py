@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,13 +235,17 @@ class Round:
             self.wrong.append(f"left behind: {', '.join(left[:5])}")
 
 
-def differences(whole: Path, other: Path, names: Iterable[str] = TABLES) -> list[str]:
-    """What differs between the tables of two runs, a line each."""
+def differences(
+    whole: str | Path,
+    other: str | Path,
+    names: Iterable[str] = TABLES,
+    apart: Mapping[str, Sequence[str]] = CLOCKS,
+) -> list[str]:
+    """What differs between the tables of two runs, a line each. ``apart``: columns of a table that may differ."""
     one, two = results.open_run(whole), results.open_run(other)
     found = []
     for name in [table for table in names if table not in OF_RANKS]:
-        clocks = CLOCKS.get(name, [])
-        first, second = (run.pandas(name).drop(columns=clocks) for run in (two, one))
+        first, second = (run.pandas(name).drop(columns=list(apart.get(name, []))) for run in (two, one))
         compared = compare(name, first, second, TOLERANCE)
         if not compared.holds:
             found += [compared.line().strip(), *compared.examples]
