@@ -21,12 +21,13 @@ Order = Callable[[Sequence[ShardPlan]], Sequence[ShardPlan]]
 
 
 class LocalPool:
-    """A worker in this process, in place of those of Ray."""
+    """Workers in this process, in place of those of Ray, which take calls in turn."""
 
     is_free, free_cpus = True, 1.0
 
-    def __init__(self, make: Callable[[], Any]):
-        self._make, self._worker = make, None
+    def __init__(self, make: Callable[[], Any], workers: int = 1):
+        self._make, self._n = make, workers
+        self._workers: deque[Any] = deque()
         self._done: deque[tuple[Call, Any]] = deque()
 
     @property
@@ -34,35 +35,40 @@ class LocalPool:
         return bool(self._done)
 
     def start(self, n: int) -> None:
-        self._worker = self._worker or self._make()
+        while len(self._workers) < self._n:
+            self._workers.append(self._make())
 
     def submit(self, function: Callable[..., Any], *arguments: Any, **how: Any) -> Call:
         call = Call()
-        self._done.append((call, function(self._worker, *arguments)))
+        self._workers.rotate()
+        self._done.append((call, function(self._workers[0], *arguments)))
         return call
 
     def wait(self) -> tuple[Call, Any]:
         return self._done.popleft()
 
     def close(self) -> None:
-        self._worker = None
+        self._workers.clear()
 
 
 @contextlib.contextmanager
-def without_ray(order: Order = list) -> Iterator[pytest.MonkeyPatch]:
-    """Sweeps of given models need no Ray: their shards are computed here, in an order."""
+def without_ray(order: Order = list, workers: int = 1) -> Iterator[pytest.MonkeyPatch]:
+    """Sweeps of given models need no Ray: their shards are computed here, in an order, by workers in turn."""
 
     def compute(shard_pass, shards):
         run = shard_pass.context
         settings = PassSettings(run.sweep, shard_pass.is_map_pass, shard_pass.tested)
-        in_order = order(list(shards))
-        for shard, made in pipeline.compute_here(run, shard_pass.model_refs, shard_pass.allocation, settings, in_order):
+        in_order = list(order(list(shards)))
+        here = run, shard_pass.model_refs, shard_pass.allocation, settings
+        computed = [pipeline.compute_here(*here, in_order[n::workers]) for n in range(workers)]
+        for n in range(len(in_order)):
+            shard, made = next(computed[n % workers])
             run.store.write_shard(shard.name, made if isinstance(made, bytes) else pack(made), shard_pass.folder)
             yield ShardDone(len(shard.rows), "eager")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "compute_shards", compute)
-        patch.setattr(explaining, "WorkerPool", lambda make, allocation: LocalPool(make))
+        patch.setattr(explaining, "WorkerPool", lambda make, allocation: LocalPool(make, workers))
         for name in ("start", "imported", "close"):
             patch.setattr(ahead.RayAhead, name, lambda _: None)
         patch.setattr(ahead.RayAhead, "started", lambda _: True)
@@ -70,12 +76,15 @@ def without_ray(order: Order = list) -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-def finished_run(sweep: Sweep, out: str, batch_size: int = 32, order: Order = list) -> str:
-    """The run ``out``, as the command line makes it, but for the report; its shards are computed in an order."""
+def finished_run(sweep: Sweep, out: str, batch_size: int = 32, order: Order = list, workers: int = 1) -> str:
+    """The run ``out``, as the command line makes it, but for the report.
+
+    Its shards are computed in an order, by workers in turn.
+    """
     prepared = context.prepare(sweep, out)
     store = prepared.store
     alone = SimpleNamespace(worker_gpus=0, threads=0, batch_size=batch_size, workers=1, doubled=None)
-    with without_ray(order):
+    with without_ray(order, workers):
         resume.begin(prepared)
         store.write_table("images", prepared.manifest.table)
         store.write_table("trials", [execute._given_row(ref) for ref in prepared.given.values()])

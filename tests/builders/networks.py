@@ -35,6 +35,14 @@ def small(outputs: int = 2, size: int = 56) -> Classifier:
     return Classifier(Small(outputs), ModelSpec("resnet18", size, outputs)).eval().requires_grad_(False)
 
 
+def varied_small(outputs: int = 2, seed: int = 0) -> nn.Module:
+    """A small network in eval mode whose logits differ from image to image."""
+    torch.manual_seed(seed)
+    network = Small(outputs).eval()
+    nn.init.normal_(network.fc.weight, std=1.0)
+    return network
+
+
 def varied_resnet18(outputs: int = 2, seed: int = 0) -> nn.Module:
     """A torchvision ResNet-18 in eval mode whose logits differ from image to image."""
     torch.manual_seed(seed)

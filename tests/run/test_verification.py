@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ from cxr_ray.run.compared import compare
 from cxr_ray.schemas import TABLES
 from cxr_ray.sweepfile import resolve
 from tests.builders.finished import finished_run
-from tests.builders.networks import varied_resnet18
+from tests.builders.networks import varied_small
 
+ARCH = "factory:tests.builders.networks:Small"
 SETTINGS: dict[str, Any] = {
     "name": "checked",
     "explain": {"explainers": ["saliency"]},
@@ -36,13 +39,13 @@ SETTINGS: dict[str, Any] = {
 
 def asked(data: Path, model: Path) -> Sweep:
     if not model.exists():
-        network = Classifier(varied_resnet18(), ModelSpec("resnet18", 32))
+        network = Classifier(varied_small(), ModelSpec(ARCH, 32))
         model.write_bytes(checkpoints.to_bytes(network))
     return resolve(
         {
             **SETTINGS,
             "data": {"path": str(data), "size": 32, "val_share": 0.3},
-            "checkpoints": {"given": {"path": str(model)}},
+            "checkpoints": {"given": {"path": str(model), "arch": ARCH}},
         }
     )
 
@@ -194,13 +197,29 @@ def test_a_table_that_is_cut_does_not_hold_and_is_a_sentence(parts, capsys):
     assert line.endswith("The run DOES NOT HOLD.")
 
 
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from cxr_ray.run import plan
+from tests.builders.finished import finished_run
+from tests.run.test_verification import asked
+plan.SHARD_IMAGES = 3
+finished_run(asked(Path("data"), Path(sys.argv[1])), "run", 7, lambda shards: list(shards)[::-1], 4)
+"""
+
+
 @pytest.mark.slow
-def test_tables_do_not_depend_on_the_order_of_shards_or_the_size_of_batches(whole, tmp_path, monkeypatch):
-    """Shards of three images in reverse, seven masked images a pass: all rows of all tables are the same."""
-    monkeypatch.setattr("cxr_ray.run.plan.SHARD_IMAGES", 3)
-    sweep = asked(whole / "data", whole / "model.safetensors")
-    other = finished_run(sweep, str(tmp_path / "other"), 7, lambda shards: list(shards)[::-1])
-    one, two = results.open_run(whole / "run"), results.open_run(other)
+def test_tables_do_not_depend_on_workers_order_batches_or_the_machine(whole, tmp_path):
+    """Four workers, shards of three images in reverse, seven masked images a pass: all rows of all tables are the same.
+
+    In a process as on another machine of the same kind: other paths, hashes of Python and time zone.
+    """
+    shutil.copytree(whole / "data", tmp_path / "data")
+    root = str(Path(__file__).parent.parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root, "PYTHONHASHSEED": "7", "TZ": "Asia/Kolkata"}
+    command = [sys.executable, "-c", ELSEWHERE, str(whole / "model.safetensors")]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    one, two = results.open_run(whole / "run"), results.open_run(tmp_path / "run")
     for name in TABLES:
         found = compare(name, one.pandas(name), two.pandas(name), 1e-4)
         assert found.holds, (found.line(), found.examples)
