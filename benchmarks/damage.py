@@ -1,9 +1,10 @@
 """Damage at random in every kind of file of a run: what reads it must end in equal tables, or in a sentence.
 
-A small run of a given network is computed in this process, without Ray, to its end, and up to the merging of its
-shards. Of a copy one file is changed: a bit flipped, cut, two parts exchanged, a part taken out, emptied, or
-deleted. Then ``open_run``, the report and ``verify`` read the finished run, and ``--resume``
-goes on with the unfinished one. A stack trace, another number without a word, or a remedy that does not help is wrong.
+A small run of a given network and of maps from outside is computed in this process, without Ray, to its end, and up to
+the merging of its shards; another one trains a network, and stops after its first epoch. Of a copy one file is
+changed: a bit flipped, cut, two parts exchanged, a part taken out, emptied, or deleted. Then ``open_run``, the report
+and ``verify`` read the finished run, and ``--resume`` goes on with the unfinished ones. A run of damaged maps is begun
+as well. A stack trace, another number without a word, or a remedy that does not help is wrong.
 ``--seed`` chooses files and damage; ``--cases`` says how many.
 """
 
@@ -27,27 +28,40 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from PIL import Image
+from ray import tune
 
 from benchmarks.chaos import differences
 from cxr_ray import results, sweep, verify
+from cxr_ray.data import sources
+from cxr_ray.data.manifest import load_manifest
 from cxr_ray.errors import CxrRayError
 from cxr_ray.models import checkpoints
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.report import __main__ as report
 from cxr_ray.report import document
-from cxr_ray.run import explaining, lock, plan
+from cxr_ray.run import explaining, lock, plan, tuning
+from cxr_ray.run.context import RunContext
+from cxr_ray.run.training_data import TrainingData
+from cxr_ray.run.trial import run_trial
+from cxr_ray.run.trial_files import TrialFiles
+from cxr_ray.run.trial_plans import TrialPlan
 from cxr_ray.schemas import TABLES
+from cxr_ray.sweepfile import resolve
 from tests.builders.finished import without_ray
 from tests.builders.networks import Small
 
-SIZE = 64
-FINISHED, UNFINISHED = "finished", "unfinished"
+SIZE, ARCH = 64, "factory:tests.builders.networks:Small"
+FINISHED, UNFINISHED, TRAINING, NEW = "finished", "unfinished", "training", "new"
+MAPS = "../maps/*"  # beside the run
 KINDS = {  # by state, files of a kind; those of one glob are alike
     FINISHED: {
         **{f"table {name}": f"tables/{name}/**/*.parquet" for name in TABLES},
         **{name: name for name in ("sweep.yaml", "provenance.json", "primary.json", "test_metrics.json")},
+        "map from outside": MAPS,
     },
     UNFINISHED: {
         "shard of val": ".work/shards/*.val.*/*/*.arrow",
@@ -60,7 +74,14 @@ KINDS = {  # by state, files of a kind; those of one glob are alike
         ".lock.json": ".lock.json",
         **{f"table {name}": f"tables/{name}/*.parquet" for name in ("images", "trials", "baselines", "verdicts")},
         **{name: name for name in ("sweep.yaml", "provenance.json", "primary.json")},
+        "map from outside": MAPS,
     },
+    TRAINING: {
+        "state of a trial": ".work/trials/*/state.safetensors",
+        "best weights of a trial": ".work/trials/*/best-*.safetensors",
+        "note of a trial that hung": ".work/trials/*/hung.json",
+    },
+    NEW: {"map from outside": MAPS},
 }
 SWEEP: dict[str, Any] = {
     "name": "damaged",
@@ -73,7 +94,16 @@ SWEEP: dict[str, Any] = {
     "sanity": None,
     "stability": None,
 }
+TRAINED = {  # what the run that trains has else
+    "variants": {"plain": {}},
+    "model": {"weights": "none", "arch": ARCH},
+    "train": {"epochs": 2, "batch_size": 4},
+    "search": {"num_samples": 1, "scheduler": "asha"},
+    "controls": {"cell_random": 1},
+    "verdicts": None,
+}
 DELETE_IT = "delete it, and --resume computes it again"
+DELETE_FOLDER = "delete that folder, and --resume trains this network again"
 
 
 def _parts(data: bytes, rng: random.Random) -> tuple[bytes, bytes, bytes]:
@@ -108,14 +138,21 @@ DAMAGE: dict[str, Callable[[bytes, random.Random], bytes | None]] = {  # None: t
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs that are damaged, and the sweep file that they are of."""
+    """The runs that are damaged, each in a folder of its state, and the sweep files that they are of."""
 
     folder: Path
-    file: Path
 
     def run(self, state: str) -> Path:
-        """One of them."""
-        return self.folder / state
+        """One of them; of the state NEW it is empty."""
+        return self.folder / state / "run"
+
+    def whole(self, state: str) -> Path:
+        """The run that one in this state becomes."""
+        return self.folder / TRAINING / "whole" if state == TRAINING else self.run(FINISHED)
+
+    def file(self, state: str) -> Path:
+        """Its sweep."""
+        return self.folder / ("trained.yaml" if state == TRAINING else "damaged.yaml")
 
 
 @dataclass(frozen=True)
@@ -145,19 +182,43 @@ class Case:
 def prepared(folder: Path) -> Runs:
     """Compute the runs."""
     torch.manual_seed(0)
-    spec = ModelSpec("factory:tests.builders.networks:Small", SIZE)
     model = folder / "model.safetensors"
-    model.write_bytes(checkpoints.to_bytes(Classifier(Small(2), spec)))
-    file = folder / "damaged.yaml"
-    file.write_text(yaml.safe_dump({**SWEEP, "checkpoints": {"given": {"path": str(model), "arch": spec.arch}}}))
-    runs = Runs(folder, file)
+    model.write_bytes(checkpoints.to_bytes(Classifier(Small(2), ModelSpec(ARCH, SIZE))))
+    given = {"checkpoints": {"given": {"path": str(model), "arch": ARCH}}}
+    runs = Runs(folder)
+    runs.file(NEW).write_text(yaml.safe_dump({**SWEEP, **given}))
+    runs.file(TRAINING).write_text(yaml.safe_dump({**SWEEP, **TRAINED}))
+    _write_maps(folder / "maps")
+    for state in (FINISHED, UNFINISHED, NEW):
+        shutil.copytree(folder / "maps", folder / state / "maps")
+    runs.run(NEW).mkdir()
     ended = resumed(runs, runs.run(FINISHED))
     assert ended == (0, []), ended
     with replaced((explaining.merging, "merge", _interrupt)):
         assert resumed(runs, runs.run(UNFINISHED))[0] == 130
     stale = {"host": socket.gethostname(), "pid": 2**22 + 1, "since": "", "owner": "0"}
     (runs.run(UNFINISHED) / lock.NAME).write_text(json.dumps(stale))
+    ended = resumed(runs, runs.whole(TRAINING), TRAINING)
+    assert ended == (0, []), ended
+    with replaced((tune, "report", _interrupt)):
+        assert resumed(runs, runs.run(TRAINING), TRAINING)[0] == 130
+    (trial,) = (runs.run(TRAINING) / ".work/trials").iterdir()
+    (trial / "hung.json").write_text("[300.0]")
     return runs
+
+
+def _write_maps(folder: Path) -> None:
+    """A map of every test image: every other one as a picture."""
+    asked = resolve(SWEEP)
+    folder.mkdir()
+    table = load_manifest(sources.source_of(asked.data, asked.seed), training=False).rows("test")
+    rng = np.random.default_rng(0)
+    for n, image_id in enumerate(table["image_id"]):
+        values = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+        if n % 2:
+            Image.fromarray(values).save(folder / f"{image_id}.png")
+        else:
+            np.save(folder / f"{image_id}.npy", values.astype(np.float32))
 
 
 def _interrupt(*arguments: Any) -> None:
@@ -183,17 +244,33 @@ def _said(command: Callable[[list[str]], int], *arguments: str) -> tuple[int, li
     return code, told.getvalue().splitlines() or [line for line in last if "DOES NOT HOLD" in line]
 
 
-def resumed(runs: Runs, out: Path) -> tuple[int, list[str]]:
+def resumed(runs: Runs, out: Path, state: str = FINISHED) -> tuple[int, list[str]]:
     """``--resume``, in this process, in small shards, without the page: its exit code and its lines on stderr."""
     places = (plan, "SHARD_IMAGES", 4), (lock, "PATIENCE", 0.0), (document, "write_report", lambda out, **_: None)
-    with without_ray(), replaced(*places):
-        return _said(sweep.main, str(runs.file), "--out", str(out), "--resume")
+    maps = [] if state == TRAINING else ["--set", f"explain.maps={{theirs: '{out.parent / 'maps'}'}}"]
+    with without_ray(), replaced(*places, (tuning, "_train", _train_here)):
+        return _said(sweep.main, str(runs.file(state)), "--out", str(out), "--resume", *maps)
+
+
+def _train_here(run: RunContext, trials: Sequence[TrialPlan], data: TrainingData, *_: Any) -> dict[str, str]:
+    """Train in this process, as Tune does in others; the reasons of those that failed."""
+    failed = {}
+    report = (tune, "report", lambda metrics: None)
+    with contextlib.nullcontext() if tune.report is _interrupt else replaced(report):
+        for trial in trials:
+            state = data.states[trial.model.weights, trial.model.arch]
+            splits = data.splits[run.sweep.images_of(trial.model)]
+            try:
+                run_trial(trial, splits, state, TrialFiles(run.store, trial.trial_id), "cpu")
+            except Exception as e:
+                failed[trial.trial_id] = str(e)
+    return failed
 
 
 def damaged(runs: Runs, case: Case, out: Path) -> None:
     """Copy a case's run and damage its file. Files are linked: what writes into a run puts another in place."""
     whole, rng = runs.run(case.state), random.Random(case.seed)
-    shutil.copytree(whole, out, copy_function=os.link)
+    shutil.copytree(whole.parent, out.parent, copy_function=os.link, ignore=shutil.ignore_patterns("whole"))
     file = out / case.path
     data = file.read_bytes()
     changed = DAMAGE[case.how](data, rng)
@@ -202,8 +279,16 @@ def damaged(runs: Runs, case: Case, out: Path) -> None:
         file.write_bytes(changed)
 
 
-def tried(runs: Runs, case: Case, out: Path, commands: Sequence[str] | None = None) -> Case:
-    """Damage a copy of a run, and see how everything that reads it ends. ``commands``: those of COMMANDS; all."""
+def tried(runs: Runs, case: Case, folder: Path, commands: Sequence[str] | None = None) -> Case:
+    """Damage a copy of a run, and see how everything that reads it ends.
+
+    Args:
+        runs: the runs.
+        case: the damage.
+        folder: of the copy; not there before, nor afterwards.
+        commands: those of COMMANDS; all.
+    """
+    out = folder / "run"
     damaged(runs, case, out)
     ended, wrong = [], []
     try:
@@ -215,7 +300,7 @@ def tried(runs: Runs, case: Case, out: Path, commands: Sequence[str] | None = No
             ended.append(f"{name}: {how}")
             wrong += [f"{name}: {line}" for line in found]
     finally:
-        shutil.rmtree(out)
+        shutil.rmtree(folder)
     return replace(case, ended=tuple(ended), wrong=tuple(wrong))
 
 
@@ -247,7 +332,8 @@ def _report(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
 
 
 def _verify(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
-    code, lines = _said(verify.main, str(out), "--images", "2")
+    maps = ["--maps", f"theirs={out.parent / 'maps'}"]
+    code, lines = _said(verify.main, str(out), "--images", "2", *maps)
     if code == 0 and (case.path.endswith(".parquet") and _read(runs, case, out)[0] != "equal"):
         return "0", ["it holds, though a table does not"]
     return str(code), _told(code, lines) if code else []
@@ -259,26 +345,42 @@ def _resume_finished(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]
 
 
 def _resume_unfinished(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
-    code, lines = resumed(runs, out)
-    how = str(code)
-    if code and any(DELETE_IT in line for line in lines):
-        (out / case.path).unlink()
-        code, lines = resumed(runs, out)
+    code, lines = resumed(runs, out, case.state)
+    how, remedy = str(code), next((r for r in (DELETE_IT, DELETE_FOLDER) if any(r in line for line in lines)), None)
+    if code and remedy is not None:
+        file = out / case.path
+        shutil.rmtree(file.parent) if remedy == DELETE_FOLDER else file.unlink()
+        code, lines = resumed(runs, out, case.state)
         how = f"{how}, deleted: {code}"
         if code:
             return how, [f"deleted as it was said, and then: {lines}"]
     if code:
         return how, _told(code, lines)
-    whole, here = results.open_run(runs.run(FINISHED)), results.open_run(out)
-    made = [name for name in TABLES if (runs.run(FINISHED) / "tables" / name).is_dir()]
+    whole, here = results.open_run(runs.whole(case.state)), results.open_run(out)
+    made = [name for name in TABLES if (runs.whole(case.state) / "tables" / name).is_dir()]
     other = [name for name in made if not here.arrow(name).equals(whole.arrow(name))]
-    return how, differences(runs.run(FINISHED), out, other)
+    return how, differences(runs.whole(case.state), out, other)
+
+
+def _begin(runs: Runs, case: Case, out: Path) -> tuple[str, list[str]]:
+    """A run of damaged maps: it ends, and an image's map is used, or a row of errors says why not."""
+    out.rmdir()
+    code, lines = resumed(runs, out, case.state)
+    if code:
+        return str(code), _told(code, lines)
+    run = results.open_run(out)
+    lost = set(run.pandas("errors").query("stage == 'maps:theirs'").image_id)
+    rows = run.pandas("faithfulness").query("explainer == 'theirs' and control == 'none'")
+    null = set(rows[rows["value"].isna()].image_id)
+    return f"0, {len(lost)} lost", [] if null == lost else [f"values that are null: {null}; in errors: {lost}"]
 
 
 Command = Callable[[Runs, Case, Path], tuple[str, list[str]]]
 COMMANDS: dict[str, dict[str, Command]] = {
     FINISHED: {"open_run": _read, "report": _report, "verify": _verify, "--resume": _resume_finished},
     UNFINISHED: {"--resume": _resume_unfinished},
+    TRAINING: {"--resume": _resume_unfinished},
+    NEW: {"a new run": _begin},
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks import damage
-from benchmarks.damage import DAMAGE, FINISHED, KINDS, UNFINISHED
+from benchmarks.damage import DAMAGE, FINISHED, KINDS, NEW, TRAINING, UNFINISHED
 from cxr_ray.run import statistics, terminal
 
 
@@ -37,3 +37,27 @@ def test_a_damaged_file_of_an_unfinished_run_is_computed_again_or_a_sentence(run
     assert case is not None
     found = damage.tried(runs, case, tmp_path / "copy")
     assert not found.wrong, found
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "ended"),
+    [
+        ("state of a trial", "flip", "1, deleted: 0"),
+        ("best weights of a trial", "delete", "1, deleted: 0"),
+        ("note of a trial that hung", "cut", "0"),
+    ],
+)
+def test_a_damaged_file_of_a_trial_is_trained_again_as_the_sentence_says(runs, kind, how, ended, tmp_path):
+    case = damage.case_of(runs, TRAINING, kind, how, "7")
+    assert case is not None
+    found = damage.tried(runs, case, tmp_path / "copy")
+    assert not found.wrong, found
+    assert found.ended == (f"--resume: {ended}",)
+
+
+def test_damaged_maps_from_outside_are_values_or_rows_of_errors(runs, tmp_path):
+    case = damage.case_of(runs, NEW, "map from outside", "take out", "8")
+    assert case is not None
+    found = damage.tried(runs, case, tmp_path / "copy")
+    assert not found.wrong, found
+    assert found.ended == ("a new run: 0, 1 lost",)

@@ -70,7 +70,7 @@ class TrialFiles:
         Raises:
             DamagedRunError: the file is damaged.
         """
-        if not self.store.exists(*FOLDER, self.trial_id, STATE):
+        if not self._has(STATE):
             return []
         with self.store.fs.open_input_file(self._path(STATE)) as f:
             try:
@@ -108,16 +108,14 @@ class TrialFiles:
         except (SafetensorError, ValueError, LookupError, TypeError, RecursionError):
             raise self._damaged() from None
 
-    def best(self, epoch: int) -> bytes | None:
-        """The best weights, those of an epoch, as the bytes of a checkpoint; None where there are none.
+    def best(self, epoch: int) -> bytes:
+        """The best weights, those of an epoch, as the bytes of a checkpoint.
 
         Raises:
-            DamagedRunError: the file is damaged.
+            DamagedRunError: the file is damaged or gone.
         """
         name = _best_name(epoch)
-        if not self.store.exists(*FOLDER, self.trial_id, name):
-            return None
-        data = self.store.read(*FOLDER, self.trial_id, name)
+        data = self.store.read(*FOLDER, self.trial_id, name) if self._has(name) else b""
         if not digests.is_intact(data, needed=True):
             raise self._damaged(name)
         return data
@@ -133,7 +131,7 @@ class TrialFiles:
         Raises:
             DamagedRunError: the file is damaged, or of no trial that the sweep may have.
         """
-        if not self.store.exists(*self._place(PLAN)):
+        if not self._has(PLAN):
             return None, 0
         try:
             kept = unsealed_json(self.store.read(*self._place(PLAN)))
@@ -144,13 +142,23 @@ class TrialFiles:
             raise self._damaged(PLAN)
         return plan, number
 
+    def check(self, goes_on: bool) -> None:
+        """Read what a trial with a history is finished with, and what it goes on from if it does.
+
+        Raises:
+            DamagedRunError: a file is damaged or gone.
+        """
+        self.best(self.history()[-1]["best_epoch"])
+        if goes_on:
+            self.state()
+
     def stop(self, epoch: int) -> None:
         """Note that the scheduler stopped the trial after an epoch."""
         self.store.write_json({"epoch": epoch}, *FOLDER, self.trial_id, STOPPED)
 
     def is_stopped(self) -> bool:
         """Whether the scheduler stopped it."""
-        return self.store.exists(*FOLDER, self.trial_id, STOPPED)
+        return self._has(STOPPED)
 
     def hang(self, seconds: float) -> None:
         """Note that the trial's process is ended, which did not go on for so long."""
@@ -158,7 +166,7 @@ class TrialFiles:
 
     def hangs(self) -> list[float]:
         """After how many seconds its processes were ended, in turn; of a damaged note, none."""
-        if not self.store.exists(*FOLDER, self.trial_id, HUNG):
+        if not self._has(HUNG):
             return []
         try:
             found = json.loads(self.store.read(*FOLDER, self.trial_id, HUNG))
@@ -169,6 +177,9 @@ class TrialFiles:
 
     def _place(self, name: str) -> tuple[str, ...]:
         return *FOLDER, self.trial_id, name
+
+    def _has(self, name: str) -> bool:
+        return self.store.exists(*self._place(name))
 
     def _path(self, name: str) -> str:
         return self.store.path(*FOLDER, self.trial_id, name)
@@ -183,8 +194,8 @@ class TrialFiles:
     def _damaged(self, name: str = STATE) -> DamagedRunError:
         folder = self.store.path(*FOLDER, self.trial_id)
         return DamagedRunError(
-            f"got {folder}/{name}, which is damaged; expected the state of a trial; delete that folder, and --resume "
-            "trains this network again."
+            f"got {folder}/{name}, which is damaged or gone; expected the state of a trial; delete that folder, and "
+            "--resume trains this network again."
         )
 
 

@@ -132,6 +132,10 @@ def tune_sweep(
     searches = OptunaSearches(context.sweep, store, _KEY) if context.sweep.search.searcher == "optuna" else None
     known = trials if searches is None else searches.plans
     histories = {t.trial_id: files_of(t.trial_id).history() for t in known}
+    for trial in known:
+        if history := histories[trial.trial_id]:  # before others train for hours
+            kept = files_of(trial.trial_id)
+            kept.check(goes_on=not _is_over(trial, history, kept))
     left = [t for t in known if not _is_over(t, histories[t.trial_id], files_of(t.trial_id))]
     over = [t for t in known if t not in left]
     errors: dict[str, str] = {}

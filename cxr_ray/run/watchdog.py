@@ -79,7 +79,7 @@ class Watchdog:
 
 def _end_after(seconds: float) -> None:
     """Have Python's timer in C end the process, unless this is called again before: where no thread gets a turn."""
-    faulthandler.dump_traceback_later(seconds + 2 * TICK_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(seconds + 2 * TICK_SECONDS, exit=True, file=2)  # stderr, whatever sys has
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from cxr_ray.run.trial_files import TrialFiles
 from cxr_ray.run.trial_plans import TrialPlan
 from cxr_ray.storage import Store
 
+SMALL = "factory:tests.builders.networks:Small"
+
 
 class Killed(Exception):
     """As good as a process that is killed after an epoch was kept."""
@@ -47,4 +49,4 @@ def images() -> dict[str, Split]:
 
 def trial(**train) -> TrialPlan:
     config = Train(**{"epochs": 2, "batch_size": 8, "lr": 1e-3, **train})
-    return TrialPlan("plain-0", "plain", "0", Model(weights="none", size=32), config)
+    return TrialPlan("plain-0", "plain", "0", Model(arch=SMALL, weights="none", size=32), config)

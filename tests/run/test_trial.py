@@ -97,7 +97,9 @@ def test_a_damaged_state_is_a_sentence_and_runs_nothing(monkeypatch, tmp_path):
         for read in (TrialFiles.history, TrialFiles.state):
             if read is TrialFiles.state and ("epoch" in damage or damage == "longer"):
                 continue  # which history() tells, and that is read before
-            with pytest.raises(DamagedRunError, match=r"plain-0/state\.safetensors, which is damaged; .* again\.$"):
+            with pytest.raises(
+                DamagedRunError, match=r"plain-0/state\.safetensors, which is damaged or gone; .* again\.$"
+            ):
                 read(TrialFiles(Store(str(tmp_path), {}), "plain-0"))
     assert not (tmp_path / "poisoned").exists()
 
