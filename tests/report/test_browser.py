@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cxr_ray.report.browser import cards as cards_of_models
 from cxr_ray.report.browser import pictures
 from cxr_ray.report.browser.files import write_browser
 from cxr_ray.report.galleries import Images
@@ -220,6 +221,20 @@ def test_every_control_that_can_be_drawn_is_pictured_when_it_is_chosen(tab, run)
         opened(tab, run, f"#explainer=occlusion&control={control}&text={IDS[1]}")
         tab.until(f"document.querySelector('.card canvas[aria-label=\"Control {control} over the X-ray\"]')")
         assert tab.run("document.querySelectorAll('.card .of-control canvas').length") == 2
+
+
+def test_where_pictures_take_too_much_room_one_control_an_explainer_is_pictured(tab, tmp_path, monkeypatch):
+    monkeypatch.setattr(cards_of_models, "ROOM", 100.0)
+    out = make_run(tmp_path / "run", strong=True)
+    browse(out)
+    drawn = part(out, f"{TRIAL}/index")["explainers"]["occlusion"]["drawn"]
+    assert len(drawn) == 1
+    other = next(c for c, about in part(out, "run")["controls"].items() if about["drawn"] and c not in drawn)
+    opened(tab, out, f"#explainer=occlusion&control={other}&text={IDS[1]}")
+    tab.until("document.querySelector('.card .of-control')")
+    assert f"{other} is not pictured: pictures of every control would take too much room. {drawn[0]} is." in tab.run(
+        "document.querySelector('.card').innerText"
+    )
 
 
 def test_sequential_verdicts_stand_above_the_cards(tab, tmp_path):

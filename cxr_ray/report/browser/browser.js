@@ -488,7 +488,7 @@ async function fill(node, explainer, image, mine) {
   if (control) node.style.setProperty("--control", run.controls[control].colour);
   const panels = [first, map, gone, words(explainer, image, control)];
   const pictured = index.explainers[explainer].drawn, drawn = made.control;
-  const unseen = !pictured.includes(control) ? `${control} has no pictures here${pictured.length ? `; ${pictured.join(", ")} has` : ""}.`
+  const unseen = !pictured.includes(control) ? `${control} is not pictured: ${run.controls[control].drawn ? "pictures of every control would take too much room" : "its masks cannot be drawn again"}${pictured.length ? `. ${pictured.join(", ")} is` : ""}.`
     : card.map ? "This image has no such draw." : whyNoMap(card);
   if (control) {
     const whose = drawn && picture.of ? run.image_id.indexOf(picture.of) : -1;

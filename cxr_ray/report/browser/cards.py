@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from cxr_ray.report.browser.pictures import Grey
 from cxr_ray.report.browser.views import View
 
 WHOLE = 56  # side of the largest map that is kept; a map of this side may have been larger
-PICTURES = 8000  # of controls, of a model: images x explainers x controls; above it, one control an explainer
+ROOM = 8e6  # bytes of a model's pictures of controls; above it, one control an explainer is pictured
+FILLED = 4000  # bytes of an image under a fill that depends on the mask
+TRIED = 4  # images that tell how many they would be
 
 
 def rounded(values: ArrayLike, digits: int = 3) -> list[float | None]:
@@ -51,16 +54,31 @@ class CardsOfModel:
 
     @cached_property
     def drawn(self) -> Mapping[str, list[str]]:
-        """Controls whose first draw is pictured by each explainer's maps: all that can be, where PICTURES allows.
+        """Controls whose first draw is pictured by each explainer's maps: all that can be, where ROOM allows.
 
         Else the hardest strong one alone, or the first that can be drawn.
         """
         drawable = [c for c in self.model.data.controls if can_be_drawn(c)]
-        if len(self.model.ids) * len(self.explainers) * len(drawable) <= PICTURES:
+        if self._room(drawable) <= ROOM:
             return dict.fromkeys(self.explainers, drawable)
         rows = self.summary
         hardest = {r["explainer"]: r["control"] for r in rows if r["bucket"] == "all" and r["hardest"]}
         return {e: [hardest[e]] if hardest.get(e) in drawable else drawable[:1] for e in self.explainers}
+
+    def _room(self, controls: Sequence[str]) -> float:
+        """Bytes that pictures of these controls would take, told from TRIED images; ``mean_map`` as the others."""
+        ids = self.model.ids[:: max(1, len(self.model.ids) // TRIED)][:TRIED]
+        sizes = [
+            len(json.dumps(self._control(e, c, i, None, self.masking.of_map(i, of.values[i]))))
+            for e, of in self.explainers.items()
+            for i in ids
+            if i in of.values
+            for c in controls
+            if c != "mean_map"
+        ]
+        each = float(np.mean(sizes)) if sizes else 0.0
+        each += FILLED if pictures.depends_on_mask(self.view.fill) else 0
+        return each * len(self.model.ids) * len(self.explainers) * len(controls)
 
     def prepare(self, pool: ThreadPoolExecutor) -> None:
         """Make what cards share, before threads make the cards."""

@@ -21,6 +21,7 @@ from cxr_ray.measure.concentration import CONCENTRATIONS
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.report.browser import pictures
 from cxr_ray.report.browser.cards import CardsOfModel
+from cxr_ray.report.browser.masks import can_be_drawn
 from cxr_ray.report.browser.numbers import OUTCOMES, OfModel
 from cxr_ray.report.browser.views import View, view_of
 from cxr_ray.report.figures.marks import control_colour
@@ -128,7 +129,10 @@ def _about(data: RunData, models: Sequence[OfModel], order: Sequence[str], views
         "more": [t for t in data.models if t not in {m.trial_id for m in models}],
         "explainers": list(data.explainers),
         "explainer": data.primary.explainer,
-        "controls": {c: {"caption": CONTROLS[c].caption, "colour": control_colour(c)} for c in data.controls},
+        "controls": {
+            c: {"caption": CONTROLS[c].caption, "colour": control_colour(c), "drawn": can_be_drawn(c)}
+            for c in data.controls
+        },
         "metric": data.metric,
         "setting": str(data.first),
         "fill": data.first.fill,
