@@ -309,6 +309,16 @@ def _trials(sweep: Sweep) -> int:
     return total
 
 
+def _nothing_to_search(sweep: Sweep) -> Iterator[str]:
+    """A searcher without anything that is sampled; a grid is not."""
+    values = [v for _, *sections in sweep.trial_points() for section in sections for v in section.values()]
+    if sweep.search.searcher != "random" and not any(isinstance(v, dict) for v in values):
+        yield (
+            f"search.searcher: got {sweep.search.searcher} and nothing to search; expected a choice, uniform or "
+            "loguniform under model or train; add one, or leave it out."
+        )
+
+
 def _contradictions(sweep: Sweep) -> Iterator[str]:
     """What one section asks of another that it does not have."""
     perturb = sweep.perturb
@@ -330,6 +340,7 @@ def _contradictions(sweep: Sweep) -> Iterator[str]:
     for name in sweep.explain.maps:
         if name in EXPLAINERS or name == SHARED:
             yield f"explain.maps.{name}: got a name of something else in the tables; expected another; rename it."
+    yield from _nothing_to_search(sweep)
     yield from _data_unused(sweep.data)
     yield from _outputs_unknown(sweep)
     yield from _verdicts_impossible(sweep)

@@ -29,7 +29,7 @@ from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.scoring_only import FILES
 from cxr_ray.run import progress, trackers
 from cxr_ray.run.ahead import RayAhead
-from cxr_ray.run.trial_plans import TrialPlan, plan_trials, reachable
+from cxr_ray.run.trial_plans import TrialPlan, plan_trials, reachable, search_notes
 from cxr_ray.storage import Store
 
 
@@ -109,7 +109,7 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     doubts.settle(doubts.remarks(entries), sweep.data.accept)  # before a file is read
     trials = plan_trials(sweep)
     given, told = given_models(sweep)
-    told = [*untrained_models(sweep, reachable(sweep, trials)), *told]
+    told = [*search_notes(sweep), *untrained_models(sweep, reachable(sweep, trials)), *told]
     if ahead is not None:
         ahead.start()
     with progress.stage("Reading the images", len(entries), "files") as read, telling(read.advance):

@@ -155,7 +155,10 @@ class Wandb:
     def __init__(self, project: str, sweep: str, run_id: str) -> None:
         self.project, self.sweep, self.run_id, self.wandb = project, sweep, run_id, package("wandb")
         if os.environ.get("WANDB_MODE", "online") == "online" and not self.wandb.login(verify=False, prompt=False):
-            raise UserError("got no key; expected WANDB_API_KEY, what 'wandb login' keeps, or WANDB_MODE=offline")
+            raise UserError(
+                f"got no key of {self.label}; expected WANDB_API_KEY, the one that 'wandb login' keeps, or "
+                "WANDB_MODE=offline; set one."
+            )
         self.settings = self.wandb.Settings(
             console="off",
             disable_code=True,

@@ -16,6 +16,8 @@ from cxr_ray.config import SPACES, Classes, Model, Sweep, Train, concrete
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import to_json
 
+STARTUP = 10  # random trials with which Optuna's TPE begins a search
+
 if TYPE_CHECKING:  # which trials do without
     import pandas as pd
 
@@ -149,6 +151,14 @@ def reachable(sweep: Sweep, trials: Sequence[TrialPlan]) -> list[TrialPlan]:
         for values in itertools.product(*chosen.values()):
             found.append(point.plan({"model": dict(zip(chosen, values, strict=True)), "train": train}))
     return found
+
+
+def search_notes(sweep: Sweep) -> list[str]:
+    """What a user of Optuna should know of so few trials."""
+    if sweep.search.searcher != "optuna" or sweep.search.num_samples > STARTUP:
+        return []
+    n = sweep.search.num_samples
+    return [f"Optuna's first {STARTUP} trials of a variant and grid point are random, so all {n} are (num_samples)."]
 
 
 def of_table(sweep: Sweep, trials: Sequence[TrialPlan], table: pd.DataFrame) -> tuple[TrialPlan, ...]:

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from cxr_ray.errors import DamagedRunError
+from cxr_ray.errors import DamagedRunError, SweepError
 from cxr_ray.run import dryrun, searching
 from cxr_ray.run.searching import Known, OptunaSearches, known_trials
 from cxr_ray.run.trial_files import TrialFiles
-from cxr_ray.run.trial_plans import found_again, plan_trials, points, reachable
+from cxr_ray.run.trial_plans import found_again, plan_trials, points, reachable, search_notes
 from cxr_ray.storage import Store
 from cxr_ray.sweepfile import resolve
 
@@ -121,7 +121,19 @@ def test_every_network_that_optuna_may_choose_is_reachable():
 
 def test_the_searcher_is_part_of_the_hash_only_where_it_is_not_random():
     assert resolve({"search": {"searcher": "random"}}).hash == resolve({}).hash
-    assert resolve({"search": {"searcher": "optuna"}}).hash != resolve({}).hash
+    assert sweep_of().hash != sweep_of(search={"num_samples": 3}).hash
+
+
+def test_optuna_without_anything_to_search_is_a_mistake():
+    with pytest.raises(SweepError, match=r"^search\.searcher: got optuna and nothing to search; "):
+        sweep_of(train={"lr": {"grid": [1e-3, 1e-4]}})
+
+
+def test_a_search_that_ends_before_optuna_chooses_anything_says_so():
+    (note,) = search_notes(sweep_of())
+    assert "so all 3 are" in note
+    assert search_notes(sweep_of(search={"searcher": "optuna", "num_samples": 11})) == []
+    assert search_notes(sweep_of(search={"num_samples": 3})) == []
 
 
 def test_dry_run_says_what_optuna_chooses():
