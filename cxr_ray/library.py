@@ -121,6 +121,7 @@ class Measurement:
     errors: pd.DataFrame
 
 
+@torch.inference_mode(False)  # a caller may be in it, and gradients are needed
 def explain(
     model: Model,
     images: Images,
@@ -168,6 +169,7 @@ def explain(
     return np.concatenate(maps)
 
 
+@torch.inference_mode(False)
 def measure(
     model: Model,
     images: Images,
@@ -218,6 +220,7 @@ def _scored(worker: Worker, shard: Shard) -> Tables:
     return tables
 
 
+@torch.inference_mode(False)
 def verdict(
     model: Model,
     images: Images,

@@ -185,10 +185,10 @@ def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
     network = model if isinstance(model, nn.Module) else _Function(model)
     if isinstance(model, torch.jit.ScriptModule):
         network = scripted(model)
-    if isinstance(model, nn.Module) and model.training:
+    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
         raise CheckpointError(
-            "got a model in training mode, whose logits change from pass to pass; expected eval mode; call "
-            "model.eval()."
+            "got a model in training mode, or a layer of it, whose logits change from pass to pass; expected eval "
+            "mode; call model.eval()."
         )
     device = next(model.parameters(), torch.empty(0)).device if isinstance(model, nn.Module) else torch.device("cpu")
     classifier = Classifier(network, spec).eval()
@@ -216,6 +216,7 @@ def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
             f"{logits.shape[1] - 1}; give those."
         )
     ends.require_logits("a model", network, logits, spec.columns)
+    ends.require_steady("a model", network, classifier.normalize(image), logits)
     classifier.spec = replace(spec, outputs=logits.shape[1])
     _require_finite(classifier, logits)
     if logits.grad_fn is None and not isinstance(network, ScoringOnly):

@@ -214,6 +214,7 @@ def _try(path: str, classifier: Classifier) -> None:
         ) from None
     families.require_outputs(outputs, 2)
     ends.require_logits(path, classifier.network, outputs, classifier.spec.columns)
+    ends.require_steady(path, classifier.network, images, outputs)
     with torch.inference_mode():
         scores = classifier.log_odds(images)
     if not torch.isfinite(scores).all():

@@ -13,6 +13,7 @@ from cxr_ray.models import families
 from cxr_ray.models.networks import Classifier
 from cxr_ray.models.scoring_only import ScoringOnly, looks_like_probabilities
 
+UNSTEADY = 0.01  # of the largest logit: more than rounding in batches of another size, also in reduced precision
 ENDS = {"Sigmoid": "sigmoid", "Hardsigmoid": "sigmoid", "Softmax": "softmax", "LogSoftmax": "log-softmax"}
 PASSED_ON = (
     "View",
@@ -86,6 +87,42 @@ def require_logits(
         )
 
 
+def require_steady(what: str, network: nn.Module | Callable[[Tensor], Tensor], images: Tensor, outputs: Tensor) -> None:
+    """Refuse a network whose logits of an image change from pass to pass, or with the other images of a batch.
+
+    Args:
+        what: for the message.
+        network: that gave the outputs.
+        images: of the outputs.
+        outputs: of ``scored``.
+
+    Raises:
+        CheckpointError: it does, cannot score several images at a time, or changes its images.
+    """
+    with torch.no_grad():
+        before = torch.cat([images, images.flip(0)])
+        twice = before.clone()
+        try:
+            again = network(twice)
+        except Exception as e:  # networks fail in as many ways as there are networks
+            raise CheckpointError(
+                f"got {what}, which cannot score {len(twice)} images at a time ({first_line(e)}); expected a network "
+                "of [B, 3, S, S]; let it take any number of images."
+            ) from None
+    if not torch.equal(twice, before):
+        raise CheckpointError(
+            f"got {what}, which changes the images that it scores; expected them to stay; let it work on a copy."
+        )
+    expected = torch.cat([outputs, outputs.flip(0)]).detach().nan_to_num()
+    changed = torch.inf if again.shape != expected.shape else (again.nan_to_num() - expected).abs().max()
+    if changed > UNSTEADY * expected.abs().max():
+        raise CheckpointError(
+            f"got {what}, whose logits of one image differ from pass to pass or with the other images of a batch; "
+            "expected the same ones; turn off what is random or reads the batch, as in F.dropout(x, "
+            "training=self.training)."
+        )
+
+
 def require_trainable(classifier: Classifier) -> None:
     """Refuse a network that does not give as many logits as it was built for.
 
@@ -108,3 +145,4 @@ def require_trainable(classifier: Classifier) -> None:
             "its function is told; build the head from that number."
         )
     require_logits(spec.arch, classifier.network, outputs, None)
+    require_steady(spec.arch, classifier.network, noise, outputs)

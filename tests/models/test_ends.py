@@ -71,7 +71,7 @@ def test_a_log_softmax_of_both_classes_gives_their_log_odds(module):
     images = torch.rand(4, 3, SIZE, SIZE)
     with torch.no_grad():
         plain = given(model, IMAGES, spec).model.log_odds(images)
-        model.end = nn.LogSoftmax(1)
+        model.end = nn.LogSoftmax(1).eval()
         torch.testing.assert_close(given(model, IMAGES, spec).model.log_odds(images), plain)
 
 
@@ -84,6 +84,41 @@ def test_a_function_whose_end_cannot_be_seen_is_told_where_its_numbers_look_like
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cxr_ray.explain(lambda images: 2 * score(images), IMAGES, "centre")
+
+
+@pytest.mark.parametrize(
+    ("end", "what"),
+    [
+        (nn.functional.dropout, "logits of one image differ from pass to pass or with the other images"),
+        (lambda x: x - x.sum(0), "logits of one image differ from pass to pass or with the other images"),
+        (lambda x: x.reshape(1, 2), "cannot score 2 images at a time"),
+    ],
+)
+def test_logits_that_hang_on_chance_or_on_the_batch_are_refused(module, tmp_path, end, what):
+    torch.manual_seed(1)
+    model = module.Scored(2, end).eval()
+    with pytest.raises(CheckpointError, match=f"got a model, .*{what}"):
+        cxr_ray.explain(model, IMAGES, "occlusion")
+
+
+def test_a_model_that_changes_its_images_is_refused():
+    with pytest.raises(CheckpointError, match="got a model, which changes the images that it scores"):
+        cxr_ray.explain(lambda x: x.sub_(1).mean((2, 3))[:, :2], IMAGES, "occlusion")
+
+
+def test_a_layer_in_training_mode_is_refused(module):
+    model = nn.Sequential(module.Scored(2, nn.Identity()), nn.Dropout()).eval()
+    model[1].train()
+    with pytest.raises(CheckpointError, match="got a model in training mode, or a layer of it"):
+        cxr_ray.explain(model, IMAGES, "occlusion")
+    assert model[1].training
+
+
+def test_a_caller_in_inference_mode_gets_the_same_maps(module):
+    model = module.Scored(2, nn.Identity()).eval()
+    maps = cxr_ray.explain(model, IMAGES, "saliency")
+    with torch.inference_mode():
+        np.testing.assert_array_equal(cxr_ray.explain(model, IMAGES, "saliency"), maps)
 
 
 @pytest.mark.parametrize("spec", [ModelSpec("given", SIZE, std=(0.0, 0.0, 0.0)), ModelSpec("given", SIZE)])
