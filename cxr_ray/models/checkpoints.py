@@ -80,7 +80,7 @@ def starting_notes(weights: str, classifier: Classifier) -> list[str]:
     if weights in ("none", "imagenet"):
         return []
     file = read_state_file(weights)
-    return [*file.notes, *start_from(classifier, file.state, weights)]
+    return [*file.notes, *start_from(classifier, file.state, f"model.weights={weights}")]
 
 
 def _copy(classifier: Classifier, body: Mapping[str, Tensor], optional: str | None, origin: str) -> None:
