@@ -33,7 +33,7 @@ PER_SHARD = (
     *("filled", "regions", "donor_swaps", "sanity", "stability"),
 )
 SEAL = b"\ncxr_ray sha256 "  # before the digest that ends a sealed file
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the name of a file that is being written
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8,32}\.tmp")  # the name of a file that is being written
 Tables = Mapping[tuple[str, str], pa.Table]
 
 
@@ -143,14 +143,14 @@ class Store:
             with fs.open_output_stream(path) as f:
                 f.write(data)
             return
-        temporary = f"{folder}/{_temporary(name)}"
+        hidden = f"{folder}/{temporary(name)}"
         try:
-            with fs.open_output_stream(temporary) as f:
+            with fs.open_output_stream(hidden) as f:
                 f.write(data)
-            fs.move(temporary, path)
+            fs.move(hidden, path)
         except OSError:
             with contextlib.suppress(OSError):
-                fs.delete_file(temporary)
+                fs.delete_file(hidden)
             raise
 
     def write_json(self, value: Any, *parts: str) -> None:
@@ -265,9 +265,9 @@ class Store:
                 self.fs.delete_file(info.path)
 
 
-def _temporary(name: str) -> str:
-    """A hidden name for a file that is being written, of this writer alone."""
-    return f".{name}.{uuid4().hex[:8]}.tmp"
+def temporary(name: str) -> str:
+    """A hidden name for a file that is being written, of this writer alone, on whatever machine it runs."""
+    return f".{name}.{uuid4().hex}.tmp"
 
 
 def shard_parts(name: str) -> tuple[str, str, str]:
@@ -315,7 +315,7 @@ class _Writers:
     def __init__(self, store: Store, portion: Portion):
         self.store, self.portion, self.fs = store, portion, store.fs
         self.open: dict[tuple[str, str], _Writer] = {}
-        self.hidden = _temporary(portion.file)
+        self.hidden = temporary(portion.file)
 
     def __enter__(self) -> _Writers:
         return self

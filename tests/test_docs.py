@@ -56,6 +56,24 @@ def test_files_that_are_named_exist(page):
     assert [f for f in files if not (ROOT / f).exists()] == []
 
 
+def test_every_promise_about_failures_names_a_test_or_benchmark_that_there_is():
+    """By itself, or in the lines above its table."""
+    page = (ROOT / "docs" / "howto" / "failures.md").read_text(encoding="utf-8")
+    promises, held = 0, False
+    for line in page.splitlines():
+        tests = re.findall(r"`(tests/[\w./-]+)`", line)
+        tests += [f"benchmarks/{name}.py" for name in re.findall(r"`python -m benchmarks\.(\w+)", line)]
+        assert all((ROOT / test).is_file() for test in tests), line
+        if line.startswith("#"):
+            held = False
+        elif not line.startswith("|"):
+            held = held or bool(tests)
+        elif not re.match(r"\| (---|when\b|file\b)", line):
+            promises += 1
+            assert tests or held, line
+    assert promises > 20
+
+
 @pytest.mark.parametrize("page", EXAMPLES, ids=name)
 def test_examples_run(page, tmp_path):
     """The python blocks of a page, one after the other, in a folder that holds a run under results/quickstart."""

@@ -1,6 +1,8 @@
 import errno
+import os
 import pickle
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,17 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_half_written(store, monke
     assert files(store.out) == ["tables/t/part-0.parquet"]
     assert store.read("tables", "t", "part-0.parquet") == b"the first, whole"
     assert store.finished_shards() == set()
+
+
+def test_two_writers_never_share_a_temporary_name(monkeypatch):
+    """Also of one process id at one moment, on two machines that share a disk."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    names = {tables.temporary("part-0.parquet") for _ in range(1000)}
+    assert len(names) == 1000
+    assert all(tables.TEMPORARY.fullmatch(name) for name in names)
+    bits = [int(name.split(".")[-2], 16) for name in names]
+    assert max(bits).bit_length() > 120
 
 
 def test_a_process_that_dies_while_it_writes_leaves_only_hidden_files(store, monkeypatch):

@@ -27,6 +27,7 @@ from cxr_ray.data.entries import Source
 from cxr_ray.data.images import Fit
 from cxr_ray.data.loading import Pixels, Row, load_pixels
 from cxr_ray.errors import DataError
+from cxr_ray.storage import temporary
 
 PART = 256  # images that are decoded, written and checked at a time
 _VERSION = 1  # of the files
@@ -107,12 +108,12 @@ class PixelCache:
             return all(zlib.crc32(file.read(images * self._bytes)) == checksum for images, checksum in parts)
 
     def _fill(self) -> None:
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        hidden = self.path.with_name(temporary(self.path.name))
         keep: list[bool] = []
         errors: list[Row] = []
         parts: list[list[int]] = []  # images and checksum of each
         try:
-            with temporary.open("wb") as file:
+            with hidden.open("wb") as file:
                 for start in range(0, len(self.rows), PART):
                     rows = self.rows.iloc[start : start + PART]
                     part = load_pixels(self.source, rows, self.size, self.fit, self.preprocess)
@@ -123,14 +124,15 @@ class PixelCache:
                     errors += part.errors
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(self.path)
+            hidden.replace(self.path)
         finally:
-            temporary.unlink(missing_ok=True)
+            hidden.unlink(missing_ok=True)
         lost = [n for n, kept in enumerate(keep) if not kept]
         known = {"images": sum(keep), "lost": lost, "errors": errors, "parts": parts}
-        marker = self.path.with_suffix(".json.tmp")
-        marker.write_text(json.dumps(known))
-        marker.replace(self.path.with_suffix(".json"))
+        told = self.path.with_suffix(".json")
+        hidden = told.with_name(temporary(told.name))
+        hidden.write_text(json.dumps(known))
+        hidden.replace(told)
 
     def _pixels(self, known: dict[str, Any]) -> Pixels:
         keep = np.ones(len(self.rows), bool)

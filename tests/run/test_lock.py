@@ -9,11 +9,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
+from cxr_ray import results
 from cxr_ray.errors import UserError
 from cxr_ray.run import lock, signals
+from cxr_ray.storage import Store
 
 HOLDER = """
 import sys, time
@@ -45,6 +50,46 @@ def test_a_lock_is_there_while_it_is_held_and_gone_afterwards(tmp_path, beats):
     with pytest.raises(ZeroDivisionError), lock.held(str(tmp_path)):
         _ = 1 / 0
     assert not list(tmp_path.iterdir())
+
+
+class Bucket(FSSpecHandler):
+    """An object store in memory: an object is there once it is whole, and nothing can be renamed."""
+
+    def move(self, src, dest):
+        raise AssertionError("an object store renames nothing")
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Store:
+    """A run in it."""
+    files = MemoryFileSystem(skip_instance_cache=True)
+    files.store, files.pseudo_dirs = {}, [""]
+    opened = PyFileSystem(Bucket(files))
+    from_uri = SimpleNamespace(from_uri=lambda uri: (opened, uri.removeprefix("s3://")))
+    monkeypatch.setattr(results, "pafs", SimpleNamespace(FileSystem=from_uri, LocalFileSystem=LocalFileSystem))
+    return Store("s3://bucket/run", {})
+
+
+def test_the_lock_of_a_run_on_an_object_store_is_held_refused_and_taken_over(bucket, beats, capfd):
+    def hold(host: str, beat: int = 0) -> None:
+        holder = {"host": host, "pid": 7, "since": "2026-01-01T00:00:00Z", "owner": "another", "beat": beat}
+        bucket.write(json.dumps(holder).encode(), lock.NAME)
+
+    with lock.held(bucket.out):
+        assert json.loads(bucket.read(lock.NAME))["pid"] == os.getpid()
+        with pytest.raises(UserError, match=rf"got {bucket.out}, into which another sweep writes"):
+            lock.held(bucket.out).__enter__()
+    assert not bucket.exists(lock.NAME)
+    hold("elsewhere")
+    changing = threading.Timer(0.1, hold, ["elsewhere", 1])
+    changing.start()
+    with pytest.raises(UserError, match="process 7 on elsewhere"):
+        lock.held(bucket.out).__enter__()
+    changing.join()
+    with lock.held(bucket.out):
+        assert json.loads(bucket.read(lock.NAME))["host"] == socket.gethostname()
+    assert "ended without giving it back" in capfd.readouterr().out
+    assert not bucket.exists(lock.NAME)
 
 
 def test_another_process_is_refused_until_the_first_is_killed(tmp_path, capfd):
