@@ -514,7 +514,8 @@ def test_a_package_that_a_sweep_needs_is_asked_for_before_anything_is_read(refus
     for key, name in (("track.mlflow", "mlflow"), ("track.wandb", "wandb"), ("search.searcher", "optuna")):
         monkeypatch.setitem(sys.modules, name, None)
         for more in ((), ("--dry-run",)):
-            (line,) = refusal("tiny.yaml", "--set", f"{key}=optuna", *more, given_data="nowhere")
+            space = ("--set", "train.lr={uniform: [0.001, 0.01]}") if name == "optuna" else ()
+            (line,) = refusal("tiny.yaml", "--set", f"{key}=optuna", *space, *more, given_data="nowhere")
             assert (
                 line
                 == f"got no package {name}; expected it to be installed; install it: pip install 'cxr-ray[{name}]'."
