@@ -46,6 +46,14 @@ def test_resume_of_nothing_starts(reaches_ray):
     assert reaches_ray("tiny.yaml", "--resume")
 
 
+def test_a_relative_folder_in_a_job_is_refused(refusal, monkeypatch):
+    """It would be lost with the job's copy of the working directory."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    (line,) = refusal("tiny.yaml", "--out", "results/x")
+    assert line.startswith("--out: got results/x, a relative path in a Ray job")
+    assert "expected an absolute path on storage that the machines share" in line
+
+
 def test_resume_of_another_sweep(begun, refusal):
     (line,) = refusal("tiny.yaml", "--resume", "--set", "train.epochs=2")
     assert re.fullmatch(
