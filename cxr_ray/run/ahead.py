@@ -87,6 +87,7 @@ class RayAhead:
         if not self._left:
             self._thread.join()
         self._thread = None
+        signals.again()
 
 
 def _start(imported: threading.Event, over: threading.Event) -> RayStart:

@@ -45,6 +45,14 @@ def listen() -> None:
         _take(_first)
 
 
+def again() -> None:
+    """Put the handlers in place again that Python has: a Ray that ends gives SIGTERM back to the system behind it."""
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDS:
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
+
+
 def _take(handler: Handler) -> None:
     for number in ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:

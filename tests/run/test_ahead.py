@@ -11,7 +11,7 @@ import pytest
 from cxr_ray import quiet
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.errors import CheckpointError, ClusterError, DataError
-from cxr_ray.run import ahead, context, progress, ray_start, ray_wait
+from cxr_ray.run import ahead, context, progress, ray_start, ray_wait, signals
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.sweepfile import resolve
 
@@ -42,6 +42,14 @@ def test_ray_is_begun_once_in_a_thread_that_stays_until_it_is_ended(begun):
     assert not thread.is_alive()
     ahead.close()
     assert len(begun) == 2
+
+
+def test_signals_are_taken_again_when_ray_has_ended(begun, monkeypatch):
+    monkeypatch.setattr(signals, "again", lambda: begun.append("signals"))
+    ahead = RayAhead()
+    ahead.start()
+    ahead.close()
+    assert begun[1:] == ["ended", "signals"]
 
 
 def test_what_was_not_begun_is_not_ended(begun):

@@ -43,6 +43,28 @@ def test_the_second_signal_ends_a_process_that_is_slow_to_end(first, second, ter
         assert process.stderr.read() == signals.SECOND
 
 
+AFTER_RAY = """
+import ctypes, signal, time
+from cxr_ray.run import signals
+with signals.handled():
+    ctypes.CDLL(None).signal(int(signal.SIGTERM), None)  # to the system, as Ray's end does
+    signals.again()
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print(signals.was_terminated(), flush=True)
+"""
+
+
+def test_a_signal_that_ray_gave_back_to_the_system_is_taken_again():
+    with subprocess.Popen([sys.executable, "-c", AFTER_RAY], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == b"True\n"
+        assert process.wait(timeout=30) == 0
+
+
 def test_handlers_are_given_back_also_after_another_took_them():
     before = signal.getsignal(signal.SIGTERM)
 
