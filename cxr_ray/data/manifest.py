@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -16,13 +16,14 @@ from cxr_ray.data.doubts import Remark, examples, remarks
 from cxr_ray.data.entries import Entries, Entry, Source, StampedSource
 from cxr_ray.data.folder import EXPECTED, FolderSource
 from cxr_ray.data.loading import Row, in_threads, unreadable
-from cxr_ray.data.pairing import without_ending
+from cxr_ray.data.pairing import shared_names, without_ending
 from cxr_ray.data.patients import BY_FOLDERS, KAGGLE, merged_patients, patient_of
 from cxr_ray.data.remembered import Known, Memory
 from cxr_ray.data.splits import UNSPLIT_TEST_SHARE, choose, split_unsplit, with_val
 from cxr_ray.errors import DataError, ImageError, MissingPackageError
 from cxr_ray.schemas import CLASSES, IMAGES
 
+NO_IMAGES = {"masks", "loose", "unlisted", "other_folders", "unread_columns"}  # doubts of entries that may be none
 DEPTH_SAMPLE = 64  # 16-bit images that are read for the range of their values
 PORTION = 8192  # files that are described before they become columns
 _MORE = pa.schema({"person": pa.string(), "known_by": pa.string()})
@@ -38,6 +39,9 @@ class Manifest:
         notes: lines for the user: counts, duplicates, patients, what was left out.
         doubts: what the user should know of, and confirm where it is a suspicion.
         fingerprint: sha256, hex, over the sorted image_ids.
+        others: paths of the source's images that the run leaves out, by ``limit``, class or split: they have their
+            names as well, and what is named so may be theirs.
+        shared: names that several of all images have (``pairing.shared_names``).
     """
 
     images: pd.DataFrame
@@ -45,6 +49,8 @@ class Manifest:
     notes: list[str]
     fingerprint: str
     doubts: list[Remark] = field(default_factory=list)
+    others: Sequence[str] = ()
+    shared: frozenset[str] = frozenset()
 
     @property
     def table(self) -> pa.Table:
@@ -107,6 +113,8 @@ def load_manifest(
     doubts += [*_patient_doubts(table), *_depth_doubts(source, table)]
     table["patient_id"] = merged_patients(table["patient_id"], table["content_hash"])
 
+    images_too = {e.path: e.path for e in entries if e.problem is None and not NO_IMAGES & {d.name for d in e.doubts}}
+    contents = images_too | dict(zip(table["path"], table["content_hash"], strict=True))
     unsplit = any(e.split == "all" for e in used)
     if unsplit:
         table["split"] = split_unsplit(table, seed) if training else "test"
@@ -134,6 +142,8 @@ def load_manifest(
         notes + facts,
         hashlib.sha256("\n".join(sorted(table["image_id"])).encode()).hexdigest(),
         doubts,
+        sorted(contents.keys() - set(table["path"])),
+        shared_names(contents),
     )
 
 

@@ -90,12 +90,14 @@ def load_outside_maps(paths: Mapping[str, str], manifest: Manifest) -> OutsideMa
 
     Args:
         paths: as ``explain.maps``.
-        manifest: the images; those of other splits have a claim to a name as well.
+        manifest: the images; those of other splits, and those left out, have a claim to a name as well.
 
     Raises:
         DataError: no maps are there, none is named as a test image, none can be used, or they are of two kinds.
     """
-    test = manifest.rows("test")
+    test, others = manifest.rows("test"), set(manifest.others)
+    left_out = pd.DataFrame({"image_id": manifest.others, "path": manifest.others}, dtype=str)
+    every = pd.concat([manifest.images[["image_id", "path"]], left_out], ignore_index=True)
     sets, digests = {}, {}
     members: dict[str, dict[str, str]] = {}
     errors: list[Row] = []
@@ -103,7 +105,8 @@ def load_outside_maps(paths: Mapping[str, str], manifest: Manifest) -> OutsideMa
     for name, path in paths.items():
         files = MapFiles(name, path)
         listed = files.list()
-        found, why_not = matched(listed, manifest.images, files.is_archive)
+        found, why_not = matched(listed, every, files.is_archive)
+        found = {i: member for i, member in found.items() if i not in others}
         checked = _read_all(files, {i: found[i] for i in test["image_id"] if i in found})
         _require_some(files, listed, checked, test)
         over_images = _judge(files, checked, test)

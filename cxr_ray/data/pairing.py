@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
-
-import pandas as pd
 
 from cxr_ray.data.folder import ENDINGS
 
@@ -32,38 +30,52 @@ def agreeing(a: Sequence[str], b: Sequence[str]) -> int:
     return agree
 
 
-def shared_names(images: pd.DataFrame) -> frozenset[str]:
-    """Names, without folder and ending, that several images have whose content differs: a name alone tells no image.
+def shared_names(contents: Mapping[str, str]) -> frozenset[str]:
+    """Names, and names with folders above them, that several images have whose content differs: these tell no image.
 
     Args:
-        images: path and content_hash.
+        contents: path of each image to a digest of its content, or to anything else that no other has.
+
+    >>> sorted(shared_names({"a/x/1.png": "p", "b/x/1.jpg": "q", "a/2.png": "p", "b/2.png": "p"}))
+    ['1', 'x/1']
     """
-    names = images["path"].map(lambda path: PurePosixPath(without_ending(path)).name)
-    contents = images.groupby(names)["content_hash"].nunique()
-    return frozenset(contents.index[contents > 1])
+    shared: set[str] = set()
+    left = [(PurePosixPath(without_ending(path)).parts, content) for path, content in contents.items()]
+    for length in range(1, max((len(parts) for parts, _ in left), default=0) + 1):
+        found: dict[str, set[str]] = {}
+        for parts, content in left:
+            found.setdefault("/".join(parts[-length:]), set()).add(content)
+        several = {name for name, of in found.items() if len(of) > 1}
+        shared |= several
+        left = [(parts, of) for parts, of in left if len(parts) > length and "/".join(parts[-length:]) in several]
+    return frozenset(shared)
 
 
-def paired(names: Sequence[str], path: str, shared: Collection[str] = ()) -> int | None:
+def paired(names: Sequence[str], path: str, shared: Collection[str] = (), last: str | None = None) -> int | None:
     """The place among ``names`` of the one that is an image's; None: there is none, or two are as near.
 
     Args:
         names: paths whose last part is the image's name, without endings.
         path: of the image, without its ending.
-        shared: names that several images have: then one of both paths has to be the end of the other, by a folder at
-            least. Any other name may stand in folders of its own.
+        shared: ``shared_names``: of such a name one of both paths has to be the end of the other, by as many folders as
+            tell the image. Any other name may stand in folders of its own.
+        last: what the last part of ``path`` is in the image's own path, where folders are joined in it.
 
     >>> paired(["PNEUMONIA/1"], "test/PNEUMONIA/1", {"1"}), paired(["PNEUMONIA/1"], "test/NORMAL/1", {"1"})
     (0, None)
     >>> paired(["left/1"], "test/NORMAL/1"), paired(["a/1", "b/1"], "test/NORMAL/1")
     (0, None)
     """
-    *own, last = PurePosixPath(path).parts
+    *own, name = PurePosixPath(path).parts
+    last = last or name
+    is_shared = PurePosixPath(last).name in shared
     best: list[int] = []
     most = 0
-    for n, name in enumerate(names):
-        folders = PurePosixPath(name).parts[:-1]
+    for n, other in enumerate(names):
+        folders = PurePosixPath(other).parts[:-1]
         agree = agreeing(folders, own)
-        if last in shared and not 0 < agree == min(len(folders), len(own)):
+        is_end = agree == min(len(folders), len(own))
+        if is_shared and (not is_end or "/".join((*own[len(own) - agree :], last)) in shared):
             continue
         if not best or agree > most:
             best, most = [n], agree

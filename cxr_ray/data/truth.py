@@ -141,7 +141,7 @@ def named(found: ByName, path: str, shared: Collection[str] = ()) -> Annotation 
     for first in range(len(parts)):
         of_name = found.get("_".join(parts[first:]), [])
         own = "/".join((*parts[:first], "_".join(parts[first:])))
-        place = paired([whole for whole, _ in of_name], own, shared)
+        place = paired([whole for whole, _ in of_name], own, shared, "/".join(parts[first:]))
         if place is not None:
             return of_name[place][1]
     return None

@@ -5,6 +5,7 @@ Shapes: N images, S side of an image, K outputs of a model, V side of a map.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -182,10 +183,13 @@ def _as_pixels(images: Any) -> Pixels:
 
 def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
     """The model with its spec, whose number of outputs is seen on one image."""
+    model = getattr(model, "_orig_mod", model)  # what torch.compile was given, whose layers can be read
     network = model if isinstance(model, nn.Module) else _Function(model)
     if isinstance(model, torch.jit.ScriptModule):
         network = scripted(model)
-    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
+    elif any(t.is_inference() for t in (*network.parameters(), *network.buffers())):
+        network = copy.deepcopy(network)  # made in inference mode, where no gradient can be had
+    if isinstance(model, nn.Module) and any(getattr(module, "training", False) for module in model.modules()):
         raise CheckpointError(
             "got a model in training mode, or a layer of it, whose logits change from pass to pass; expected eval "
             "mode; call model.eval()."
@@ -219,7 +223,7 @@ def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
     ends.require_steady("a model", network, classifier.normalize(image), logits)
     classifier.spec = replace(spec, outputs=logits.shape[1])
     _require_finite(classifier, logits)
-    if logits.grad_fn is None and not isinstance(network, ScoringOnly):
+    if not ends.end_in_layer(logits) and not (isinstance(network, ScoringOnly) and network.ends_in):
         _tell_shares(classifier, pixels)
     return classifier
 

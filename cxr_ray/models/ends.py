@@ -15,35 +15,33 @@ from cxr_ray.models.scoring_only import ScoringOnly, looks_like_probabilities
 
 UNSTEADY = 0.01  # of the largest logit: more than rounding in batches of another size, also in reduced precision
 ENDS = {"Sigmoid": "sigmoid", "Hardsigmoid": "sigmoid", "Softmax": "softmax", "LogSoftmax": "log-softmax"}
-PASSED_ON = (
-    "View",
-    "UnsafeView",
-    "Reshape",
-    "ReshapeAlias",
-    "Squeeze",
-    "Unsqueeze",
-    "Alias",
-    "Clone",
-    "ToCopy",
-    "Clamp",
-)
+LAYERS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution")  # whose outputs are logits
+RESHAPED = "View UnsafeView Reshape ReshapeAlias Squeeze Unsqueeze Alias Clone ToCopy Clamp Expand Permute Transpose T"
+CHOSEN_OR_JOINED = "Slice Select Index IndexSelect Split SplitWithSizes Unbind Rsub Mean Stack Cat"  # 1 - p: Rsub
+PASSED_ON = (*RESHAPED.split(), *CHOSEN_OR_JOINED.split())
+
+
+def _origins(node: Any) -> set[str]:
+    """The operations that a node of autograd's graph gets its values from, behind those of PASSED_ON."""
+    name = node.name().rstrip("0123456789").removesuffix("Backward")
+    if name not in PASSED_ON:
+        return {name}
+    return {origin for parent, _ in node.next_functions if parent is not None for origin in _origins(parent)}
 
 
 def end_of(outputs: Tensor) -> str | None:
     """The function that outputs come from, where it is one of ENDS, as autograd's graph tells; None: no graph, or none.
 
-    >>> end_of(torch.ones(1, 2, requires_grad=True).sigmoid().view(2)), end_of(torch.ones(1, 2))
+    >>> end_of(torch.ones(1, 2, requires_grad=True).sigmoid()[:, 1:]), end_of(torch.ones(1, 2))
     ('sigmoid', None)
     """
-    node: Any = outputs.grad_fn
-    while node is not None:
-        name = node.name().rstrip("0123456789").removesuffix("Backward")
-        if name in ENDS:
-            return ENDS[name]
-        if name not in PASSED_ON:
-            return None
-        node = node.next_functions[0][0]
-    return None
+    found = set() if outputs.grad_fn is None else {ENDS.get(name) for name in _origins(outputs.grad_fn)}
+    return found.pop() if len(found) == 1 else None
+
+
+def end_in_layer(outputs: Tensor) -> bool:
+    """Whether outputs are seen to be those of a layer: logits, whatever their values."""
+    return outputs.grad_fn is not None and _origins(outputs.grad_fn) <= set(LAYERS)
 
 
 def scored(network: nn.Module | Callable[[Tensor], Tensor], images: Tensor) -> Any:
@@ -79,6 +77,11 @@ def require_logits(
             f"got {what}, whose outputs are probabilities ({known}); expected logits; leave the {end or 'softmax'} at "
             "its end out."
         )
+    if end == "log-softmax" and outputs.shape[1] == 1:
+        raise CheckpointError(
+            f"got {what}, whose output is the log-softmax of one class alone; expected log-odds; give the outputs of "
+            "both classes, or log(p / (1 - p))."
+        )
     if end == "log-softmax" and columns is not None and not all(columns):
         raise CheckpointError(
             f"got {what}, whose {outputs.shape[1]} outputs are one softmax, with columns of one class alone "
@@ -100,10 +103,11 @@ def require_steady(what: str, network: nn.Module | Callable[[Tensor], Tensor], i
         CheckpointError: it does, cannot score several images at a time, or changes its images.
     """
     with torch.no_grad():
-        before = torch.cat([images, images.flip(0)])
+        other = images[-1:].flip(-1) / 2  # each of the others stands twice, which hides a mean over the batch
+        before = torch.cat([images, images.flip(0), other])
         twice = before.clone()
         try:
-            again = network(twice)
+            again, alone = network(twice), network(other.clone())
         except Exception as e:  # networks fail in as many ways as there are networks
             raise CheckpointError(
                 f"got {what}, which cannot score {len(twice)} images at a time ({first_line(e)}); expected a network "
@@ -113,7 +117,7 @@ def require_steady(what: str, network: nn.Module | Callable[[Tensor], Tensor], i
         raise CheckpointError(
             f"got {what}, which changes the images that it scores; expected them to stay; let it work on a copy."
         )
-    expected = torch.cat([outputs, outputs.flip(0)]).detach().nan_to_num()
+    expected = torch.cat([outputs, outputs.flip(0), alone]).detach().nan_to_num()
     changed = torch.inf if again.shape != expected.shape else (again.nan_to_num() - expected).abs().max()
     if changed > UNSTEADY * expected.abs().max():
         raise CheckpointError(

@@ -15,7 +15,6 @@ from cxr_ray.data import doubts, labels, masks, sources
 from cxr_ray.data.entries import Source
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.outside_maps import OutsideMaps, load_outside_maps
-from cxr_ray.data.pairing import shared_names
 from cxr_ray.data.splits import choose
 from cxr_ray.data.truth import truth_notes, truth_of
 from cxr_ray.errors import NoFolderError
@@ -126,7 +125,7 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     manifest.notes.extend(labels.meaning(sweep.data.classes))
     manifest.notes.extend(doubts.settle(manifest.doubts, sweep.data.accept))
     manifest.notes.extend(told)
-    shared = shared_names(manifest.images)
+    shared = manifest.shared
     for folder in (masks.lungs_of(sweep), masks.marker_of(sweep)):
         if folder is not None:
             manifest.notes.append(masks.mask_note(replace(folder, shared=shared), manifest))

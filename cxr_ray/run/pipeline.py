@@ -26,7 +26,6 @@ from cxr_ray.data.entries import Source
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.masks import MaskFolder, load_parts, lungs_of, marker_of
 from cxr_ray.data.outside_maps import MapSet, load_maps
-from cxr_ray.data.pairing import shared_names
 from cxr_ray.data.sources import SOURCES, counterfactuals_of
 from cxr_ray.data.truth import load_truth, own_truth, truth_of
 from cxr_ray.errors import WorkersError
@@ -323,7 +322,7 @@ def decode_of(context: RunContext, is_map_pass: bool) -> _Decode:
     from cxr_ray.measure.controls import needs_map_pass  # torch
 
     with_maps = ("test", "stability") if is_map_pass or not needs_map_pass(context.sweep) else ("stability",)
-    lungs, shared = lungs_of(context.sweep), shared_names(context.manifest.images)
+    lungs, shared = lungs_of(context.sweep), context.manifest.shared
     return _Decode(context.source, lungs, context.sweep, context.maps.sets, with_maps, shared)
 
 

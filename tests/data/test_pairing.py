@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cxr_ray.config import Classes
 from cxr_ray.data import masks
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.manifest import load_manifest
 from cxr_ray.data.masks import MaskFolder
-from cxr_ray.data.pairing import shared_names
+from cxr_ray.data.outside_maps import load_outside_maps
 from cxr_ray.data.truth import load_truth, truth_notes, truth_of
 from cxr_ray.errors import DataError
 from cxr_ray.sweepfile import resolve
@@ -34,12 +35,12 @@ def mask(file, value=255):
     Image.fromarray(array).save(file)
 
 
-def marked(source, path):
+def marked(source, path, **asked):
     """Which images have a truth, and the notes, as a sweep finds them."""
-    manifest = load_manifest(source, training=False)
+    manifest = load_manifest(source, training=False, **asked)
     named = truth_of(resolve({"truth": {"path": str(path)}}))
     assert named is not None
-    truth = dataclasses.replace(named, shared=shared_names(manifest.images))
+    truth = dataclasses.replace(named, shared=manifest.shared)
     notes = truth_notes(truth, manifest)
     found, errors = load_truth(source, truth, manifest.rows("test").to_dict("records"), 20)
     assert not errors
@@ -61,14 +62,60 @@ def test_a_truth_of_one_class_is_not_that_of_its_namesake_of_the_other(tmp_path,
     assert "name alone agrees" not in note
 
 
+@pytest.mark.parametrize("kind", ["folder", "boxes"])
+@pytest.mark.parametrize("named", ["p7/1", "NORMAL/2", "2", "p7_1"])
+def test_a_name_and_folder_that_two_images_have_tell_neither(tmp_path, kind, named):
+    names = ("test/NORMAL/p7/1.png", "test/PNEUMONIA/p7/1.png", "train/NORMAL/2.png", "test/NORMAL/2.png")
+    for n, name in enumerate((*names, "test/PNEUMONIA/only.png")):
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 40), 10 * n, np.uint8)).save(file)
+    path = tmp_path / ("truth" if kind == "folder" else "boxes.csv")
+    every = (named, "PNEUMONIA/p7/1", "only")
+    if kind == "folder":
+        for one in every:
+            mask(path / f"{one}.png")
+    else:
+        path.write_text("image,x,y,width,height\n" + "".join(f"{one},2,2,9,9\n" for one in every))
+    found, _ = marked(FolderSource(str(tmp_path / "data")), path)
+    assert found == ["test/PNEUMONIA/only.png", names[1]]
+
+
 def test_a_name_that_two_images_have_tells_neither(tmp_path, source):
     mask(tmp_path / "flat" / "1.png")
     with pytest.raises(DataError, match=r"no test image has an expert truth.* For 2 of these .* such as test/NORMAL/1"):
         marked(source, tmp_path / "flat")
     manifest = load_manifest(source, training=False)
-    lungs = MaskFolder(str(tmp_path / "flat"), shared=shared_names(manifest.images))
+    lungs = MaskFolder(str(tmp_path / "flat"), shared=manifest.shared)
     with pytest.raises(DataError, match=r"regions.lungs: .* For 2 of these"):
         masks.mask_note(lungs, manifest)
+
+
+@pytest.mark.parametrize("left_out", ["limit", "class", "split"])
+def test_a_truth_of_an_image_that_is_left_out_is_not_that_of_its_namesake(tmp_path, left_out):
+    """By ``limit``, by its class or by its split: the image still has its name. One of a lone name keeps its own."""
+    folder = {"limit": "test/PNEUMONIA", "class": "test/COVID", "split": "val/PNEUMONIA"}[left_out]
+    names = [f"test/NORMAL/{n}.png" for n in range(4)] + [f"{folder}/{n}.png" for n in range(4)]
+    for n, name in enumerate([*names, "test/PNEUMONIA/only.png"]):
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 40), 10 * n, np.uint8)).save(file)
+    for n in range(4):
+        mask(tmp_path / "truth" / folder.rsplit("/")[-1] / f"{n}.png")
+        np.save(tmp_path / "truth" / folder.rsplit("/")[-1] / f"{n}.npy", np.ones((20, 40)) * np.arange(40))
+    mask(tmp_path / "truth" / "only.png")
+    np.save(tmp_path / "truth" / "only.npy", np.ones((20, 40)) * np.arange(40))
+    classes = Classes(negative=["NORMAL"], positive=["PNEUMONIA"], ignore=["COVID"])
+    source = FolderSource(str(tmp_path / "data"), classes=classes)
+    limit = 4 if left_out == "limit" else None
+    found, _ = marked(source, tmp_path / "truth", limit=limit)
+    manifest = load_manifest(source, training=False, limit=limit)
+    ids = dict(zip(manifest.images["image_id"], manifest.images["path"], strict=True))
+    of_maps = load_outside_maps({"mine": f"{tmp_path}/truth/**/*.npy"}, manifest)
+    assert {"NORMAL"} < {path.split("/")[1] for path in ids.values()}
+    assert not [path for path in found if "NORMAL" in path]
+    assert not [i for i in of_maps.members if "NORMAL" in ids[i]]
+    assert left_out == "limit" or found == ["test/PNEUMONIA/only.png"]
 
 
 @pytest.mark.parametrize("value", [1, 100, 255, 256, 65535])

@@ -47,6 +47,12 @@ def module(tmp_path, monkeypatch):
     del sys.modules["ends_of_mine"]
 
 
+def traced(model: nn.Module) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(model.eval(), torch.rand(1, 3, SIZE, SIZE))
+
+
 @pytest.mark.parametrize(
     ("outputs", "columns", "end", "what"),
     [
@@ -55,6 +61,12 @@ def module(tmp_path, monkeypatch):
         (14, ((), (6,)), nn.Sigmoid(), "probabilities .it ends in a sigmoid"),
         (3, ((0,), (2,)), lambda x: x.softmax(1).clamp(1e-7, 1), "probabilities .it ends in a softmax"),
         (3, ((), (2,)), nn.LogSoftmax(1), "3 outputs are one softmax, with columns of one class alone"),
+        (2, None, lambda x: x.softmax(1)[:, 1:], "probabilities .it ends in a softmax"),
+        (2, None, lambda x: x.softmax(1)[:, [1]], "probabilities .it ends in a softmax"),
+        (2, None, lambda x: x.softmax(1)[:, 1].unsqueeze(1), "probabilities .it ends in a softmax"),
+        (1, None, lambda x: 1 - x.sigmoid(), "probabilities .it ends in a sigmoid"),
+        (1, None, lambda x: torch.stack([x.sigmoid(), (2 * x).sigmoid()]).mean(0), "probabilities .it ends in a sig"),
+        (2, None, lambda x: x.log_softmax(1)[:, 1:], "output is the log-softmax of one class alone"),
     ],
 )
 def test_a_model_that_ends_in_probabilities_is_refused(module, outputs, columns, end, what):
@@ -86,12 +98,27 @@ def test_a_function_whose_end_cannot_be_seen_is_told_where_its_numbers_look_like
         cxr_ray.explain(lambda images: 2 * score(images), IMAGES, "centre")
 
 
+def test_a_function_whose_end_is_no_layer_is_told_where_its_numbers_look_like_shares(module):
+    model = module.Scored(1, nn.Identity()).eval()
+    with pytest.warns(UserWarning, match=r"for 8 images, and are taken for logits"):
+        cxr_ray.explain(lambda x: (model(x).sigmoid() + model(x).sigmoid()) / 2, IMAGES, "centre")
+    with pytest.warns(UserWarning, match=r"for 8 images, and are taken for logits"):
+        cxr_ray.explain(traced(module.Scored(1, lambda x: x.sigmoid()[:, :1])), IMAGES, "centre")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nn.init.constant_(model.head.bias, 0.5)
+        nn.init.zeros_(model.head.weight)
+        cxr_ray.explain(model, IMAGES, "centre")
+
+
 @pytest.mark.parametrize(
     ("end", "what"),
     [
         (nn.functional.dropout, "logits of one image differ from pass to pass or with the other images"),
         (lambda x: x - x.sum(0), "logits of one image differ from pass to pass or with the other images"),
-        (lambda x: x.reshape(1, 2), "cannot score 2 images at a time"),
+        (lambda x: x - x.mean(0), "logits of one image differ from pass to pass or with the other images"),
+        (lambda x: x / x.abs().amax(), "logits of one image differ from pass to pass or with the other images"),
+        (lambda x: x.reshape(1, 2), "cannot score 3 images at a time"),
     ],
 )
 def test_logits_that_hang_on_chance_or_on_the_batch_are_refused(module, tmp_path, end, what):
@@ -119,6 +146,29 @@ def test_a_caller_in_inference_mode_gets_the_same_maps(module):
     maps = cxr_ray.explain(model, IMAGES, "saliency")
     with torch.inference_mode():
         np.testing.assert_array_equal(cxr_ray.explain(model, IMAGES, "saliency"), maps)
+
+
+def test_a_model_that_was_made_in_inference_mode_gets_the_same_maps(module):
+    model = module.Scored(2, nn.Identity()).eval()
+    with torch.inference_mode():
+        made = module.Scored(2, nn.Identity()).eval()
+        made.load_state_dict(model.state_dict())
+    for explainer in ("saliency", "gradcam"):
+        maps = cxr_ray.explain(model, IMAGES, explainer)
+        np.testing.assert_array_equal(cxr_ray.explain(made, IMAGES, explainer), maps)
+
+
+def test_frozen_and_compiled_modules_are_taken(module):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        frozen = torch.jit.freeze(traced(model))
+    maps = cxr_ray.explain(model, IMAGES, "occlusion")
+    np.testing.assert_allclose(cxr_ray.explain(frozen, IMAGES, "occlusion"), maps, atol=1e-5)
+    compiled = torch.compile(model, backend="eager")
+    np.testing.assert_array_equal(
+        cxr_ray.explain(compiled, IMAGES, "gradcam"), cxr_ray.explain(model, IMAGES, "gradcam")
+    )
 
 
 @pytest.mark.parametrize("spec", [ModelSpec("given", SIZE, std=(0.0, 0.0, 0.0)), ModelSpec("given", SIZE)])
