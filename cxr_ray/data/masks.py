@@ -17,7 +17,7 @@ from pyarrow import fs as pafs
 from cxr_ray.config import SEGMENTER, Sweep
 from cxr_ray.data import images
 from cxr_ray.data.entries import AnnotatedSource, Source
-from cxr_ray.data.folder import ENDINGS, FolderSource, is_junk, opened
+from cxr_ray.data.folder import ENDINGS, FolderSource, is_junk, is_mask, opened
 from cxr_ray.data.loading import Row, in_threads, unreadable
 from cxr_ray.data.manifest import Manifest
 from cxr_ray.data.pairing import paired, without_ending
@@ -53,6 +53,7 @@ class MaskFolder:
         """The mask of the image at ``path`` (of its manifest row), as a path inside the folder."""
         whole = without_ending(path)
         files = _mask_files(self.path).get(PurePosixPath(whole).name, [])
+        files = [file for file in files if is_mask(str(file))] or files  # not the X-rays that lie beside them
         place = paired([str(file.with_suffix("")) for file in files], whole, self.shared)
         return None if place is None else str(files[place])
 

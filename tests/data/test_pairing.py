@@ -1,6 +1,7 @@
 """Names of masks, annotations and maps belong to one image each."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -79,6 +80,18 @@ def test_a_name_and_folder_that_two_images_have_tell_neither(tmp_path, kind, nam
         path.write_text("image,x,y,width,height\n" + "".join(f"{one},2,2,9,9\n" for one in every))
     found, _ = marked(FolderSource(str(tmp_path / "data")), path)
     assert found == ["test/PNEUMONIA/only.png", names[1]]
+
+
+def test_masks_that_lie_beside_the_images_are_taken_and_not_the_images(tmp_path):
+    for c, n in itertools.product(("NORMAL", "PNEUMONIA"), range(3)):
+        mask(tmp_path / "data" / c / "masks" / f"{c}-{n}.png")
+        image = tmp_path / "data" / c / "images" / f"{c}-{n}.png"
+        image.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((20, 40), 200 + n, np.uint8)).save(image)
+    folder = MaskFolder(str(tmp_path / "data"))
+    assert folder.find("NORMAL/images/NORMAL-1.png") == "NORMAL/masks/NORMAL-1.png"
+    found, _ = marked(FolderSource(str(tmp_path / "data")), tmp_path / "data")
+    assert len(found) == 6
 
 
 def test_a_name_that_two_images_have_tells_neither(tmp_path, source):
