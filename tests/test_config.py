@@ -55,6 +55,8 @@ def test_the_defaults_are_those_of_the_design():
     assert have.pop("verdicts") is None
     assert have["explain"].pop("maps") == {}
     assert have.pop("stability") is None
+    assert have.pop("track") == {"mlflow": None, "wandb": None}
+    assert have["search"].pop("searcher") == "random"
     assert have.pop("truth") == {"path": None, "format": "auto", "labels": [], "size": None}
     assert (have["regions"].pop("draws"), have["regions"].pop("lungs"), have["regions"].pop("edits")) == (5, None, [])
     assert (have["regions"].pop("donors"), have["regions"].pop("marker")) == (120, None)
@@ -96,10 +98,11 @@ def test_the_resolved_sweep_is_yaml_that_loads_back_to_itself(text, tmp_path):
     assert yaml.safe_load(sweep.to_yaml()) == sweep.model_dump(mode="json")
 
 
-def test_the_hash_ignores_resources_and_the_path_of_the_data_and_nothing_else():
+def test_the_hash_ignores_resources_trackers_and_the_path_of_the_data_and_nothing_else():
     base = swept("")
     for same in (
         "resources: {workers: 3, cpu_per_trial: 2}",
+        "track: {mlflow: 'sqlite:///x.db', wandb: maps}",
         "data: {path: /elsewhere}",
         "train: {weight_decay: 1e-2}",
     ):
@@ -116,6 +119,7 @@ def test_the_hash_ignores_resources_and_the_path_of_the_data_and_nothing_else():
         "model: {freeze: backbone}",
         "train: {lr: 2e-3}",
         "search: {num_samples: 5}",
+        "search: {searcher: optuna}",
         "evaluate: all",
         "checkpoints: {a: {path: m.pt}}",
         "explain: {keep_maps: false}",
@@ -129,7 +133,7 @@ def test_the_hash_ignores_resources_and_the_path_of_the_data_and_nothing_else():
         "sanity: {images: 8}",
         "stability: {images: 8}",
     )
-    assert set(Sweep.model_fields) == {yaml_key.split(":")[0] for yaml_key in different} | {"resources"}
+    assert set(Sweep.model_fields) == {yaml_key.split(":")[0] for yaml_key in different} | {"resources", "track"}
     hashes = [base.hash, *(swept(text).hash for text in different)]
     assert len(set(hashes)) == len(hashes)
 
