@@ -45,6 +45,7 @@ def test_kinds_are_printed_in_the_order_asked_for(capsys):
     assert [line.split()[0] for line in out.splitlines() if line and line[0] != " "] == ["fills", "explainers"]
 
 
+@pytest.mark.slow
 def test_a_network_is_told_what_it_cannot_have_and_why(capsys):
     assert listing.main(["--arch", "torchvision:vgg11", "--size", "32"]) == 0
     lines = capsys.readouterr().out.splitlines()

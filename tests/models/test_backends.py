@@ -198,6 +198,7 @@ def test_compiled_forms_cut_any_batch_into_the_two_sizes_that_they_compile(monke
     assert others == [1, 2, 1]  # of 1, 2 and the rest of 33; 7 is 4 and 3
 
 
+@pytest.mark.slow
 def test_mnn_prints_nothing_and_reports_nothing():
     """In a process of its own: what C keeps in its buffer comes out at exit, and MNN speaks once."""
     code = f"""

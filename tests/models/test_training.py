@@ -85,7 +85,9 @@ def test_weights_of_classes_are_their_inverse_frequencies_whatever_their_number(
     torch.testing.assert_close(training.weighted_cross_entropy(labels)(logits, labels), expected)
 
 
-@pytest.mark.parametrize(("sampler", "augmentation"), [("shuffle", "none"), ("balanced", "light")])
+@pytest.mark.parametrize(
+    ("sampler", "augmentation"), [pytest.param("shuffle", "none", marks=pytest.mark.slow), ("balanced", "light")]
+)
 def test_training_twice_and_going_on_give_the_same_weights(sampler, augmentation):
     config = Train(epochs=3, batch_size=8, lr=1e-3, sampler=sampler, augment=augmentation)
     once, epochs = trained(config)
