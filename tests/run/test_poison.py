@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from ray._private import services
 
+from cxr_ray.data.manifest import Manifest
 from cxr_ray.errors import ClusterError, WorkersError
 from cxr_ray.measure.shards import ModelRef
 from cxr_ray.run import deaths, pipeline, ray_start, workers
@@ -21,6 +22,8 @@ from cxr_ray.run.workers import WorkerPool
 from cxr_ray.storage import Store
 from cxr_ray.sweepfile import resolve
 from tests.builders.poison import Source, Stillborn, Toy
+
+NO_NAMES = Manifest(pd.DataFrame(), [], [], "")  # shared by no image
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def toy_pass(folder: Path, pool: WorkerPool, ids: list[str], length: int) -> tup
     images = pd.DataFrame({"image_id": ids, "path": [f"{i}.pgm" for i in ids], "label": 0, "donor_image": None})
     refs = {"m": ModelRef("m", "none", None, 8)}
     plan = Plan(refs, {"test": Images(images)}, {("m", "test"): length}, splits=("test",))
-    context = RunContext(sweep, cast(Any, Source()), cast(Any, None), (), refs, Store(str(folder), {}))
+    context = RunContext(sweep, cast(Any, Source()), NO_NAMES, (), refs, Store(str(folder), {}))
     allocation = cast(Any, SimpleNamespace(workers=1, worker_gpus=0))
     return ShardPass(context, allocation, pool, refs, {"m": 1}), plan
 
