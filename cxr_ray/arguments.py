@@ -81,6 +81,11 @@ def named_values(text: str) -> tuple[str, list[str]]:
     return name.strip(), [value.strip() for value in values.split(",")]
 
 
+def add_outputs(parser: argparse.ArgumentParser, text: str) -> None:
+    """The option --outputs, which ``outputs_of`` reads; ``text``: its help."""
+    parser.add_argument("--outputs", nargs="+", default=[], type=named_values, metavar="NAME=N,...", help=text)
+
+
 def outputs_of(given: Sequence[tuple[str, list[str]]]) -> dict[str, list[int]] | None:
     """The key ``outputs`` of a checkpoint. Raises SweepError."""
     if beyond := [n for _, numbers in given for n in numbers if not n.isdecimal()]:

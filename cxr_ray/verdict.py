@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cxr_ray
-from cxr_ray.arguments import Parser, guarded, named_values, outputs_of
+from cxr_ray.arguments import Parser, add_outputs, guarded, named_values, outputs_of
 from cxr_ray.config import READ_AS_VALUES, Sweep
 from cxr_ray.errors import SweepError
 from cxr_ray.modules import make_callable
@@ -89,14 +89,7 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
     )
     p.add_argument("--class", dest="target_class", metavar="NAME", help="the one of --classes that is measured")
     p.add_argument("--label", metavar="PATTERN", help="a pattern with a group that finds the label in a file's path")
-    p.add_argument(
-        "--outputs",
-        nargs="+",
-        default=[],
-        type=named_values,
-        metavar="NAME=N,...",
-        help="the outputs of the network that stand for NORMAL and PNEUMONIA, or for each of --classes",
-    )
+    add_outputs(p, "the outputs of the network that stand for NORMAL and PNEUMONIA, or for each of --classes")
     p.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
     p.add_argument("--seed", type=int, default=0, help="of the patients' order and the draws (default: 0)")
     p.add_argument("--out", help="a new folder for the table verdicts (default: nothing is kept)")

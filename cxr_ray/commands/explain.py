@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_ray.arguments import Parser, guarded, named_values, outputs_of
+from cxr_ray.arguments import Parser, add_outputs, guarded, outputs_of
 from cxr_ray.counting import telling
 from cxr_ray.errors import DataError, UserError
 
@@ -43,14 +43,7 @@ def parser(prog: str = "cxr-ray explain") -> argparse.ArgumentParser:
     p.add_argument("--measure", action="store_true", help="also compare the maps with controls, into tables")
     p.add_argument("--limit", type=int, default=IMAGES, help=f"at most so many images, by --seed (default: {IMAGES})")
     p.add_argument("--arch", default="resnet18", help="network of the model (default: resnet18)")
-    p.add_argument(
-        "--outputs",
-        nargs="+",
-        default=[],
-        type=named_values,
-        metavar="NAME=N,...",
-        help="the outputs of the network that stand for NORMAL and PNEUMONIA (default: as the file says)",
-    )
+    add_outputs(p, "the outputs of the network that stand for NORMAL and PNEUMONIA (default: as the file says)")
     p.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
     p.add_argument("--seed", type=int, default=0, help="of the choice of images and of draws (default: 0)")
     p.add_argument("--out", default="explained", help="a new folder (default: explained)")

@@ -22,7 +22,8 @@ TICK_SECONDS = 1.0  # between two looks
 class Watchdog:
     """Ends this process when too much time passes between two signs of life.
 
-    Time is counted in looks, so that a process which was stopped for a night, and goes on, has not hung.
+    Time is counted in looks, so that a machine which slept for a night, and goes on, has not hung. A process that was
+    stopped alone (SIGSTOP) for longer than it may is ended as it goes on, by Python's timer, and tried again.
     """
 
     def __init__(self, allowed: Callable[[float | None], float], note: Callable[[float], None]):
