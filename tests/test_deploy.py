@@ -59,7 +59,7 @@ def test_rays_own_schema_takes_the_file_of_a_cloud(cloud):
 def test_the_job_of_slurm_starts_one_sweep_on_its_nodes_with_a_token(tmp_path):
     """With stand-ins for srun and scontrol, which print what they are asked."""
     stand_ins = {
-        "scontrol": "echo node7; echo node8",
+        "scontrol": "printf 'node%d\\n' {7..30000}",  # more names than a pipe holds: none of them may be left unread
         "srun": 'echo "$RAY_AUTH_MODE ${#RAY_AUTH_TOKEN}"; printf "%s\\n" "$@"',
     }
     for name, line in stand_ins.items():

@@ -20,7 +20,8 @@ set -euo pipefail
 [ -z "${CXR_RAY_VENV:-}" ] || source "$CXR_RAY_VENV/bin/activate"
 
 RAY_AUTH_TOKEN=$(python3 -c 'import secrets; print(secrets.token_hex(32))') # of this job, in no file
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes%%$'\n'*} # not "| head -n 1": that ends scontrol by a closed pipe, and with pipefail the job
 port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs may share a node
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
 
