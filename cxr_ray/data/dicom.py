@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cxr_ray.errors import ImageError, MissingPackageError
 
 BITS = range(8, 17)  # that a pixel may store
+_NUMBERS = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
 
 
 def is_dicom(data: bytes) -> bool:
@@ -45,6 +46,7 @@ def pixels(data: bytes, bits: int = 16) -> NDArray[np.uint8]:
         MissingPackageError: pydicom is not installed.
     """
     dataset = _checked(data)
+    _check_signed(dataset)
     if (known := _shown_whole(dataset)) is not None and bits < known[1]:
         if known[0] >= 2**bits:
             raise ImageError(f"Grey values reach {known[0]}, beyond the {2**bits - 1} of data.bits: {bits}.")
@@ -68,11 +70,30 @@ def depth(data: bytes) -> tuple[int, int] | None:
     return _shown_whole(_checked(data))
 
 
+def _says_what_is_shown(dataset: Any) -> bool:
+    """Whether a window or a table gives the range of grey values."""
+    has_window = "WindowCenter" in dataset and "WindowWidth" in dataset
+    return has_window or bool(dataset.get("VOILUTSequence") or dataset.get("ModalityLUTSequence"))
+
+
+def _check_signed(dataset: Any) -> None:
+    """Signed values without a window may use any part of their range: shown whole, a small part is flat grey."""
+    if int(dataset.get("PixelRepresentation", 0)) == 0 or _says_what_is_shown(dataset):
+        return
+    try:
+        low, high = int(dataset.pixel_array.min()), int(dataset.pixel_array.max())
+    except Exception:  # damaged pixels raise almost anything; whoever decodes them says so
+        return
+    if high - low < 2 ** (int(dataset.BitsStored) - 2):
+        raise ImageError(
+            f"The DICOM file stores signed values of {dataset.BitsStored} bits, of which {low} to {high} are used, and no "
+            "window or table: which of them are black and white cannot be known; save it with WindowCenter and WindowWidth."
+        )
+
+
 def _shown_whole(dataset: Any) -> tuple[int, int] | None:
     """As ``depth``."""
-    has_window = dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None
-    tables = dataset.get("VOILUTSequence") or dataset.get("ModalityLUTSequence")
-    if has_window or tables or int(dataset.get("PixelRepresentation", 0)) == 1:
+    if int(dataset.get("PixelRepresentation", 0)) == 1 or _says_what_is_shown(dataset):
         return None
     try:
         return int(dataset.pixel_array.max()), int(dataset.BitsStored)
@@ -99,6 +120,9 @@ def _checked(data: bytes, stop_before_pixels: bool = False) -> Any:
         frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel", 1))
         colours, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
         _ = int(dataset.Rows) * int(dataset.Columns)
+        for name in _NUMBERS:
+            if name in dataset and dataset[name].VM == 0:  # an empty tag says as much as none
+                del dataset[name]
     except Exception as e:  # hostile bytes
         text = " ".join(str(e).split())[:200].rstrip(".")
         raise ImageError(f"Not an image, or a DICOM file with a damaged header: {text}.") from e
@@ -126,7 +150,7 @@ def _displayed(dataset: Any) -> tuple[NDArray[np.float64], float, float]:
     if tables := dataset.get("VOILUTSequence"):
         return _looked_up(values, tables[0]), 0.0, 2.0 ** tables[0].LUTDescriptor[2] - 1
     low, high = _range(dataset)
-    if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+    if "WindowCenter" in dataset and "WindowWidth" in dataset:
         values = functions.apply_windowing(values, dataset, index=0)
         if float(dataset.get("RescaleSlope") or 1) < 0:  # pydicom stretches windows from the end of low stored values
             values = low + high - values
@@ -149,8 +173,6 @@ def _range(dataset: Any) -> tuple[float, float]:
         return 0.0, 2.0 ** tables[0].LUTDescriptor[2] - 1
     bits, signed = int(dataset.BitsStored), int(dataset.get("PixelRepresentation", 0)) == 1
     ends = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    both = (
-        dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None
-    )  # or pydicom does not
+    both = "RescaleSlope" in dataset and "RescaleIntercept" in dataset  # or pydicom does not
     slope, intercept = (float(dataset.RescaleSlope), float(dataset.RescaleIntercept)) if both else (1.0, 0.0)
     return min(end * slope + intercept for end in ends), max(end * slope + intercept for end in ends)

@@ -20,16 +20,12 @@ from torch import Tensor, nn
 from cxr_ray.errors import CheckpointError, MissingPackageError, UserError, first_line
 from cxr_ray.models.statefiles import read_bytes
 
-SAYS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "aten::softmax": "softmax", "aten::sigmoid": "sigmoid"}
-PASSED_ON = (
-    "Identity",
-    "Flatten",
-    "Reshape",
-    "Squeeze",
-    "aten::flatten",
-    "aten::squeeze",
-    "aten::view",
-    "aten::reshape",
+SAYS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log-softmax"}
+SAYS |= {"softmax": "softmax", "sigmoid": "sigmoid", "log_softmax": "log-softmax"}  # TorchScript's, in aten
+UNDONE = ("softmax", "sigmoid")
+PASSED_ON = (  # by these a score stays what it is; slices too, whose softmax is then that of one class
+    *("Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"),
+    *("flatten", "index_select", "reshape", "select", "slice", "squeeze", "to", "unsqueeze", "view"),
 )
 
 
@@ -91,12 +87,14 @@ def scripted(module: Any) -> ScoringOnly:
     try:
         graph = module.inlined_graph
         node = next(iter(graph.outputs())).node()
-        while node.kind() in PASSED_ON:
+        while (kind := node.kind().removeprefix("aten::")) in PASSED_ON:
             node = next(iter(node.inputs())).node()
-        ends_in = SAYS.get(node.kind())
+        ends_in = SAYS.get(kind)
     except (RuntimeError, AttributeError, StopIteration):  # a graph that cannot be inlined: outputs are looked at
         pass
-    notes = [] if ends_in is None else [f"it ends in a {ends_in}, which is undone: scores are log-odds"]
+    if ends_in not in UNDONE:
+        return ScoringOnly("a TorchScript file", _plain(module), None, is_softmax=ends_in is not None)
+    notes = [f"it ends in a {ends_in}, which is undone: scores are log-odds"]
     return ScoringOnly("a TorchScript file", _plain(module), ends_in, notes)
 
 
@@ -129,7 +127,7 @@ def read_onnx(path: str) -> ScoringOnly:
             folder = path.rpartition("/")[0] or "."
             onnx.external_data_helper.load_external_data_for_model(graph, folder)  # refuses paths outside the folder
         ends_in, notes = _without_end(graph.graph), []
-        if ends_in is not None:
+        if ends_in in UNDONE:
             notes.append(f"its last layer, a {ends_in}, is left out: scores are log-odds")
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
@@ -144,7 +142,8 @@ def read_onnx(path: str) -> ScoringOnly:
         refuse(f"whose input is {shape} of {kind}")
     if shape[1] == 1:
         notes.append("it reads one channel, and gets the mean of three: give mean and std as it was trained with")
-    return ScoringOnly("an ONNX file", _Session(session, shape, _TYPES[kind]), None, notes, ends_in == "softmax")
+    is_softmax = ends_in in ("softmax", "log-softmax")
+    return ScoringOnly("an ONNX file", _Session(session, shape, _TYPES[kind]), None, notes, is_softmax)
 
 
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -172,7 +171,7 @@ class _Session:
 
 
 def _without_end(graph: Any) -> str | None:
-    """Take the softmax or sigmoid off the end of a graph, in place; which it was."""
+    """Take the softmax or sigmoid off the end of a graph, in place; which it was, or that it is a log-softmax."""
     if len(graph.output) != 1:
         return None
     made_by = {name: node for node in graph.node for name in node.output}
@@ -182,8 +181,9 @@ def _without_end(graph: Any) -> str | None:
     if node is None or node.op_type not in SAYS:
         return None
     what = SAYS[node.op_type]
-    node.op_type = "Identity"
-    del node.attribute[:]
+    if what in UNDONE:
+        node.op_type = "Identity"
+        del node.attribute[:]
     return what
 
 

@@ -83,6 +83,19 @@ def test_signed_values_with_an_intercept_keep_their_order():
     np.testing.assert_array_equal(shown, np.rint(RAMP * (255 / 4095)))
 
 
+def test_signed_values_that_use_a_small_part_of_their_range_need_a_window():
+    """Shown whole, they would be flat grey."""
+    with pytest.raises(ImageError, match="signed values of 16 bits, of which 0 to 4095 are used, and no window"):
+        dicom.pixels(dicom_file(RAMP.astype(np.int16), 16))
+    shown = dicom.pixels(dicom_file(RAMP.astype(np.int16), 16, WindowCenter=2048, WindowWidth=4096))
+    assert (shown.min(), shown.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("tags", [{"RescaleSlope": None, "RescaleIntercept": 5}, {"WindowCenter": None}])
+def test_an_empty_tag_says_as_much_as_none(tags):
+    np.testing.assert_array_equal(dicom.pixels(dicom_file(**tags)), dicom.pixels(dicom_file()))
+
+
 @pytest.mark.parametrize("vr", ["US", "OW"])
 def test_a_voi_table_is_looked_up(vr):
     item, entries = pydicom.Dataset(), [255 - v // 16 for v in range(4096)]

@@ -124,6 +124,25 @@ def test_log_probabilities_are_logits(arch, tmp_path):
     torch.testing.assert_close(model.log_odds(IMAGES), z[:, 1] - z[:, 0], rtol=1e-4, atol=1e-5)
 
 
+class Second(nn.Module):
+    """One class of two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 1:]
+
+
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1)])
+def test_one_class_of_a_softmax_is_refused(arch, end, tmp_path):
+    """Its log is no log-odds: that of the other class is missing."""
+    with pytest.raises(CheckpointError, match="the log-softmax of one class alone; expected log-odds"):
+        loaded(saved(arch, network(2, 3, end, Second()), tmp_path), arch)
+
+
+def test_one_output_of_a_sigmoid_is_undone(arch, tmp_path):
+    model = loaded(saved(arch, network(2, 3, nn.Sigmoid(), Second()), tmp_path), arch)
+    torch.testing.assert_close(model.log_odds(IMAGES), logits(network())[:, 1], rtol=1e-4, atol=1e-5)
+
+
 def test_an_onnx_file_of_fixed_batches_or_one_channel_takes_any_images(tmp_path):
     fixed = loaded(as_onnx(network(), tmp_path / "fixed.onnx", batch=2), "onnx")
     torch.testing.assert_close(fixed(IMAGES), logits(network()), rtol=1e-5, atol=1e-6)
