@@ -107,6 +107,22 @@ def test_a_sweep_file_is_read_and_checked_without_slow_imports(folder):
     assert done.stdout.split() == []
 
 
+TASKS = """
+import importlib, sys
+for name in ("data.sources", "run.merging", "run.pipeline"):
+    importlib.import_module(f"cxr_ray.{name}")
+print("torch" in sys.modules)
+"""
+
+
+def test_tasks_that_read_decode_write_and_merge_do_without_torch(folder):
+    """Each would take seconds of processor time, and 350 MB, to import it."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    command = [sys.executable, "-c", TASKS]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_the_probe_sees_ray_where_it_is_imported(folder):
     assert imported(folder, ["run.tuning"])["ray"]
 

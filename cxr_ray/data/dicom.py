@@ -86,8 +86,9 @@ def _check_signed(dataset: Any) -> None:
         return
     if high - low < 2 ** (int(dataset.BitsStored) - 2):
         raise ImageError(
-            f"The DICOM file stores signed values of {dataset.BitsStored} bits, of which {low} to {high} are used, and no "
-            "window or table: which of them are black and white cannot be known; save it with WindowCenter and WindowWidth."
+            f"The DICOM file stores signed values of {dataset.BitsStored} bits, of which {low} to {high} are used, and "
+            "no window or table: which of them are black and white cannot be known; save it with WindowCenter and "
+            "WindowWidth."
         )
 
 

@@ -15,6 +15,8 @@ from cxr_ray.errors import DataError
 from cxr_ray.schemas import CLASSES
 
 UNSPLIT_TEST_SHARE = 0.2
+REFERENCE = "reference"  # the shard of images on which a model's precision is decided
+REFERENCE_IMAGES = 16  # of it, at most: they are explained at a time
 
 
 def choose(image_ids: Iterable[str], labels: Iterable[int], limit: int, seed: int) -> set[str]:

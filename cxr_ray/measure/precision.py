@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pyarrow.fs import FileType
 
 from cxr_ray.config import Sweep
+from cxr_ray.data.splits import REFERENCE, REFERENCE_IMAGES
 from cxr_ray.measure.batch import Batch, Network
 from cxr_ray.measure.explainers import explainer_of
 from cxr_ray.measure.measurement import make_maps, mixed_precision
@@ -33,8 +34,6 @@ from cxr_ray.models.networks import Classifier
 from cxr_ray.models.scoring_only import ScoringOnly
 from cxr_ray.storage import PRECISION, Store
 
-SPLIT = "reference"  # of the shard
-IMAGES = 16  # of reference, at most: they are explained at a time
 AGREES = 0.999  # rank correlation from which maps are taken for the same
 
 
@@ -85,7 +84,7 @@ class Precision:
 
 def shard_name(trial_id: str) -> str:
     """The name of a model's shard of reference images."""
-    return f"{trial_id}.{SPLIT}.{IMAGES}.{0:05d}"
+    return f"{trial_id}.{REFERENCE}.{REFERENCE_IMAGES}.{0:05d}"
 
 
 def read(store: Store, trial_id: str) -> Precision | None:
@@ -112,7 +111,7 @@ def decide(model: Classifier, sweep: Sweep, shard: Shard, device: torch.device) 
         shard: the reference images.
         device: of the run's workers.
     """
-    batch = Batch(sweep, shard, Network(model, model.log_odds, IMAGES), device)
+    batch = Batch(sweep, shard, Network(model, model.log_odds, REFERENCE_IMAGES), device)
     asked = "float32" if isinstance(model.network, ScoringOnly) else sweep.perturb.precision
     lower = backend_choice.lower_precision(asked, device)
     scoring, found = backend_choice.precision_on(model, batch.images, lower)

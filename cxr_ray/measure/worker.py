@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from cxr_ray.config import Sweep
+from cxr_ray.data.splits import REFERENCE
 from cxr_ray.errors import first_line
 from cxr_ray.measure import lungs, masking, metrics, precision, sanity, stability, steps
 from cxr_ray.measure.batch import Batch, Network, filled_rows, finite_scores, in_pixel_space
@@ -158,7 +159,7 @@ class Worker:
         For a shard of sanity, stability or donors, rows of sanity, stability or donor_swaps and errors. For one of
         reference images, what ``decide`` found.
         """
-        if shard.split == precision.SPLIT:
+        if shard.split == REFERENCE:
             return self.decide(shard).to_tables() if shard.image_ids else {}
         tables: Tables = {}
         errors = list(shard.errors)

@@ -15,10 +15,10 @@ from cxr_ray.data import doubts, labels, masks, sources
 from cxr_ray.data.entries import Source
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.outside_maps import OutsideMaps, load_outside_maps
-from cxr_ray.data.splits import choose
+from cxr_ray.data.splits import REFERENCE, REFERENCE_IMAGES, choose
 from cxr_ray.data.truth import truth_notes, truth_of
 from cxr_ray.errors import NoFolderError
-from cxr_ray.measure import metrics, needs, precision
+from cxr_ray.measure import metrics, needs
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import depends_on_channels, passes_of_sanity
 from cxr_ray.measure.donor_swaps import assign_donors
@@ -74,7 +74,7 @@ class RunContext:
         """Reference images, and the test images of sanity and stability, by the name of their shards' split."""
         named = {"sanity": self.sanity_images(), "stability": self.stability_images()}
         val, test = (self.manifest.rows(split) for split in ("val", "test"))
-        return {**named, precision.SPLIT: reference_images(val if len(val) else test, self.sweep.seed)}
+        return {**named, REFERENCE: reference_images(val if len(val) else test, self.sweep.seed)}
 
     def donors(self) -> pd.DataFrame:
         """The donor images of ``regions.donors`` and their recipients, the same for every model; none where off."""
@@ -84,7 +84,7 @@ class RunContext:
 
 def reference_images(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The images on which precision is decided, the same for every model: of val, or of test where val has none."""
-    return rows[rows["image_id"].isin(choose(rows["image_id"], rows["label"], precision.IMAGES, seed))]
+    return rows[rows["image_id"].isin(choose(rows["image_id"], rows["label"], REFERENCE_IMAGES, seed))]
 
 
 def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext:

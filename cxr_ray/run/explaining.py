@@ -19,6 +19,7 @@ import torch
 
 from cxr_ray.analysis import baselines, class_order, primary
 from cxr_ray.analysis.primary import PrimarySettings
+from cxr_ray.data.splits import REFERENCE
 from cxr_ray.measure import donors, needs, precision
 from cxr_ray.measure.controls import CONTROLS, needs_map_pass
 from cxr_ray.measure.cost import (
@@ -155,7 +156,7 @@ def precision_decided(scoring: ShardPass, plan: Plan) -> bool:
     device = torch.device("cuda" if scoring.allocation.worker_gpus else "cpu")
     if backend_choice.lower_precision(context.sweep.perturb.precision, device) is None:
         return True
-    deciding, reference = replace(scoring, folder=PRECISION), plan.of_split(precision.SPLIT)
+    deciding, reference = replace(scoring, folder=PRECISION), plan.of_split(REFERENCE)
     missing = missing_shards(deciding, reference)
     if not missing:
         return True
@@ -166,7 +167,7 @@ def precision_decided(scoring: ShardPass, plan: Plan) -> bool:
         return False
     decided = {trial_id: precision.read(store, trial_id) for trial_id in plan.model_refs}
     for trial_id, found in decided.items():
-        terminal.say(f"{trial_id}, on {len(plan.images[precision.SPLIT])} reference images: {found}")
+        terminal.say(f"{trial_id}, on {len(plan.images[REFERENCE])} reference images: {found}")
     plain = {trial_id: found.to_plain() for trial_id, found in decided.items() if found is not None}
     known = json.loads(store.read(resume.PROVENANCE))
     store.write_json({**known, "precision": plain}, resume.PROVENANCE)

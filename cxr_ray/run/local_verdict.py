@@ -20,9 +20,9 @@ from cxr_ray.analysis.sequential_verdicts import Verdicts, steps_of
 from cxr_ray.config import Sweep
 from cxr_ray.data.loading import load_pixels
 from cxr_ray.data.outside_maps import load_maps
-from cxr_ray.data.splits import choose
+from cxr_ray.data.splits import REFERENCE, choose
 from cxr_ray.errors import CheckpointError, DataError, UserError
-from cxr_ray.measure import donors, precision
+from cxr_ray.measure import donors
 from cxr_ray.measure.batch import Batch, filled_rows
 from cxr_ray.measure.donors import DonorMaps
 from cxr_ray.measure.shards import ModelRef, Shard
@@ -110,7 +110,7 @@ class LocalVerdict:
         )
         if backend_choice.lower_precision(self.sweep.perturb.precision, worker.device) is not None:
             val = self._split("val")
-            shard = self.read(reference_images(val if len(val) else self.test, self.sweep.seed), "", precision.SPLIT)
+            shard = self.read(reference_images(val if len(val) else self.test, self.sweep.seed), "", REFERENCE)
             if shard.image_ids:
                 worker.precision_of = {self.trial_id: worker.decide(shard)}.get
         return worker

@@ -16,13 +16,13 @@ import ray
 
 from cxr_ray.run import deaths
 from cxr_ray.run.deaths import Died
-from cxr_ray.run.plan import ShardPlan
 from cxr_ray.run.terminal import ShardDone
 from cxr_ray.schemas import ERRORS
 from cxr_ray.storage import Store, pack
 
 if TYPE_CHECKING:
     from cxr_ray.measure.shards import Tables
+    from cxr_ray.run.plan import ShardPlan
     from cxr_ray.run.workers import Call, WorkerPool
 
 STAGE = "worker"  # of rows of errors

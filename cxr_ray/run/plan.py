@@ -12,21 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cxr_ray.data.manifest import Manifest
-from cxr_ray.measure import precision
-from cxr_ray.measure.shards import Comparison, ModelRef
+from cxr_ray.data.splits import REFERENCE, REFERENCE_IMAGES
+
+if TYPE_CHECKING:  # these import torch, which tasks that merge do without
+    from cxr_ray.measure.shards import Comparison, ModelRef
 
 SHARD_IMAGES, SHARD_PASSES = 16, {"gpu": 2**15, "cpu": 2**10}  # at most
 GPU_IMAGES = 64  # of val and test at most, where those passes allow it: a GPU waits at the end of each shard
 MANY_SHARDS = 1024  # of SHARD_IMAGES: a run of more has longer ones, up to
 LONGEST_IMAGES, LONGEST_PASSES = 256, {"gpu": 2**17, "cpu": 2**10}
 SPLITS = ("val", "test")
-CHOSEN = ("sanity", "stability", precision.SPLIT)  # some of the images of test; of val, where it has some
+CHOSEN = ("sanity", "stability", REFERENCE)  # some of the images of test; of val, where it has some
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def plan_shards(
         for trial_id in model_refs
         for split, each in passes[trial_id].of_splits().items()
     }
-    lengths |= {(trial_id, precision.SPLIT): precision.IMAGES for trial_id in passes}  # one shard
+    lengths |= {(trial_id, REFERENCE): REFERENCE_IMAGES for trial_id in passes}  # one shard
     return Plan(model_refs, images, lengths)
 
 

@@ -20,10 +20,10 @@ from cxr_ray import results, usercache
 from cxr_ray.analysis import primary, statistics
 from cxr_ray.config import Checkpoint, Sweep
 from cxr_ray.data.loading import one_line
-from cxr_ray.data.splits import choose
+from cxr_ray.data.splits import REFERENCE, choose
 from cxr_ray.errors import RunError, UserError
 from cxr_ray.machine import usable_cpus
-from cxr_ray.measure import donors, precision
+from cxr_ray.measure import donors
 from cxr_ray.measure.controls import needs_map_pass
 from cxr_ray.measure.shards import ModelRef
 from cxr_ray.models import backend_choice
@@ -224,7 +224,7 @@ def _rows(
         f"({max(LIKENESS.values()):g} in rank correlations and SSIM):"
     )
     if backend_choice.lower_precision(sweep.perturb.precision, torch.device(_kind(allocation))) is not None:
-        reference = plan.of_split(precision.SPLIT).missing()
+        reference = plan.of_split(REFERENCE).missing()
         for shard, tables in pipeline.compute_here(here, refs, allocation, PassSettings(sweep), reference):
             here.store.write_shard(shard.name, pack(tables), PRECISION)
     if needs_map_pass(sweep):
