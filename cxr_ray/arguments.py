@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from cxr_ray.credentials import redacted, without_all
 from cxr_ray.errors import CxrRayError, SweepError, UserError
 
 UNFINISHED, INTERRUPTED = 1, 130  # exit codes
+NORMALIZATION = ("mean", "std")
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,9 +83,37 @@ def named_values(text: str) -> tuple[str, list[str]]:
     return name.strip(), [value.strip() for value in values.split(",")]
 
 
-def add_outputs(parser: argparse.ArgumentParser, text: str) -> None:
-    """The option --outputs, which ``outputs_of`` reads; ``text``: its help."""
-    parser.add_argument("--outputs", nargs="+", default=[], type=named_values, metavar="NAME=N,...", help=text)
+def add_network(parser: argparse.ArgumentParser, outputs: str) -> None:
+    """What a file of weights does not say of its network: options that ``outputs_of`` and ``normalization_of`` read.
+
+    Args:
+        parser: gets them.
+        outputs: help of --outputs.
+    """
+    parser.add_argument("--arch", default="resnet18", help="network of the model (default: resnet18)")
+    parser.add_argument("--outputs", nargs="+", default=[], type=named_values, metavar="NAME=N,...", help=outputs)
+    parser.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
+    for name in NORMALIZATION:
+        text = f"{name} of its normalisation, of grey values in [0, 1]: one number or three (default: ImageNet's)"
+        parser.add_argument(f"--{name}", nargs="+", type=float, metavar="X", help=text)
+
+
+def normalization_of(args: argparse.Namespace) -> dict[str, tuple[float, float, float]]:
+    """The keys ``mean`` and ``std`` of a checkpoint, where they are given. Raises SweepError."""
+    found: dict[str, tuple[float, float, float]] = {}
+    for name in NORMALIZATION:
+        values = getattr(args, name)
+        if values is None:
+            continue
+        least = 0.0 if name == "mean" else sys.float_info.min
+        if len(values) not in (1, 3) or not all(least <= value < math.inf for value in values):
+            raise SweepError(
+                f"--{name}: got {' '.join(f'{value:g}' for value in values)}; expected one number or three, "
+                f"{'none below 0' if name == 'mean' else 'each above 0'}; give those that the model was trained with."
+            )
+        red, green, blue = values * (3 // len(values))
+        found[name] = (red, green, blue)
+    return found
 
 
 def outputs_of(given: Sequence[tuple[str, list[str]]]) -> dict[str, list[int]] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cxr_ray
-from cxr_ray.arguments import Parser, add_outputs, guarded, named_values, outputs_of
+from cxr_ray.arguments import Parser, add_network, guarded, named_values, normalization_of, outputs_of
 from cxr_ray.config import READ_AS_VALUES, Sweep
 from cxr_ray.errors import SweepError
 from cxr_ray.modules import make_callable
@@ -78,7 +78,6 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
     p.add_argument(
         "--target", choices=("pneumonia", "predicted"), default="pneumonia", help="the class that is explained"
     )
-    p.add_argument("--arch", default="resnet18", help="network of the checkpoint (default: resnet18)")
     p.add_argument(
         "--classes",
         nargs="+",
@@ -89,8 +88,7 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
     )
     p.add_argument("--class", dest="target_class", metavar="NAME", help="the one of --classes that is measured")
     p.add_argument("--label", metavar="PATTERN", help="a pattern with a group that finds the label in a file's path")
-    add_outputs(p, "the outputs of the network that stand for NORMAL and PNEUMONIA, or for each of --classes")
-    p.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
+    add_network(p, "the outputs of the network that stand for NORMAL and PNEUMONIA, or for each of --classes")
     p.add_argument("--seed", type=int, default=0, help="of the patients' order and the draws (default: 0)")
     p.add_argument("--out", help="a new folder for the table verdicts (default: nothing is kept)")
     p.add_argument("--quiet", action="store_true", help="say nothing but what is wrong and the verdict")
@@ -114,7 +112,7 @@ def as_option(message: str) -> str:
     if not got:
         return message
     part = key.rpartition(".")[2]
-    if key.startswith("checkpoints.") and part in ("arch", "outputs"):
+    if key.startswith("checkpoints.") and part in ("arch", "outputs", "mean", "std"):
         return f"--{part}: got {rest}"
     option = next((o for k, o in OPTION.items() if key == k or key.startswith(f"{k}.")), key)
     return f"{option}: got {rest}"
@@ -138,10 +136,11 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     several = {two[name]: labels for name, labels in args.classes} if is_two else several
     target = {"target": args.target_class} if args.target_class is not None else {}
     asked = {"classes": {**several, **target}} if several or target else {}
+    model = {"path": args.checkpoint, "arch": args.arch, "outputs": outputs_of(args.outputs), **normalization_of(args)}
     raw: dict[str, Any] = {
         "name": "verdict",
         "data": {**data, **asked, "label": args.label, "size": args.size, "accept": args.accept, "limit": args.limit},
-        "checkpoints": {name: {"path": args.checkpoint, "arch": args.arch, "outputs": outputs_of(args.outputs)}},
+        "checkpoints": {name: model},
         "explain": {**whose, "targets": [args.target]},
         "perturb": {"grids": ["pixel"], "fills": list(FILLS), "levels": list(LEVELS)},
         "controls": dict.fromkeys(args.controls, 1),

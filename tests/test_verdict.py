@@ -103,6 +103,12 @@ def test_a_wrong_option_is_a_sentence(said, argv, expected):
     assert err[0].startswith(f"cxr_ray: {expected}")
 
 
+def test_the_normalisation_reaches_the_sweep():
+    argv = ["--checkpoint", "m.pt", "--data", "phantom", "--mean", "0.5", "0.4", "0.3", "--std", "0.25"]
+    (given,) = verdict.sweep_of(verdict.parser().parse_args(argv)).checkpoints.values()
+    assert (given.mean, given.std) == ((0.5, 0.4, 0.3), (0.25, 0.25, 0.25))
+
+
 def test_one_of_several_classes_is_measured_against_the_rest(said, tiny_folder, tmp_path):
     """As the library's, whose spec says which of three outputs is the class."""
     data = tmp_path / "three"

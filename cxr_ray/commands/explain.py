@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_ray.arguments import Parser, add_outputs, guarded, outputs_of
+from cxr_ray.arguments import Parser, add_network, guarded, normalization_of, outputs_of
 from cxr_ray.counting import telling
 from cxr_ray.errors import DataError, UserError
 
@@ -42,9 +42,7 @@ def parser(prog: str = "cxr-ray explain") -> argparse.ArgumentParser:
     p.add_argument("--target", choices=("pneumonia", "predicted"), default="pneumonia", help="the class explained")
     p.add_argument("--measure", action="store_true", help="also compare the maps with controls, into tables")
     p.add_argument("--limit", type=int, default=IMAGES, help=f"at most so many images, by --seed (default: {IMAGES})")
-    p.add_argument("--arch", default="resnet18", help="network of the model (default: resnet18)")
-    add_outputs(p, "the outputs of the network that stand for NORMAL and PNEUMONIA (default: as the file says)")
-    p.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
+    add_network(p, "the outputs of the network that stand for NORMAL and PNEUMONIA (default: as the file says)")
     p.add_argument("--seed", type=int, default=0, help="of the choice of images and of draws (default: 0)")
     p.add_argument("--out", default="explained", help="a new folder (default: explained)")
     p.add_argument("--quiet", action="store_true", help="say nothing but what is wrong and where the maps are")
@@ -254,6 +252,7 @@ def load(args: argparse.Namespace) -> Classifier:
     spec = checkpoints.saved_spec(args.model)
     if spec is None or checkpoints.chooses_code(spec):
         spec = ModelSpec(args.arch, args.size)
+    spec = replace(spec, **normalization_of(args))
     outputs = outputs_of(args.outputs) or {}
     numbers = [n for columns in outputs.values() for n in columns]
     if not set(outputs) <= set(CLASSES) or len(set(numbers)) < len(numbers) or len(outputs) < len(args.outputs):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cxr_ray import library
 from cxr_ray.commands import explain
+from cxr_ray.config import IMAGENET_MEAN, IMAGENET_STD
 from cxr_ray.measure.given import given
 from cxr_ray.models import checkpoints, networks
 from cxr_ray.models.networks import ModelSpec
@@ -97,6 +98,8 @@ def test_the_choice_depends_on_the_seed_alone(tiny_folder):
         (["{data}", "{data}"], "two images named"),
         (["{data}", "--outputs", "NORMAL=0", "PNEUMONIA=0"], "--outputs: got NORMAL=0 PNEUMONIA=0; expected"),
         (["{data}", "--outputs", "Sick=0"], "--outputs: got Sick=0; expected"),
+        (["{data}", "--mean", "0.5", "0.4"], "--mean: got 0.5 0.4; expected one number or three, none below 0"),
+        (["{data}", "--std", "0"], "--std: got 0; expected one number or three, each above 0"),
     ],
 )
 def test_a_wrong_request_is_a_sentence(said, tiny_folder, tmp_path, argv, message):
@@ -154,7 +157,15 @@ def test_classes_of_other_names_are_refused_until_the_outputs_are_given(tiny_fol
     assert explain.main([*argv, "--out", str(tmp_path / "a")]) == 2
     assert "names its classes Sick 0, Healthy 1; expected" in capsys.readouterr().err
     given = explain.parser().parse_args([*argv, "--outputs", "NORMAL=1", "PNEUMONIA=0"])
-    assert explain.load(given).spec.columns == ((1,), (0,))
+    spec = explain.load(given).spec
+    assert (spec.columns, spec.mean, spec.std) == (((1,), (0,)), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_the_normalisation_of_a_model_is_as_given(tmp_path):
+    torch.save(networks.build("resnet18", ModelSpec("resnet18", SIZE)).network.state_dict(), tmp_path / "m.pt")
+    argv = [str(tmp_path / "m.pt"), str(tmp_path), "--mean", "0.5", "--std", "0.1", "0.2", "0.3"]
+    spec = explain.load(explain.parser().parse_args(argv)).spec
+    assert (spec.mean, spec.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
 
 
 def test_images_without_an_ending_are_explained_and_one_name_in_several_folders_is_no_patient(said, tmp_path):
