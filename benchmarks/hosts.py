@@ -35,7 +35,7 @@ import yaml
 from PIL import Image
 from pyarrow import fs as pafs
 
-from benchmarks.chaos import CLOCKS, SIZE, SWEEP, differences, prepared, whole_run
+from benchmarks.chaos import APART, SIZE, SWEEP, differences, prepared, whole_run
 from cxr_ray.storage import unsealed
 
 NET = "10.77.0"
@@ -376,7 +376,7 @@ def compared(folder: Path, env: dict[str, str], args: argparse.Namespace) -> int
         print(f"  the job ended; {reader.files} files read meanwhile; S3: {Proxy.counts}", flush=True)
         wrong += [f"torn: {line}" for line in reader.torn]
         Proxy.share = 0.0
-        wrong += differences(whole, out, apart=CLOCKS | {"trials": [*CLOCKS["trials"], "checkpoint"]})
+        wrong += differences(whole, out, apart=APART | {"trials": [*APART["trials"], "checkpoint"]})
     finally:
         for machine in machines:
             machine.die()
