@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 
 from cxr_ray.arguments import Parser, guarded
-from cxr_ray.errors import UserError
+from cxr_ray.errors import TrackerError, UserError
 
 EXIT_CODES = "Exit codes: 0 done, 1 the tracker did not take it, 2 the request was wrong, 130 interrupted."
 
@@ -34,11 +34,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "cxr-ray track") -> int:
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
-    """Send the records; yields a line a tracker.
+    """Send the records; yields a line for each tracker.
 
     Raises:
         UserError: no tracker is named, or the run is not finished.
-        TrackerError: a tracker did not take a record.
+        TrackerError: a tracker did not take a record; the others were tried, and what they took is told as well.
     """
     from cxr_ray import results
     from cxr_ray.run import trackers, tracking
@@ -53,6 +53,14 @@ def run(args: argparse.Namespace) -> Iterator[str]:
             f"got no tracker, and {args.run} names none; expected --mlflow URI or --wandb PROJECT; give one."
         )
     trackers.require(targets)
+    sent, failed = [], []
     for key, target in targets.items():
-        n = tracking.send_run(opened, key, target)
-        yield f"Sent to {trackers.TRACKERS[key].label}: {n - 1} trials and one summary of {args.run}."
+        try:
+            n = tracking.send_run(opened, key, target)
+        except TrackerError as e:
+            failed.append(str(e))
+        else:
+            sent.append(f"Sent to {trackers.TRACKERS[key].label}: {n - 1} trials and one summary of {args.run}.")
+    if failed:
+        raise TrackerError("\n".join([*failed, *sent]))
+    yield from sent

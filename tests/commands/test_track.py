@@ -109,6 +109,11 @@ def test_what_cannot_be_sent_is_a_sentence(run, installed, monkeypatch, capsys, 
     assert track.main([run, "--mlflow", "file:runs"]) == 1
     assert "MLflow did not take plain-01234567: division by zero." in capsys.readouterr().err
     installed("wandb", Wandb())
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert track.main([run, "--mlflow", "file:runs", "--wandb", "maps"]) == 1
+    failed, sent = capsys.readouterr().err.splitlines()[-2:]
+    assert "MLflow did not take" in failed
+    assert "Sent to Weights & Biases: 2 trials" in sent, "the other tracker was not tried"
     monkeypatch.delenv("WANDB_MODE", raising=False)
     assert track.main([run, "--wandb", "maps"]) == 2
     assert "WANDB_API_KEY" in capsys.readouterr().err
