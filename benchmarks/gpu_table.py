@@ -19,6 +19,8 @@ class Row(NamedTuple):
 
 ROWS = (
     Row("engine: masked over plain passes, fastest form", "engine", "masked / ", "0.95"),
+    Row("saliency, batch norms folded over plain", "explainers", "saliency: folded", ""),
+    Row("Grad-CAM, batch norms folded over plain", "explainers", "gradcam: folded", ""),
     Row("worker, 400 passes an image: over plain passes", "worker", "worker, few / plain", "0.9"),
     Row("worker, three explainers, grids, targets, fills: over plain", "worker", "worker, many / plain", "0.85"),
     Row("sweep of four models, scoring stage: over plain passes", "sweeps4", "scoring / plain", "0.75"),

@@ -252,7 +252,8 @@ def load(args: argparse.Namespace) -> Classifier:
     spec = checkpoints.saved_spec(args.model)
     if spec is None or checkpoints.chooses_code(spec):
         spec = ModelSpec(args.arch, args.size)
-    spec = replace(spec, **normalization_of(args))
+    normalization = normalization_of(args)
+    spec = replace(spec, mean=normalization.get("mean", spec.mean), std=normalization.get("std", spec.std))
     outputs = outputs_of(args.outputs) or {}
     numbers = [n for columns in outputs.values() for n in columns]
     if not set(outputs) <= set(CLASSES) or len(set(numbers)) < len(numbers) or len(outputs) < len(args.outputs):

@@ -6,7 +6,7 @@ Shapes: B images, P (image, target) pairs, F fills, S side of an image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,14 +42,15 @@ def in_pixel_space(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Network:
-    """One model in two forms.
+    """One model in its forms.
 
     Attributes:
-        model: the eager module, which explainers may hook.
+        model: the eager module.
         forward: the inference backend: model-space images [b, 3, S, S] to log-odds of PNEUMONIA, [b].
         batch_size: masked images in one pass.
         places: of rankings in memory at a time.
         mixed: the explainers that run in mixed precision.
+        hooked: gives the module as explainers hook it, with batch norms folded where that can be; None: ``model``.
     """
 
     model: Classifier
@@ -57,6 +58,7 @@ class Network:
     batch_size: int
     places: int = PLACES
     mixed: Collection[str] = ()
+    hooked: Callable[[], Classifier] | None = None
 
     def scores(self, images_BCSS: Tensor) -> Tensor:
         """Log-odds of PNEUMONIA of model-space images, float32 [B], in batches."""

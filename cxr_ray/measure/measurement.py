@@ -35,7 +35,10 @@ def make_maps(batch: Batch, explainer: str, model: Classifier) -> Maps:
     Those of the batch's own model are made in mixed precision where that was decided. Maps from outside stand for an
     explainer, whatever the target.
     """
-    mixed = explainer in batch.network.mixed and model is batch.network.model
+    network = batch.network
+    mixed = explainer in network.mixed and model is network.model
+    if model is network.model and network.hooked is not None:
+        model = network.hooked()
     with mixed_precision(batch.device) if mixed else contextlib.nullcontext():
         return _made(batch, explainer, model)
 

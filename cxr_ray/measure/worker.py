@@ -81,6 +81,7 @@ class Worker:
         # Shards come model by model; where one follows another, two are kept.
         self.model: Callable[[str], Classifier] = lru_cache(maxsize=2)(self._load)
         self.forward: Callable[[str], backends.Forward] = lru_cache(maxsize=2)(self._forward)
+        self.hooked: Callable[[str], Classifier] = lru_cache(maxsize=2)(self._hooked)
         self.segmenter = lungs.segmenter(self.device) if lungs.wants_segmenter(sweep) else None
 
     def begin(self, sweep: Sweep, donor_maps: DonorMaps | None = None, tested: Tested | None = None) -> None:
@@ -142,7 +143,12 @@ class Worker:
             decided = self.precision_of(trial_id)
             self._mixed[trial_id] = () if decided is None else decided.mixed
         sizes = self.batch_size(trial_id), self.capacity.places
-        return Network(self.model(trial_id), forward, *sizes, self._mixed[trial_id])
+        return Network(self.model(trial_id), forward, *sizes, self._mixed[trial_id], partial(self.hooked, trial_id))
+
+    def _hooked(self, trial_id: str) -> Classifier:
+        """The model as explainers hook it; a caller's own stays as it is."""
+        model = self.model(trial_id)
+        return model if self.model_refs[trial_id].model is not None else backends.for_explainers(model)
 
     def decide(self, shard: Shard) -> Precision:
         """Decide in which precision a model is scored and explained, on a shard of reference images."""

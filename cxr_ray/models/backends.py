@@ -1,6 +1,6 @@
 """The inference backends: forms of a network that score masked images. ``backend_choice`` takes the fastest.
 
-Explainers stay on the eager module, since they need its hooks; only scoring uses another backend. Every backend gives
+Explainers stay on the eager module, since they need its hooks (``for_explainers``). Every backend gives
 the same probabilities within the tolerance of its precision, which is checked when one is chosen: in log-odds, four
 times as wide, since no probability changes faster than a quarter of its log-odds.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
-from cxr_ray.errors import first_line
+from cxr_ray.errors import UserError, first_line
 from cxr_ray.models.networks import Classifier
 from cxr_ray.quiet import silent
 from cxr_ray.registry import Registry
@@ -297,6 +297,54 @@ def _folded(model: Classifier) -> Classifier:
     except Exception as e:  # tracing fails in as many ways as there are networks
         raise RuntimeError(f"the network cannot be traced ({type(e).__name__})") from None
     return Classifier(network, model.spec).eval().to(memory_format=torch.channels_last)
+
+
+def for_explainers(model: Classifier) -> Classifier:
+    """The eager module with batch norms folded into the convolutions before them: its modules keep their names.
+
+    Explainers hook it as they would the model. The model itself where its network cannot be traced, where nothing can
+    be folded, where class activation maps read a convolution that would be, or where log-odds come out otherwise.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing
+        try:
+            fused = dict(fuse(copy.deepcopy(model.network)).named_modules())
+        except Exception:  # tracing fails in as many ways as there are networks
+            return model
+    network = copy.deepcopy(model.network)
+    modules = list(network.named_modules())
+    gone = [name for name, module in modules if isinstance(module, nn.BatchNorm2d) and name not in fused]
+    if not gone:
+        return model
+    for name in gone:
+        network.set_submodule(name, nn.Identity())
+    for name, module in modules:
+        if isinstance(module, nn.Conv2d) and name in fused:
+            network.set_submodule(name, fused[name])
+    folded = Classifier(network, model.spec).eval().requires_grad_(False).to(model.mean.device)
+    return folded if _explains_alike(model, folded) else model
+
+
+def _explains_alike(model: Classifier, folded: Classifier) -> bool:
+    """Whether log-odds are the same, and class activation maps read the same module's same output."""
+    size, random = model.spec.size, torch.Generator().manual_seed(0)
+    images = model.normalize(torch.rand(2, 3, size, size, generator=random).to(model.mean.device))
+    try:
+        layers = [m.structure.features and m.structure.features.layer for m in (model, folded)]
+        modules = [m.network.get_submodule(layers[0] or "") for m in (model, folded)]
+        read: list[Tensor] = []
+        with torch.no_grad():
+            hooks = [m.register_forward_hook(lambda m, i, out: read.append(out)) for m in modules]
+            try:
+                scores = [m.log_odds(images) for m in (model, folded)]
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        return layers[0] == layers[1] and all(
+            torch.allclose(one, other, rtol=1e-4, atol=1e-4) for one, other in (scores, read)
+        )
+    except (RuntimeError, TypeError, ValueError, UserError):  # of a module that is read twice, or gives no tensor
+        return False
 
 
 def _halved(model: Classifier) -> Classifier:

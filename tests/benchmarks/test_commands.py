@@ -10,6 +10,7 @@ import pytest
 COMMANDS = {
     "engine": ("--size=32", "--rounds=1", "--seconds=0.05"),
     "linear": ("--size=32", "--batch=2", "--rounds=1", "--seconds=0.05"),
+    "explainers": ("--size=64", "--images=1", "--rounds=1", "--seconds=0.05"),
     "startup": ("--images=4", "--rounds=1"),
     "worker": ("--size=64", "--images=1", "--few=1", "--many=1", "--rounds=1", "--seconds=0.05"),
     "training": ("--size=32", "--batch=4", "--batches=1", "--rounds=1"),
