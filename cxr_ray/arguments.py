@@ -16,6 +16,7 @@ from cxr_ray.errors import CxrRayError, SweepError, UserError
 
 UNFINISHED, INTERRUPTED = 1, 130  # exit codes
 NORMALIZATION = ("mean", "std")
+ARCH, SIZE = "resnet18", 224  # of a model that does not say
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,23 +85,27 @@ def named_values(text: str) -> tuple[str, list[str]]:
 
 
 def add_network(parser: argparse.ArgumentParser, outputs: str) -> None:
-    """What a file of weights does not say of its network: options that ``outputs_of`` and ``normalization_of`` read.
+    """What a file of weights does not say of its network: options that ``said_of`` and ``outputs_of`` read.
 
     Args:
         parser: gets them.
         outputs: help of --outputs.
     """
-    parser.add_argument("--arch", default="resnet18", help="network of the model (default: resnet18)")
+    parser.add_argument("--arch", help=f"network of the model (default: as the file says, else {ARCH})")
     parser.add_argument("--outputs", nargs="+", default=[], type=named_values, metavar="NAME=N,...", help=outputs)
-    parser.add_argument("--size", type=int, default=224, help="side of its input in pixels (default: 224)")
+    parser.add_argument(
+        "--size", type=int, help=f"side of its input in pixels (default: as the file says, else {SIZE})"
+    )
+    fits = "how images are made square for it (default: as the file says, else squash)"
+    parser.add_argument("--fit", choices=("squash", "pad", "crop"), help=fits)
     for name in NORMALIZATION:
         text = f"{name} of its normalisation, of grey values in [0, 1]: one number or three (default: ImageNet's)"
         parser.add_argument(f"--{name}", nargs="+", type=float, metavar="X", help=text)
 
 
-def normalization_of(args: argparse.Namespace) -> dict[str, tuple[float, float, float]]:
-    """The keys ``mean`` and ``std`` of a checkpoint, where they are given. Raises SweepError."""
-    found: dict[str, tuple[float, float, float]] = {}
+def said_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The keys of a checkpoint that are given: arch, size, mean, std. Raises SweepError."""
+    found: dict[str, Any] = {name: getattr(args, name) for name in ("arch", "size") if getattr(args, name) is not None}
     for name in NORMALIZATION:
         values = getattr(args, name)
         if values is None:

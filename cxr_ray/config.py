@@ -46,6 +46,7 @@ PartitionName = Annotated[Name, AfterValidator(_a_name)]  # stands in the paths 
 Arch = Annotated[str, Field(pattern=rf"^({NAME_PATTERN}|(torchvision|timm|torchxrayvision|factory):\S+)$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
+Fit = Literal["squash", "pad", "crop"]  # how images are made square
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NULLABLE = ("sequential", "verdicts", "regions", "truth", "sanity", "stability")  # sections that null turns off
 CAM_LAYER = "module that class activation maps read; null: the last one with a spatial output before the head"
@@ -186,7 +187,7 @@ class Data(Section):
     )
     accept: list[Name] = Field([], description="suspicions that do not stop the run")
     size: int = Field(224, ge=32, le=1024, description="side of the model's input in pixels")
-    fit: Literal["squash", "pad", "crop"] = "squash"
+    fit: Fit = "squash"
     bits: int | None = Field(None, ge=9, le=16, description="bits that 16-bit images use; null: 16")
     val: Literal["own", "train"] | None = Field(
         None, description="own: the source's val split; train: taken from train; null: a folder's from train, else own"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cxr_ray
-from cxr_ray.arguments import Parser, add_network, guarded, named_values, normalization_of, outputs_of
+from cxr_ray.arguments import SIZE, Parser, add_network, guarded, named_values, outputs_of, said_of
 from cxr_ray.config import READ_AS_VALUES, Sweep
 from cxr_ray.errors import SweepError
 from cxr_ray.modules import make_callable
@@ -40,6 +40,7 @@ OPTION = {  # keys of a sweep, as its messages name them, to the option that set
     "data.classes.target": "--class",
     "data.classes": "--classes",
     "data.label": "--label",
+    "data.fit": "--fit",
     "data.limit": "--limit",
     "data.size": "--size",
     "checkpoints": "--checkpoint",
@@ -112,7 +113,7 @@ def as_option(message: str) -> str:
     if not got:
         return message
     part = key.rpartition(".")[2]
-    if key.startswith("checkpoints.") and part in ("arch", "outputs", "mean", "std"):
+    if key.startswith("checkpoints.") and part in ("arch", "outputs", "mean", "std", "size"):
         return f"--{part}: got {rest}"
     option = next((o for k, o in OPTION.items() if key == k or key.startswith(f"{k}.")), key)
     return f"{option}: got {rest}"
@@ -136,10 +137,19 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     several = {two[name]: labels for name, labels in args.classes} if is_two else several
     target = {"target": args.target_class} if args.target_class is not None else {}
     asked = {"classes": {**several, **target}} if several or target else {}
-    model = {"path": args.checkpoint, "arch": args.arch, "outputs": outputs_of(args.outputs), **normalization_of(args)}
+    model = {"path": args.checkpoint, "outputs": outputs_of(args.outputs), **said_of(args)}
+    fit = {} if args.fit is None else {"fit": args.fit}
     raw: dict[str, Any] = {
         "name": "verdict",
-        "data": {**data, **asked, "label": args.label, "size": args.size, "accept": args.accept, "limit": args.limit},
+        "data": {
+            **data,
+            **asked,
+            "label": args.label,
+            "size": args.size or SIZE,
+            "accept": args.accept,
+            "limit": args.limit,
+            **fit,
+        },
         "checkpoints": {name: model},
         "explain": {**whose, "targets": [args.target]},
         "perturb": {"grids": ["pixel"], "fills": list(FILLS), "levels": list(LEVELS)},

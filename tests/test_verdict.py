@@ -103,6 +103,13 @@ def test_a_wrong_option_is_a_sentence(said, argv, expected):
     assert err[0].startswith(f"cxr_ray: {expected}")
 
 
+def test_a_model_that_was_trained_on_padded_images_needs_them(said, tmp_path):
+    model = networks.build("resnet18", ModelSpec("resnet18", SIZE, fit="pad"))
+    (tmp_path / "padded.safetensors").write_bytes(checkpoints.to_bytes(model))
+    code, _, (line,) = said(checkpoint=str(tmp_path / "padded.safetensors"))
+    assert (code, line.partition(", as")[0]) == (2, "cxr_ray: --fit: got 'squash'; expected 'pad'")
+
+
 def test_the_normalisation_reaches_the_sweep():
     argv = ["--checkpoint", "m.pt", "--data", "phantom", "--mean", "0.5", "0.4", "0.3", "--std", "0.25"]
     (given,) = verdict.sweep_of(verdict.parser().parse_args(argv)).checkpoints.values()

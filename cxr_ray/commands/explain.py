@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_ray.arguments import Parser, add_network, guarded, normalization_of, outputs_of
+from cxr_ray.arguments import ARCH, SIZE, Parser, add_network, guarded, outputs_of, said_of
 from cxr_ray.counting import telling
 from cxr_ray.errors import DataError, UserError
 
@@ -70,7 +70,7 @@ class Chosen:
 
     paths: Sequence[str]
     names: Sequence[str]
-    labels: Sequence[int] | None
+    labels: list[int] | None
     patients: Sequence[str]
     all: int
 
@@ -81,11 +81,10 @@ def run(args: argparse.Namespace) -> Iterator[str]:
 
     check_out(args.out)
     resume.check_out(args.out, resume=False)
-    if not 32 <= args.size <= 1024:
+    if args.size is not None and not 32 <= args.size <= 1024:
         raise UserError(f"--size: got {args.size}; expected 32 to 1024 pixels; give the side of the model's input.")
     images = choose(args.data, args.limit, args.seed)
-    known = "labels by their folders" if images.labels is not None else "no labels: there are no outcomes"
-    terminal.say(f"Images: {len(images.paths)} of {images.all}, {known}.")
+    terminal.say(f"Images: {len(images.paths)} of {images.all}, {known_of(images)}.")
     from cxr_ray import library
     from cxr_ray.measure.explainers import EXPLAINERS
     from cxr_ray.measure.given import given
@@ -112,6 +111,17 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         yield from claims(measured, args)
         yield f"Tables: {out}/tables"
     yield f"Maps: {out}/maps; pictures: {out}/pictures"
+
+
+def known_of(images: Chosen) -> str:
+    """Labels and patients, as they were found."""
+    from cxr_ray.schemas import CLASSES
+
+    patients = f"{len(set(images.patients))} patients by file names"
+    if images.labels is None:
+        return f"{patients}; no labels: there are no outcomes"
+    counts = [f"{images.labels.count(label)} {name}" for label, name in enumerate(CLASSES)]
+    return f"{patients}; labels by their folders: {', '.join(counts)}"
 
 
 def check_out(out: str) -> None:
@@ -249,11 +259,15 @@ def load(args: argparse.Namespace) -> Classifier:
     from cxr_ray.run import terminal
     from cxr_ray.schemas import CLASSES
 
-    spec = checkpoints.saved_spec(args.model)
-    if spec is None or checkpoints.chooses_code(spec):
-        spec = ModelSpec(args.arch, args.size)
-    normalization = normalization_of(args)
-    spec = replace(spec, mean=normalization.get("mean", spec.mean), std=normalization.get("std", spec.std))
+    saved, said = checkpoints.saved_spec(args.model), said_of(args)
+    if saved is not None and not checkpoints.chooses_code(saved):
+        said |= {} if args.fit is None else {"fit": args.fit}
+        for key, value in said.items():
+            if (own := getattr(saved, key)) not in (None, value):
+                raise UserError(f"--{key}: got {value}; expected {own}, as {args.model} says; leave it out.")
+        spec = replace(saved, fit=saved.fit or args.fit)
+    else:
+        spec = ModelSpec(**{"arch": ARCH, "size": SIZE, **said}, fit=args.fit)
     outputs = outputs_of(args.outputs) or {}
     numbers = [n for columns in outputs.values() for n in columns]
     if not set(outputs) <= set(CLASSES) or len(set(numbers)) < len(numbers) or len(outputs) < len(args.outputs):

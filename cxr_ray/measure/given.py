@@ -150,7 +150,8 @@ def _paths(images: Any) -> list[str] | None:
 def _read(paths: Sequence[str], spec: ModelSpec) -> NDArray[np.uint8]:
     def load(path: str) -> NDArray[np.uint8]:
         try:
-            return files.preprocess(files.decode(Path(path).expanduser().read_bytes(), spec.size), spec.preprocess)
+            pixels = files.decode(Path(path).expanduser().read_bytes(), spec.size, spec.fit or "squash")
+            return files.preprocess(pixels, spec.preprocess)
         except (OSError, ImageError) as e:
             raise DataError(f"got {path}, which cannot be read ({e}); expected an image; leave it out.") from None
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_ray.config import IMAGENET_MEAN, IMAGENET_STD
+from cxr_ray.config import IMAGENET_MEAN, IMAGENET_STD, Fit
 from cxr_ray.errors import UserError
 from cxr_ray.models import structure
 from cxr_ray.models.families import Network, Networks, of_timm
@@ -37,6 +37,7 @@ class ModelSpec:
             those of PNEUMONIA are log-odds of their own, and the other way round. None: the usual order.
         cam_layer: dotted name of the module that class activation maps read; None: it is found.
         names: the class of each output, where there are more than two.
+        fit: how its images were made square, as ``data.fit``; None: not known.
     """
 
     arch: str
@@ -50,6 +51,7 @@ class ModelSpec:
     cam_layer: str | None = None
     columns: Columns | None = None
     names: tuple[str, ...] = ()
+    fit: Fit | None = None
 
     @property
     def target(self) -> str | None:

@@ -17,7 +17,7 @@ from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.outside_maps import OutsideMaps, load_outside_maps
 from cxr_ray.data.splits import REFERENCE, REFERENCE_IMAGES, choose
 from cxr_ray.data.truth import truth_notes, truth_of
-from cxr_ray.errors import NoFolderError
+from cxr_ray.errors import NoFolderError, SweepError, shown
 from cxr_ray.measure import metrics, needs
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.cost import depends_on_channels, passes_of_sanity
@@ -168,6 +168,25 @@ def untrained_models(sweep: Sweep, trials: Sequence[TrialPlan]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
+def _check_said(sweep: Sweep, name: str, saved: ModelSpec) -> None:
+    """Refuse what the sweep says of a file that says otherwise.
+
+    Raises:
+        SweepError: it does.
+    """
+    c = sweep.checkpoints[name]
+    for key in ("arch", "size", "preprocess", "mean", "std"):
+        value, own = getattr(c, key), getattr(saved, key)
+        if value not in (None, own, type(c).model_fields[key].default):  # a run's own sweep file names defaults too
+            raise SweepError(
+                f"checkpoints.{name}.{key}: got {shown(value)}; expected {shown(own)}, as {c.path} says; leave it out."
+            )
+    if saved.fit not in (None, sweep.data.fit):
+        raise SweepError(
+            f"data.fit: got {sweep.data.fit!r}; expected {saved.fit!r}, as {c.path} was trained with; set that."
+        )
+
+
 def given_models(sweep: Sweep) -> tuple[dict[str, ModelRef], list[str]]:
     """The models under ``checkpoints``, each loaded once here so that a broken one fails now, and notes on them."""
     model_refs, notes = {}, []
@@ -175,6 +194,7 @@ def given_models(sweep: Sweep) -> tuple[dict[str, ModelRef], list[str]]:
         model_spec = checkpoints.saved_spec(c.path)
         columns = c.columns(sweep.data.classes)
         if model_spec is not None:
+            _check_said(sweep, name, model_spec)
             model_spec = replace(
                 model_spec,
                 cam_layer=c.cam_layer or model_spec.cam_layer,

@@ -7,12 +7,12 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_ray.config import SPACES, Classes, Model, Sweep, Train, concrete
+from cxr_ray.config import SPACES, Data, Fit, Model, Sweep, Train, concrete
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.schemas import to_json
 
@@ -35,6 +35,7 @@ class TrialPlan:
         model, train: the sampled sections.
         several: the classes that its outputs stand for, where they are more than two.
         target: the one of them that is measured against the rest.
+        fit: how its images are made square; None: not known.
     """
 
     trial_id: str
@@ -44,6 +45,7 @@ class TrialPlan:
     train: Train
     several: tuple[str, ...] = ()
     target: str | None = None
+    fit: Fit | None = None
 
     @property
     def rivals(self) -> tuple[str, int]:
@@ -54,20 +56,22 @@ class TrialPlan:
         """What its weights mean, trained on images of a size."""
         m = self.model
         spec = ModelSpec(m.arch, size, variant=self.variant, preprocess=m.preprocess, cam_layer=m.cam_layer)
+        spec = replace(spec, fit=self.fit)
         return spec if self.target is None else spec.against_the_rest(self.several, self.target)
 
     def to_config(self) -> dict[str, Any]:
         """Plain data, as Tune's files keep it."""
         plain = {"model": self.model.model_dump(), "train": self.train.model_dump()}
         named = {"trial_id": self.trial_id, "variant": self.variant, "group": self.group}
-        return {**named, **plain, "several": list(self.several), "target": self.target}
+        return {**named, **plain, "several": list(self.several), "target": self.target, "fit": self.fit}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrialPlan:
         """The trial that ``to_config`` made plain."""
         model, train = concrete(config["model"], config["train"])
         several, target = tuple(config.get("several", ())), config.get("target")
-        return cls(config["trial_id"], config["variant"], config["group"], model, train, several, target)
+        named = {key: config[key] for key in ("trial_id", "variant", "group")}
+        return cls(**named, model=model, train=train, several=several, target=target, fit=config.get("fit"))
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,13 @@ class Point:
         variant: its name in the sweep.
         sections: model and train, with search spaces where there are any.
         digest: of all that and the sweep's seed.
-        classes: of the sweep.
+        data: section of the sweep.
     """
 
     variant: str
     sections: Sections
     digest: bytes
-    classes: Classes
+    data: Data
 
     @property
     def group(self) -> str:
@@ -101,8 +105,8 @@ class Point:
         """The trial of sampled sections. ``sampled``: those of the search spaces are enough."""
         sections = {name: {**keys, **sampled.get(name, {})} for name, keys in self.sections.items()}
         trial_id = f"{self.variant}-{hashlib.sha256(to_json(sections).encode()).hexdigest()[:8]}"
-        several, target = tuple(self.classes.several), self.classes.target
-        return TrialPlan(trial_id, self.variant, self.group, *concrete(**sections), several, target)
+        several, target = tuple(self.data.classes.several), self.data.classes.target
+        return TrialPlan(trial_id, self.variant, self.group, *concrete(**sections), several, target, self.data.fit)
 
     def holds(self, sections: Mapping[str, Any]) -> bool:
         """Whether model and train could have been sampled here: each value is that of the point, or in its space."""
@@ -120,7 +124,7 @@ def points(sweep: Sweep) -> Iterator[Point]:
             model = {key: value for key, value in model.items() if key != "cam_layer"}
         point = to_json({"variant": variant, "model": model, "train": train})
         digest = hashlib.sha256(f"{sweep.seed}:{point}".encode()).digest()
-        yield Point(variant, {"model": model, "train": train}, digest, sweep.data.classes)
+        yield Point(variant, {"model": model, "train": train}, digest, sweep.data)
 
 
 def plan_trials(sweep: Sweep) -> list[TrialPlan]:

@@ -43,7 +43,7 @@ def test_each_image_has_the_map_of_the_library_and_a_picture(said, tiny_folder, 
     code, lines, err = said(str(tiny_folder / "test"), "--explainer", "gradcam", "centre", "--limit", "4")
     assert (code, err) == (0, [])
     assert lines == [
-        "Images: 4 of 12, labels by their folders.",
+        "Images: 4 of 12, 4 patients by file names; labels by their folders: 2 NORMAL, 2 PNEUMONIA.",
         f"Maps: {tmp_path}/out/maps; pictures: {tmp_path}/out/pictures",
     ]
     files = sorted((tmp_path / "out" / "maps" / "gradcam").rglob("*.npy"))
@@ -159,6 +159,22 @@ def test_classes_of_other_names_are_refused_until_the_outputs_are_given(tiny_fol
     given = explain.parser().parse_args([*argv, "--outputs", "NORMAL=1", "PNEUMONIA=0"])
     spec = explain.load(given).spec
     assert (spec.columns, spec.mean, spec.std) == (((1,), (0,)), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_images_are_made_square_as_the_model_says(tmp_path, capsys):
+    """Its training kept their proportions: squashed they would be others."""
+    model = networks.build("resnet18", ModelSpec("resnet18", SIZE, fit="pad"))
+    (tmp_path / "m.safetensors").write_bytes(checkpoints.to_bytes(model))
+    pixels = np.random.default_rng(0).integers(0, 256, (SIZE, 2 * SIZE), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    argv = [str(tmp_path / "m.safetensors"), str(tmp_path / "wide.png"), "--explainer", "intensity"]
+    assert explain.main([*argv, "--out", str(tmp_path / "out")]) == 0
+    (made,) = (np.load(file) for file in (tmp_path / "out" / "maps").rglob("*.npy"))
+    assert made.shape == (SIZE, SIZE)
+    assert np.ptp(made[: SIZE // 4]) == 0, "black above a padded image"
+    assert np.ptp(made[SIZE // 4 : -SIZE // 4]) > 0
+    assert explain.main([*argv, "--fit", "crop", "--out", str(tmp_path / "other")]) == 2
+    assert "--fit: got crop; expected pad, as " in capsys.readouterr().err
 
 
 def test_the_normalisation_of_a_model_is_as_given(tmp_path):

@@ -18,7 +18,8 @@ from cxr_ray.data import folder
 from cxr_ray.data.sources import usages
 from cxr_ray.measure.controls import CONTROLS
 from cxr_ray.measure.explainers import EXPLAINERS
-from cxr_ray.models import checkpoints
+from cxr_ray.models import checkpoints, networks
+from cxr_ray.models.networks import ModelSpec
 from cxr_ray.run import context, lock, training_data
 
 pytestmark = pytest.mark.usefixtures("folder_with_a_sweep")
@@ -260,6 +261,21 @@ def test_mistakes_of_the_data_are_told_before_weights_are_fetched(refusal, monke
 
 
 # Weights and checkpoints
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("data.fit=squash", "data.fit: got 'squash'; expected 'pad', as model.safetensors was trained with; set that."),
+        ("checkpoints.study.size=64", "checkpoints.study.size: got 64; expected 32, as model.safetensors says; leave"),
+        ("checkpoints.study.preprocess=mask_border", "checkpoints.study.preprocess: got 'mask_border'; expected"),
+    ],
+)
+def test_what_is_said_of_a_file_that_says_otherwise(refusal, said, line):
+    model = networks.build("resnet18", ModelSpec("resnet18", 32, fit="pad"))
+    Path("model.safetensors").write_bytes(checkpoints.to_bytes(model))
+    asked = ["--set", "checkpoints={study: {path: model.safetensors}}", "--set", "data.fit=pad", "--set", said]
+    assert refusal("tiny.yaml", *asked)[0].startswith(line)
 
 
 def test_weights_that_cannot_be_downloaded(refusal, reaches_ray, monkeypatch, tmp_path):

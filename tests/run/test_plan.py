@@ -45,6 +45,11 @@ def test_a_trial_survives_the_way_through_plain_data():
     assert TrialPlan.from_config(trial.to_config()) == trial
 
 
+def test_a_trained_network_keeps_how_its_images_were_made_square():
+    (trial,) = trials(train={"epochs": 3}, data={"fit": "pad"})
+    assert trial.spec(64).fit == "pad"
+
+
 @pytest.fixture(scope="module")
 def manifest() -> Manifest:
     sweep = resolve({"data": {"source": "phantom", "size": 64, "phantom": {"train": 40, "test": 37}}})
