@@ -1,7 +1,7 @@
 """Pixels that do not fit into memory: a memory-mapped file on the disk of each machine, filled once.
 
-A file is named after what it holds (image_ids, size, fit, preprocessing), written under another name and renamed when
-it is whole. A second file, written last, says how many images there are and the checksum of each part. Whatever is cut
+A file is named after what it holds (image_ids, size, fit, preprocessing, bits, and what decodes), written under
+another name and renamed when it is whole. A second file, written last, says how many images there are and the checksum of each part. Whatever is cut
 off, changed or half written is filled again.
 """
 
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
+import inspect
 import json
 import os
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,26 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cxr_ray.data import dicom, images
 from cxr_ray.data.entries import Source
 from cxr_ray.data.images import Fit
-from cxr_ray.data.loading import Pixels, Row, load_pixels
+from cxr_ray.data.loading import Pixels, Row, load_pixels, used_bits
 from cxr_ray.errors import DataError
 from cxr_ray.storage import temporary
 
+_DECODERS = ("pillow", "numpy", "pydicom", "pylibjpeg", "scikit-image")
 PART = 256  # images that are decoded, written and checked at a time
 _VERSION = 1  # of the files
+
+
+@functools.cache
+def decoders() -> str:
+    """What turns bytes into pixels: a digest of its code here, and of the versions of the packages that it uses."""
+    what = hashlib.sha256("".join(map(inspect.getsource, (images, dicom))).encode())
+    for name in _DECODERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            what.update(f"\0{name} {metadata.version(name)}".encode())
+    return what.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,8 @@ class PixelCache:
     @property
     def path(self) -> Path:
         """The file of the pixels; the one that says what it holds ends in ``.json``."""
-        what = hashlib.sha256(f"{_VERSION}:{self.size}:{self.fit}:{self.preprocess}".encode())
+        how = (_VERSION, self.size, self.fit, self.preprocess, used_bits(self.source), decoders())
+        what = hashlib.sha256(":".join(map(str, how)).encode())
         for image_id in self.rows["image_id"]:
             what.update(f"\0{image_id}".encode())
         mine = f"cxr_ray-{os.getuid()}" if hasattr(os, "getuid") else "cxr_ray"  # users share the folder above

@@ -57,6 +57,15 @@ def test_the_file_holds_what_load_pixels_gives_and_is_filled_once(cache):
     assert len(cache.source.read_paths) == 10
 
 
+def test_the_file_is_another_one_for_other_bits_and_other_decoders(cache, monkeypatch):
+    names = {cache.path}
+    cache.source.bits = 12
+    names.add(cache.path)
+    monkeypatch.setattr(pixel_cache, "decoders", lambda: "another version")
+    names.add(cache.path)
+    assert len(names) == 3
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
