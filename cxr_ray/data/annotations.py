@@ -34,7 +34,10 @@ class Annotation(NamedTuple):
     shapes: tuple[tuple[str, Shape], ...]
 
 
-Annotations = dict[str, Annotation]
+class Annotations(dict[str, Annotation]):
+    """What a file says, by the image's name in it; ``left_out``: what it holds of no image, in words."""
+
+    left_out: tuple[str, ...] = ()
 
 
 def runs(plain: Mapping[str, Any]) -> Runs:
@@ -112,13 +115,18 @@ def table_boxes(data: bytes, name: str) -> Annotations:
         raise ValueError(f"got the columns {', '.join(map(str, table.columns))}; expected also {wanted}")
     values = {key: table[name].tolist() for key, name in column.items() if name is not None}
     found: dict[str, list[tuple[str, Shape]]] = {}
-    sizes: dict[str, tuple[int, int] | None] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    nameless = 0
     for row, image in enumerate(values["image"]):
-        key = str(image).strip()
+        key = "" if image is None else str(image).strip()
+        if key in ("", "nan"):
+            nameless += 1
+            continue
         shapes = found.setdefault(key, [])
         numbers = [_number(values[name][row], row) for name in needed[1:]]
         size = [_number(values[n][row], row) for n in ("image_width", "image_height") if n in values]
-        sizes[key] = _size(size) if len(size) == 2 and None not in size else sizes.get(key)
+        if len(size) == 2 and None not in size and sizes.setdefault(key, _size(size)) != _size(size):
+            raise ValueError(f"got the sizes {sizes[key]} and {_size(size)} for {key} (row {row + 1}); expected one")
         known_numbers = [n for n in numbers if n is not None]
         if len(known_numbers) == 4:
             left, top, third, fourth = known_numbers
@@ -126,7 +134,9 @@ def table_boxes(data: bytes, name: str) -> Annotations:
             shapes.append((str(values["label"][row]).strip() if "label" in values else "", box))
         elif known_numbers:
             raise ValueError(f"got {len(known_numbers)} of a box's four numbers in row {row + 1}; expected all or none")
-    return {key: Annotation(sizes[key], tuple(shapes)) for key, shapes in found.items()}
+    annotations = Annotations({key: Annotation(sizes.get(key), tuple(shapes)) for key, shapes in found.items()})
+    annotations.left_out = (f"{nameless} rows without an image",) if nameless else ()
+    return annotations
 
 
 def _table(data: bytes, name: str) -> pd.DataFrame:
@@ -152,7 +162,7 @@ def chexlocalize(data: bytes, name: str) -> Annotations:
     Raises:
         ValueError: the file is not that.
     """
-    found: Annotations = {}
+    found = Annotations()
     for image, plain in _mapping(_json(data)).items():
         labels = dict(_mapping(plain))
         size = labels.pop("img_size", None)
@@ -188,10 +198,18 @@ def coco(data: bytes, name: str) -> Annotations:
         else:
             left, top, width, height = (float(n) for n in one["bbox"])
             of_image.append((label, _box(left, top, width, height)))
-    found: Annotations = {}
+    found = Annotations()
+    names: dict[Any, str] = {}
     for image in plain["images"]:
         size = _size((image["width"], image["height"])) if "width" in image and "height" in image else None
-        found[str(image["file_name"])] = Annotation(size, tuple(shapes.get(image["id"], [])))
+        number, name = image["id"], str(image["file_name"])
+        annotation = Annotation(size, tuple(shapes.get(number, [])))
+        if names.setdefault(number, name) != name:
+            raise ValueError(f"got the image id {number} for {names[number]} and {name}; expected one image for each")
+        if found.setdefault(name, annotation) != annotation:
+            raise ValueError(f"got two images of the file_name {name}, which differ; expected each file once")
+    lost = sum(len(of_image) for image, of_image in shapes.items() if image not in names)
+    found.left_out = (f"{lost} annotations whose image_id is no image's",) if lost else ()
     return found
 
 

@@ -63,6 +63,13 @@ SUSPICIONS: Registry[Suspicion] = Registry(
             "raise data.bits",
             "Images with grey values beyond data.bits stand in the table errors.",
         ),
+        "stretched": Suspicion(
+            "{n} images whose mask or annotations have other proportions ({about})",
+            "the proportions of the image's file",
+            "save masks over the image as it is in its file, and correct the sizes of annotations",
+            "Masks and annotations of other proportions than their image are stretched over it, as over a squashed "
+            "copy of it.",
+        ),
         "missing_files": Suspicion(
             "{n} rows whose image is not there ({about})",
             "a file for each row, below data.images",

@@ -7,7 +7,7 @@ images through a process-wide setting, and threads cannot silence a warning safe
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -33,6 +33,8 @@ Fit = Literal["squash", "pad", "crop"]
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 4 * MAX_PIXELS
 BORDER = 0.10  # of a side, as in regions
+PARTS = 32  # values of a mask at most, to be those of parts
+NOISE = 0.1  # of the greatest value: what a lossy compression leaves outside
 CLIP_LIMIT = 0.01  # of CLAHE, as a share of a tile's pixels; tiles of 1/8 of a side
 _FORMATS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
@@ -81,22 +83,33 @@ def decode(data: bytes, size: int, fit: Fit = "squash", bits: int = 16) -> NDArr
     """
     if fit not in get_args(Fit):
         raise ValueError(f"got the fit {fit!r}; expected one of: {', '.join(get_args(Fit))}")
-    array = np.asarray(_loaded(data, lambda image: _fit(image, size, fit), bits))
+    array = np.asarray(_loaded(data, lambda image: _fit(_eight_bit(image, bits), size, fit), bits))
     if array.ndim == 2:
         return np.repeat(array[None], 3, axis=0)
     return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def decode_mask(data: bytes, size: int, fit: Fit = "squash") -> NDArray[np.bool_]:
-    """A mask's file to bool [size, size]; resized as ``decode`` does, but to the nearest pixel.
+def decode_mask(data: bytes) -> NDArray[np.bool_]:
+    """A mask's file to bool [H, W], as it lies in its file.
 
     Inside is what lies above 0 where a mask holds 0 and one other value, such as 1 or a colour; else what lies above
-    127, of 65535 where it has 16 bits above 32767.
+    127, of 65535 where it has 16 bits above 32767. Where pixels are transparent and the others black, the inside is
+    what is not transparent.
 
     Raises:
-        ImageError: as ``decode``, or several values of which none is that high, such as numbers of parts.
+        ImageError: as ``decode``; several values of which none is that high, such as numbers of parts; or parts of
+            several values of which some would lie outside.
     """
-    return fit_mask(_inside(np.asarray(_loaded(data, lambda image: image, None))), size, fit)
+    return _inside(np.asarray(_loaded(data, _mask_values)))
+
+
+def _mask_values(image: Image.Image) -> Image.Image:
+    """The opacity of a mask whose colours are black and which is transparent in part; else its colours on black."""
+    if image.mode not in ("LA", "RGBA"):
+        return image if image.mode.startswith("I") else _eight_bit(image)
+    opaque, colours = image.getchannel("A"), _eight_bit(image)
+    varies = len(np.unique(np.asarray(opaque))) > 1
+    return opaque if varies and not np.asarray(colours).any() else colours
 
 
 def _inside(array: NDArray[Any]) -> NDArray[np.bool_]:
@@ -110,8 +123,63 @@ def _inside(array: NDArray[Any]) -> NDArray[np.bool_]:
             f"The mask holds {len(found)} values up to {found[-1]}, of which none is above {half}, the inside; save it "
             f"with 0 outside and one other value inside."
         )
+    if (lost := _lost_part(values, found, half)) is not None:
+        raise ImageError(
+            f"The mask holds parts of {lost} beside those of {found[-1]}, of which what is above {half} alone would be "
+            "inside; save it with 0 outside and one other value inside."
+        )
     mask: NDArray[np.bool_] = values > half
     return mask
+
+
+def _lost_part(values_HW: NDArray[Any], found: NDArray[Any], half: int) -> int | None:
+    """A value of a whole area (3 x 3 pixels) that would lie outside, though it is not the least; None: there is none.
+
+    Of many values they are shades, as of a blurred edge or a probability; small ones are the noise of a compression.
+    """
+    if len(found) > PARTS:
+        return None
+    for value in found[1:]:
+        if found[-1] * NOISE < value <= half and _has_area(values_HW == value):
+            return int(value)
+    return None
+
+
+def _has_area(mask: NDArray[np.bool_]) -> bool:
+    rows = mask[:-2] & mask[1:-1] & mask[2:]
+    return bool((rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]).any())
+
+
+def same_proportions(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes are those of one image, enlarged or reduced, within a pixel's rounding.
+
+    >>> same_proportions((80, 120), (27, 40)), same_proportions((80, 120), (120, 80))
+    (True, False)
+    """
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
+
+
+def place_mask(mask: NDArray[np.bool_], own: tuple[int, int], size: int, fit: Fit = "squash") -> NDArray[np.bool_]:
+    """A mask [H, W] as it lies in its file to bool [size, size], where ``decode`` puts the image's pixels.
+
+    One of the image's proportions lies over the image, one of size x size over what ``fit`` makes of it, and any other
+    is stretched over the image.
+
+    Args:
+        mask: the mask.
+        own: width and height of the image's file.
+        size, fit: as ``decode`` takes them.
+    """
+    if fit != "squash" and not same_proportions(mask.shape, own[::-1]):
+        if mask.shape == (size, size):
+            return mask
+        mask = resized_mask(mask, own)
+    return fit_mask(mask, size, fit)
+
+
+def resized_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """To width and height, by the nearest pixel."""
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
 def fit_mask(mask: NDArray[np.bool_], size: int, fit: Fit = "squash") -> NDArray[np.bool_]:
@@ -178,15 +246,15 @@ def fit_map(map_HW: NDArray[np.float32], size: int, fit: Fit = "squash") -> NDAr
     return np.array(fitted, np.float32) + (0 if square else least)
 
 
-def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image], bits: int | None = 16) -> Image.Image:
-    """The image that ``work`` makes of the image's pixels in L or RGB; ``bits`` None: of 16-bit grey as it is."""
+def _loaded(data: bytes, work: Callable[[Image.Image], Image.Image], bits: int = 16) -> Image.Image:
+    """What ``work`` makes of the image as it is stored; of a DICOM file as it is shown, with ``bits``."""
     try:
         if dicom.is_dicom(data):
             _check_size(*dicom.header(data)[:2])
-            return work(Image.fromarray(dicom.pixels(data, bits or 16)))
+            return work(Image.fromarray(dicom.pixels(data, bits)))
         image = _open(data)
         image.load()
-        return work(image if bits is None and image.mode.startswith("I") else _eight_bit(image, bits or 16))
+        return work(image)
     except (ImageError, MissingPackageError):
         raise
     except Exception as e:  # hostile bytes raise almost anything: OSError, SyntaxError, struct.error, ...
@@ -348,6 +416,8 @@ def _eight_bit(image: Image.Image, bits: int = 16) -> Image.Image:
             raise ImageError("Grey values lie outside 0 to 65535; save the image with 8 or 16 bits.")
         if values.max() > top:
             raise ImageError(f"Grey values reach {values.max()}, beyond the {top} of data.bits: {bits}.")
+        if _is_negative(image):
+            values = top - values
         return Image.fromarray(((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8))
     if image.mode == "F":
         raise ImageError("Grey values are floating point, with no defined range; save the image with 8 or 16 bits.")
@@ -358,6 +428,11 @@ def _eight_bit(image: Image.Image, bits: int = 16) -> Image.Image:
     if image.mode in ("1", "L"):
         return image.convert("L")
     return image.convert("RGB")
+
+
+def _is_negative(image: Image.Image) -> bool:
+    """Whether 0 is white in a TIFF (PhotometricInterpretation); Pillow inverts those of 8 bits alone."""
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0
 
 
 def _fit(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
@@ -19,8 +20,7 @@ from cxr_ray.data import images
 from cxr_ray.data.entries import AnnotatedSource, Source
 from cxr_ray.data.folder import ENDINGS, FolderSource, is_junk, is_mask, opened
 from cxr_ray.data.loading import Row, in_threads, unreadable
-from cxr_ray.data.manifest import Manifest
-from cxr_ray.data.pairing import paired, without_ending
+from cxr_ray.data.pairing import claims, without_ending
 from cxr_ray.data.sources import SOURCES
 from cxr_ray.errors import DataError, ImageError
 
@@ -31,12 +31,13 @@ class MaskFolder:
 
     ``part`` is lungs or marker, a key of ``regions``, or truth, a section. Where a name stands in several folders below
     ``path``, the one whose path there is nearest to the image's counts; ``shared``: names that several images have,
-    whose masks are told by their folders.
+    whose masks are told by their folders. ``listing``: what it is listed under; a copy shares it.
     """
 
     path: str
     part: str = "lungs"
     shared: frozenset[str] = frozenset()
+    listing: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
 
     def __post_init__(self) -> None:
         if "://" not in self.path:  # as in FolderSource
@@ -51,20 +52,38 @@ class MaskFolder:
 
     def find(self, path: str) -> str | None:
         """The mask of the image at ``path`` (of its manifest row), as a path inside the folder."""
+        found = self.candidates(path)
+        return found[0] if len(found) == 1 else None
+
+    def candidates(self, path: str) -> Sequence[str]:
+        """Files that are as near to the image at ``path``: one is its mask; of several, none is."""
         whole = without_ending(path)
-        files = _mask_files(self.path).get(PurePosixPath(whole).name, [])
+        files = _mask_files(self.path, self.listing).get(PurePosixPath(whole).name, [])
         files = [file for file in files if is_mask(str(file))] or files  # not the X-rays that lie beside them
-        place = paired([str(file.with_suffix("")) for file in files], whole, self.shared)
-        return None if place is None else str(files[place])
+        near = claims([str(file.with_suffix("")) for file in files], whole, self.shared)
+        return [str(files[place]) for place in near]
 
     def read(self, path: str) -> bytes:
         """The bytes of one mask. Raises OSError where it cannot be read."""
         return FolderSource(self.path).read(path)
 
+    def mask(self, source: Source, path: str, size: int, fit: images.Fit) -> NDArray[np.bool_]:
+        """The mask of the image at ``path`` of the source, bool [size, size], where the image's pixels are.
+
+        Raises:
+            OSError, ImageError: it cannot be read.
+        """
+        mask_path = self.find(path)
+        if mask_path is None:
+            return np.zeros((size, size), bool)
+        mask = images.decode_mask(self.read(mask_path))
+        own = (1, 1) if fit == "squash" else images.header(source.read(path))[:2]
+        return images.place_mask(mask, own, size, fit)
+
 
 @functools.lru_cache(maxsize=4)
-def _mask_files(folder: str) -> dict[str, list[PurePosixPath]]:
-    """Name without its ending to the files of that name, as paths inside the folder."""
+def _mask_files(folder: str, listing: str) -> dict[str, list[PurePosixPath]]:
+    """Name without its ending to the files of that name, as paths inside the folder; for each ``listing`` anew."""
     fs, base = opened(folder)
     found: dict[str, list[PurePosixPath]] = {}
     for info in fs.get_file_info(pafs.FileSelector(base or "/", recursive=True)):
@@ -96,20 +115,6 @@ def marker_of(sweep: Sweep) -> MaskFolder | None:
     return None if marker is None or "marker" in SOURCES[sweep.data.source].masks else MaskFolder(marker, "marker")
 
 
-def mask_note(folder: MaskFolder, manifest: Manifest) -> str:
-    """How many of the test images have a mask. Raises DataError where none has."""
-    paths = list(manifest.rows("test")["path"])
-    found, untold = sum(folder.find(path) is not None for path in paths), not_told_apart(folder, paths)
-    if not found:
-        raise DataError(
-            f"regions.{folder.part}: got {folder.path}, where no file is named as a test image; expected names such as "
-            f"{PurePosixPath(paths[0]).with_suffix('')}; give the masks their images' names.{untold}"
-        )
-    kind = folder.part.removesuffix("s").capitalize()
-    have = f"{found} of {len(paths)} test images have one in {folder.path}"
-    return f"{kind} masks: {have}; the others' columns are null.{untold}"
-
-
 class Named(Protocol):
     """What is found by the names of images: masks, or shapes in a file."""
 
@@ -122,12 +127,30 @@ class Named(Protocol):
         """What stands under the image at ``path``."""
         ...
 
+    def candidates(self, path: str) -> Sequence[str]:
+        """The names of all that may stand under it."""
+        ...
+
 
 def not_told_apart(of: Named, paths: Sequence[str]) -> str:
-    """A sentence on things that have the name of several images and do not tell whose they are.
+    """Sentences on things that have the name of several images, and on images for which there are several things.
 
     Nothing where there are none.
     """
+    return _name_of_several(of, paths) + _several_of_name(of, paths)
+
+
+def _several_of_name(of: Named, paths: Sequence[str]) -> str:
+    found = [names for path in paths if len(names := of.candidates(path)) > 1]
+    if not found:
+        return ""
+    return (
+        f" For {len(found)} images there are several, such as {' and '.join(sorted(found[0])[:3])}, of which none is "
+        "taken: leave one, or name the others apart."
+    )
+
+
+def _name_of_several(of: Named, paths: Sequence[str]) -> str:
     by_name = replace(of, shared=frozenset())  # type: ignore[type-var]
     told = {_identity(of.find(path)) for path in paths}
     shared = [path for path in paths if PurePosixPath(without_ending(path)).name in of.shared]
@@ -181,7 +204,7 @@ def load_parts(
     errors: list[Row] = []
     nowhere = np.zeros((size, size), bool)
     for folder in folders:
-        loaded = in_threads(functools.partial(_mask_in, folder, size, fit, preprocess), paths)
+        loaded = in_threads(functools.partial(_mask_in, source, folder, size, fit, preprocess), paths)
         errors += [
             {"path": row["path"], "image_id": row["image_id"], "stage": folder.part, "reason": mask}
             for row, mask in zip(rows, loaded, strict=True)
@@ -216,13 +239,12 @@ def _annotated_parts(
     )
 
 
-def _mask_in(folder: MaskFolder, size: int, fit: images.Fit, preprocess: str, path: str) -> NDArray[np.bool_] | str:
+def _mask_in(
+    source: Source, folder: MaskFolder, size: int, fit: images.Fit, preprocess: str, path: str
+) -> NDArray[np.bool_] | str:
     """The mask of the image at ``path``, nowhere where there is none; or why it cannot be read."""
-    mask_path = folder.find(path)
-    if mask_path is None:
-        return np.zeros((size, size), bool)
     try:
-        return images.preprocess_mask(images.decode_mask(folder.read(mask_path), size, fit), preprocess)
+        return images.preprocess_mask(folder.mask(source, path, size, fit), preprocess)
     except ImageError as e:
         return str(e)
     except (OSError, pa.ArrowException) as e:

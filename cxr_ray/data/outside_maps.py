@@ -239,9 +239,7 @@ def _judge(files: MapFiles, checked: Mapping[str, _Checked], test: pd.DataFrame)
 
 def _over(shape: tuple[int, ...], size: tuple[int, int], exactly: bool) -> bool:
     """Whether a map has the shape of its image: its size, or (not exactly) its proportions within a pixel."""
-    if exactly:
-        return shape == tuple(size)
-    return abs(shape[0] * size[1] - shape[1] * size[0]) <= max(size)
+    return shape == tuple(size) if exactly else images.same_proportions(shape, size)
 
 
 def _require_usable(files: MapFiles, usable: Mapping[str, Any], problems: Mapping[str, str]) -> None:

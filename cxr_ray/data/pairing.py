@@ -66,6 +66,16 @@ def paired(names: Sequence[str], path: str, shared: Collection[str] = (), last: 
     >>> paired(["left/1"], "test/NORMAL/1"), paired(["a/1", "b/1"], "test/NORMAL/1")
     (0, None)
     """
+    best = claims(names, path, shared, last)
+    return best[0] if len(best) == 1 else None
+
+
+def claims(names: Sequence[str], path: str, shared: Collection[str] = (), last: str | None = None) -> list[int]:
+    """As ``paired``: the places of all that are as near.
+
+    >>> claims(["a/1", "b/1"], "test/NORMAL/1")
+    [0, 1]
+    """
     *own, name = PurePosixPath(path).parts
     last = last or name
     is_shared = PurePosixPath(last).name in shared
@@ -81,4 +91,4 @@ def paired(names: Sequence[str], path: str, shared: Collection[str] = (), last: 
             best, most = [n], agree
         elif agree == most:
             best.append(n)
-    return best[0] if len(best) == 1 else None
+    return best

@@ -1,8 +1,8 @@
 """Pixels that do not fit into memory: a memory-mapped file on the disk of each machine, filled once.
 
 A file is named after what it holds (image_ids, size, fit, preprocessing, bits, and what decodes), written under
-another name and renamed when it is whole. A second file, written last, says how many images there are and the checksum of each part. Whatever is cut
-off, changed or half written is filled again.
+another name and renamed when it is whole. A second file, written last, says how many images there are and the checksum
+of each part. Whatever is cut off, changed or half written is filled again.
 """
 
 from __future__ import annotations

@@ -28,6 +28,11 @@ class Box:
         """How far it reaches to the right and down."""
         return self.edges[2:]
 
+    @property
+    def start(self) -> tuple[float, float]:
+        """Its left and upper edge."""
+        return self.edges[:2]
+
     def parts(self, width: int, height: int) -> Iterator[tuple[Mask, Mask]]:
         """(mask, its bounding box), bool [height, width] each; at least the pixel at its centre, where that is inside.
 
@@ -55,6 +60,11 @@ class Polygon:
         """How far it reaches to the right and down."""
         return max(x for x, _ in self.points), max(y for _, y in self.points)
 
+    @property
+    def start(self) -> tuple[float, float]:
+        """Its left and upper end."""
+        return min(x for x, _ in self.points), min(y for _, y in self.points)
+
     def parts(self, width: int, height: int) -> Iterator[tuple[Mask, Mask]]:
         """(mask, its bounding box), bool [height, width] each. The outline's own pixels belong to the mask."""
         image = Image.new("L", (width, height))
@@ -74,6 +84,8 @@ class Runs:
     def reach(self) -> tuple[float, float]:
         """0: it is a mask of the whole image, whatever the image's size."""
         return 0.0, 0.0
+
+    start = reach
 
     def parts(self, width: int, height: int) -> Iterator[tuple[Mask, Mask]]:
         """(mask, its bounding box) of each connected component, bool [height, width] each, by the nearest pixel.

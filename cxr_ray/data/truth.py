@@ -11,29 +11,31 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-from PIL import Image
 from pyarrow import fs as pafs
 
 from cxr_ray.config import Sweep
 from cxr_ray.data import images, shapes
 from cxr_ray.data.annotations import Annotation, read
+from cxr_ray.data.doubts import settle
 from cxr_ray.data.entries import Source
 from cxr_ray.data.folder import opened
 from cxr_ray.data.loading import Row, absolute, in_threads, unreadable
 from cxr_ray.data.manifest import Manifest
+from cxr_ray.data.mask_checks import OVER_IMAGES, Frame, check_masks, stretch, stretched
 from cxr_ray.data.masks import MaskFolder, not_told_apart
-from cxr_ray.data.pairing import paired, without_ending
+from cxr_ray.data.pairing import claims, without_ending
 from cxr_ray.data.shapes import Mask, Shape
 from cxr_ray.data.sources import SOURCES
 from cxr_ray.errors import DataError, ImageError
 
 TRUTH, BOXES = "truth", "truth_boxes"  # names of the masks
 MOST_BYTES = 2**30  # of a file of annotations
-ByName = dict[str, list[tuple[str, Annotation]]]
+ByName = dict[str, list[tuple[str, str, Annotation]]]  # name to path without ending, name as it stands, annotation
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,21 @@ class TruthFile:
 
     def find(self, path: str) -> Annotation | None:
         """What the file says of the image at ``path`` (of its manifest row), whatever the label; None: nothing."""
-        return named(_by_name(self.path, self.format, self.stamp), path, self.shared)
+        found = named(self._listed.by_name, path, self.shared)
+        return found[0][1] if len(found) == 1 else None
+
+    def candidates(self, path: str) -> Sequence[str]:
+        """The names in the file that are as near to the image at ``path``: of several, none counts."""
+        return [name for name, _ in named(self._listed.by_name, path, self.shared)]
+
+    @property
+    def _listed(self) -> _Listed:
+        return _listed(self.path, self.format, self.stamp)
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """What the file holds and is of no image, in words."""
+        return self._listed.left_out
 
     def marked(self, path: str) -> Marked | None:
         """The shapes of an image, of the labels that count; None: there are none."""
@@ -95,23 +111,25 @@ class TruthFile:
             return np.zeros((size, size), dtype=bool), np.zeros((size, size), dtype=bool)
         both = shapes.drawn(marked.shapes, *(marked.size or own))
         if fit != "squash" and marked.size not in (None, own):  # first as the image's file was made from the larger one
-            both = _resized(both[0], own), _resized(both[1], own)
+            both = images.resized_mask(both[0], own), images.resized_mask(both[1], own)
         return images.fit_mask(both[0], size, fit), images.fit_mask(both[1], size, fit)
 
     def named_labels(self) -> list[str]:
         """The labels of the file, in the order of their names; of those without a name, none."""
-        every = [one for of_name in _by_name(self.path, self.format, self.stamp).values() for _, one in of_name]
+        every = [one for of_name in self._listed.by_name.values() for *_, one in of_name]
         return sorted({label for one in every for label, _ in one.shapes if label})
 
 
-def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
-    """To width and height, by the nearest pixel."""
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+class _Listed(NamedTuple):
+    """What a file says of images: by name, and what it holds that is of none."""
+
+    by_name: ByName
+    left_out: Sequence[str]
 
 
 @functools.lru_cache(maxsize=2)
-def _by_name(path: str, kind: str, stamp: tuple[int, int]) -> ByName:
-    """What the file says of each image, with the image's path there, by the image's name; all without endings."""
+def _listed(path: str, kind: str, stamp: tuple[int, int]) -> _Listed:
+    """What the file says of each image, by the image's name without its ending."""
     fs, base = opened(path)
     info = fs.get_file_info(base)
     if info.type != pafs.FileType.File or info.size > MOST_BYTES:
@@ -125,26 +143,27 @@ def _by_name(path: str, kind: str, stamp: tuple[int, int]) -> ByName:
     found: ByName = {}
     for name, annotation in annotations.items():
         whole = without_ending(name.replace("\\", "/").strip("/"))
-        found.setdefault(PurePosixPath(whole).name, []).append((whole, annotation))
-    return found
+        found.setdefault(PurePosixPath(whole).name, []).append((whole, name, annotation))
+    return _Listed(found, annotations.left_out)
 
 
-def named(found: ByName, path: str, shared: Collection[str] = ()) -> Annotation | None:
+def named(found: ByName, path: str, shared: Collection[str] = ()) -> list[tuple[str, Annotation]]:
     """What stands under an image's path, or the end of it: folders may be missing, or joined by _ to the name.
+
+    Several where they are as near to it.
 
     >>> here = Annotation(None, ())
     >>> joined = "patient1_study1_view1"
-    >>> named({joined: [(joined, here)]}, "valid/patient1/study1/view1.jpg") is here
+    >>> named({joined: [(joined, joined, here)]}, "valid/patient1/study1/view1.jpg") == [(joined, here)]
     True
     """
     parts = PurePosixPath(without_ending(path)).parts
     for first in range(len(parts)):
         of_name = found.get("_".join(parts[first:]), [])
         own = "/".join((*parts[:first], "_".join(parts[first:])))
-        place = paired([whole for whole, _ in of_name], own, shared, "/".join(parts[first:]))
-        if place is not None:
-            return of_name[place][1]
-    return None
+        if near := claims([whole for whole, *_ in of_name], own, shared, "/".join(parts[first:])):
+            return [of_name[place][1:] for place in near]
+    return []
 
 
 Truth = TruthFile | MaskFolder
@@ -178,45 +197,49 @@ def truth_of(sweep: Sweep) -> Truth | None:
         raise DataError(f"truth.size: got {got}; expected at most {images.MAX_PIXELS:,} pixels; correct it.")
     stamp = info.size or 0, info.mtime_ns or 0
     truth = TruthFile(absolute(asked.path), asked.format, tuple(asked.labels), asked.size, stamp)
-    _by_name(truth.path, truth.format, truth.stamp)  # what is wrong with it is told now
+    _listed(truth.path, truth.format, truth.stamp)  # what is wrong with it is told now
     return truth
 
 
-def truth_notes(truth: Truth, manifest: Manifest) -> list[str]:
-    """How many of the test images have an expert truth, and which labels it joins.
+def truth_notes(truth: Truth, manifest: Manifest, frame: Frame = OVER_IMAGES) -> list[str]:
+    """How many of the test images have an expert truth, which labels it joins, and what is doubtful about it.
 
     Raises:
-        DataError: no image has one, a label is not in the file, or shapes reach beyond their images.
+        DataError: no image has one, a label is not in the file, shapes reach beyond their images, or masks or shapes
+            were drawn on images of other proportions.
     """
     test = manifest.rows("test")
     paths = list(test["path"])
     if isinstance(truth, MaskFolder):
-        found = sum(truth.find(path) is not None for path in paths)
-        listed = found
+        listed = sum(truth.find(path) is not None for path in paths)
+        found, notes = check_masks(truth, test, frame)
     else:
         _check_labels(truth)
         found = sum(truth.marked(path) is not None for path in paths)
         listed = sum(truth.find(path) is not None for path in paths)
-        own = zip(paths, test["width"].tolist(), test["height"].tolist(), strict=True)
-        _check_sizes(truth, [(path, (int(width), int(height))) for path, width, height in own])
+        notes = [*_check_sizes(truth, test, frame), *_joined(truth)]
     untold = not_told_apart(truth, paths)
+    if isinstance(truth, TruthFile) and truth.left_out:
+        untold += f" The file holds {' and '.join(truth.left_out)}, which are left out."
     if not found:
         raise DataError(
             f"truth.path: got {truth.path}, where no test image has an expert truth ({listed} of {len(paths)} are "
-            f"listed); expected names such as {PurePosixPath(paths[0]).with_suffix('')}; give the images' names."
-            f"{untold}"
+            f"listed); expected names such as {PurePosixPath(paths[0]).with_suffix('')}, and shapes or masks that are "
+            f"not empty; give the images' names.{untold}"
         )
     without = len(paths) - found
-    empty = "; nor have those whose mask is empty" if isinstance(truth, MaskFolder) else ""
-    notes = [
+    first = (
         f"Expert truth: {found} of {len(paths)} test images have one in {truth.path}. The other {without} "
-        f"({listed - found} listed without, {len(paths) - listed} not listed) have no row in localisation{empty}."
-        f"{untold}"
-    ]
-    if isinstance(truth, TruthFile) and len(labels := truth.named_labels()) > 1 and len(truth.labels) != 1:
+        f"({listed - found} listed without, {len(paths) - listed} not listed) have no row in localisation.{untold}"
+    )
+    return [first, *notes]
+
+
+def _joined(truth: TruthFile) -> list[str]:
+    if len(labels := truth.named_labels()) > 1 and len(truth.labels) != 1:
         joined = ", ".join(truth.labels or labels)
-        notes.append(f"Expert truth: regions of the labels {joined} are joined into one (truth.labels chooses).")
-    return notes
+        return [f"Expert truth: regions of the labels {joined} are joined into one (truth.labels chooses)."]
+    return []
 
 
 def _check_labels(truth: TruthFile) -> None:
@@ -228,22 +251,25 @@ def _check_labels(truth: TruthFile) -> None:
         )
 
 
-def _check_sizes(truth: TruthFile, own: Sequence[tuple[str, tuple[int, int]]]) -> None:
+def _check_sizes(truth: TruthFile, test: pd.DataFrame, frame: Frame) -> list[str]:
     """Shapes beyond the image were drawn on another size: by the file's size, the sweep's, or the image's own."""
     beyond: Counter[tuple[tuple[int, int], tuple[float, float]]] = Counter()
-    furthest = 0.0
-    for path, of_file in own:
+    askew: Counter[str] = Counter()
+    shares, before = 0, 0
+    for path, *own in test[["path", "width", "height"]].itertuples(index=False, name=None):
         if (marked := truth.marked(path)) is None:
             continue
-        width, height = marked.size or of_file
+        width, height = size = marked.size or (int(own[0]), int(own[1]))
         right, down = (max(reach) for reach in zip(*(shape.reach for shape in marked.shapes), strict=True))
-        furthest = max(furthest, right, down)
+        shares += 0 < max(right, down) <= 1
+        before += min(min(shape.start) for shape in marked.shapes) < -1
         if right > width + 1 or down > height + 1:  # edges are rounded
-            beyond[(width, height), (right, down)] += 1
-    if 0 < furthest <= 1:
+            beyond[size, (right, down)] += 1
+        askew.update(_askew(marked, size, own))
+    if shares:
         raise DataError(
-            f"truth.path: got {truth.path}, where no shape reaches beyond {furthest:g}, as shares of a side would; "
-            "expected pixels; multiply x by the image's width and y by its height."
+            f"truth.path: got {truth.path}, where the shapes of {shares} images reach 1 pixel at most, as shares of a "
+            "side would; expected pixels; multiply x by the image's width and y by its height."
         )
     if beyond:
         (size, reach), _ = max(beyond.items(), key=lambda item: item[0][1])
@@ -252,6 +278,17 @@ def _check_sizes(truth: TruthFile, own: Sequence[tuple[str, tuple[int, int]]]) -
             f"{reach[0]:.0f} x {reach[1]:.0f} of {size[0]} x {size[1]} pixels); expected pixels of the images as they "
             "are here; set truth.size to the width and height of the images that they were drawn on."
         )
+    told = settle(stretched(f"truth.path: {truth.path}", askew), frame.accept)
+    if before:
+        told.append(f"Expert truth: shapes of {before} images begin left of them or above; what is outside is cut off.")
+    return told
+
+
+def _askew(marked: Marked, size: tuple[int, int], own: Sequence[int]) -> list[str]:
+    """The first size of other proportions than the file's, or of a mask's than the size that it was drawn on."""
+    drawn = [(shape.width, shape.height) for shape in marked.shapes if isinstance(shape, shapes.Runs)]
+    pairs = [(size, own), *((of_mask, size) for of_mask in drawn)]
+    return [stretch(one, other) for one, other in pairs if not images.same_proportions(one, other)][:1]
 
 
 def load_truth(
@@ -303,10 +340,7 @@ def _masks(source: Source, truth: Truth, path: str, size: int, fit: images.Fit) 
         known = marked is None or (marked.size is not None and fit == "squash")
         own = (1, 1) if known else images.header(source.read(path))[:2]
         return truth.masks(path, own, size, fit)
-    mask_path = truth.find(path)
-    if mask_path is None:
-        return np.zeros((size, size), dtype=bool), np.zeros((size, size), dtype=bool)
-    mask = images.decode_mask(truth.read(mask_path), size, fit)
+    mask = truth.mask(source, path, size, fit)
     return mask, boxes_of(mask)
 
 

@@ -14,6 +14,7 @@ from cxr_ray.counting import telling
 from cxr_ray.data import doubts, labels, masks, sources
 from cxr_ray.data.entries import Source
 from cxr_ray.data.manifest import Manifest, load_manifest
+from cxr_ray.data.mask_checks import Frame, mask_notes
 from cxr_ray.data.outside_maps import OutsideMaps, load_outside_maps
 from cxr_ray.data.splits import REFERENCE, REFERENCE_IMAGES, choose
 from cxr_ray.data.truth import truth_notes, truth_of
@@ -126,11 +127,13 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     manifest.notes.extend(doubts.settle(manifest.doubts, sweep.data.accept))
     manifest.notes.extend(told)
     shared = manifest.shared
+    sizes = [ref.size for ref in given.values()] + [sweep.images_of(t.model)[0] for t in trials]
+    frame = Frame(frozenset(sizes), sweep.data.accept)
     for folder in (masks.lungs_of(sweep), masks.marker_of(sweep)):
         if folder is not None:
-            manifest.notes.append(masks.mask_note(replace(folder, shared=shared), manifest))
+            manifest.notes.extend(mask_notes(replace(folder, shared=shared), manifest, frame))
     if (truth := truth_of(sweep)) is not None:
-        manifest.notes.extend(truth_notes(replace(truth, shared=shared), manifest))
+        manifest.notes.extend(truth_notes(replace(truth, shared=shared), manifest, frame))
     maps = load_outside_maps(sweep.explain.maps, manifest)
     manifest.notes.extend(maps.notes)
     manifest.errors.extend(maps.errors)

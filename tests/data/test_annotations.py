@@ -189,10 +189,37 @@ def test_boxes_hold_their_mask(mask):
 @given(st.binary(max_size=60), st.sampled_from(["a.csv", "a.tsv", "a.json", "a.parquet"]))
 def test_any_bytes_are_annotations_or_a_sentence(data, name):
     said = ""
-    found: annotations.Annotations = {}
+    found = annotations.Annotations()
     try:
         found = annotations.read(data, name)
     except DataError as e:
         said = str(e)
     assert "\n" not in said
     assert all(isinstance(one, annotations.Annotation) for one in found.values())
+
+
+IMAGES = [{"id": n, "file_name": f"{name}.png"} for n, name in enumerate("ab")]
+ONE = [{"image_id": 0, "bbox": [0, 0, 1, 1]}]
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        ([*IMAGES, {"id": 2, "file_name": "a.png"}], "two images of the file_name a.png, which differ"),
+        ([*IMAGES, {"id": 0, "file_name": "c.png"}], "the image id 0 for a.png and c.png"),
+    ],
+)
+def test_coco_files_that_name_images_twice_are_refused(images, says):
+    with pytest.raises(DataError, match=says):
+        annotations.read(json.dumps({"images": images, "annotations": ONE}).encode(), "a.json")
+
+
+def test_an_image_that_is_listed_twice_alike_is_one():
+    found = annotations.read(json.dumps({"images": IMAGES * 2, "annotations": ONE}).encode(), "a.json")
+    assert [len(one.shapes) for one in found.values()] == [1, 0]
+
+
+def test_one_image_of_two_sizes_is_refused():
+    text = "image,x,y,width,height,image_width,image_height\na,1,1,5,5,40,20\na,10,10,50,50,400,200\n"
+    with pytest.raises(DataError, match=r"the sizes \(40, 20\) and \(400, 200\) for a \(row 2\)"):
+        annotations.read(text.encode(), "a.csv")

@@ -280,3 +280,10 @@ def test_clahe_evens_out_local_contrast_with_a_limit():
     assert contrast(done) < 60, "the limit keeps checks of 4 grey values from becoming black and white"
     constant = np.full((3, 40, 40), 7, np.uint8)
     np.testing.assert_array_equal(images.preprocess(constant, "clahe"), constant)
+
+
+@pytest.mark.parametrize(("bits", "deep"), [(16, 65535), (12, 4095)])
+def test_a_tiff_in_which_0_is_white_is_inverted(bits, deep):
+    values = np.array([[0, deep], [deep // 3, deep]], np.uint16)
+    negative = encoded(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+    np.testing.assert_array_equal(images.decode(negative, 2, bits=bits)[0], [[255, 0], [170, 0]])

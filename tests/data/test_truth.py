@@ -9,6 +9,7 @@ from PIL import Image
 
 from cxr_ray.data.folder import FolderSource
 from cxr_ray.data.manifest import load_manifest
+from cxr_ray.data.mask_checks import Frame
 from cxr_ray.data.truth import load_truth, own_truth, truth_notes, truth_of
 from cxr_ray.errors import DataError
 from cxr_ray.sweepfile import resolve
@@ -163,3 +164,66 @@ def test_an_image_that_fits_no_memory_is_a_sentence(tmp_path):
     (tmp_path / "boxes.csv").write_text("image,x,y,width,height\na,1,2,3,4\n")
     with pytest.raises(DataError, match=r"truth.size: got 100000 x 100000; expected at most 100,000,000 pixels"):
         truth_of(resolve({"truth": {"path": str(tmp_path / "boxes.csv"), "size": [100_000, 100_000]}}))
+
+
+COCO = {
+    "images": [{"id": n, "file_name": f"{name}.png", "width": 40, "height": 20} for n, name in enumerate("ab")],
+    "annotations": [{"image_id": n, "bbox": [4, 2, 20, 10]} for n in range(2)],
+}
+SWAPPED = [{**image, "width": 20, "height": 40} for image in COCO["images"]]
+RUNS = [{"image_id": 0, "segmentation": {"size": [10, 10], "counts": [10, 30, 60]}}]
+OUTLINE = [[1, 1], [9, 1], [9, 9]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "image,x,y,width,height,image_width,image_height\na,4,2,10,10,20,40\n"),
+        ("a.json", json.dumps({**COCO, "images": SWAPPED, "annotations": [{"image_id": 0, "bbox": [4, 2, 9, 10]}]})),
+        ("a.json", json.dumps({**COCO, "annotations": RUNS})),
+        ("a.json", json.dumps({"a": {"img_size": [40, 20], "Edema": [OUTLINE]}})),
+    ],
+)
+def test_annotations_of_other_proportions_stop_the_run_unless_accepted(tmp_path, source, name, content):
+    found, manifest = truth(tmp_path, content, name), load_manifest(source, training=False)
+    says = r"got 1 images whose mask or annotations .*truth.path: .* for 40 x 20.*data.accept: \[stretched\]"
+    with pytest.raises(DataError, match=says):
+        truth_notes(found, manifest)
+    assert "stretched over it" in truth_notes(found, manifest, Frame(accept=["stretched"]))[1]
+
+
+def test_annotations_of_a_copy_that_was_resized_evenly_are_taken(tmp_path, source):
+    text = "image,x,y,width,height,image_width,image_height\na,4,2,10,10,403,201\nb,4,2,5,4,13,7\n"  # rounded
+    assert len(truth_notes(truth(tmp_path, text), load_manifest(source, training=False))) == 1
+
+
+def test_shapes_that_begin_outside_of_their_image_are_told(tmp_path, source):
+    text = "image,x,y,width,height\na,-6,2,16,10\n"
+    notes = truth_notes(truth(tmp_path, text), load_manifest(source, training=False))
+    assert "shapes of 1 images begin left of them or above; what is outside is cut off" in notes[1]
+
+
+def test_one_box_in_pixels_makes_no_pixels_of_the_shares(tmp_path, source):
+    text = "image,x,y,width,height\na,0.1,0.2,0.3,0.4\nb,4,2,10,10\n"
+    with pytest.raises(DataError, match="shapes of 1 images reach 1 pixel at most, as shares of a side would"):
+        truth_notes(truth(tmp_path, text), load_manifest(source, training=False))
+
+
+def test_annotations_of_no_image_are_told(tmp_path, source):
+    manifest = load_manifest(source, training=False)
+    lost = [{"image_id": "0", "bbox": [4, 2, 20, 10]}]
+    found = truth(tmp_path, json.dumps({**COCO, "annotations": COCO["annotations"] + lost}), "a.json")
+    assert "holds 1 annotations whose image_id is no image's, which are left out." in truth_notes(found, manifest)[0]
+    found = truth(tmp_path, json.dumps({**COCO, "annotations": lost}), "b.json")
+    with pytest.raises(DataError, match=r"no test image has an expert truth .*holds 1 annotations whose image_id"):
+        truth_notes(found, manifest)
+    found = truth(tmp_path, "image,x,y,width,height\na,1,1,5,5\n,1,1,5,5\n")
+    assert "holds 1 rows without an image" in truth_notes(found, manifest)[0]
+
+
+def test_two_rows_for_one_image_are_told(tmp_path, source):
+    with pytest.raises(DataError, match=r"For 1 images there are several, such as a.jpg and a.png, of which none is"):
+        truth_notes(
+            truth(tmp_path, "image,x,y,width,height\na.png,1,1,5,5\na.jpg,1,1,5,5\n"),
+            load_manifest(source, training=False),
+        )
