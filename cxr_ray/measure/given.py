@@ -25,11 +25,10 @@ from cxr_ray.measure.batch import in_pixel_space
 from cxr_ray.measure.shards import Shard
 from cxr_ray.models import ends, networks, xrayvision
 from cxr_ray.models.networks import Classifier, ModelSpec
-from cxr_ray.models.scoring_only import ScoringOnly, scripted
+from cxr_ray.models.scoring_only import scripted
 
 TRIAL = "model"  # the model's name in the tables
 SHARD = 16  # images that a worker gets at a time, as in a sweep
-PROBED = 8  # images that tell whether outputs look like probabilities
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 Model = nn.Module | Callable[[Tensor], Tensor]
@@ -107,7 +106,7 @@ def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequ
         CheckpointError: the model is not that.
     """
     network: Model = model
-    columns = None
+    columns, told = None, getattr(model, "notes", ())
     if isinstance(model, Classifier):
         network, spec = model.network, spec or model.spec
     elif xrayvision.is_of_package(model):
@@ -137,7 +136,7 @@ def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequ
     spec = spec or ModelSpec("given", size)
     if columns is not None:
         spec = networks.normalized(replace(spec, columns=spec.columns or columns), xrayvision.NORMALIZATION)
-    return Given(_classifier(network, spec, pixels), pixels, names)
+    return Given(_classifier(network, spec, pixels, told), pixels, names)
 
 
 def _paths(images: Any) -> list[str] | None:
@@ -182,8 +181,8 @@ def _as_pixels(images: Any) -> Pixels:
     return array.astype(np.float32)
 
 
-def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
-    """The model with its spec, whose number of outputs is seen on one image."""
+def _classifier(model: Model, spec: ModelSpec, pixels: Pixels, told: Sequence[str]) -> Classifier:
+    """The model with its spec, whose number of outputs is seen on one image; ``told``: notes that its reader told."""
     model = getattr(model, "_orig_mod", model)  # what torch.compile was given, whose layers can be read
     network = model if isinstance(model, nn.Module) else _Function(model)
     if isinstance(model, torch.jit.ScriptModule):
@@ -220,12 +219,14 @@ def _classifier(model: Model, spec: ModelSpec, pixels: Pixels) -> Classifier:
             f"got columns {spec.columns} for a model of {logits.shape[1]} outputs; expected numbers from 0 to "
             f"{logits.shape[1] - 1}; give those."
         )
-    ends.require_logits("a model", network, logits, spec.columns)
-    ends.require_steady("a model", network, classifier.normalize(image), logits)
     classifier.spec = replace(spec, outputs=logits.shape[1])
+    images = classifier.normalize(image)
+    notes = ends.require_logits("a model", classifier, images, logits)
+    ends.require_steady("a model", classifier, images, logits)
     _require_finite(classifier, logits)
-    if not ends.end_in_layer(logits) and not (isinstance(network, ScoringOnly) and network.ends_in):
-        _tell_shares(classifier, pixels)
+    for note in notes:
+        if note not in told:
+            warnings.warn(f"of the model: {note}", stacklevel=5)
     return classifier
 
 
@@ -241,19 +242,6 @@ def _require_finite(classifier: Classifier, logits: Tensor) -> None:
         raise CheckpointError(
             f"got a model that gives {of_noise.flatten()[0]:g} for noise as for an image; expected finite logits; give "
             "weights, mean and std that are finite and not 0."
-        )
-
-
-def _tell_shares(classifier: Classifier, pixels: Pixels) -> None:
-    """Warn of a function whose numbers all lie between 0 and 1: what it ends in cannot be seen."""
-    images = in_pixel_space(torch.from_numpy(np.array(pixels[:PROBED]))).to(classifier.mean.device)
-    with torch.no_grad():
-        logits = classifier.network(classifier.normalize(images))
-    if bool(((logits >= 0) & (logits <= 1)).all()):
-        warnings.warn(
-            f"the outputs of the model lie between {float(logits.min()):.3g} and {float(logits.max()):.3g} for "
-            f"{len(images)} images, and are taken for logits; if they are probabilities p, give log(p / (1 - p))",
-            stacklevel=6,
         )
 
 

@@ -164,8 +164,7 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
                 "that network."
             )
     _copy(classifier, matched.state, None, path)
-    _try(path, classifier)
-    classifier.notes = (*file.notes, *matched.notes, *said)
+    classifier.notes = (*file.notes, *matched.notes, *said, *_try(path, classifier))
     return classifier
 
 
@@ -174,8 +173,7 @@ def _load_whole(path: str, spec: ModelSpec, classes: Classes) -> Classifier:
     network = FILES[spec.arch][0](path)
     spec, said = outputs_of_classes(path, replace(spec, outputs=families.outputs_of(network, spec.size)), None, classes)
     classifier = Classifier(network, spec).eval()
-    _try(path, classifier)
-    classifier.notes = (*network.notes, *said)
+    classifier.notes = (*network.notes, *said, *_try(path, classifier))
     return classifier
 
 
@@ -200,8 +198,8 @@ def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
     return spec
 
 
-def _try(path: str, classifier: Classifier) -> None:
-    """Refuse weights that give no finite score for a constant image or for noise."""
+def _try(path: str, classifier: Classifier) -> list[str]:
+    """Refuse weights that give no finite score for a constant image or for noise; what is taken for granted."""
     size = classifier.spec.size
     noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     images = torch.cat([torch.zeros_like(noise), classifier.normalize(noise)])
@@ -213,8 +211,8 @@ def _try(path: str, classifier: Classifier) -> None:
             "give the network (arch) and the size that it was trained with."
         ) from None
     families.require_outputs(outputs, 2)
-    ends.require_logits(path, classifier.network, outputs, classifier.spec.columns)
-    ends.require_steady(path, classifier.network, images, outputs)
+    notes = ends.require_logits(path, classifier, images, outputs)
+    ends.require_steady(path, classifier, images, outputs)
     with torch.inference_mode():
         scores = classifier.log_odds(images)
     if not torch.isfinite(scores).all():
@@ -223,6 +221,7 @@ def _try(path: str, classifier: Classifier) -> None:
             f"got {path}, which gives {values} for a constant image and for noise; expected finite scores; give "
             "weights, mean and std that are finite and not too large."
         )
+    return notes
 
 
 def to_bytes(classifier: Classifier) -> bytes:

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from cxr_ray.errors import CheckpointError, MissingPackageError, UserError, first_line
+from cxr_ray.models import origins
 from cxr_ray.models.statefiles import read_bytes
 
-SAYS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log-softmax"}
-SAYS |= {"softmax": "softmax", "sigmoid": "sigmoid", "log_softmax": "log-softmax"}  # TorchScript's, in aten
 UNDONE = ("softmax", "sigmoid")
+LARGEST_SHARE = 1 - 2**-24  # below 1 in float32; its logit is 16.6
 PASSED_ON = (  # by these a score stays what it is; slices too, whose softmax is then that of one class
-    *("Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"),
-    *("flatten", "index_select", "reshape", "select", "slice", "squeeze", "to", "unsqueeze", "view"),
+    *("cast", "flatten", "gather", "identity", "reshape", "slice", "split", "squeeze", "unsqueeze"),
+    *("indexselect", "select", "to", "view"),
 )
 
 
@@ -36,7 +36,8 @@ class ScoringOnly(nn.Module):
         kind: what it is, in words.
         ends_in: softmax or sigmoid, whose outputs become log-probabilities and logits; None for logits.
         notes: on how it is read, each a sentence.
-        is_softmax: its outputs are those of one softmax, whether that is undone or left out.
+        origins: the operations that its outputs come from (``origins.origins``), with what is left out.
+        is_undone: whether a softmax or sigmoid at its end is undone or left out.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class ScoringOnly(nn.Module):
         score: Callable[[Tensor], Tensor],
         ends_in: str | None,
         notes: Sequence[str] = (),
-        is_softmax: bool = False,
+        origins: frozenset[str] = frozenset(),
+        is_undone: bool = False,
     ):
         super().__init__()
         self.kind, self.score, self.ends_in, self.notes = kind, score, ends_in, tuple(notes)
-        self.is_softmax = is_softmax or ends_in == "softmax"
+        self.origins, self.is_undone = origins, is_undone
 
     def forward(self, images: Tensor) -> Tensor:
         """Model-space images to logits; without a gradient."""
@@ -57,9 +59,10 @@ class ScoringOnly(nn.Module):
             outputs = self.score(images.detach())
         if isinstance(outputs, Tensor) and outputs.ndim == 1:
             outputs = outputs[:, None]
-        if self.ends_in == "softmax":
-            return outputs.log()
-        return outputs.logit() if self.ends_in == "sigmoid" else outputs
+        if self.ends_in is None:
+            return outputs
+        shares = outputs.clamp(min=torch.finfo(torch.float32).tiny)  # whose logarithms are finite
+        return shares.log() if self.ends_in == "softmax" else shares.clamp(max=LARGEST_SHARE).logit()
 
 
 def read_torchscript(path: str) -> ScoringOnly:
@@ -83,29 +86,54 @@ def read_torchscript(path: str) -> ScoringOnly:
 
 def scripted(module: Any) -> ScoringOnly:
     """A TorchScript module that is loaded."""
-    ends_in = None
+    kind, score, found, last = "a TorchScript file", _plain(module, module), frozenset[str](), None
     try:
-        graph = module.inlined_graph
+        graph = module.inlined_graph  # a copy
         node = next(iter(graph.outputs())).node()
-        while (kind := node.kind().removeprefix("aten::")) in PASSED_ON:
-            node = next(iter(node.inputs())).node()
-        ends_in = SAYS.get(kind)
+        found = origins.origins(node, _name_of_node, _nodes_before)
+        last = _last(node, _name_of_node, _nodes_before)
     except (RuntimeError, AttributeError, StopIteration):  # a graph that cannot be inlined: outputs are looked at
         pass
-    if ends_in not in UNDONE:
-        return ScoringOnly("a TorchScript file", _plain(module), None, is_softmax=ends_in is not None)
-    notes = [f"it ends in a {ends_in}, which is undone: scores are log-odds"]
-    return ScoringOnly("a TorchScript file", _plain(module), ends_in, notes)
+    if last is None:
+        return ScoringOnly(kind, score, None, origins=found)
+    ends_in = _name_of_node(last)
+    try:
+        last.output().replaceAllUsesWith(next(iter(last.inputs())))
+        without = torch._C._create_function_from_graph("forward", graph)
+    except (RuntimeError, AttributeError):
+        most = "16.6" if ends_in == "sigmoid" else "87.3"
+        note = f"it ends in a {ends_in}, which is undone: scores are log-odds, and none is told beyond {most}"
+        return ScoringOnly(kind, score, ends_in, [note], found, True)
+    note = f"its last operation, a {ends_in}, is left out: scores are log-odds"
+    return ScoringOnly(kind, _plain(module, partial(without, module._c)), None, [note], found, True)
 
 
-def _plain(module: Any) -> Callable[[Tensor], Tensor]:
-    """The module as a function, whose parameters are not those of the network around it."""
+def _name_of_node(node: Any) -> str:
+    return origins.letters(node.kind())
+
+
+def _nodes_before(node: Any) -> list[Any]:
+    """The nodes of a TorchScript graph that give another its inputs; of a branch, those that end its blocks."""
+    if node.kind() == "prim::If":
+        return [value.node() for block in node.blocks() for value in block.outputs()]
+    return [node for value in node.inputs() if (node := value.node()).kind() not in ("prim::Param", "prim::Constant")]
+
+
+def _last(node: Any, name_of: Callable[[Any], str], nodes_before: Callable[[Any], list[Any]]) -> Any:
+    """The softmax or sigmoid at the end, behind what passes scores on; None: there is none."""
+    while name_of(node) in PASSED_ON and (before := nodes_before(node)):
+        node = before[0]
+    return node if name_of(node) in UNDONE else None
+
+
+def _plain(module: Any, forward: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    """The module as a function, whose parameters are not those of the network around it; ``forward``: what it does."""
 
     def score(images: Tensor) -> Tensor:
         first = next(module.parameters(), images)
         if first.device != images.device:
             module.to(images.device)
-        out = module(images.to(first.dtype))
+        out = forward(images.to(first.dtype))
         return out.float() if isinstance(out, Tensor) else out
 
     return score
@@ -126,9 +154,8 @@ def read_onnx(path: str) -> ScoringOnly:
         if "://" not in path:
             folder = path.rpartition("/")[0] or "."
             onnx.external_data_helper.load_external_data_for_model(graph, folder)  # refuses paths outside the folder
-        ends_in, notes = _without_end(graph.graph), []
-        if ends_in in UNDONE:
-            notes.append(f"its last layer, a {ends_in}, is left out: scores are log-odds")
+        found, left_out = _without_end(graph.graph)
+        notes = [f"its last layer, a {left_out}, is left out: scores are log-odds"] if left_out else []
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
         session = runtime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -142,8 +169,8 @@ def read_onnx(path: str) -> ScoringOnly:
         refuse(f"whose input is {shape} of {kind}")
     if shape[1] == 1:
         notes.append("it reads one channel, and gets the mean of three: give mean and std as it was trained with")
-    is_softmax = ends_in in ("softmax", "log-softmax")
-    return ScoringOnly("an ONNX file", _Session(session, shape, _TYPES[kind]), None, notes, is_softmax)
+    score = _Session(session, shape, _TYPES[kind])
+    return ScoringOnly("an ONNX file", score, None, notes, found, left_out is not None)
 
 
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -170,21 +197,25 @@ class _Session:
         return self.session.run(None, {self.name: full})[0][: len(part)]
 
 
-def _without_end(graph: Any) -> str | None:
-    """Take the softmax or sigmoid off the end of a graph, in place; which it was, or that it is a log-softmax."""
-    if len(graph.output) != 1:
-        return None
-    made_by = {name: node for node in graph.node for name in node.output}
-    node = made_by.get(graph.output[0].name)
-    while node is not None and node.op_type in PASSED_ON:
-        node = made_by.get(node.input[0])
-    if node is None or node.op_type not in SAYS:
-        return None
-    what = SAYS[node.op_type]
-    if what in UNDONE:
-        node.op_type = "Identity"
-        del node.attribute[:]
-    return what
+def _without_end(graph: Any) -> tuple[frozenset[str], str | None]:
+    """Take the softmax or sigmoid off the end of a graph, in place; what its outputs came from, and which it was."""
+    made_by = {name: number for number, node in enumerate(graph.node) for name in node.output}
+
+    def name_of(number: int) -> str:
+        return origins.letters(graph.node[number].op_type)
+
+    def before(number: int) -> list[int]:
+        return [made_by[name] for name in graph.node[number].input if name in made_by]
+
+    if len(graph.output) != 1 or (end := made_by.get(graph.output[0].name)) is None:
+        return frozenset(), None
+    found, last = origins.origins(end, name_of, before), _last(end, name_of, before)
+    if last is None:
+        return found, None
+    what = name_of(last)
+    graph.node[last].op_type = "Identity"
+    del graph.node[last].attribute[:]
+    return found, what
 
 
 def _refuse_onnx(path: str, what: str) -> NoReturn:

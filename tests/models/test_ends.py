@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import cxr_ray
 from cxr_ray.errors import CheckpointError, UserError
@@ -98,17 +98,104 @@ def test_a_function_whose_end_cannot_be_seen_is_told_where_its_numbers_look_like
         cxr_ray.explain(lambda images: 2 * score(images), IMAGES, "centre")
 
 
-def test_a_function_whose_end_is_no_layer_is_told_where_its_numbers_look_like_shares(module):
-    model = module.Scored(1, nn.Identity()).eval()
-    with pytest.warns(UserWarning, match=r"for 8 images, and are taken for logits"):
-        cxr_ray.explain(lambda x: (model(x).sigmoid() + model(x).sigmoid()) / 2, IMAGES, "centre")
-    with pytest.warns(UserWarning, match=r"for 8 images, and are taken for logits"):
-        cxr_ray.explain(traced(module.Scored(1, lambda x: x.sigmoid()[:, :1])), IMAGES, "centre")
+PROBABILITIES = {
+    "clamped": (1, lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6)),
+    "other class": (1, lambda x: 1 - x.sigmoid()),
+    "mean of two": (1, lambda x: (x.sigmoid() + (2 * x).sigmoid()) / 2),
+    "by hand": (1, lambda x: 1 / (1 + torch.exp(-x))),
+    "percent": (1, lambda x: 100 * x.sigmoid()),
+    "percent of a softmax": (2, lambda x: 100 * x.softmax(1)),
+    "one class of a log-softmax": (2, lambda x: x.log_softmax(1).exp()[:, 1:]),
+    "tanh": (1, lambda x: 0.5 + 0.5 * torch.tanh(x)),
+    "log-sigmoid": (1, lambda x: nn.functional.logsigmoid(x)),
+    "log of a sigmoid": (1, lambda x: x.sigmoid().log()),
+    "log of one class": (2, lambda x: x.softmax(1).log()[:, 1:]),
+    "losses": (2, lambda x: -x.log_softmax(1)),
+}
+LOGITS = {
+    "plain": (1, nn.Identity()),
+    "of a temperature and a scale": (2, lambda x: 3 * x / 2 - 1),
+    "mean of two": (2, lambda x: (x + 2 * x) / 2),
+    "of probabilities": (1, lambda x: torch.log(x.sigmoid() / (1 - x.sigmoid()))),
+    "of log-probabilities": (2, lambda x: x.log_softmax(1)[:, 1:] - x.log_softmax(1)[:, :1]),
+    "capped": (2, lambda x: 30 * torch.tanh(x / 30)),
+    "gated": (2, lambda x: x * (x + 1).sigmoid()),
+}
+WHAT = "whose outputs? (are|is) (the |negative )?(probabilities|log-)"
+
+
+@pytest.mark.parametrize("end", PROBABILITIES)
+def test_probabilities_are_refused_whatever_follows_them(module, tmp_path, end):
+    outputs, last = PROBABILITIES[end]
+    torch.manual_seed(0)
+    model = module.Scored(outputs, last).eval()
+    for mine in (model, lambda x: model(x), traced(model)):
+        with pytest.raises(CheckpointError, match=WHAT):
+            cxr_ray.explain(mine, IMAGES, "centre")
+    module.mine = lambda outputs: model
+    torch.save(model.state_dict(), tmp_path / "mine.pt")
+    with pytest.raises(CheckpointError, match=WHAT):
+        checkpoints.load(str(tmp_path / "mine.pt"), ModelSpec("factory:ends_of_mine:mine", SIZE))
+
+
+@pytest.mark.parametrize("end", LOGITS)
+def test_logits_are_taken_without_a_word_however_they_were_made(module, end):
+    outputs, last = LOGITS[end]
+    model = module.Scored(outputs, last).eval()
+    nn.init.zeros_(model.head.weight)  # as before training: from 0.4 to 0.6 whatever the image
+    nn.init.normal_(model.head.weight, std=1e-3)
+    nn.init.constant_(model.head.bias, 0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        nn.init.constant_(model.head.bias, 0.5)
-        nn.init.zeros_(model.head.weight)
         cxr_ray.explain(model, IMAGES, "centre")
+        cxr_ray.explain(lambda x: model(x), IMAGES, "centre")
+        script = traced(model)
+        cxr_ray.explain(script, IMAGES, "centre")
+
+
+def test_what_a_loader_told_of_a_network_is_not_told_again(module, tmp_path):
+    model = module.Scored(1, lambda x: torch.relu(x) * 0 + 0.5).eval()
+    module.mine = lambda outputs: model
+    torch.save(model.state_dict(), tmp_path / "mine.pt")
+    loaded = checkpoints.load(str(tmp_path / "mine.pt"), ModelSpec("factory:ends_of_mine:mine", SIZE))
+    assert loaded.notes[0].startswith("its outputs lie between 0.5 and 0.5 for 8 images, and are taken for logits")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cxr_ray.explain(loaded, IMAGES, "centre")
+    with pytest.warns(UserWarning, match="for 8 images, and are taken for logits"):
+        cxr_ray.explain(model, IMAGES, "centre")
+
+
+def seldom(x: Tensor) -> Tensor:
+    return 20 * nn.functional.dropout(x, 0.02) + torch.tensor([-20.0, 20.0])
+
+
+@pytest.mark.parametrize(
+    ("end", "columns"),
+    [
+        (lambda x: x + 1000 + torch.randn_like(x), None),
+        (lambda x: x + torch.tensor([-30.0, 30.0]) + torch.randn_like(x) / 10, None),
+        (lambda x: torch.cat([x[:, :1] * 0 + 100, x[:, 1:] + 0.3 * torch.randn(len(x), 1)], 1), ((), (1,))),
+        (lambda x: 10 * (x - x.mean(0) / 2) + torch.tensor([-30.0, 30.0]), None),
+        (seldom, None),
+    ],
+)
+def test_large_logits_hide_no_unsteady_ones(module, end, columns):
+    torch.manual_seed(1)
+    model = module.Scored(2, end).eval()
+    for _ in range(3):
+        with pytest.raises(CheckpointError, match="logits of one image differ from pass to pass or with the other"):
+            cxr_ray.explain(model, IMAGES, "centre", spec=ModelSpec("given", SIZE, columns=columns))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rounding_by_the_batch_is_steady(dtype):
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    head = nn.Linear(16, 2)
+    nn.init.constant_(head.bias, 50)
+    model = nn.Sequential(*body, head).eval().to(dtype)
+    cxr_ray.explain(lambda x: model(x.to(dtype)).float(), IMAGES, "centre")
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,21 @@ def test_what_makes_probabilities_at_the_end_is_undone(arch, end, tmp_path):
     assert "log-odds" in model.notes[0]
 
 
+@pytest.mark.parametrize(("end", "outputs"), [(nn.Sigmoid(), 1), (nn.Softmax(1), 2)])
+def test_the_most_confident_scores_are_finite(arch, end, outputs, tmp_path, monkeypatch):
+    body = network(outputs)
+    body[-1].bias.data = torch.tensor([40.0]) if outputs == 1 else torch.tensor([0.0, 200.0])
+    expected = logits(body)[:, -1] - (0 if outputs == 1 else logits(body)[:, 0])
+    path = saved(arch, nn.Sequential(body, end).eval(), tmp_path)
+    torch.testing.assert_close(loaded(path, arch).log_odds(IMAGES), expected, rtol=1e-4, atol=1e-4)
+    monkeypatch.delattr(torch._C, "_create_function_from_graph")
+    if arch == "torchscript":
+        undone = loaded(path, arch)
+        most = {1: 16.6, 2: 87.3}[outputs]
+        torch.testing.assert_close(undone.log_odds(IMAGES), torch.full((5,), most), rtol=0, atol=0.1)
+        assert "scores are log-odds, and none is told beyond" in undone.notes[0]
+
+
 class Shares(nn.Module):
     """Probabilities, made so that no name says so."""
 
