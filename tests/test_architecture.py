@@ -124,7 +124,7 @@ def test_tasks_that_read_decode_write_and_merge_do_without_torch(folder):
 
 
 def test_the_probe_sees_ray_where_it_is_imported(folder):
-    assert imported(folder, ["run.tuning"])["ray"]
+    assert imported(folder, ["run.shared_storage"])["ray"]
 
 
 def test_importing_all_of_it_starts_nothing_writes_nothing_and_logs_nowhere(folder):
