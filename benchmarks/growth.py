@@ -88,13 +88,13 @@ def main() -> None:
 def write_images(folder: Path, n_test: int) -> None:
     """Grey images of noise, a third brighter and PNEUMONIA: n of test, and 40 of train, from which val is taken."""
     rng = np.random.default_rng(n_test)
-    for split, n in (("test", n_test), ("train", 40)):
+    for split, first, n in (("test", 0, n_test), ("train", n_test, 40)):
         for label, name in enumerate(("NORMAL", "PNEUMONIA")):
             place = folder / split / name
             place.mkdir(parents=True, exist_ok=True)
             for i in range(label, n, 2):
                 pixels = rng.integers(40 * label, 160 + 40 * label, (STORED, STORED), np.uint8)
-                (place / f"IM-{i:07d}-0001.pgm").write_bytes(b"P5\n%d %d\n255\n" % pixels.shape + pixels.tobytes())
+                (place / f"IM-{first + i:07d}-0001.pgm").write_bytes(b"P5\n%d %d\n255\n" % pixels.shape + pixels.tobytes())
 
 
 def measured(folder: Path, images: int, models: int, workers: int) -> Measured:

@@ -2,7 +2,11 @@
 
 import pytest
 
+from benchmarks import growth
 from benchmarks.fits import fitted
+from cxr_ray.data.manifest import load_manifest
+from cxr_ray.data.sources import source_of
+from cxr_ray.sweepfile import resolve
 
 SIZES = [(10, 1), (100, 1), (1000, 1), (10, 5)]
 TARGET = (10_000, 3)
@@ -25,3 +29,11 @@ def test_growth_that_bends_is_told_and_takes_the_last_slope(power, kind):
     found = fitted("seconds", "s", SIZES, [n**power * m for n, m in SIZES], TARGET)
     assert found.kind == kind
     assert found.an_image == pytest.approx((1000**power - 100**power) / 900)
+
+
+def test_the_images_that_it_writes_raise_no_question(tmp_path):
+    growth.write_images(tmp_path, 8)
+    data = resolve({"data": {"path": str(tmp_path), "size": growth.SIZE}}).data
+    manifest = load_manifest(source_of(data, 0), training=False)
+    assert len(manifest.rows("test")) == 8
+    assert len(manifest.rows("val")) > 0
