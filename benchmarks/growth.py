@@ -94,7 +94,9 @@ def write_images(folder: Path, n_test: int) -> None:
             place.mkdir(parents=True, exist_ok=True)
             for i in range(label, n, 2):
                 pixels = rng.integers(40 * label, 160 + 40 * label, (STORED, STORED), np.uint8)
-                (place / f"IM-{first + i:07d}-0001.pgm").write_bytes(b"P5\n%d %d\n255\n" % pixels.shape + pixels.tobytes())
+                (place / f"IM-{first + i:07d}-0001.pgm").write_bytes(
+                    b"P5\n%d %d\n255\n" % pixels.shape + pixels.tobytes()
+                )
 
 
 def measured(folder: Path, images: int, models: int, workers: int) -> Measured:

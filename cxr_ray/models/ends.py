@@ -220,7 +220,7 @@ def _random_state() -> list[Any]:
     """The state of every generator that a network may draw from without naming one."""
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     torchs = [state.numpy().tobytes() for state in (torch.get_rng_state(), *on_gpus)]
-    return [*torchs, str(np.random.get_state(legacy=False)), random.getstate()]  # noqa: NPY002 (a network may)
+    return [*torchs, str(np.random.get_state(legacy=False)), random.getstate()]
 
 
 def require_trainable(classifier: Classifier) -> None:
