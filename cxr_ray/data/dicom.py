@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cxr_ray.errors import ImageError, MissingPackageError
 
+BULK = 0.99  # share of the pixels that tell how many bits an image uses
 BITS = range(8, 17)  # that a pixel may store
 _NUMBERS = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
 
@@ -35,7 +36,8 @@ def pixels(data: bytes, bits: int = 16) -> NDArray[np.uint8]:
     """Grey pixels, uint8 [height, width].
 
     The order is that of the DICOM standard (PS3.3, C.11): the modality's table or rescale, then the first VOI table or
-    window, then MONOCHROME1 is inverted. Without a table or window, the whole stored range becomes 0 to 255.
+    window, then MONOCHROME1 is inverted. Without a table or window, the whole stored range becomes 0 to 255. Padding
+    (PixelPaddingValue) is black.
 
     Args:
         data: of the file.
@@ -47,27 +49,59 @@ def pixels(data: bytes, bits: int = 16) -> NDArray[np.uint8]:
     """
     dataset = _checked(data)
     _check_signed(dataset)
-    if (known := _shown_whole(dataset)) is not None and bits < known[1]:
-        if known[0] >= 2**bits:
-            raise ImageError(f"Grey values reach {known[0]}, beyond the {2**bits - 1} of data.bits: {bits}.")
-        dataset.BitsStored, dataset.HighBit = bits, bits - 1
     try:
+        padding = _padding(dataset)  # before the bits change, and with them what is read
+        if (known := _shown_whole(dataset)) is not None and bits < known[1]:
+            if known[0] >= 2**bits:
+                raise ImageError(f"Grey values reach {known[0]}, beyond the {2**bits - 1} of data.bits: {bits}.")
+            dataset.BitsStored, dataset.HighBit = bits, bits - 1
         values, low, high = _displayed(dataset)
         if not (np.isfinite(values).all() and 0 < high - low < np.inf):
             raise ValueError(f"its rescale, window or table leaves no range of grey values, but {low:g} to {high:g}")
         grey = np.rint(np.clip((values - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
+    except ImageError:
+        raise
     except Exception as e:  # damaged pixels and tags raise almost anything
         text = " ".join(str(e).split())[:200].rstrip(".") or type(e).__name__
         raise ImageError(f"The pixels of the DICOM file cannot be decoded: {text}.") from e
-    return 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
+    grey = 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
+    grey[padding] = 0
+    return grey
 
 
-def depth(data: bytes) -> tuple[int, int] | None:
-    """The greatest stored value, and the bits that the file says it stores.
+def depth(data: bytes, share: float = BULK) -> tuple[int, int] | None:
+    """The stored value that ``share`` of the pixels do not exceed, padding aside, and the bits that the file says.
 
     None where a table or window says what is shown, where values are signed, or where pixels cannot be decoded.
     """
-    return _shown_whole(_checked(data))
+    return _shown_whole(_checked(data), share)
+
+
+def end_of(values: NDArray[Any], share: float) -> int:
+    """The value that a share of some values does not exceed."""
+    return int(np.quantile(values, share, method="higher")) if share < 1 else int(values.max())
+
+
+def _padding(dataset: Any) -> NDArray[np.bool_]:
+    """Where the stored values only fill the image up, [H, W] (PS3.3, C.7.5.1.1.2)."""
+    stored = dataset.pixel_array
+    first = dataset.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(stored.shape, dtype=bool)
+    ends = [int(first), int(dataset.get("PixelPaddingRangeLimit", first))]
+    if int(dataset.get("PixelRepresentation", 0)) == 1:  # written as unsigned by some
+        ends = [
+            end - 2 ** int(dataset.BitsAllocated) if end >= 2 ** (int(dataset.BitsAllocated) - 1) else end
+            for end in ends
+        ]
+    padding: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
+    return padding
+
+
+def _used(dataset: Any) -> NDArray[Any]:
+    """The stored values without padding; all where there is nothing else."""
+    stored, padding = dataset.pixel_array, _padding(dataset)
+    return stored if padding.all() else stored[~padding]
 
 
 def _says_what_is_shown(dataset: Any) -> bool:
@@ -81,7 +115,7 @@ def _check_signed(dataset: Any) -> None:
     if int(dataset.get("PixelRepresentation", 0)) == 0 or _says_what_is_shown(dataset):
         return
     try:
-        low, high = int(dataset.pixel_array.min()), int(dataset.pixel_array.max())
+        low, high = int(_used(dataset).min()), int(_used(dataset).max())
     except Exception:  # damaged pixels raise almost anything; whoever decodes them says so
         return
     if high - low < 2 ** (int(dataset.BitsStored) - 2):
@@ -92,12 +126,12 @@ def _check_signed(dataset: Any) -> None:
         )
 
 
-def _shown_whole(dataset: Any) -> tuple[int, int] | None:
+def _shown_whole(dataset: Any, share: float = 1.0) -> tuple[int, int] | None:
     """As ``depth``."""
     if int(dataset.get("PixelRepresentation", 0)) == 1 or _says_what_is_shown(dataset):
         return None
     try:
-        return int(dataset.pixel_array.max()), int(dataset.BitsStored)
+        return end_of(_used(dataset), share), int(dataset.BitsStored)
     except Exception:  # damaged pixels raise almost anything; whoever decodes them says so
         return None
 

@@ -188,21 +188,22 @@ def fit_mask(mask: NDArray[np.bool_], size: int, fit: Fit = "squash") -> NDArray
     return np.asarray(_fit(image, size, fit, Image.Resampling.NEAREST)) > 127
 
 
-def depth(data: bytes) -> tuple[int, int] | None:
-    """The greatest grey value of an image of over 8 bits, and the bits of the range that it is read with.
+def depth(data: bytes, share: float = dicom.BULK) -> tuple[int, int] | None:
+    """Where the grey values of an image of over 8 bits end, and the bits of the range that it is read with.
 
+    ``share`` of the pixels are at most as bright: all but the brightest, as a marker burned in may use the whole range.
     None where there is no such range, as in images of 8 bits and DICOM files with a window.
 
     Raises:
         ImageError: as ``decode``.
     """
     if dicom.is_dicom(data):
-        return dicom.depth(data)
+        return dicom.depth(data, share)
     image = _open(data)
     if not image.mode.startswith("I"):
         return None
     try:
-        return int(np.asarray(image).max()), 16
+        return dicom.end_of(np.asarray(image), share), 16
     except Exception as e:  # as in decode
         raise ImageError(f"The image is truncated or damaged: {_reason(e)}.") from e
 

@@ -186,7 +186,9 @@ def deep_folder(tmp_path, top, **settings):
 
 def test_12_bits_in_16_are_a_suspicion_until_data_bits_says_so(tmp_path):
     source = deep_folder(tmp_path, 4095)
-    says = r"got 12 images of 16 bits, or DICOM .* end at 4095 in 12 that were read, as 12 bits would; .*set data.bits"
+    says = (
+        r"got 12 images of 16 bits, or DICOM .* end at 40.. .* in 12 that were read, as 12 bits would; .*set data.bits"
+    )
     with pytest.raises(DataError, match=says):
         settle(load_manifest(source).doubts, [])
     dark = load_pixels(source, load_manifest(source).rows("test"), 16)
@@ -249,7 +251,9 @@ def test_dicom_files_that_say_16_bits_and_use_12_are_a_suspicion_unless_a_window
                 file.write_bytes(dicom_file(np.roll(RAMP, i + len(class_name)), 16, **tags))
     assert not load_manifest(FolderSource(str(windowed)), training=False).doubts
     doubts = load_manifest(FolderSource(str(whole)), training=False).doubts
-    with pytest.raises(DataError, match=r"got 6 images of 16 bits, or DICOM .* end at 4095 in 6 .*, as 12 bits would"):
+    with pytest.raises(
+        DataError, match=r"got 6 images of 16 bits, or DICOM .* end at 4055 .* in 6 .*, as 12 bits would"
+    ):
         settle(doubts, [])
     told = FolderSource(str(whole), bits=12)
     manifest = load_manifest(told, training=False)
@@ -267,3 +271,41 @@ def test_a_file_of_several_pages_is_refused():
     first.save(stream, "TIFF", save_all=True, append_images=[second])
     with pytest.raises(ImageError, match="The file holds 2 images; save the one that is meant"):
         images.header(stream.getvalue())
+
+
+def test_some_bright_pixels_do_not_make_16_bits_of_12(tmp_path):
+    """As markers that are burned in, and images of another device."""
+    for n in range(20):
+        values = np.random.default_rng(n).integers(0, 65536 if n == 0 else 4096, (32, 32)).astype(np.uint16)
+        values[0, :8] = 65535
+        file = tmp_path / "test" / ("NORMAL", "PNEUMONIA")[n % 2] / f"{n}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(file)
+    (doubt,) = load_manifest(FolderSource(str(tmp_path)), training=False).doubts
+    assert doubt.name == "bit_depth"
+    assert "in 19 of 20 that were read, as 12 bits would" in doubt.about
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": "2048", "WindowWidth": "4096"}])
+def test_padding_is_black_and_takes_no_part_in_the_depth(photometric, window):
+    padded = RAMP.copy()
+    padded[:8] = 65535
+    data = dicom_file(padded, 16, photometric, PixelPaddingValue=65535, **window)
+    assert images.depth(data, 1.0) == (None if window else (int(RAMP[8:].max()), 16))
+    shown = dicom.pixels(data, 12)
+    assert not shown[:8].any()
+    plain = dicom.pixels(dicom_file(RAMP, 16, photometric, **window), 12)
+    np.testing.assert_array_equal(shown[8:], plain[8:])
+
+
+def test_a_range_of_padding_is_left_out_of_signed_values_too():
+    signed = RAMP.astype(np.int16) - 2048
+    signed[:8], signed[8:16] = -32768, -32000
+    tags = {"PixelRepresentation": 1, "PixelPaddingValue": -32768, "PixelPaddingRangeLimit": -31000}
+    window = {"WindowCenter": "0", "WindowWidth": "4096"}
+    shown = dicom.pixels(dicom_file(signed, 16, **tags, **window))
+    assert not shown[:16].any()
+    assert shown[16:].any()
+    with pytest.raises(ImageError, match="signed values of 16 bits"):
+        dicom.pixels(dicom_file(signed, 16, **tags))
