@@ -22,6 +22,7 @@ from cxr_ray.analysis.summary import Model as Row
 from cxr_ray.analysis.summary import Sampling, summarize
 from cxr_ray.config import Sweep
 from cxr_ray.counting import done
+from cxr_ray.data.patients import known_patients
 from cxr_ray.errors import DataError, UserError, shown
 from cxr_ray.measure import donors, given, needs
 from cxr_ray.measure.batch import Batch, Pairs
@@ -150,7 +151,12 @@ def explain(
     Raises:
         UserError: an unknown name, or a model or images that are not that.
     """
+    if not isinstance(explainer, str):
+        raise UserError(
+            f"got the explainer {shown(explainer)}; expected the name of one, a text; ask for one at a time."
+        )
     EXPLAINERS[explainer]
+    given.tell_dark(images)
     here = given.given(model, images, spec, ids)
     needs.require(here.model, [explainer])
     rule = target if isinstance(target, str) else "pneumonia"
@@ -247,6 +253,11 @@ def verdict(
         UserError: anything that was given is not what it should be.
     """
     _check_keys(about, AboutVerdict)
+    if unused := [key for key in ("truth", "stability") if about.get(key) is not None]:
+        raise UserError(
+            f"got the argument {' and '.join(unused)} for a verdict, which asks about faithfulness alone; expected "
+            "none; give it to measure."
+        )
     controls, buckets = _several(controls), _several(about.get("buckets", ["all"]))
     if about.get("labels") is None and buckets != ["all"]:
         raise DataError(
@@ -304,6 +315,10 @@ def _check_keys(about: Mapping[str, Any], known: type) -> None:
 
 def _with_maps(model: Model, images: Images, maps: Maps, about: Mapping[str, Any]) -> tuple[Given, list[str]]:
     """The model, images and labels with the maps, and the names of the maps and explainers."""
+    batch_size = about.get("batch_size", BATCH)
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise UserError(f"got batch_size {shown(batch_size)}; expected a whole number from 1; give one.")
+    given.tell_dark(images)
     here = given.given(model, images, about.get("spec"), about.get("ids"))
     if isinstance(maps, str):
         maps = [maps]
@@ -325,10 +340,11 @@ def _with_maps(model: Model, images: Images, maps: Maps, about: Mapping[str, Any
         here = replace(here, masks=given.truth_of(truth, here.pixels.shape[-1], len(here)))
     labels = about.get("labels")
     if labels is not None:
-        found = np.asarray(labels)
+        found = given.array_of(labels, "labels")
         if found.shape != (len(here),) or not np.isin(found, (0, 1)).all():
+            among = sorted(set(found.ravel().tolist()), key=str)[:5]
             raise DataError(
-                f"got labels of shape {list(found.shape)}, {sorted(set(found.ravel().tolist()))[:5]} among them; "
+                f"got labels of shape {list(found.shape)}, {among} among them; "
                 f"expected [{len(here)}] of 0 (negative) or 1 (positive); give these."
             )
         here = replace(here, labels=found.astype(int).tolist())
@@ -347,7 +363,7 @@ def _sweep(
         key: _several(about[key]) for key in ("grids", "fills", "orders") if about.get(key) is not None
     }
     if levels is not None:
-        perturb["levels"] = [float(level) for level in levels]
+        perturb["levels"] = np.ravel(given.array_of(levels, "levels")).tolist()
     raw: dict[str, Any] = {
         "checkpoints": {TRIAL: {"path": "in memory"}},
         "explain": {"targets": [about.get("target", "pneumonia")]},
@@ -401,7 +417,7 @@ def _prepared(
 def _patients(here: Given, patients: Sequence[str] | ArrayLike | None) -> dict[str, str]:
     """image_id to patient_id."""
     found = list(here.ids) if patients is None else np.asarray(patients, dtype=object).ravel().tolist()
-    names = ["" if pd.isna(patient) else str(patient).strip() for patient in found]
+    names = known_patients(["" if pd.isna(patient) else str(patient) for patient in found])
     if missing := [i for i, name in enumerate(names) if not name]:
         raise DataError(
             f"got no patient for {len(missing)} of {len(names)} images (image {missing[0]}); expected one for each, or "

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 import cxr_ray
@@ -313,6 +314,51 @@ def test_a_name_alone_is_one_of_several():
     one = cxr_ray.measure(network(), PIXELS, np.zeros((N, 7, 7)), controls={}, levels=LEVELS, grids="7", fills="mean")
     assert set(one.curves["grid"]) == {"7"}
     assert set(one.curves["fill"]) == {"mean"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"labels": [0, None] * 6}, "got labels of shape [12], [0, None] among them"),
+        ({"patients": np.array([np.nan] * N).astype(str)}, "got no patient for 12 of 12 images"),
+        ({"maps": [np.zeros((7, 7)), np.zeros((6, 6))] * 6}, "got maps that make no array"),
+        ({"maps": np.full((N, 7, 7), "x")}, "got maps of shape [12, 7, 7] and type <U1"),
+        ({"levels": ["a"]}, "perturb.levels"),
+        ({"batch_size": 0}, "got batch_size 0; expected a whole number from 1"),
+    ],
+)
+def test_what_is_no_number_or_array_is_a_sentence(asked, error):
+    with pytest.raises(UserError, match=re.escape(error)):
+        cxr_ray.measure(network(), PIXELS, **{"maps": np.zeros((N, 7, 7)), **LITTLE, **asked})
+
+
+def test_one_level_alone_is_one_of_several():
+    one = cxr_ray.measure(network(), PIXELS, np.zeros((N, 7, 7)), **{**LITTLE, "levels": 0.5})
+    assert set(one.curves["level"]) <= {0.0, 0.5, 1.0}
+
+
+def test_what_a_verdict_or_an_explanation_does_not_take_is_a_sentence():
+    with pytest.raises(UserError, match="got the argument truth for a verdict, which asks about faithfulness alone"):
+        cxr_ray.verdict(network(), PIXELS, np.zeros((N, 7, 7)), truth=np.zeros((N, 28, 28), bool), **LITTLE)
+    with pytest.raises(UserError, match="expected the name of one, a text"):
+        cxr_ray.explain(network(), PIXELS, ["gradcam"])  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="got images that make no array"):
+        cxr_ray.explain(network(), [PIXELS[0], PIXELS[1][:20]])
+
+
+def test_files_that_are_read_too_dark_are_told(tmp_path):
+    for n, top in enumerate((4095, 65535)):
+        Image.fromarray(np.linspace(0, top, 28 * 28).reshape(28, 28).astype(np.uint16)).save(tmp_path / f"{n}.png")
+    spec = cxr_ray.ModelSpec("mine", 28)
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 images end far below their 16 bits .*0.png at 4\d+, as 12 bits would"
+    ):
+        cxr_ray.explain(network(), [str(tmp_path / f"{n}.png") for n in (0, 1)], "saliency", spec=spec)
+
+
+def test_three_images_that_may_be_one_of_three_channels_are_told():
+    with pytest.warns(UserWarning, match="taken for three grey images; give one of three channels as images"):
+        cxr_ray.explain(network(), PIXELS[:3], "saliency")
 
 
 def test_targets_of_another_number_are_refused():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -62,6 +64,29 @@ def patient_of(path: str) -> Named:
             return Named(patient, kind.lower() if kind else "unknown", convention)
         return Named(f"{kind.lower()}-{patient}" if kind else patient.upper(), (kind or "normal").lower(), convention)
     return Named(PurePosixPath(name).stem, "unknown", None)
+
+
+_WORDS = "nan none null na n/a <na> nat unknown unk undefined missing anonymous anonymized anonymised anon"
+NO_PATIENT = frozenset({"", "-", "--", "?", ".", *_WORDS.split()})
+FILLED_IN = ("0", "-1")  # where they stand far more often than any patient
+
+
+def known_patients(names: Sequence[str]) -> list[str]:
+    """Patients as a table or a list names them, one for each image; empty where a name stands for none.
+
+    Whole numbers that went through floating point are the same patients.
+
+    >>> known_patients(["7", "7.0", "Anonymous", " n/a", "p1"])
+    ['7', '7', '', '', 'p1']
+    >>> known_patients(["0", "1", "2"]), known_patients(["0", "0", "0", "1", "2"])
+    (['0', '1', '2'], ['', '', '', '1', '2'])
+    """
+    plain = [re.sub(r"^(-?\d+)\.0+$", r"\1", name.strip()) for name in names]
+    counts = Counter(plain)
+    unknown = {name for name in counts if name.casefold() in NO_PATIENT}
+    most = max((n for name, n in counts.items() if name not in unknown and name not in FILLED_IN), default=1)
+    unknown |= {name for name in FILLED_IN if counts[name] > 2 * most}
+    return ["" if name in unknown else name for name in plain]
 
 
 def patient_by(rule: str | None, path: str, inside: str) -> str | None:

@@ -5,6 +5,7 @@ Shapes: N images, S side of an image, K outputs of a model, V side of a map.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,9 +158,42 @@ def _read(paths: Sequence[str], spec: ModelSpec) -> NDArray[np.uint8]:
     return np.stack(in_threads(load, paths))
 
 
+def tell_dark(images: Any) -> None:
+    """Warn of files that use fewer bits than they say, and are read dark (``data.images.depth``)."""
+    dark = {}
+    for path in _paths(images) or ():
+        with contextlib.suppress(OSError, ImageError):  # told by whoever reads them
+            found = files.depth(Path(path).expanduser().read_bytes())
+            if found is not None and 0 < found[0] < 2 ** (found[1] - 1):
+                dark[path] = found
+    if dark:
+        path, (top, stored) = next(iter(dark.items()))
+        warnings.warn(
+            f"{len(dark)} of {len(images)} images end far below their {stored} bits ({path} at {top}, as "
+            f"{top.bit_length()} bits would) and are read too dark; scale them, or read them yourself",
+            stacklevel=4,
+        )
+
+
+def array_of(value: Any, what: str) -> NDArray[Any]:
+    """What can be an array. Raises DataError where it cannot, as lists of different lengths."""
+    try:
+        return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    except (ValueError, TypeError) as e:
+        raise DataError(
+            f"got {what} that make no array ({first_line(e)}); expected numbers, as many in each row; give these."
+        ) from None
+
+
 def _as_pixels(images: Any) -> Pixels:
     """[N, 3, S, S], uint8 or float32."""
-    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
+    array = array_of(images, "images")
+    if array.ndim == 3 and len(array) == 3:
+        warnings.warn(
+            f"images of shape {list(array.shape)} are taken for three grey images; give one of three channels as "
+            "images[None], and three grey ones as images[:, None]",
+            stacklevel=5,
+        )
     array = array[:, None] if array.ndim == 3 else array
     square = array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[2] == array.shape[3]
     if not square or not len(array):
@@ -251,11 +285,12 @@ def maps_of(maps: Any, n: int) -> NDArray[np.float32]:
     Raises:
         DataError: another number or shape.
     """
-    array = maps.detach().cpu().numpy() if isinstance(maps, Tensor) else np.asarray(maps)
-    if array.ndim != 3 or len(array) != n or array.shape[1] != array.shape[2] or not array.shape[1]:
+    array = array_of(maps, "maps")
+    is_map = array.dtype.kind in "fiub" and array.ndim == 3
+    if not is_map or len(array) != n or array.shape[1] != array.shape[2] or not array.shape[1]:
         raise DataError(
-            f"got maps of shape {list(array.shape)}; expected [{n}, V, V]: a square map of each image, of one value a "
-            "place; give those."
+            f"got maps of shape {list(array.shape)} and type {array.dtype}; expected [{n}, V, V]: a square map of each "
+            "image, of one number a place; give those."
         )
     return array.astype(np.float32)
 
@@ -266,7 +301,7 @@ def truth_of(truth: Any, size: int, n: int) -> dict[str, NDArray[np.bool_]]:
     Raises:
         DataError: another shape or type.
     """
-    array = truth.detach().cpu().numpy() if isinstance(truth, Tensor) else np.asarray(truth)
+    array = array_of(truth, "a truth")
     if array.shape != (n, size, size) or array.dtype != bool:
         raise DataError(
             f"got a truth of shape {list(array.shape)} and type {array.dtype}; expected bool [{n}, {size}, {size}]: "
