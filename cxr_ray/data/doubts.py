@@ -83,10 +83,11 @@ SUSPICIONS: Registry[Suspicion] = Registry(
             "The patient of images that data.patient or the table does not tell is inferred from the file name.",
         ),
         "equal_stems": Suspicion(
-            "{n} file names that stand in several places and tell no patient ({about})",
+            "{n} names of files or patients that stand in several folders and tell no patient ({about})",
             "names that tell the patient",
             "set data.patient (a pattern, folder or file)",
-            "Images of one file name, but for folder and ending, count as one patient.",
+            "Images of one file name, but for folder and ending, or of one number that viewers give (IM-0001), count "
+            "as one patient.",
         ),
         "shared_patients": Suspicion(
             "{n} patients in more than one split ({about})",
@@ -103,6 +104,7 @@ TOLD = {  # kinds that are told and stop nothing
     "elsewhere": "Images left out, as data.columns.where says",
     "by_name": "Images found by the end of their path, not by the whole",
     "unread_columns": "Columns that are not read, though their name may be meant",
+    "true_false": "Labels True and False, taken as 1 and 0",
     "unlisted": "Image files that stand in no row of the table, not used",
     "loose": "Image files beside the class folders, not used",
     "other_folders": "Folders beside those of the splits, not used",

@@ -28,7 +28,7 @@ EXPECTED = "test/ and train/ with one folder per class, NORMAL/ and PNEUMONIA/, 
 _JUNK = ("__macosx", "thumbs.db", "desktop.ini")
 _DEPTH = 3  # how far below data.path the split folders are looked for
 _WIDTH = 1000  # and in how many folders of one depth
-_MASKS = re.compile(r"(?:^|[/_\- ])masks?(?:[/_\-. ]|$)", re.IGNORECASE)
+_MASKS = re.compile(r"(?:^|[/_\- ])(?:masks?|segs?|segmentations?)(?:[/_\-. ]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -333,6 +333,8 @@ def is_mask(path: str) -> bool:
     """Whether a path is named as a mask of an X-ray, and not as an X-ray.
 
     >>> is_mask("COVID/masks/COVID-1.png"), is_mask("COVID/images/COVID-1.png")
+    (True, False)
+    >>> is_mask("PNEUMONIA/1_seg.png"), is_mask("segmented/1.png")
     (True, False)
     """
     return _MASKS.search(path) is not None

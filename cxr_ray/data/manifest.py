@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 import pandas as pd
 import pyarrow as pa
 
-from cxr_ray.data import images
+from cxr_ray.data import dicom, images
 from cxr_ray.data.doubts import Remark, examples, remarks
 from cxr_ray.data.entries import Entries, Entry, Source, StampedSource
 from cxr_ray.data.folder import EXPECTED, FolderSource
@@ -23,8 +23,16 @@ from cxr_ray.data.splits import UNSPLIT_TEST_SHARE, choose, split_unsplit, with_
 from cxr_ray.errors import DataError, ImageError, MissingPackageError
 from cxr_ray.schemas import CLASSES, IMAGES
 
-NO_IMAGES = {"masks", "loose", "unlisted", "other_folders", "unread_columns"}  # doubts of entries that may be none
+NO_IMAGES = {
+    "masks",
+    "loose",
+    "unlisted",
+    "other_folders",
+    "unread_columns",
+    "true_false",
+}  # doubts of entries that may be none
 DEPTH_SAMPLE = 64  # 16-bit images that are read for the range of their values
+MOST_DARK = 0.1  # share of them that may end below half of their range
 PORTION = 8192  # files that are described before they become columns
 _MORE = pa.schema({"person": pa.string(), "known_by": pa.string()})
 
@@ -165,7 +173,12 @@ def _patient_doubts(table: pd.DataFrame) -> list[Remark]:
     by_name = table[~table["known_by"].isin(["the source", *BY_FOLDERS])]  # also IM-0001-0001, which viewers export
     stems = by_name["path"].map(lambda path: PurePosixPath(without_ending(path)).name)
     contents = by_name.groupby(stems)["content_hash"].nunique()
-    found = {"shared_patients": sorted(splits.index[splits > 1]), "equal_stems": sorted(contents.index[contents > 1])}
+    # IM-0001 is whatever viewers export first: in several folders it may be as many patients
+    exported = by_name[(by_name["known_by"] == KAGGLE) & by_name["patient_id"].str.match("IM-")]
+    parents = exported["path"].map(lambda path: str(PurePosixPath(path).parent))
+    folders = parents.groupby([exported[key] for key in ("patient_id", "split", "label")]).nunique()
+    names = {*contents.index[contents > 1], *folders.index[folders > 1].get_level_values("patient_id")}
+    found = {"shared_patients": sorted(splits.index[splits > 1]), "equal_stems": sorted(names)}
     return [Remark(kind, len(names), examples(names)) for kind, names in found.items() if names]
 
 
@@ -174,23 +187,28 @@ def _depth_doubts(source: Source, table: pd.DataFrame) -> list[Remark]:
     deep = table[table["mode"].str.startswith(("I", "MONOCHROME"))].sort_values("image_id")
     if deep.empty:
         return []
-    read = in_threads(functools.partial(_depth, source), list(deep["path"].head(DEPTH_SAMPLE)))
+    bits = getattr(source, "bits", None)
+    share = dicom.BULK if bits is None else 1.0
+    read = in_threads(functools.partial(_depth, source, share), list(deep["path"].head(DEPTH_SAMPLE)))
     found = [depth for depth in read if depth is not None]
-    top, bits = max((top for top, _ in found), default=0), getattr(source, "bits", None)
     if bits is not None:
+        top = max((top for top, _ in found), default=0)
         beyond = sum(top >= 2**bits for top, stored in found if bits < stored)
         about = f"{beyond} of {len(found)} end beyond {2**bits - 1}, at {top} of {top.bit_length()} bits"
         return [Remark("bits_too_small", beyond, about)] if beyond else []
-    if not 0 < max((top / 2**stored for top, stored in found), default=0) < 0.5:
+    dark = [top for top, stored in found if 0 < top < 2 ** (stored - 1)]
+    if len(dark) <= MOST_DARK * len(found):
         return []
-    about = f"end at {top} in {len(found)} that were read, as {max(9, top.bit_length())} bits would"
+    n = f"{len(dark)}" if len(dark) == len(found) else f"{len(dark)} of {len(found)}"
+    brightest = f"but for the brightest {1 - dicom.BULK:.0%}"
+    about = f"end at {max(dark)} ({brightest}) in {n} that were read, as {max(9, max(dark).bit_length())} bits would"
     return [Remark("bit_depth", len(deep), about)]
 
 
-def _depth(source: Source, path: str) -> tuple[int, int] | None:
+def _depth(source: Source, share: float, path: str) -> tuple[int, int] | None:
     """As ``images.depth``; None also where the image cannot be read."""
     try:
-        return images.depth(source.read(path))
+        return images.depth(source.read(path), share)
     except (ImageError, MissingPackageError, OSError, pa.ArrowException):
         return None
 

@@ -7,14 +7,17 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import fs as pafs
 
 from cxr_ray import results
 from cxr_ray.config import Classes
-from cxr_ray.data.entries import Entries, Entry
+from cxr_ray.data.entries import Entries, Entry, Stamp
 from cxr_ray.data.labels import ClassMap
 from cxr_ray.data.loading import absolute, one_line
 from cxr_ray.errors import DataError
@@ -54,7 +57,7 @@ class NpzSource:
         return list(self._entries())
 
     def _entries(self) -> Iterator[Entry]:
-        arrays, class_map = _arrays(self.path), ClassMap(self.classes)
+        arrays, class_map = _arrays(self.path, _stamp(self.path)), ClassMap(self.classes)
         for split in SPLITS:
             if f"{split}_images" not in arrays:
                 continue
@@ -67,7 +70,7 @@ class NpzSource:
     def read(self, path: str) -> bytes:
         """The image as a binary PGM or PPM file."""
         found = re.fullmatch(r"(train|val|test)/\1-(\d{6,})\.pgm", path)
-        images = _arrays(self.path).get(f"{found[1]}_images") if found else None
+        images = _arrays(self.path, _stamp(self.path)).get(f"{found[1]}_images") if found else None
         if found is None or images is None or int(found[2]) >= len(images):
             raise FileNotFoundError(f"there is no image {path!r}")
         image = images[int(found[2])]
@@ -85,9 +88,21 @@ def _check(file: Any) -> None:
     file.seek(0)
 
 
+def _stamp(path: str) -> Stamp | None:
+    """Size and time of the file, which may be written anew; None on other machines, or where there is none."""
+    try:
+        fs, inside = results.filesystem(path)
+        if not isinstance(fs, pafs.LocalFileSystem):
+            return None
+        status = Path(inside).stat()
+    except (OSError, ValueError, pa.ArrowException):  # told where it is read
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns)
+
+
 @functools.lru_cache(maxsize=1)  # a gigabyte at most, and one source a run
-def _arrays(path: str) -> dict[str, NDArray[Any]]:
-    """The arrays of the file, checked; labels one-dimensional.
+def _arrays(path: str, stamp: Stamp | None) -> dict[str, NDArray[Any]]:
+    """The arrays of the file of this stamp, checked; labels one-dimensional.
 
     Raises:
         DataError: as ``NpzSource.list``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from cxr_ray.data.entries import Doubt, Entries, Entry, Stamp
 from cxr_ray.data.folder import ENDINGS, FolderSource, is_junk, opened
 from cxr_ray.data.labels import LEFT_OUT, ClassMap, plain, require_splits, split_names, split_of
 from cxr_ray.data.loading import absolute, one_line
-from cxr_ray.data.patients import patient_by
+from cxr_ray.data.patients import known_patients, patient_by
 from cxr_ray.errors import DataError
 from cxr_ray.reading import TooLargeError
 from cxr_ray.registry import did_you_mean
@@ -30,8 +31,12 @@ from cxr_ray.registry import did_you_mean
 TEXT, PARQUET = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz"), (".parquet", ".pq")
 YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")  # in a column that is named as its label
 LARGEST = 2**31  # bytes of a table
-UNKNOWN = ("nan", "none", "null", "na", "n/a", "<na>")  # in a column of patients
-MEANT = {"patient": ("patient", "patientid"), "split": ("split", "fold")}  # without case, blanks and dashes
+MEANT = {  # without case, blanks and dashes
+    "patient": ("patient", "patientid", "subject", "subjectid", "person", "personid"),
+    "split": ("split", "fold", "set", "subset", "partition", "phase", "istest", "istrain"),
+}
+NO_FILE = "no such file"
+TRUE_FALSE = {"true": "1", "false": "0"}  # labels of which a column may consist
 _DELIMITERS = ",;\t"
 
 
@@ -82,7 +87,9 @@ class TableSource:
             DataError: no such table or folder, no such column, or rows of one image that differ in split or patient.
         """
         cells = _text_table(self.path)
-        table, unread = self._columns(cells), self._unread(cells)
+        table = self._columns(cells)
+        told = [("unread_columns", name) for name in self._unread(cells)]
+        told += [("true_false", str(self.columns.label))] if self._is_bool(cells) else []
         require_splits(self.splits, table["split"].dropna(), self.path)
         files = _Files(self.folder.path)
         images: dict[str, _Image] = {}
@@ -97,7 +104,7 @@ class TableSource:
         entries += [Entry("", LEFT_OUT, path, path, doubts=(Doubt("elsewhere", path),)) for path in sorted(others)]
         listed |= others
         unlisted = sorted(set(files.paths) - listed)
-        entries += [Entry("", LEFT_OUT, name, name, doubts=(Doubt("unread_columns", name),)) for name in unread]
+        entries += [Entry("", LEFT_OUT, name, name, doubts=(Doubt(kind, name),)) for kind, name in told]
         return entries + [Entry("", LEFT_OUT, path, path, doubts=(Doubt("unlisted", path),)) for path in unlisted]
 
     def read(self, path: str) -> bytes:
@@ -117,6 +124,13 @@ class TableSource:
             for name in table.columns
             if re.sub(r"[ _-]", "", name).casefold() in meant
         ]
+
+    def _is_bool(self, table: pd.DataFrame) -> bool:
+        """Whether the labels are True and False alone, which ``classes`` does not name."""
+        if self.columns.labels or self.columns.label not in table.columns:
+            return False
+        named = any(map(ClassMap(self.classes).named, TRUE_FALSE))
+        return not named and set(table[self.columns.label].map(plain)) <= TRUE_FALSE.keys()
 
     def _columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """The columns path, labels (lists), patient and split (None where there is none), and used: as ``where``."""
@@ -138,12 +152,14 @@ class TableSource:
             labels = [_named(columns.labels, row) for row in cells]
         else:
             separator = columns.separator
-            labels = [text.split(separator) if separator else [text] for text in table[columns.label]]
+            texts = table[columns.label]
+            texts = texts.map(lambda text: TRUE_FALSE[plain(text)]) if self._is_bool(table) else texts
+            labels = [text.split(separator) if separator else [text] for text in texts]
         return pd.DataFrame(
             {
                 "path": table[columns.path].str.strip().str.replace("\\", "/"),
                 "labels": labels,
-                "patient": nothing if columns.patient is None else table[columns.patient].str.strip(),
+                "patient": nothing if columns.patient is None else known_patients(list(table[columns.patient])),
                 "split": nothing if columns.split is None else table[columns.split],
                 "used": _meets(table, columns.where),
             }
@@ -158,8 +174,6 @@ class TableSource:
                 )
         class_name, doubts = class_map.of(image.labels)
         (split,), (patient,) = image.splits, image.patients
-        if patient is not None and patient.casefold() in UNKNOWN:
-            patient = ""
         if patient is None:
             patient = patient_by(self.patient, given, given)
             told = patient is not None or self.patient is None
@@ -252,14 +266,20 @@ class _Files:
                 self._by_name[name].append(path)
 
     def find(self, given: str) -> tuple[str | None, str | None]:
-        """The file of a path that a table gives; or None, and why."""
+        """The file of a path that a table gives, in whichever form of Unicode; or None, and why."""
+        found = self._find(given)
+        forms = {unicodedata.normalize(form, given) for form in ("NFC", "NFD")} - {given}
+        others = [other for form in sorted(forms) if (other := self._find(form))[0] is not None]
+        return others[0] if found[1] == NO_FILE and others else found
+
+    def _find(self, given: str) -> tuple[str | None, str | None]:
         given = given.removeprefix(f"{self.base}/").removeprefix("./")
         if given in self.all:
             return given, None
         found = [path for path in self._by_name.get(PurePosixPath(given).name, ()) if _is_end(path, given)]
         if len(found) == 1:
             return found[0], None
-        return None, f"{len(found)} files end so: {', '.join(sorted(found)[:3])}" if found else "no such file"
+        return None, f"{len(found)} files end so: {', '.join(sorted(found)[:3])}" if found else NO_FILE
 
 
 def _is_end(path: str, given: str) -> bool:

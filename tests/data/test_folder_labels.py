@@ -129,7 +129,7 @@ def test_patients_are_folders_patterns_or_files(folder):
         for i in range(8)
     }
     with pytest.raises(
-        DataError, match=r"got 8 file names that stand in several places and tell no patient \(0, 1, 2 "
+        DataError, match=r"got 8 names of files .* stand in several folders and tell no patient \(0, 1, 2 "
     ):
         manifest_of(folder(files))
     by_folder, _ = manifest_of(folder(files, patient="folder"))
@@ -216,9 +216,15 @@ MASKED = folders(("",), ("Normal/images", "Normal/masks", "Pneumonia/images", "P
             16,
         ),
         (
+            {**kaggle(), "test/NORMAL/IM-0500-0001_seg.png": picture(1, "PNG"), "test/NORMAL/segmentation/a.png": b"x"},
+            "masks",
+            r"got 2 files that look like masks",
+            16,
+        ),
+        (
             {**kaggle(), "test/NORMAL/a.png": picture(1, "PNG"), "test/NORMAL/a.jpg": picture(2)},
             "equal_stems",
-            r"got 1 file names that stand in several places and tell no patient \(a\); expected",
+            r"got 1 names of files or patients that stand in several folders and tell no patient \(a\); expected",
             18,
         ),
     ],

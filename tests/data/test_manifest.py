@@ -130,11 +130,23 @@ def test_one_name_in_several_folders_tells_no_patient_though_it_looks_like_a_kno
     names = [f"test/{c}/patient{p}/IM-0001-0001.jpeg" for c in ("NORMAL", "PNEUMONIA") for p in (1, 2)]
     folder = FolderSource(str(write(tmp_path, {name: picture(name) for name in names})))
     (doubt,) = load_manifest(folder, training=False).doubts
-    assert (doubt.name, doubt.about) == ("equal_stems", "IM-0001-0001")
+    assert (doubt.name, doubt.about) == ("equal_stems", "IM-0001, IM-0001-0001")
     told = load_manifest(replace(folder, patient="folder"), training=False)
     assert not told.doubts
     chexpert = {f"test/{c}/patient0000{p}/study1/view1.jpg": picture(f"{c}{p}") for c in CLASSES for p in (1, 2)}
     assert not load_manifest(FolderSource(str(write(tmp_path / "chexpert", chexpert))), training=False).doubts
+
+
+def test_a_number_that_viewers_give_in_several_folders_tells_no_patient(tmp_path):
+    names = [f"test/{c}/p{p}/IM-0001-{i}{p:03d}.jpeg" for i, c in enumerate(CLASSES) for p in (1, 2)]
+    folder = FolderSource(str(write(tmp_path / "a", {name: picture(name) for name in names})))
+    (doubt,) = load_manifest(folder, training=False).doubts
+    assert (doubt.name, doubt.about) == ("equal_stems", "IM-0001")
+    flat = [f"{split}/{c}/IM-0115-{i}{len(split)}.jpeg" for split in ("train", "test") for i, c in enumerate(CLASSES)]
+    again = load_manifest(
+        FolderSource(str(write(tmp_path / "b", {name: picture(name) for name in flat}))), training=False
+    )
+    assert not again.doubts  # one folder a class, as published
 
 
 def test_identical_files_with_both_labels_are_said():

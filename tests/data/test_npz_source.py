@@ -89,3 +89,12 @@ def test_an_image_that_is_not_there_is_an_os_error(saved):
     for path in ("test/test-000099.pgm", "test/train-000000.pgm", "nothing"):
         with pytest.raises(FileNotFoundError):
             source.read(path)
+
+
+def test_a_file_that_is_written_anew_is_read_anew(tmp_path):
+    labels = np.array([0, 1])
+    for value in (1, 2):
+        images = np.full((2, 8, 8), value, np.uint8)
+        parts = {"train_images": images, "test_images": images, "train_labels": labels, "test_labels": labels}
+        np.savez(tmp_path / "a.npz", **parts, note=np.zeros(value))  # type: ignore[arg-type]
+        assert set(NpzSource(str(tmp_path / "a.npz")).read("test/test-000000.pgm")[-64:]) == {value}

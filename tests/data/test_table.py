@@ -1,6 +1,7 @@
 """Tables of labels as people have them: how rows become images, and what is told of the rest."""
 
 import pickle
+import unicodedata
 
 import pandas as pd
 import pytest
@@ -321,3 +322,44 @@ def test_a_relative_path_is_that_of_the_folder_where_the_run_began(table, tmp_pa
     monkeypatch.chdir("/")
     assert source.read(source.list()[0].path) == FILES["scans/00.png"]
     assert len(TableSource(f"file://{tmp_path}/labels.csv").list()) == 24
+
+
+def test_labels_of_true_and_false_alone_are_1_and_0(table):
+    rows = ROWS.assign(label=[False, True] * 12)
+    manifest, notes = manifest_of(table(rows))
+    assert manifest.images["label"].sum() == 12
+    assert notes == ["Labels True and False, taken as 1 and 0: 1 (label)."]
+    named, notes = manifest_of(table(rows, classes=Classes(negative=["True"], positive=["False"])))
+    assert notes == []
+    assert (named.images["label"].to_numpy() != manifest.images["label"].to_numpy()).all()
+    with pytest.raises(DataError, match="label is in no class"):
+        manifest_of(table(rows.assign(label=["maybe", *rows["label"][1:]])))
+
+
+@pytest.mark.parametrize("unknown", ["unknown", "-", "ANONYMOUS", "n/a", "None", "0"])
+def test_names_that_stand_for_no_patient_are_no_patient(table, unknown):
+    source = table(ROWS.assign(patient=[unknown] * 5 + [f"p{i // 2}" for i in range(19)]))
+    with pytest.raises(DataError, match="got 5 images whose patient is not told"):
+        manifest_of(source)
+
+
+def test_a_patient_may_be_0_and_whole_numbers_are_the_same_as_floating_point(table):
+    numbers = [f"{i // 2}" if i % 2 else f"{i // 2}.0" for i in range(24)]
+    manifest, notes = manifest_of(table(ROWS.assign(patient=numbers)))
+    assert notes == []
+    assert set(manifest.images["patient_id"]) == {str(n) for n in range(12)}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("set", "split"), ("subset", "split"), ("is_test", "split"), ("subject_id", "patient")]
+)
+def test_other_names_of_columns_are_told(table, name, key):
+    _, notes = manifest_of(table(ROWS.rename(columns={key: name})))
+    assert f"1 ({name} for data.columns.{key})" in notes[0]
+
+
+def test_a_file_is_found_in_whichever_form_its_name_is_written(table):
+    files = {unicodedata.normalize("NFD", f"é{i:02d}.png"): picture(i, "PNG") for i in range(24)}
+    rows = ROWS.assign(path=[unicodedata.normalize("NFC", f"é{i:02d}.png") for i in range(24)])
+    manifest, _ = manifest_of(table(rows, files=files))
+    assert len(manifest.images) == 24
