@@ -106,6 +106,10 @@ def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequ
         DataError: the images are not that.
         CheckpointError: the model is not that.
     """
+    if spec is not None and not isinstance(spec, ModelSpec):
+        raise DataError(
+            f"got a {type(spec).__name__} as spec; expected a cxr_ray.ModelSpec; give such as ModelSpec('mine', 224)."
+        )
     network: Model = model
     columns, told = None, getattr(model, "notes", ())
     if isinstance(model, Classifier):

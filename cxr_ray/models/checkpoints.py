@@ -17,7 +17,7 @@ from cxr_ray.data.images import PREPROCESS
 from cxr_ray.errors import CheckpointError, WeightsError, first_line
 from cxr_ray.models import digests, ends, families, matching, xrayvision
 from cxr_ray.models.networks import NETWORKS, Classifier, ModelSpec, build
-from cxr_ray.models.outputs import outputs_of_classes
+from cxr_ray.models.outputs import names_in, outputs_of_classes
 from cxr_ray.models.scoring_only import FILES
 from cxr_ray.models.statefiles import read_state_file
 from cxr_ray.registry import did_you_mean
@@ -151,7 +151,9 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
             f"output {xrayvision.PNEUMONIA} of {outputs} is Pneumonia, as the package publishes them: its logit is the "
             "log-odds, without operating thresholds"
         )
-    spec, said = outputs_of_classes(path, replace(spec, outputs=outputs), file.class_to_idx, classes or Classes())
+    classes = classes or Classes()
+    names = None if spec.columns is not None else names_in(path, outputs, file.named, file.others, classes)
+    spec, said = outputs_of_classes(path, replace(spec, outputs=outputs), names, classes)
     classifier = build(spec.arch, spec)
     matching.install_head(classifier.network, spec.arch, matched)
     classifier.eval()  # a head of the file's own is new, and its norms would score by the batch
@@ -164,6 +166,7 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
                 "that network."
             )
     _copy(classifier, matched.state, None, path)
+    said = [] if is_published else said  # its note says it
     classifier.notes = (*file.notes, *matched.notes, *said, *_try(path, classifier))
     return classifier
 

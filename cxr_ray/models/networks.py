@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -38,6 +39,9 @@ class ModelSpec:
         cam_layer: dotted name of the module that class activation maps read; None: it is found.
         names: the class of each output, where there are more than two.
         fit: how its images were made square, as ``data.fit``; None: not known.
+
+    Raises:
+        UserError: a value is not that.
     """
 
     arch: str
@@ -53,6 +57,24 @@ class ModelSpec:
     names: tuple[str, ...] = ()
     fit: Fit | None = None
 
+    def __post_init__(self) -> None:
+        for name, lowest, highest in (("mean", 0, 1), ("std", 1e-6, 1)):
+            object.__setattr__(self, name, _of_channels(name, getattr(self, name), lowest, highest))
+        if self.columns is not None:
+            object.__setattr__(self, "columns", _as_columns(self.columns))
+        for name in ("size", "outputs"):
+            if not isinstance(value := getattr(self, name), Integral) or value < 1:
+                raise UserError(
+                    f"got the {name} {value!r} in a ModelSpec; expected a whole number from 1 on; give one."
+                )
+        if tuple(self.classes) != CLASSES:
+            raise UserError(
+                f"got the classes {', '.join(map(str, self.classes))} in a ModelSpec; expected {', '.join(CLASSES)}, "
+                "as they are called everywhere; leave classes out, and say with columns which outputs are theirs, such "
+                "as columns=((1,), (0,)) where PNEUMONIA is the first."
+            )
+        object.__setattr__(self, "classes", CLASSES)
+
     @property
     def target(self) -> str | None:
         """The one of ``names`` that is PNEUMONIA; None without names."""
@@ -63,6 +85,38 @@ class ModelSpec:
         (place,) = (n for n, name in enumerate(names) if name == target)
         rest = tuple(n for n in range(len(names)) if n != place)
         return replace(self, outputs=len(names), columns=(rest, (place,)), names=tuple(names))
+
+
+def _of_channels(name: str, values: Any, lowest: float, highest: float) -> tuple[float, float, float]:
+    """Mean or std as three numbers. Raises UserError where they are not those of pixels in [0, 1]."""
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"got the {name} {values!r} in a ModelSpec; expected three numbers, one a channel; give such as "
+            f"{name}=(0.5, 0.5, 0.5)."
+        ) from None
+    if not all(lowest <= value <= highest for value in (red, green, blue)):
+        raise UserError(
+            f"got the {name} {(red, green, blue)} in a ModelSpec; expected numbers {'above' if lowest else 'from'} 0 "
+            f"{'and up to' if lowest else 'to'} 1, as of pixels in [0, 1]; divide by 255 where they are of bytes."
+        )
+    return red, green, blue
+
+
+def _as_columns(columns: Any) -> Columns:
+    """The outputs of both classes as tuples. Raises UserError where they are not that."""
+    pair = list(columns) if isinstance(columns, list | tuple) else []
+    groups = [tuple(group) if isinstance(group, list | tuple) else None for group in pair]
+    numbers = [n for group in groups for n in group or ()]
+    is_well = len(groups) == 2 and None not in groups and all(type(n) is int and n >= 0 for n in numbers)
+    if not is_well or not numbers or len(set(numbers)) < len(numbers):
+        raise UserError(
+            f"got the columns {columns!r} in a ModelSpec; expected the outputs of {' and of '.join(CLASSES)}, numbers "
+            "from 0 on, each once; give such as columns=((0,), (1,)), or ((), (1,)) of one class alone."
+        )
+    negative, positive = (tuple(group or ()) for group in groups)
+    return negative, positive
 
 
 class Classifier(nn.Module):

@@ -8,7 +8,7 @@ log-odds are its logit minus the logsumexp of the others, those of its softmax p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NoReturn
 
@@ -38,7 +38,7 @@ def outputs_of_classes(
     if spec.columns is not None:
         _require_there(path, spec)
         said = f"its outputs stand for {', '.join(spec.names)}; {spec.target} is measured against the rest"
-        return spec, [said] if spec.names else []
+        return spec, [said] if spec.names else _alone(spec)
     is_several = bool(classes.several) and spec.outputs > 2
     if found is not None:
         _require_numbers(path, spec, found, _example(list(classes.several) if is_several else None, spec.outputs))
@@ -49,6 +49,79 @@ def outputs_of_classes(
     if spec.outputs in (1, 2):
         return spec, []
     _refuse(path, spec, found, _example(None, spec.outputs))
+
+
+def _alone(spec: ModelSpec) -> list[str]:
+    """What is taken for granted where columns name one class of several outputs; none of other columns."""
+    if spec.columns is None or all(spec.columns) or spec.outputs == 1:
+        return []
+    number = int(bool(spec.columns[1]))
+    columns = spec.columns[number]
+    which = f"output {columns[0]} alone is" if len(columns) == 1 else f"outputs {', '.join(map(str, columns))} are"
+    return [
+        f"{which} {CLASSES[number]}, and {'its' if len(columns) == 1 else 'their'} log-odds are taken for those of a "
+        f"sigmoid of its own; if the {spec.outputs} outputs are one softmax, name those of {CLASSES[1 - number]} too"
+    ]
+
+
+def names_in(
+    path: str,
+    outputs: int,
+    named: Mapping[str, Mapping[str, int]],
+    others: Mapping[str, Mapping[str, int]],
+    classes: Classes,
+) -> Mapping[str, int] | None:
+    """The names of the classes of a file to their outputs; None: it has none.
+
+    Args:
+        path: for messages.
+        outputs: how many the network has.
+        named: what keys say that are meant for names of classes, by key.
+        others: what else may be such names, by place; it is where each is a label of ``data.classes``.
+        classes: those of the data.
+
+    Raises:
+        CheckpointError: two of them differ.
+    """
+    meant = _meanings(classes)
+    found = {key: names for key, names in others.items() if _is_of_classes(names, outputs, meant, classes)}
+    found = {**named, **{key: names for key, names in found.items() if key not in named}}
+    said: dict[str, tuple[str, tuple[object, ...]]] = {}
+    for key, names in found.items():
+        meaning = tuple((n, meant(name) or name.casefold()) for name, n in sorted(names.items(), key=lambda i: i[1]))
+        first, before = said.setdefault("first", (key, meaning))
+        if meaning != before:
+            raise CheckpointError(
+                f"got {path}, whose {first} says {_listed(found[first])}, and whose {key} says {_listed(names)}; "
+                f"expected one order of its classes; {_say(_example(None, outputs))}"
+            )
+    return next(iter(found.values()), None)
+
+
+def _is_of_classes(
+    names: Mapping[str, int], outputs: int, meant: Callable[[str], str | None], classes: Classes
+) -> bool:
+    """Whether they are labels of both classes, or each the label of one of several, in an order of the outputs."""
+    found = [meant(name) for name in names]
+    if not all(found) or any(name.strip().isdecimal() for name in names):  # numbers may be of anything
+        return False
+    if sorted(names.values()) != list(range(outputs)) and not (outputs == 1 and sorted(names.values()) == [0, 1]):
+        return False
+    return set(found) == set(classes.groups if classes.several and outputs > 2 else CLASSES)
+
+
+def _meanings(classes: Classes) -> Callable[[str], str | None]:
+    """The class of a name in a file, or its name among several; None: it is no label."""
+    usual = classes == Classes()
+    class_map = ClassMap(Classes(positive=[*classes.positive, *KINDS]) if usual else classes)
+    groups = {group.casefold(): group for group in classes.several}
+
+    def meant(name: str) -> str | None:
+        if classes.several:
+            return class_map.group([name]) or groups.get(name.strip().casefold())
+        return class_map.of([name])[0] or None
+
+    return meant
 
 
 def _require_numbers(path: str, spec: ModelSpec, found: Mapping[str, int], example: str) -> None:

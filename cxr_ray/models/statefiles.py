@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import operator
 import pathlib
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,10 @@ TO_NUMBERS = ("class_to_idx", "label2id")  # names of classes to numbers of outp
 NUMBERED = (*TO_NUMBERS, "idx_to_class", "id2label")
 LISTED = ("classes", "class_names", "label_names")  # in the order of the outputs
 PLACES = ("hyper_parameters", "hparams", "config", "args", "meta")  # what people keep beside the weights
+DEEPEST, MOST_ENTRIES = 6, 10_000  # of what is looked through for names of classes
+MOST_CLASSES = 1000
 LARGEST = 2**33  # bytes of a checkpoint
+LARGEST_TEXT = 2**20  # characters of a text that may be names
 LARGEST_PICKLE = 2**26  # bytes, unpacked, that a message looks into
 MAGICS = (b"PK", b"\x80")  # of torch.save: an archive, or pickles one after another
 # plain values that people save beside weights; building one runs no code of the file's
@@ -56,12 +60,14 @@ class StateFile:
 
     Attributes:
         state: names to tensors.
-        class_to_idx: the classes and their columns, where the file has them beside the weights.
+        named: the classes and their columns, by the key that says so: one of NUMBERED and LISTED beside the weights.
+        others: what may be such names, by its place anywhere else in the file.
         notes: what was chosen or not understood, each a sentence.
     """
 
     state: dict[str, Tensor]
-    class_to_idx: dict[str, int] | None = None
+    named: Mapping[str, dict[str, int]] = field(default_factory=dict)
+    others: Mapping[str, dict[str, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -153,24 +159,26 @@ def read_state_file(path: str) -> StateFile:
     try:
         _check_unpacked(data)
         if split_options(path)[0].endswith(".safetensors"):
-            return StateFile(safetensors.torch.load(data))
-        with torch.serialization.safe_globals(HARMLESS):
-            # weights_only: a checkpoint must never run code
-            whole: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            state, beside = safetensors.torch.load(data), _metadata(data)
+        else:
+            with torch.serialization.safe_globals(HARMLESS):
+                # weights_only: a checkpoint must never run code
+                state, beside = None, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as e:  # torch and safetensors raise whatever their parser meets in a broken file
         raise CheckpointError(
             f"got {path}, which cannot be loaded safely ({_trouble(data, e)}); expected safetensors or a torch state "
             "dict (tensors only); save one with torch.save(model.state_dict(), path)."
         ) from None
     notes: list[str] = []
-    state = _without_wrappers(whole, notes)
+    state = _without_wrappers(beside, notes) if state is None else state
     if state is None:
-        keys = [repr(key) for key in whole if isinstance(key, str)] if isinstance(whole, Mapping) else []
+        keys = [repr(key) for key in beside if isinstance(key, str)] if isinstance(beside, Mapping) else []
         what = f" (it holds {', '.join(keys[:6])})" if keys else ""
         raise CheckpointError(
             f"got {path} without a state dict{what}; expected one; save it with torch.save(model.state_dict(), path)."
         )
-    return StateFile(state, _classes(whole, notes), tuple(notes))
+    named, others = _classes(beside, notes)
+    return StateFile(state, named, others, tuple(notes))
 
 
 def _without_wrappers(whole: Any, notes: list[str]) -> dict[str, Tensor] | None:
@@ -191,12 +199,21 @@ def _without_wrappers(whole: Any, notes: list[str]) -> dict[str, Tensor] | None:
     return items
 
 
-def _classes(whole: Mapping[Any, Any], notes: list[str]) -> dict[str, int] | None:
-    """The names of classes and their columns, as a file says them beside the weights or in a mapping of PLACES.
+Statements = dict[str, dict[str, int]]
 
-    Adds to the notes what is not understood, and that two statements differ.
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    """What a safetensors file says beside its weights; not what we wrote."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return {key: value for key, value in header.get("__metadata__", {}).items() if key != "cxr_ray"}
+
+
+def _classes(whole: Mapping[Any, Any], notes: list[str]) -> tuple[Statements, Statements]:
+    """The names of classes and their columns, as a file says them; and what else may be such names.
+
+    Adds to the notes what is not understood.
     """
-    found: dict[str, dict[str, int]] = {}
+    found: Statements = {}
     beside = (whole.get(key) for key in PLACES)
     for place in (whole, *(vars(b) if isinstance(b, argparse.Namespace) else b for b in beside)):
         for key in (*NUMBERED, *LISTED):
@@ -204,31 +221,78 @@ def _classes(whole: Mapping[Any, Any], notes: list[str]) -> dict[str, int] | Non
             named = _named(key, value)
             if named:
                 found.setdefault(key, named)
-            elif key in NUMBERED and value is not None and not isinstance(value, Tensor):
+            elif isinstance(value, set | frozenset):
+                notes.append(f"its {key} has no order, and is left out")
+            elif (key in NUMBERED or isinstance(value, list | tuple | Mapping)) and _is_said(value):
                 notes.append(f"its {key} is not understood, and is left out")
-    if not found:
-        return None
-    key, taken = next(iter(found.items()))
-    if others := [other for other, named in found.items() if named != taken]:
-        notes.append(f"its {', '.join(others)} and {key} differ: {key} is taken")
-    return taken
+    return found, dict(_statements(whole))
+
+
+def _is_said(value: Any) -> bool:
+    return not (value is None or isinstance(value, Tensor) or (isinstance(value, list | tuple | Mapping) and not value))
+
+
+def _statements(whole: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str, int]]]:
+    """Texts and numbers, one each, that stand anywhere in a file, and where."""
+    waiting: list[tuple[str, Any, int]] = [("", whole, 0)]
+    for _ in range(MOST_ENTRIES):
+        if not waiting:
+            return
+        place, value, depth = waiting.pop(0)
+        value = vars(value) if isinstance(value, argparse.Namespace) else _read_text(value)
+        is_short = isinstance(value, Mapping | list | tuple | np.ndarray) and _length(value) <= MOST_CLASSES
+        if place and is_short and (named := _named(place.rpartition(".")[2], value)):
+            yield place, named
+        elif isinstance(value, Mapping) and depth < DEEPEST:
+            inner = [(key, v) for key, v in value.items() if not isinstance(v, Tensor)]
+            waiting += [(f"{place}.{key}" if place else str(key), v, depth + 1) for key, v in inner]
+
+
+def _length(value: Any) -> int:
+    return int(value.size) if isinstance(value, np.ndarray) else len(value)
+
+
+def _read_text(value: Any) -> Any:
+    """A text that is JSON, or a list with commas, as what it holds; anything else as it is."""
+    if not isinstance(value, str) or len(value) > LARGEST_TEXT:
+        return value
+    if value.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    parts = [part.strip() for part in re.split("[,;|]", value)]
+    return parts if len(parts) > 1 and all(parts) else value
 
 
 def _named(key: str, value: Any) -> dict[str, int] | None:
     """Names to numbers, from a mapping either way or a list in the order of the outputs; None: it is neither."""
-    value = value.tolist() if isinstance(value, np.ndarray) else value
+    value = _read_text(value)
+    value = value.tolist() if isinstance(value, np.ndarray) and value.ndim else value
     if isinstance(value, list | tuple) and key not in TO_NUMBERS:
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):
         return None
-    pairs = list(value.items()) if key in TO_NUMBERS else [(name, n) for n, name in value.items()]
+    pairs = list(value.items())
+    ways = (pairs, [(name, n) for n, name in pairs])
+    return _pairs(ways[key not in TO_NUMBERS]) or (None if key in NUMBERED else _pairs(ways[0]))
+
+
+def _pairs(pairs: Sequence[tuple[Any, Any]]) -> dict[str, int] | None:
+    """Names and numbers as such; None where they are not."""
     try:
-        numbers = [int(n) if isinstance(n, str) else operator.index(n) for _, n in pairs]
+        numbers = [_number(n) for _, n in pairs]
     except (TypeError, ValueError):
         return None
-    if not all(isinstance(name, str | int | np.integer) for name, _ in pairs):
+    if not all(isinstance(name, str | int | np.integer) for name, _ in pairs) or len(dict(pairs)) < len(pairs):
         return None
     return dict(zip((str(name) for name, _ in pairs), numbers, strict=True))
+
+
+def _number(n: Any) -> int:
+    if isinstance(n, float) and n.is_integer():
+        return int(n)
+    return int(n) if isinstance(n, str) else operator.index(n)
 
 
 def _trouble(data: bytes, error: Exception) -> str:

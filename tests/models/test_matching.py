@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -167,13 +168,52 @@ def test_probabilities_of_several_outputs_add_up(tmp_path):
         {"class_names": ["PNEUMONIA", "NORMAL"], "classes": 2},
         {"config": {"label2id": {"PNEUMONIA": 0, "NORMAL": 1}}},
         {"args": argparse.Namespace(id2label={0: "PNEUMONIA", 1: "NORMAL"})},
+        {"label_map": {"pneumonia": 0, "normal": 1}, "counts": {"PNEUMONIA": 3875, "NORMAL": 1341}},
+        {"vocab": ["PNEUMONIA", "NORMAL"], "folds": ["1", "0"], "layers": ["conv", "fc"]},
+        {"classes": "PNEUMONIA, NORMAL"},
+        {"idx2label": '{"0": "PNEUMONIA", "1": "NORMAL"}'},
+        {"class2idx": {"PNEUMONIA": 0.0, "NORMAL": 1.0}},
+        {"datamodule_hyper_parameters": {"data": {"target_names": ["PNEUMONIA", "NORMAL"]}}},
+        {"optimizer": {"names": {"opt": argparse.Namespace(labels=("PNEUMONIA", "NORMAL"))}}},
     ],
 )
 def test_an_order_of_classes_that_the_file_gives_is_kept_and_told(tmp_path, two, said):
     model = loaded(tmp_path, {"state_dict": two.state_dict(), **said})
     with torch.no_grad():
         assert same(model, two(IMAGES)[:, [1, 0]])
-    assert model.notes == ("as the file says (PNEUMONIA 0, NORMAL 1), output 1 is NORMAL and 0 is PNEUMONIA",)
+    said = "(PNEUMONIA 0, NORMAL 1), output 1 is NORMAL and 0 is PNEUMONIA"
+    assert [note.casefold() for note in model.notes] == [f"as the file says {said}".casefold()]
+
+
+def test_names_of_classes_inside_a_wrapper_or_in_metadata_are_kept(tmp_path, two):
+    state = two.state_dict()
+    wrapped = loaded(tmp_path, {"model": {"state_dict": state, "classes": ["PNEUMONIA", "NORMAL"]}, "epoch": 3})
+    assert wrapped.spec.columns == ((1,), (0,))
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(state, path, metadata={"class_to_idx": '{"PNEUMONIA": 0, "NORMAL": 1}', "format": "pt"})
+    assert checkpoints.load(str(path), ModelSpec("resnet18", SIZE)).spec.columns == ((1,), (0,))
+    safetensors.torch.save_file(state, path, metadata={"format": "pt", "labels": "a text, with a comma"})
+    assert checkpoints.load(str(path), ModelSpec("resnet18", SIZE)).spec.columns is None
+
+
+def test_names_of_classes_that_differ_are_refused_and_outputs_settle_it(tmp_path, two):
+    said = {"class_to_idx": {"PNEUMONIA": 0, "NORMAL": 1}, "hparams": {"labels": ["normal", "pneumonia"]}}
+    what = r"class_to_idx says PNEUMONIA 0, NORMAL 1, and whose hparams.labels says normal 0, pneumonia 1; .* outputs"
+    with pytest.raises(CheckpointError, match=what):
+        loaded(tmp_path, {"state_dict": two.state_dict(), **said})
+    settled = loaded(tmp_path, {"state_dict": two.state_dict(), **said}, columns=((1,), (0,)))
+    assert settled.spec.columns == ((1,), (0,))
+    same_order = {"class_to_idx": {"PNEUMONIA": 0, "NORMAL": 1}, "names": {0: "Pneumonia", 1: "normal"}}
+    assert loaded(tmp_path, {"state_dict": two.state_dict(), **same_order}).spec.columns == ((1,), (0,))
+
+
+def test_one_class_of_several_outputs_is_told(tmp_path, two):
+    told = loaded(tmp_path, two.state_dict(), columns=((), (0,))).notes
+    assert told == (
+        "output 0 alone is PNEUMONIA, and its log-odds are taken for those of a sigmoid of its own; if the 2 outputs "
+        "are one softmax, name those of NORMAL too",
+    )
+    assert loaded(tmp_path, two.state_dict(), columns=((0,), (1,))).notes == ()
 
 
 def test_the_usual_order_is_not_told_and_what_is_not_understood_is(tmp_path, two):
@@ -182,8 +222,8 @@ def test_the_usual_order_is_not_told_and_what_is_not_understood_is(tmp_path, two
     assert loaded(tmp_path, {**usual, "classes": np.array(2)}).notes == ()
     told = loaded(tmp_path, {**usual, "idx_to_class": {"first": "NORMAL"}}).notes
     assert told == ("its idx_to_class is not understood, and is left out",)
-    told = loaded(tmp_path, {**usual, "classes": ["PNEUMONIA", "NORMAL"]}).notes
-    assert told == ("its classes and class_to_idx differ: class_to_idx is taken",)
+    told = loaded(tmp_path, {**usual, "classes": {"PNEUMONIA", "NORMAL"}}).notes
+    assert told == ("its classes has no order, and is left out",)
 
 
 class Trainer:

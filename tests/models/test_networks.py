@@ -6,7 +6,7 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from cxr_ray.errors import MissingPackageError
+from cxr_ray.errors import MissingPackageError, UserError
 from cxr_ray.measure.attribution.inputs import Inputs
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import networks
@@ -103,3 +103,32 @@ def test_without_timm_its_networks_are_refused_in_one_sentence(monkeypatch):
 def test_a_model_spec_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelSpec("resnet18", SIZE).size = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"mean": (123.675, 116.28, 103.53)}, "got the mean .* divide by 255"),
+        ({"mean": (0.5,)}, "expected three numbers, one a channel"),
+        ({"std": 0.5}, "got the std 0.5 in a ModelSpec; expected three numbers"),
+        ({"std": (0.2, 0, 0.2)}, "got the std .* expected numbers above 0"),
+        ({"std": (0.2, -1, float("nan"))}, "got the std"),
+        ({"columns": ((0,), (0,))}, "got the columns .* each once"),
+        ({"columns": ((0, 1), (1,))}, "got the columns"),
+        ({"columns": ((0,), (-1,))}, "got the columns"),
+        ({"columns": {"NORMAL": [0], "PNEUMONIA": [1]}}, r"got the columns .* give such as columns=\(\(0,\), \(1,\)\)"),
+        ({"columns": ((), ())}, "got the columns"),
+        ({"classes": ("PNEUMONIA", "NORMAL")}, r"got the classes PNEUMONIA, NORMAL .* columns=\(\(1,\), \(0,\)\)"),
+        ({"size": 0}, "got the size 0"),
+        ({"outputs": None}, "got the outputs None"),
+    ],
+)
+def test_a_model_spec_of_other_values_is_refused(values, what):
+    with pytest.raises(UserError, match=what):
+        ModelSpec(**{"arch": "resnet18", "size": SIZE, **values})
+
+
+def test_a_model_spec_takes_lists_as_json_has_them():
+    given = ModelSpec("resnet18", SIZE, mean=[0.5] * 3, std=[1, 1, 1], columns=[[0], [1, 2]])  # type: ignore[arg-type]
+    assert given == ModelSpec("resnet18", SIZE, mean=(0.5, 0.5, 0.5), std=(1, 1, 1), columns=((0,), (1, 2)))
+    assert hash(given)
