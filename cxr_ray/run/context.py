@@ -126,14 +126,8 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     manifest.notes.extend(labels.meaning(sweep.data.classes))
     manifest.notes.extend(doubts.settle(manifest.doubts, sweep.data.accept))
     manifest.notes.extend(told)
-    shared = manifest.shared
     sizes = [ref.size for ref in given.values()] + [sweep.images_of(t.model)[0] for t in trials]
-    frame = Frame(frozenset(sizes), sweep.data.accept)
-    for folder in (masks.lungs_of(sweep), masks.marker_of(sweep)):
-        if folder is not None:
-            manifest.notes.extend(mask_notes(replace(folder, shared=shared), manifest, frame))
-    if (truth := truth_of(sweep)) is not None:
-        manifest.notes.extend(truth_notes(replace(truth, shared=shared), manifest, frame))
+    manifest.notes.extend(notes_on_masks(sweep, manifest, Frame(frozenset(sizes), sweep.data.accept)))
     maps = load_outside_maps(sweep.explain.maps, manifest)
     manifest.notes.extend(maps.notes)
     manifest.errors.extend(maps.errors)
@@ -148,6 +142,24 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     run_id = hashlib.sha256(":".join(known).encode()).hexdigest()[:16]
     store = Store(out, {"run_id": run_id, "sweep_hash": sweep.hash})
     return RunContext(sweep, source, manifest, tuple(trials), given, store, maps)
+
+
+def notes_on_masks(sweep: Sweep, manifest: Manifest, frame: Frame) -> list[str]:
+    """Notes on the masks of lungs and markers and on the expert truth, each of which is read.
+
+    Raises:
+        DataError: as ``mask_notes`` and ``truth_notes``.
+    """
+    folders = [folder for folder in (masks.lungs_of(sweep), masks.marker_of(sweep)) if folder is not None]
+    truth, notes = truth_of(sweep), []
+    if not folders and truth is None:
+        return []
+    with progress.stage("Reading masks and annotations") as read, telling(read.advance):
+        for folder in folders:
+            notes += mask_notes(replace(folder, shared=manifest.shared), manifest, frame)
+        if truth is not None:
+            notes += truth_notes(replace(truth, shared=manifest.shared), manifest, frame)
+    return notes
 
 
 def untrained_models(sweep: Sweep, trials: Sequence[TrialPlan]) -> list[str]:
