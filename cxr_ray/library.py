@@ -316,7 +316,7 @@ def _check_keys(about: Mapping[str, Any], known: type) -> None:
 def _with_maps(model: Model, images: Images, maps: Maps, about: Mapping[str, Any]) -> tuple[Given, list[str]]:
     """The model, images and labels with the maps, and the names of the maps and explainers."""
     batch_size = about.get("batch_size", BATCH)
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+    if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
         raise UserError(f"got batch_size {shown(batch_size)}; expected a whole number from 1; give one.")
     given.tell_dark(images)
     here = given.given(model, images, about.get("spec"), about.get("ids"))

@@ -325,6 +325,7 @@ def test_a_name_alone_is_one_of_several():
         ({"maps": np.full((N, 7, 7), "x")}, "got maps of shape [12, 7, 7] and type <U1"),
         ({"levels": ["a"]}, "perturb.levels"),
         ({"batch_size": 0}, "got batch_size 0; expected a whole number from 1"),
+        ({"batch_size": True}, "got batch_size True; expected a whole number from 1"),
     ],
 )
 def test_what_is_no_number_or_array_is_a_sentence(asked, error):
