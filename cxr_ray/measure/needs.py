@@ -23,7 +23,7 @@ INCOMPLETE = 0.02  # of the difference of two scores, that DeepLIFT's map may be
 
 def features(model: Classifier) -> str | None:
     """Class activation maps read a module with a spatial output."""
-    return None if model.structure.features else "no module in the network has a spatial output"
+    return model.structure.why_none or None
 
 
 def gradients(model: Classifier) -> str | None:

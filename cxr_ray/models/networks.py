@@ -184,8 +184,8 @@ class Classifier(nn.Module):
         features = self.structure.features
         if features is None:
             raise UserError(
-                f"got {self.spec.arch}, in which no module has a spatial output; expected one for class activation "
-                "maps; leave them out."
+                f"got {self.spec.arch}, which can have no class activation maps: {self.structure.why_none}; expected "
+                "cells that lie where they look; leave class activation maps out, or crop and pad images outside."
             )
         return features
 

@@ -22,6 +22,8 @@ SHOWN = 4  # names in a message
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 OF_HEADS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity)
 POOLS = ("SelectAdaptivePool2d", "FastAdaptiveAvgPool")  # timm's
+IN_PLACE = ("torchvision.models.resnet",)  # whose cells are known to lie where they are
+OUTWARD = 1.25  # sides of a cell, that its pixels may lie nearer to the edge
 STAGES = ("layer4", "layer3", "layer2", "layer1")
 
 
@@ -55,17 +57,19 @@ class Structure:
     """What a traced forward pass shows of a network.
 
     Attributes:
-        features: what class activation maps read; None where nothing is spatial.
+        features: what class activation maps read; None where nothing is spatial, or cells lie elsewhere in the image.
         head: dotted name of the layer that gives the logits; None where there is no such layer.
         is_linear: whether global average pooling and the head, one linear layer, follow ``features``.
         stages: layer4 (the coarsest) to layer1, each with the dotted names of the modules whose output has its
             resolution; in networks of one resolution, quarters.
+        why_none: why there are no features.
     """
 
     features: FeatureMaps | None
     head: str | None
     is_linear: bool
     stages: dict[str, tuple[str, ...]]
+    why_none: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +119,93 @@ def _read(network: nn.Module, size: int, layer: str | None) -> Structure:
         if named is None or grid_of(named.output) is None:
             raise UserError(_no_such_layer(network, layer, once))
     chosen = named or _last_features(network, once, head, out)
-    features = None
+    features, why_none = None, "no module in the network has a spatial output"
     if chosen is not None:
         layout, side, channels = grid_of(chosen.output) or _single(chosen.output)
         features = FeatureMaps(chosen.name, layout, channels, side)
+        if type(network).__module__ not in IN_PLACE and (elsewhere := _elsewhere(images, chosen.output, features)):
+            features, why_none = None, f"the cells of {chosen.name} lie elsewhere in the image: {elsewhere}"
     name = None if head is None else head.name
     is_linear = features is not None and name is not None and _is_linear(network, images, calls, features, name)
-    return Structure(features, name, is_linear, dict(_stages(network, calls, name)))
+    return Structure(features, name, is_linear, dict(_stages(network, calls, name)), "" if features else why_none)
+
+
+def _elsewhere(images: Tensor, output: Tensor, features: FeatureMaps) -> str | None:
+    """Why cells of the feature maps do not look at their own place in the image, as gradients tell; None: they do.
+
+    A network that crops, pads, flips or transposes its images has such cells.
+    """
+    if features.side < 2 or not output.requires_grad:
+        return None
+    maps = features.maps(output)
+    weights = torch.randn(maps.shape, generator=torch.Generator().manual_seed(1)).to(maps)
+
+    def seen(chosen: Tensor) -> Tensor:
+        """The size of the gradient of some cells at each pixel, [B, H, W]."""
+        (gradient,) = torch.autograd.grad((maps * weights * chosen).sum(), images, retain_graph=True, allow_unused=True)
+        return images.new_zeros(len(images), *images.shape[2:]) if gradient is None else gradient.abs().sum(1)
+
+    try:
+        return _cut_off(seen(torch.ones_like(maps)).sum(0), features.side) or _displaced(seen, maps)
+    except RuntimeError:  # a layer has worked in place on what autograd keeps
+        return None
+
+
+def _cut_off(seen_HW: Tensor, side: int) -> str | None:
+    """Whether no cell looks at the pixels of an edge, more of them than the side of a cell."""
+    for what, lines in (("rows", seen_HW.sum(1)), ("columns", seen_HW.sum(0))):
+        looked = lines.nonzero().flatten()
+        if len(looked):
+            left = max(int(looked[0]), len(lines) - 1 - int(looked[-1]))
+            if left > len(lines) / side:
+                return f"{left} {what} of pixels at an edge reach none of them, as where images are cropped inside"
+    return None
+
+
+def _displaced(seen: Callable[[Tensor], Tensor], maps: Tensor) -> str | None:
+    """Whether pixels that cells near the corners look at lie nearer to the edge, or beyond the middle of the image.
+
+    Where a cell sees most of the image, they lie near its middle.
+    """
+    side = maps.shape[-1]
+    at: dict[tuple[int, int], float] = {}  # places from both edges, in sides of a cell
+    of: dict[tuple[int, int], Tensor] = {}
+    for corners in (((0, 0), (1, 1)), ((0, 1), (1, 0))):  # one in each of two images
+        for k in range(side // 2):  # cells whose ReLUs are dead, or that only see padding, tell nothing
+            chosen = torch.zeros_like(maps)
+            for image, (y, x) in enumerate(corners):
+                chosen[image, :, side - 1 - k if y else k, side - 1 - k if x else k] = 1
+            pixels = seen(chosen)
+            if bool((pixels.sum((1, 2)) > 0).all()):
+                at |= dict.fromkeys(corners, k + 0.5)
+                of |= dict(zip(corners, pixels, strict=True))
+                break
+    if len(of) < 4:
+        return None
+    farthest = side / 2 + max(0.5, side / 8)
+    for corner, centre in _centres(of, side).items():
+        for end, place in zip(corner, centre, strict=True):
+            from_edge = side - place if end else place
+            if not at[corner] - OUTWARD <= from_edge <= farthest:
+                near = f"{'bottom' if corner[0] else 'top'} {'right' if corner[1] else 'left'}"
+                return (
+                    f"the cell {at[corner]:g} of {side} from the {near} looks at {centre[0]:.1f} from the top, "
+                    f"{centre[1]:.1f} from the left, as where images are padded, flipped or transposed inside"
+                )
+    return None
+
+
+def _centres(of: dict[tuple[int, int], Tensor], side: int) -> dict[tuple[int, int], tuple[float, float]]:
+    """The centre of mass of the pixels that each cell looks at more than the others, in sides of a cell."""
+    shares = {corner: pixels.double() / pixels.double().sum() for corner, pixels in of.items()}
+    mean = torch.stack(list(shares.values())).mean(0)  # tokens look at all of the image, and most at their own place
+    out = {}
+    for corner, share in shares.items():
+        own = (share - mean).clamp(min=0) ** 2
+        own = own / own.sum().clamp(min=1e-300)
+        places = (torch.arange(len(own), dtype=own.dtype, device=own.device) + 0.5) * side / len(own)
+        out[corner] = float((own.sum(1) * places).sum()), float((own.sum(0) * places).sum())
+    return out
 
 
 def traced(network: nn.Module, images: Tensor) -> tuple[list[Call], Tensor]:

@@ -196,3 +196,40 @@ def test_a_network_that_is_only_called_resnet18_is_asked_all_the_same():
     assert set(refused) == {"guided_gradcam", "deeplift"}
     with pytest.raises(UserError, match="deeplift"):
         needs.require(model, ["deeplift"])
+
+
+class Moved(nn.Module):
+    """A network that moves its images inside."""
+
+    def __init__(self, move):
+        super().__init__()
+        self.body, self.fc, self.move = nn.Conv2d(3, 4, 4, 4), nn.Linear(4, 2), move
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.body(self.move(x))).mean((2, 3)))
+
+
+MOVES = {
+    "reach none of them": [lambda x: x[..., 8:56, 8:56], lambda x: x[..., :48, 16:]],
+    "looks at": [lambda x: x.flip(3), lambda x: x.flip(2), lambda x: x.mT, lambda x: F.pad(x, (16, 16, 16, 16))],
+}
+
+
+@pytest.mark.parametrize(("what", "move"), [(what, move) for what, moves in MOVES.items() for move in moves])
+def test_class_activation_maps_of_cells_that_lie_elsewhere_are_refused(what, move):
+    torch.manual_seed(0)
+    model = Classifier(Moved(move), ModelSpec("mine", 64)).eval()
+    refused = dict(needs.missing(model, ["gradcam", "saliency", "occlusion"]))
+    assert list(refused) == ["gradcam"]
+    assert what in refused["gradcam"]
+    with pytest.raises(UserError, match=what):
+        _ = model.features
+
+
+KEPT = [lambda x: x, lambda x: F.interpolate(x, (32, 32)), lambda x: x - x.mean(), lambda x: x[..., 2:, 2:]]
+
+
+@pytest.mark.parametrize("move", KEPT)
+def test_cells_that_lie_where_they_look_are_read(move):
+    torch.manual_seed(0)
+    assert Classifier(Moved(move), ModelSpec("mine", 64)).eval().features.layer == "body"
