@@ -444,3 +444,9 @@ def test_stability_is_that_of_a_worker():
     maps = np.random.default_rng(1).random((len(shard.image_ids), 7, 7))
     outside = cxr_ray.measure(model, shard.pixels, {"theirs": maps}, stability=asked, levels=[0.5], **given)
     assert outside.stability.infidelity.notna().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_model_of_another_precision_is_refused_with_what_to_call(dtype):
+    with pytest.raises(CheckpointError, match=r"call model\.float\(\)"):
+        cxr_ray.explain(Small(2).eval().to(dtype), np.zeros((1, 56, 56), np.uint8), "centre")

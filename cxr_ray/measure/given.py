@@ -230,7 +230,7 @@ def _classifier(model: Model, spec: ModelSpec, pixels: Pixels, told: Sequence[st
     if isinstance(model, nn.Module) and any(getattr(module, "training", False) for module in model.modules()):
         raise CheckpointError(
             "got a model in training mode, or a layer of it, whose logits change from pass to pass; expected eval "
-            "mode; call model.eval()."
+            "mode; call model.eval(), or before torch.export, whose modules keep theirs."
         )
     device = next(model.parameters(), torch.empty(0)).device if isinstance(model, nn.Module) else torch.device("cpu")
     classifier = Classifier(network, spec).eval()
@@ -241,8 +241,7 @@ def _classifier(model: Model, spec: ModelSpec, pixels: Pixels, told: Sequence[st
     except Exception as e:  # networks fail in as many ways as there are networks
         raise CheckpointError(
             f"got a model that cannot score an image of {list(image.shape)} ({first_line(e)}); expected a module or "
-            "function of [B, 3, S, S] in model space; give the size that it was made for, or wrap it in such a "
-            "function."
+            f"function of [B, 3, S, S] in model space; {_way_out(model)}."
         ) from e
     shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     columns = [n for part in spec.columns or () for n in part]
@@ -266,6 +265,17 @@ def _classifier(model: Model, spec: ModelSpec, pixels: Pixels, told: Sequence[st
         if note not in told:
             warnings.warn(f"of the model: {note}", stacklevel=5)
     return classifier
+
+
+def _way_out(model: Model) -> str:
+    """What to do with a model that cannot score images."""
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} if isinstance(model, nn.Module) else set()
+    if kinds and torch.float32 not in kinds:
+        kind = str(kinds.pop()).removeprefix("torch.")
+        return (
+            f"its weights are {kind} and the images float32: call model.float(), or wrap it in a function that converts"
+        )
+    return "give the size that it was made for, or wrap it in such a function"
 
 
 def _require_finite(classifier: Classifier, logits: Tensor) -> None:

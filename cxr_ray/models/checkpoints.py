@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -22,6 +22,8 @@ from cxr_ray.models.scoring_only import FILES
 from cxr_ray.models.statefiles import read_state_file
 from cxr_ray.registry import did_you_mean
 from cxr_ray.results import filesystem, split_options
+
+TRANSFORMED = ("torchvision:googlenet", "torchvision:inception_v3")  # which normalise again after ImageNet's weights
 
 
 def pretrained_state(weights: str, arch: str = "resnet18") -> dict[str, Tensor] | None:
@@ -133,13 +135,13 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
     """
     if spec is not None and spec.arch in FILES:
         return _load_whole(path, spec, classes or Classes())
-    file = read_state_file(path)
+    file, is_given = read_state_file(path), spec is not None
     if spec is None and (spec := saved_spec(path)) is not None and chooses_code(spec):
         raise CheckpointError(
             f"got {path}, which names {spec.arch}; expected it to be named by you, since it is code that a file must "
             "not choose; name it under checkpoints (arch)."
         )
-    spec = _known_spec(path, spec)
+    spec = _known_spec(path, spec, is_given)
     matched = matching.match(path, file.state, spec.arch)
     outputs = matched.outputs
     if outputs is None:
@@ -167,8 +169,35 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
             )
     _copy(classifier, matched.state, None, path)
     said = [] if is_published else said  # its note says it
+    if is_given:
+        said += _normalisation_notes(classifier)
     classifier.notes = (*file.notes, *matched.notes, *said, *_try(path, classifier))
     return classifier
+
+
+def _normalisation_notes(classifier: Classifier) -> list[str]:
+    """Where a network's own normalisation is another than the spec's: a state dict does not say which it was."""
+    spec = classifier.spec
+    assumed = f"its images are normalised with mean {_few(spec.mean)} and std {_few(spec.std)}"
+    half = (0.5, 0.5, 0.5)
+    if spec.arch in TRANSFORMED and (spec.mean, spec.std) != (half, half):
+        return [
+            f"{assumed}; where training began with torchvision's ImageNet weights, the network turned them into those "
+            "of mean 0.5 and std 0.5 (transform_input), which a state dict does not hold; give mean and std 0.5 then"
+        ]
+    own = getattr(classifier.network, "pretrained_cfg", None)
+    own = own if isinstance(own, Mapping) else {}
+    mean, std = tuple(own.get("mean") or spec.mean), tuple(own.get("std") or spec.std)
+    if (mean, std) == (spec.mean, spec.std):
+        return []
+    return [
+        f"{assumed}, where timm has mean {_few(mean)} and std {_few(std)} for {spec.arch}; if it was trained with "
+        "those, give them (mean, std)"
+    ]
+
+
+def _few(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _load_whole(path: str, spec: ModelSpec, classes: Classes) -> Classifier:
@@ -185,7 +214,7 @@ def chooses_code(spec: ModelSpec) -> bool:
     return spec.arch.startswith("factory:") or spec.arch in FILES
 
 
-def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
+def _known_spec(path: str, spec: ModelSpec | None, is_given: bool) -> ModelSpec:
     """The spec, whose network and preprocessing exist."""
     if spec is None:
         raise CheckpointError(
@@ -193,7 +222,10 @@ def _known_spec(path: str, spec: ModelSpec | None) -> ModelSpec:
             "checkpoints."
         )
     if spec.arch not in NETWORKS:
-        raise CheckpointError(f"got {path}, which says it is a {spec.arch!r}.{families.expected(spec.arch, NETWORKS)}")
+        got = (
+            f"got the network {spec.arch!r} for {path}" if is_given else f"got {path}, which says it is a {spec.arch!r}"
+        )
+        raise CheckpointError(f"{got}.{families.expected(spec.arch, NETWORKS)}")
     if spec.preprocess not in PREPROCESS:
         raise CheckpointError(
             f"got {path}, whose images go through {spec.preprocess!r}.{did_you_mean(spec.preprocess, PREPROCESS)}"

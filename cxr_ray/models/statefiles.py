@@ -119,6 +119,11 @@ def _refuse_whole_network(path: str, data: bytes) -> None:
                 names = archive.namelist()
         except zipfile.BadZipFile:  # what follows says so
             return
+    if any(name.endswith("archive_format") or "serialized_exported_program" in name for name in names):
+        raise CheckpointError(
+            f"got {path}, which is a program of torch.export; expected a state dict; save one of the model that it was "
+            "made from with torch.save(model.state_dict(), path), or export that one as ONNX."
+        )
     kind = (
         "torchscript"
         if any("/code/" in name for name in names)

@@ -201,3 +201,29 @@ def test_the_shared_model_loads_and_tells_children_apart(shared_model, shared_da
         means[label] = model.log_odds(model.normalize(pixels.float() / 255)).mean().item()
     assert means["PNEUMONIA"] > 0
     assert means["PNEUMONIA"] > means["NORMAL"] + 1
+
+
+def test_where_a_networks_own_normalisation_is_another_it_is_told(tmp_path):
+    pytest.importorskip("timm")
+    arch, path = "timm:test_vit", str(tmp_path / "model.pt")
+    network = networks.build(arch, ModelSpec(arch, 160)).network
+    torch.save(network.state_dict(), path)
+    own = [tuple(network.pretrained_cfg[key]) for key in ("mean", "std")]
+    (told,) = checkpoints.load(path, ModelSpec(arch, 160, mean=(0.4, 0.4, 0.4))).notes
+    assert told.startswith(
+        "its images are normalised with mean 0.4 0.4 0.4 and std 0.229 0.224 0.225, where timm has mean"
+    )
+    assert checkpoints.load(path, ModelSpec(arch, 160, mean=own[0], std=own[1])).notes == ()
+
+
+def test_transform_input_of_torchvisions_networks_is_told():
+    half = ModelSpec("torchvision:googlenet", SIZE, mean=(0.5,) * 3, std=(0.5,) * 3)
+    for spec, n in ((dataclasses.replace(half, mean=(0.4,) * 3), 1), (half, 0)):
+        assert len(checkpoints._normalisation_notes(networks.Classifier(nn.Identity(), spec))) == n
+
+
+def test_an_exported_program_is_said_to_be_one(tmp_path):
+    path = str(tmp_path / "model.pt2")
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), path)
+    with pytest.raises(CheckpointError, match=r"which is a program of torch\.export; expected a state dict"):
+        checkpoints.load(path, ModelSpec("resnet18", SIZE))
