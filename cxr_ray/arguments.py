@@ -53,7 +53,7 @@ def guarded(work: Callable[[], int], *, worded: Callable[[str], str] = str, inte
     try:
         return work()
     except CxrRayError as e:
-        told, code = [worded(line) for line in str(e).splitlines()], e.exit_code
+        told, code = list(dict.fromkeys(worded(line) for line in str(e).splitlines())), e.exit_code
     except BrokenPipeError:  # who reads, such as head, has enough; nor may the end of Python write there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNFINISHED

@@ -193,7 +193,12 @@ class Data(Section):
         None, description="own: the source's val split; train: taken from train; null: a folder's from train, else own"
     )
     val_share: float = Field(0.1, gt=0, le=0.5, description="share of train, by patient, that validates")
-    limit: int | None = Field(None, ge=2, le=MOST, description="at most so many images of a split, balanced by label")
+    limit: int | None = Field(
+        None,
+        ge=2,
+        le=MOST,
+        description="at most so many images of test, and of train and val together, balanced by label",
+    )
     phantom: Phantoms = Phantoms()
 
     @field_validator("patient", "label")

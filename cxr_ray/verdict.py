@@ -73,7 +73,7 @@ def parser(prog: str = "python -m cxr_ray.verdict") -> argparse.ArgumentParser:
         "--limit",
         type=int,
         metavar="N",
-        help="a sample: at most N images of each split, balanced by label (default: all)",
+        help="a sample: at most N images of test, and of train and val together, balanced by label (default: all)",
     )
     p.add_argument("--bucket", nargs="+", default=["all"], choices=BUCKETS, help="patients: all, or an outcome")
     p.add_argument(
@@ -211,6 +211,7 @@ def answer(local: LocalVerdict, args: argparse.Namespace) -> list[str]:
     rows = verdicts.rows(settings)
     lines = [
         *(row["sentence"] for row in rows),
+        f"Compared by {settings.label} in log-odds, fill {settings.fill}. {said.splitlines()[0]}",
         *([sample(local, args.limit)] if args.limit is not None else []),
         f"The chance of any wrong sentence is at most {local.alpha:g}. Each interval holds at all times with a "
         f"probability of {rows[0]['confidence']:.1%}; a win rate at a stop lies too far from 0.50 on average.",
@@ -225,7 +226,7 @@ def sample(local: LocalVerdict, limit: int) -> str:
     """That not all test images were asked."""
     n, patients = len(local.test), local.test["patient_id"].nunique()
     return (
-        f"A sample: at most {limit} images of each split, balanced by label (--limit), so {n} test images of "
+        f"A sample: at most {limit} images of test, balanced by label (--limit), so {n} test images of "
         f"{patients} patients. The sentences hold for patients in these proportions."
     )
 

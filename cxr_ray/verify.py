@@ -85,9 +85,18 @@ def run(args: argparse.Namespace) -> int:
     models = dict(_named(text, "--model", "checkpoints") for text in args.models)
     maps = dict(_named(text, "--maps", "explain.maps") for text in args.maps)
     with progress.shown("Verifying", quiet=args.quiet):
-        holds = verify(Request(args.run, args.images, args.seed, changes, models, maps), terminal.say)
+        say = _what_is_wrong if args.quiet else terminal.say
+        holds = verify(Request(args.run, args.images, args.seed, changes, models, maps), say)
     terminal.conclude("The run holds." if holds else "The run DOES NOT HOLD.")
     return HOLDS if holds else HOLDS_NOT
+
+
+def _what_is_wrong(line: str) -> None:
+    """Say a line only where something does not hold, or where it shows what (indented)."""
+    from cxr_ray.run import terminal
+
+    if "DOES NOT HOLD" in line or line.startswith("    "):
+        terminal.complain(line)
 
 
 def _named(text: str, option: str, section: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_ray.arguments import ARCH, SIZE, Parser, add_network, guarded, outputs_of, said_of
 from cxr_ray.counting import telling
-from cxr_ray.errors import DataError, UserError
+from cxr_ray.errors import CxrRayError, DataError, UserError, first_line
 
 if TYPE_CHECKING:  # these import torch, which --help does without
     import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # these import torch, which --help does without
     Maps = Mapping[str, NDArray[np.float32]]
 
 CONTROLS = {"cell_random": 2, "shifted": 2, "other_image": 2, "mean_map": 1}  # draws: minutes on a laptop, not hours
-IMAGES = 16  # of a folder, unless more are asked for
+IMAGES, MEASURED = 16, 40  # of a folder, unless more are asked for; a claim needs 20 patients
 EXIT_CODES = "Exit codes: 0 done, 1 a file cannot be read or written, 2 the request was wrong, 130 interrupted."
 
 
@@ -41,7 +41,8 @@ def parser(prog: str = "cxr-ray explain") -> argparse.ArgumentParser:
     p.add_argument("--explainer", nargs="+", default=["gradcam"], help="whose maps (default: gradcam)")
     p.add_argument("--target", choices=("pneumonia", "predicted"), default="pneumonia", help="the class explained")
     p.add_argument("--measure", action="store_true", help="also compare the maps with controls, into tables")
-    p.add_argument("--limit", type=int, default=IMAGES, help=f"at most so many images, by --seed (default: {IMAGES})")
+    limit = f"at most so many images, by --seed (default: {IMAGES}, or {MEASURED} with --measure)"
+    p.add_argument("--limit", type=int, help=limit)
     add_network(p, "the outputs of the network that stand for NORMAL and PNEUMONIA (default: as the file says)")
     p.add_argument("--seed", type=int, default=0, help="of the choice of images and of draws (default: 0)")
     p.add_argument("--out", default="explained", help="a new folder (default: explained)")
@@ -77,15 +78,20 @@ class Chosen:
 
 def run(args: argparse.Namespace) -> Iterator[str]:
     """From the arguments to the lines that conclude; files are written on the way."""
+    from cxr_ray.analysis.resampling import MIN_PATIENTS
     from cxr_ray.run import progress, resume, terminal
 
     check_out(args.out)
     resume.check_out(args.out, resume=False)
     if args.size is not None and not 32 <= args.size <= 1024:
         raise UserError(f"--size: got {args.size}; expected 32 to 1024 pixels; give the side of the model's input.")
-    images = choose(args.data, args.limit, args.seed)
+    limit = args.limit if args.limit is not None else MEASURED if args.measure else IMAGES
+    images = choose(args.data, limit, args.seed)
     terminal.say(f"Images: {len(images.paths)} of {images.all}, {known_of(images)}.")
-    from cxr_ray import library
+    if args.measure and (n := len(set(images.patients))) < MIN_PATIENTS:
+        terminal.complain(
+            f"{n} patients: under {MIN_PATIENTS} the tables hold means without intervals, and nothing is claimed."
+        )
     from cxr_ray.measure.explainers import EXPLAINERS
     from cxr_ray.measure.given import given
 
@@ -97,9 +103,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     maps = {}
     with progress.stage("Maps", len(args.explainer), "explainers") as stage:
         for name in args.explainer:
-            maps[name] = library.explain(
-                model, pixels, name, target=args.target, spec=model.spec, ids=images.names, seed=args.seed
-            )
+            maps[name] = maps_by(name, model, pixels, images, args)
             stage.advance()
     out = Path(args.out)
     write(out, model, pixels, images, maps)
@@ -111,6 +115,27 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         yield from claims(measured, args)
         yield f"Tables: {out}/tables"
     yield f"Maps: {out}/maps; pictures: {out}/pictures"
+
+
+def maps_by(name: str, model: Classifier, pixels: Any, images: Chosen, args: argparse.Namespace) -> NDArray[np.float32]:
+    """The maps of an explainer, which may be another author's.
+
+    Raises:
+        UserError: it fails.
+    """
+    from cxr_ray import library
+
+    try:
+        return library.explain(
+            model, pixels, name, target=args.target, spec=model.spec, ids=images.names, seed=args.seed
+        )
+    except (CxrRayError, OSError):
+        raise
+    except Exception as e:
+        raise UserError(
+            f"--explainer: got {name}, which fails on this network ({first_line(e)}); expected maps; give another "
+            "(cxr-ray list), or mend it and what it says that it needs."
+        ) from None
 
 
 def known_of(images: Chosen) -> str:

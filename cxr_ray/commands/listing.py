@@ -70,9 +70,9 @@ def sweeps(size: int) -> Iterator[Entry]:
 
 
 def _asked(path: Path) -> str:
-    """The first sentence, or what stands before its colon, of a sweep file's comment; not the line for editors."""
+    """The first sentence of a sweep file's comment, to a colon that follows no hypothesis; not the line for editors."""
     comment = [line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# ")][1:]
-    return re.split(r"(?<=[.?]) |[:;] ", " ".join(" ".join(comment).split()))[0]
+    return re.split(r"(?<=[.?]) |(?<!H\d): |; ", " ".join(" ".join(comment).split()))[0]
 
 
 def architectures(size: int) -> Iterator[Entry]:

@@ -107,6 +107,7 @@ def _classified(rows: Sequence[Record]) -> str:
         if not pd.isna(r["difference"]):
             numbers = interval(r["difference"], r["lower"], r["upper"], sign=True)
             shown = _direction(r) + ("" if direction(r) == "same" else f" ({numbers})")
+            shown = f"differs by {numbers}, {UNTESTED}" if direction(r) is None else shown
             parts.append(f"{NAMES.get(name, name)} {shown}")
     return f"{', '.join(parts) or 'no accuracy'} on {found['accuracy']['n']} images"
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from cxr_ray.schemas import TABLES
 
 SHOWN = 3  # rows of each kind of difference
+OF_SCORES = ("value", "control_mean", "control_sd", "gap")  # of faithfulness: differences of scores, which are rounded
+SCORES = ("score_full", "value", "control_mean")  # that tell how large these are
 OTHER = "\0other"  # ends the names of the second version's columns
 
 
@@ -71,7 +73,8 @@ def compare(
     """Compare two versions of a table by its key.
 
     The difference of two numbers is absolute, and relative to the other where that is above 1; of two maps it is
-    relative to the other's greatest value. All else is equal or not.
+    relative to the other's greatest value; of the columns of OF_SCORES, which are differences of scores, to these
+    scores. All else is equal or not.
 
     Args:
         name: of ``schemas.TABLES``.
@@ -91,6 +94,10 @@ def compare(
     differences = np.zeros((len(same), len(columns)))
     for n, column in enumerate(columns):
         differences[:, n] = _differences(same[column], same[f"{column}{OTHER}"])
+    if name == "faithfulness" and {*OF_SCORES, *SCORES} <= set(columns):
+        for column in OF_SCORES:
+            size = np.maximum(1, same[f"{column}{OTHER}"].abs().to_numpy(float, na_value=0.0))
+            differences[:, columns.index(column)] *= size / _size_of_scores(same)
     exceeds = differences > [max(tolerance, wider.get(column, 0.0)) for column in columns]
     differing = pd.DataFrame(same[exceeds.any(1)])
     worst = np.unravel_index(differences.argmax(), differences.shape) if differences.size else None
@@ -112,6 +119,13 @@ def compare(
         n_extra=len(extra) + int(twice.sum()),
         examples=tuple(examples),
     )
+
+
+def _size_of_scores(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """How large the scores are that a row of faithfulness is made of, at least 1."""
+    sizes = [rows[f"{column}{OTHER}"].abs().to_numpy(float, na_value=0.0) for column in SCORES]
+    size: NDArray[np.float64] = np.maximum(1, np.max(sizes, axis=0))
+    return size
 
 
 def _differences(first: pd.Series, other: pd.Series) -> NDArray[np.float64]:

@@ -57,6 +57,15 @@ def test_differences_within_the_tolerance_hold_and_are_told():
     assert found.greatest == pytest.approx(0.5e-5, rel=0.1)
 
 
+def test_a_gap_has_the_rounding_of_the_scores_that_it_lies_between():
+    """A gap of 0.09 between scores of 12.6 and more moves by 1.2e-4 with the batch; between scores of 1 it may not."""
+    large = faithfulness().assign(value=12.7, control_mean=12.6, control_sd=0.1, score_full=-14.6, gap=0.09)
+    assert compare("faithfulness", large, large.assign(gap=0.09 + 1.2e-4), 1e-4).holds
+    assert not compare("faithfulness", large, large.assign(gap=0.09 + 2e-3), 1e-4).holds
+    small = large.assign(value=0.7, control_mean=0.6, score_full=-0.3)
+    assert not compare("faithfulness", small, small.assign(gap=0.09 + 1.2e-4), 1e-4).holds
+
+
 def test_a_column_may_have_a_wider_tolerance_and_no_other_has_it():
     one = faithfulness()
     off = one.assign(value=one["value"] + 1e-3)

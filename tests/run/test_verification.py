@@ -128,6 +128,10 @@ def test_a_changed_checkpoint_or_image_is_found_by_its_hash(parts, capsys, monke
     image.unlink()
     assert verify.main(moved(parts)) == 1
     assert f"test/NORMAL/{image.name}: gone" in capsys.readouterr().out
+    assert verify.main([*moved(parts), "--quiet"]) == 1
+    told = capsys.readouterr()
+    assert f"test/NORMAL/{image.name}: gone" in told.err
+    assert told.out.splitlines() == ["The run DOES NOT HOLD."]
     model = parts / "model.safetensors"
     content = bytearray(model.read_bytes())
     content[-1] ^= 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -107,7 +107,7 @@ def caveats(data: RunData, found: list[Answer]) -> Iterator[str]:
     if data.sweep["data"]["source"] == "phantom":
         yield f"The images are {SOURCES['phantom'].description}."
     if limit := data.sweep["data"].get("limit"):
-        yield f"The data were cut to {limit} images a split."
+        yield f"The data were cut to {limit} images of test, and of train and val together."
     if few := [a.model for a in found if a.rows["lower"].isna().all() and len(a.rows)]:
         yield f"No interval, so nothing is shown, of {', '.join(few)}: under 20 patients, or too few of them differ."
     if found and not any(CONTROLS[c].strong for a in found for c in a.rows["control"] if c in CONTROLS):
@@ -207,16 +207,28 @@ def findings(data: RunData) -> Iterator[str]:
 def _deletion(data: RunData, trial_id: str) -> Iterator[str]:
     rows = data.first.rows(data.buckets[data.buckets["trial_id"] == trial_id])
     rows = rows[(rows["explainer"] == data.primary.explainer) & (rows["metric"] == "drop")]
-    rows = rows[(rows["level"] == data.primary.level) & (rows["control"] == "none")]
-    drop = {(str(r.bucket), str(r.scale)): r for r in page.rows_of(rows)}
+    rows = rows[rows["level"] == data.primary.level]
+    drop = {(str(r.bucket), str(r.scale)): r for r in page.rows_of(rows[rows["control"] == "none"])}
     if ("TP", "prob") in drop and ("FP", "prob") in drop:
         prob, logodds = ([drop[bucket, scale] for bucket in ("TP", "FP")] for scale in ("prob", "logodds"))
+        few = "" if all(pd.notna(r.lower) for r in (*prob, *logodds)) else " Too few patients for some intervals."
         yield (
             f"Deletion of {page.percent(data.primary.level)} by {data.primary.explainer} on {data.name(trial_id)} "
-            f"({data.first}): the probability of the target falls by {page.mean(prob[0])} for TP "
-            f"({page.count(prob[0].n)} images) and by {page.mean(prob[1])} for FP ({page.count(prob[1].n)}); its "
-            f"log-odds fall by {page.mean(logodds[0])} and {page.mean(logodds[1])}."
+            f"({data.first}): the probability of the target falls by {page.mean(prob[0], sign=False)} for TP "
+            f"({page.count(prob[0].n)} images) and by {page.mean(prob[1], sign=False)} for FP "
+            f"({page.count(prob[1].n)}); its log-odds fall by {page.mean(logodds[0], sign=False)} and "
+            f"{page.mean(logodds[1], sign=False)}{_by_controls(rows, ('TP', 'FP'))}.{few}"
         )
+
+
+def _by_controls(rows: pd.DataFrame, groups: Sequence[str]) -> str:
+    """By how much log-odds fall under the control that takes the most, of each group of images."""
+    rows = rows[(rows["control"] != "none") & (rows["scale"] == "logodds") & rows["control_mean"].notna()]
+    most = [rows[rows["bucket"] == group].nlargest(1, "control_mean") for group in groups]
+    if not all(len(of) for of in most):
+        return ""
+    told = [f"{page.number(r.control_mean)} ({r.control})" for of in most for r in page.rows_of(of)]
+    return f"; under the control that takes the most, by {' and '.join(told)}"
 
 
 def _best(data: RunData, trial_id: str) -> Iterator[str]:

@@ -132,7 +132,11 @@ def best(ranks: pd.DataFrame) -> str:
     """Which explainer is shown to be the best, or which may be; rows of one setting and bucket."""
     first = ranks.loc[ranks["rank_lower"] == 1, "explainer"].astype(str).tolist()
     if len(first) == 1:
-        return f"Shown to be more faithful than every other: {first[0]}."
+        others = [e for e in ranks["explainer"].astype(str) if e != first[0]]
+        return (
+            f"Shown to be more faithful than {' and '.join(others) if len(others) < 3 else 'each of the others'}: "
+            f"{first[0]}."
+        )
     candidates = "every one of them" if len(first) == len(ranks) else f"any of {', '.join(first)}"
     return f"None is shown to be the best; {candidates} may be."
 
