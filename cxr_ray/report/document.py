@@ -78,7 +78,9 @@ def write_report(out: str, images: str | None = None, stage: Counter = NOBODY) -
     stage.expect(len(SECTIONS) + 2)  # with the galleries and the first screen
     n_browsed = write_browser(data, store, pixels, stage)
     made = context(data, Folder(store), pixels, stage)
-    store.write(template.render(made | {"n_browsed": n_browsed}).encode(), "report.html")
+    store.write(
+        template.render(made | {"n_browsed": n_browsed, "n_test": len(data.tables["images"])}).encode(), "report.html"
+    )
     return [*made["answer"]["answers"], *made["answer"]["others"]]
 
 

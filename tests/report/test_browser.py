@@ -116,6 +116,16 @@ def test_a_map_that_is_not_finite_is_told(run):
     assert "mask" not in lost
 
 
+def test_of_many_images_a_sample_is_shown_and_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("cxr_ray.report.browser.files.MOST", 4)
+    out = make_run(tmp_path / "run", data={"source": "folder", "path": str(tmp_path), "size": 64, "fit": "squash"})
+    assert browse(out) == 4
+    about = part(out, "run")
+    assert len(about["image_id"]) == 4
+    assert about["unread"].startswith("4 of 6 images, chosen by hash and seed, are shown. 4 X-rays could not be read")
+    assert len(part(out, f"{TRIAL}/0")) == 4
+
+
 def test_a_run_without_maps_or_images_has_a_browser_all_the_same(tmp_path):
     data = {"source": "folder", "path": str(tmp_path / "moved"), "size": 64, "fit": "squash"}
     out = make_run(tmp_path / "run", keep_maps=False, data=data)

@@ -16,6 +16,7 @@ from pyarrow import fs as pafs
 
 from cxr_ray.analysis.model_names import model_names
 from cxr_ray.counting import NOBODY, Counter
+from cxr_ray.data.splits import choose
 from cxr_ray.machine import usable_cpus
 from cxr_ray.measure.concentration import CONCENTRATIONS
 from cxr_ray.measure.controls import CONTROLS
@@ -33,6 +34,7 @@ from cxr_ray.storage import Store
 
 FOLDER, PAGE = "browser", "index.html"
 PART = 16  # images
+MOST = 10_000  # images; each takes 12 ms of a processor and 15 KB
 ASSETS = (PAGE, "browser.css", "browser.js")
 PRIVATE = (
     "This folder holds the X-rays themselves, made small, with their file names and patients. Pass it on only where "
@@ -42,6 +44,8 @@ PRIVATE = (
 
 def write_browser(data: RunData, store: Store, images: Images, stage: Counter = NOBODY) -> int:
     """Write the folder FOLDER anew into the run; returns how many images it shows, none where nothing was explained.
+
+    Of more than MOST images a sample.
 
     Args:
         data: the run.
@@ -57,6 +61,9 @@ def write_browser(data: RunData, store: Store, images: Images, stage: Counter = 
     shown = set().union(*(m.ids for m in models))
     table = data.tables["images"]
     order = [i for i in table["image_id"] if i in shown]
+    if sampled := len(order) > MOST:
+        chosen = choose(order, [0] * len(order), MOST, data.sweep["seed"])
+        all_images, order = len(order), [i for i in order if i in chosen]
     views = list(dict.fromkeys(view_of(data, m.trial_id) for m in models))
     parts = [order[start : start + PART] for start in range(0, len(order), PART)]
     stage.expect(len(parts) * (len(views) + len(models)))
@@ -73,7 +80,8 @@ def write_browser(data: RunData, store: Store, images: Images, stage: Counter = 
             for _ in pool.map(partial(_cards, store, images, cards), range(len(parts)), parts):
                 stage.advance()
     about = _about(data, models, order, [views.index(view_of(data, m.trial_id)) for m in models])
-    about["unread"] = _unread(data, images, unread)
+    told = [f"{MOST:,} of {all_images:,} images, chosen by hash and seed, are shown."] if sampled else []
+    about["unread"] = " ".join([*told, *([_unread(data, images, unread)] if unread else [])])
     _put(store, "run", about)
     for name in ASSETS:
         store.write(files("cxr_ray.report.browser").joinpath(name).read_bytes(), FOLDER, name)
@@ -143,8 +151,6 @@ def _about(data: RunData, models: Sequence[OfModel], order: Sequence[str], views
 
 def _unread(data: RunData, images: Images, n: int) -> str:
     """In one sentence, how many X-rays could not be read, and what to do."""
-    if not n:
-        return ""
     _, where, reason = images.source
     why = f" ({reason})" if reason else ""
     return (
