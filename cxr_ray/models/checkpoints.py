@@ -22,6 +22,7 @@ from cxr_ray.models.scoring_only import FILES
 from cxr_ray.models.statefiles import read_state_file
 from cxr_ray.registry import did_you_mean
 from cxr_ray.results import filesystem, split_options
+from cxr_ray.schemas import CLASSES
 
 TRANSFORMED = ("torchvision:googlenet", "torchvision:inception_v3")  # which normalise again after ImageNet's weights
 
@@ -135,8 +136,9 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
     """
     if spec is not None and spec.arch in FILES:
         return _load_whole(path, spec, classes or Classes())
-    file, is_given = read_state_file(path), spec is not None
-    if spec is None and (spec := saved_spec(path)) is not None and chooses_code(spec):
+    file, saved = read_state_file(path), saved_spec(path)
+    is_given = spec is not None and (saved is None or saved.arch != spec.arch)
+    if spec is None and (spec := saved) is not None and chooses_code(spec):
         raise CheckpointError(
             f"got {path}, which names {spec.arch}; expected it to be named by you, since it is code that a file must "
             "not choose; name it under checkpoints (arch)."
@@ -146,6 +148,11 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
     outputs = matched.outputs
     if outputs is None:
         outputs = families.outputs_of(build(spec.arch, spec).network, spec.size)
+    if outputs < 1:
+        raise CheckpointError(
+            f"got {path} with a head of {outputs} outputs; expected 1 or 2 ({', '.join(CLASSES)}), or more; give a "
+            "file of such a network."
+        )
     is_published = spec.arch.startswith(f"{xrayvision.FAMILY}:") and outputs == xrayvision.OUTPUTS
     if is_published and spec.columns is None:
         spec = replace(spec, columns=((), (xrayvision.PNEUMONIA,)))

@@ -80,7 +80,7 @@ def test_a_shards_host_copies_do_not_grow_with_explainers_grids_fills_and_draws(
         small(),
     )
     made.forward("m")  # a backend is chosen once
-    _ = made.network("m").model.structure  # read once
+    _ = made.network("m").model.structure, made.hooked("m").structure  # read once
     waits, at_first_read = _Waits(), []
     fetch = transfer.Results.fetch
 
