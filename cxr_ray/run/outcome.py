@@ -98,7 +98,7 @@ def _advantage_lines(summary: pd.DataFrame, settings: PrimarySettings) -> Iterat
         cells = "".join(f"{by_control.get(c, ''):<27}" for c in controls)
         yield f"  {trial_id:<26}{explainer:<22}{bucket:<8}{group['n'].iloc[0]:>5}  {cells}"
     yield "  * beaten: mean advantage and win rate both above chance by interval and by p after Holm's correction."
-    yield "  ~ differs: one of the two. No interval under 20 patients."
+    yield "  ~ differs: one of the two. Unmarked: neither, with that correction. No interval under 20 patients."
     yield from _hardest_lines(rows)
     yield from _baseline_lines(summary[chosen & (summary["control"] == "none")], settings)
 
