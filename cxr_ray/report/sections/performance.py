@@ -11,6 +11,7 @@ from cxr_ray.report.rundata import RunData
 from cxr_ray.report.section import Folder, Section
 
 FIRST, LAST = ("accuracy", "auroc", "sensitivity", "specificity"), ("auprc", "f1", "brier", "ece")
+FEW = 50  # validation images; 0.95 of 25 sick ones is all but one
 COUNTS = ("tp", "fp", "tn", "fn")
 NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "brier": "Brier", "ece": "ECE"}
 
@@ -25,6 +26,8 @@ def section(data: RunData, folder: Folder) -> Section:
         f"this page are at 0.5); youden has the largest sensitivity + specificity on the validation split{of_val}; "
         "sens95 is the highest threshold with a sensitivity of at least 0.95 there."
     ]
+    if len(val) and val.iloc[0] < FEW:
+        notes[0] += f" Chosen on under {FEW} images, youden and sens95 may be far from those of other images."
     asked = [question.text for question in data.class_order]
     blocks = [*(page.note(t) for t in asked), classification(data), *(page.note(t) for t in twins(data)), trials(data)]
     return Section("performance", "Performance", notes, blocks)
