@@ -142,7 +142,8 @@ def known_of(images: Chosen) -> str:
     """Labels and patients, as they were found."""
     from cxr_ray.schemas import CLASSES
 
-    patients = f"{len(set(images.patients))} patients by file names"
+    n = len(set(images.patients))
+    patients = f"{n} patient{'s' * (n != 1)} by file names"
     if images.labels is None:
         return f"{patients}; no labels: there are no outcomes"
     counts = [f"{images.labels.count(label)} {name}" for label, name in enumerate(CLASSES)]
