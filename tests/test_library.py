@@ -25,7 +25,7 @@ from cxr_ray.errors import CheckpointError, DataError, UnknownNameError, UserErr
 from cxr_ray.measure import donors
 from cxr_ray.measure.shards import ModelRef, Shard
 from cxr_ray.measure.worker import Worker
-from cxr_ray.models import checkpoints
+from cxr_ray.models import backends, checkpoints
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.schemas import TABLES
 from cxr_ray.storage import Store, pack
@@ -165,7 +165,7 @@ def test_the_tables_are_those_of_a_sweep(tmp_path):
     pixels = load_pixels(sources.source_of(config.data, config.seed), images, 64).images_NCHW
     mine = checkpoints.load(str(tmp_path / "model.safetensors"), None)
     mine = mine.to(memory_format=torch.channels_last)  # as a worker's: another rounds apart
-    maps = cxr_ray.explain(mine, pixels, "gradcam")
+    maps = cxr_ray.explain(backends.for_explainers(mine), pixels, "gradcam")  # likewise
     found = cxr_ray.measure(
         mine,
         pixels,
