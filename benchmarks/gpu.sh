@@ -50,7 +50,7 @@ if [ -n "$small" ]; then
     measure engine 120 benchmarks.engine --precision "$precision" --size 32 --rounds 1 --seconds 0.05
     measure explainers 240 benchmarks.explainers --size 64 --images 1 --rounds 1 --seconds 0.05
     measure worker 480 benchmarks.worker --precision "$precision" --size 64 --images 1 --few 1 --many 1 --rounds 1 --seconds 0.05
-    measure sweeps1 700 benchmarks.sweeps --precision "$precision" --size 64 --images 4 --rounds 1
+    measure sweeps1 750 benchmarks.sweeps --precision "$precision" --size 64 --images 4 --rounds 1
     measure sweeps4 900 benchmarks.sweeps --precision "$precision" --size 64 --images 4 --rounds 1 --models 2
     measure peers 480 benchmarks.peers --precision "$precision" --images 1 --rounds 1 --seconds 0.05
     measure training 120 benchmarks.training --size 32 --batch 4 --batches 1 --rounds 1
@@ -59,7 +59,7 @@ else
     measure engine 70 benchmarks.engine --precision "$precision" --rounds 4 --seconds 0.5
     measure explainers 20 benchmarks.explainers --images 64 --rounds 2 --seconds 0.5
     measure worker 60 benchmarks.worker --precision "$precision" --rounds 2
-    measure sweeps1 75 benchmarks.sweeps --precision "$precision"
+    measure sweeps1 70 benchmarks.sweeps --precision "$precision"
     measure sweeps4 95 benchmarks.sweeps --precision "$precision" --images 312 --models 4
     measure peers 70 benchmarks.peers --precision "$precision" --images 64 --batch 256 --rounds 1 --seconds 2
     measure training 50 benchmarks.training --batches 146 --rounds 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,12 +92,13 @@ def run(args: argparse.Namespace) -> Iterator[str]:
             f"{n} patients: under {MIN_PATIENTS} the tables hold means without intervals, and nothing is claimed."
         )
     from cxr_ray.measure.explainers import EXPLAINERS
-    from cxr_ray.measure.given import given
+    from cxr_ray.measure.given import given, told_dark
 
     for explainer in args.explainer:
         EXPLAINERS[explainer]  # fails before the model is read
     model = load(args)
-    tell_dark(images.paths)
+    if (dark := told_dark(images.paths)) is not None:
+        terminal.complain(f"{dark}.")
     pixels = given(model, list(images.paths), model.spec).pixels
     maps = {}
     with progress.stage("Maps", len(args.explainer), "explainers") as stage:
@@ -251,26 +251,6 @@ def _is_image(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return is_image(file.read(132))
-
-
-def tell_dark(paths: Sequence[str]) -> None:
-    """Say which files of over 8 bits end below half of their range: they would be read too dark."""
-    from cxr_ray.data.images import depth
-    from cxr_ray.errors import ImageError
-    from cxr_ray.run import terminal
-
-    dark = {}
-    for path in paths:
-        with contextlib.suppress(ImageError):  # what cannot be read is told by the reader
-            found = depth(Path(path).read_bytes())
-            if found is not None and 2**8 <= found[0] < 2 ** (found[1] - 1):
-                dark[path] = found
-    if dark:
-        path, (top, stored) = next(iter(dark.items()))
-        terminal.complain(
-            f"{len(dark)} of {len(paths)} images end far below their {stored} bits: {path} at {top}, as "
-            f"{top.bit_length()} bits would. They are explained too dark; scale them, or name data.bits in a sweep."
-        )
 
 
 def load(args: argparse.Namespace) -> Classifier:

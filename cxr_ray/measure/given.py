@@ -162,21 +162,28 @@ def _read(paths: Sequence[str], spec: ModelSpec) -> NDArray[np.uint8]:
     return np.stack(in_threads(load, paths))
 
 
-def tell_dark(images: Any) -> None:
-    """Warn of files that use fewer bits than they say, and are read dark (``data.images.depth``)."""
+def told_dark(images: Any) -> str | None:
+    """What to say of files that use fewer bits than they say, and are read dark (``data.images.depth``), if any do."""
+    paths = _paths(images) or ()
     dark = {}
-    for path in _paths(images) or ():
+    for path in paths:
         with contextlib.suppress(OSError, ImageError):  # told by whoever reads them
             found = files.depth(Path(path).expanduser().read_bytes())
             if found is not None and 0 < found[0] < 2 ** (found[1] - 1):
                 dark[path] = found
-    if dark:
-        path, (top, stored) = next(iter(dark.items()))
-        warnings.warn(
-            f"{len(dark)} of {len(images)} images end far below their {stored} bits ({path} at {top}, as "
-            f"{top.bit_length()} bits would) and are read too dark; scale them, or read them yourself",
-            stacklevel=4,
-        )
+    if not dark:
+        return None
+    path, (top, stored) = next(iter(dark.items()))
+    return (
+        f"{len(dark)} of {len(paths)} images end far below their {stored} bits ({path} at {top}, as "
+        f"{top.bit_length()} bits would) and are read too dark; scale them, or name data.bits in a sweep"
+    )
+
+
+def tell_dark(images: Any) -> None:
+    """Warn of what ``told_dark`` says."""
+    if (dark := told_dark(images)) is not None:
+        warnings.warn(dark, stacklevel=4)
 
 
 def array_of(value: Any, what: str) -> NDArray[Any]:
