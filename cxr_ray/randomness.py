@@ -27,16 +27,17 @@ def key(seed: int, image_id: str, purpose: str, draw: int = 0) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
-def _shift(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # >> alone keeps the sign
+def _xor_shifted(x: Tensor, bits: int) -> Tensor:
+    """x ^ (x >> bits), in its memory; >> alone keeps the sign."""
+    return x.bitwise_xor_((x >> bits).bitwise_and_((1 << (64 - bits)) - 1))
 
 
 def bits(keys_K: Tensor, n: int) -> Tensor:
     """int64 [K, n], uniform over 0 .. 2^62 - 1."""
-    x = keys_K[:, None] + torch.arange(1, n + 1, device=keys_K.device) * _GOLDEN
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return _shift(x ^ _shift(x, 31), 2)
+    x = keys_K[:, None] + torch.arange(1, n + 1, device=keys_K.device).mul_(_GOLDEN)
+    x = _xor_shifted(x, 30).mul_(_MIX_1)
+    x = _xor_shifted(x, 27).mul_(_MIX_2)
+    return _xor_shifted(x, 31).bitwise_right_shift_(2).bitwise_and_((1 << 62) - 1)
 
 
 def uniform(keys_K: Tensor, n: int) -> Tensor:
@@ -69,6 +70,7 @@ def first_of_permutation(keys_K: Tensor, n: int, first: int) -> Tensor:
         return permutation(keys_K, n)[:, :first]
     rows = []
     for row in bits(keys_K, n):
-        (near,) = torch.where(row <= row.kthvalue(first).values)  # ties at the end keep their order
+        last = row.topk(first, largest=False, sorted=False).values.max()
+        (near,) = torch.where(row <= last)  # ties at the end keep their order
         rows.append(near[row[near].argsort(stable=True)[:first]])
     return torch.stack(rows)

@@ -53,6 +53,9 @@ class Draws:
         return made.view(len(self.ids), len(self.numbers), *made.shape[1:])
 
 
+MapName = tuple[str, str, tuple[str, int]]  # trial_id, image_id, (explainer, target)
+
+
 class Donors(Protocol):
     """Maps of other patients' images with the same prediction (``donors.DonorMaps``)."""
 
@@ -60,12 +63,9 @@ class Donors(Protocol):
         """The maps of these draws."""
         ...
 
-    def mean(self, trial_id: str, image_id: str, wanted: tuple[str, int], size: int) -> Tensor | None:
-        """Their mean rank map, higher is more salient."""
+    def means(self, names: tuple[MapName, ...], size: int) -> list[Tensor | None]:
+        """Their mean rank map, higher is more salient, of each of these maps."""
         ...
-
-
-MapName = tuple[str, str, tuple[str, int]]  # trial_id, image_id, (explainer, target)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Control:
             ranking: (draws, the maps' rankings int32 [N, U]) to rankings int32 [N, D, U];
             class weights: (draws, weights [N, K] or [N, K, V, V]) to weights [N, D, ...] that are combined with the
             same activations (explainers that are class activation maps only);
-            other images: (donors, name of the map, numbers of the draws, size) to maps [<= D, V, V] that are ranked as
-            the map is, fewer where they run out, None without any.
+            other images: (donors, names of N maps, numbers of the draws, size) to maps [<= D, V, V] for each, ranked
+            as the map is, fewer where they run out, None without any.
         draw: the function.
         caption: what it is, in a sentence or two.
         strong: beating it says more than that the map is smooth or central.
@@ -172,15 +172,14 @@ def random_cam(draws: Draws, weights_NK: Tensor) -> Tensor:
     return every.gather(2, order.view(*order.shape, *[1] * (weights_NK.ndim - 2)).expand_as(every))
 
 
-def other_image(donors: Donors, name: MapName, numbers: Sequence[int], size: int) -> Tensor | None:
+def other_image(donors: Donors, names: tuple[MapName, ...], numbers: Sequence[int], size: int) -> list[Tensor | None]:
     """The maps of other patients' images with the same prediction, drawn without replacement."""
-    return donors.donated(*name, numbers)
+    return [donors.donated(*name, numbers) for name in names]
 
 
-def mean_map(donors: Donors, name: MapName, numbers: Sequence[int], size: int) -> Tensor | None:
+def mean_map(donors: Donors, names: tuple[MapName, ...], numbers: Sequence[int], size: int) -> list[Tensor | None]:
     """The mean rank map over all of those."""
-    mean = donors.mean(*name, size)
-    return None if mean is None else mean[None]
+    return [None if mean is None else mean[None] for mean in donors.means(names, size)]
 
 
 CONTROLS = Registry(

@@ -7,6 +7,7 @@ finite. The index holds columns, not objects: every worker has it in memory.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -21,24 +22,36 @@ from cxr_ray.storage import sealed, unsealed
 
 Target = tuple[str, int]  # explainer, target
 COLUMNS = pa.schema({"image_id": pa.string(), "patient": pa.string(), "predicted": pa.int8(), "shard": pa.string()})
-_LOST = b"lost"  # metadata: JSON of image_id to the [explainer, target] without a finite map
 
 
 class DonorIndex:
-    """The donor images of each test image of one model."""
+    """The donor images of each test image of one model.
+
+    Attributes:
+        table: COLUMNS, then for each target that lost a map whether each image has one, named as JSON of the target.
+        predicted: of each image.
+    """
 
     def __init__(self, images: pa.Table, lost: Mapping[str, Sequence[Target]]):
         """Takes the images, a table of COLUMNS in any order, and by image_id the targets without a finite map."""
         table = images.sort_by("image_id").cast(COLUMNS)
-        self._take(table.replace_schema_metadata({_LOST: json.dumps(dict(lost), sort_keys=True)}))
+        without: dict[Target, set[str]] = defaultdict(set)
+        for image_id, targets in lost.items():
+            for explainer, target in targets:
+                without[explainer, target].add(image_id)
+        ids = table["image_id"].to_pylist()
+        for wanted, lacking in sorted(without.items()):
+            table = table.append_column(json.dumps(wanted), pa.array([i not in lacking for i in ids], pa.bool_()))
+        self._take(table)
 
     def _take(self, table: pa.Table) -> None:
         self.table = table.combine_chunks()
-        self.lost: dict[str, list[list[Any]]] = json.loads(table.schema.metadata[_LOST])
+        targets = table.column_names[len(COLUMNS) :]
+        self._has: dict[Target, NDArray[np.bool_]] = {tuple(json.loads(t)): table[t].to_numpy() for t in targets}
         self._ids = np.array(self.table["image_id"].cast(pa.binary()).to_numpy(), "S")
         self._patient = self.table["patient"].combine_chunks().dictionary_encode().indices.to_numpy()
         self.predicted = self.table["predicted"].to_numpy()
-        self._groups: dict[tuple[int, Target], list[str]] = {}
+        self._counts: dict[tuple[int, Target], int] = {}
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DonorIndex:
@@ -57,7 +70,7 @@ class DonorIndex:
 
     @property
     def images(self) -> Mapping[str, Mapping[str, Any]]:
-        """image_id to {patient, predicted, shard, lost}, in the order of the ids."""
+        """image_id to {patient, predicted, shard}, in the order of the ids."""
         return _Images(self)
 
     def position(self, image_id: str) -> int:
@@ -71,9 +84,13 @@ class DonorIndex:
         """The image at a place."""
         return str(self._ids[at].decode())
 
+    def shard(self, image_id: str) -> str:
+        """The shard that holds an image's maps."""
+        return str(self.table["shard"][self.position(image_id)])
+
     def _with_map(self, places: NDArray[np.integer], wanted: Target) -> list[str]:
-        ids = (self.image_id(at) for at in places.tolist())
-        return [i for i in ids if list(wanted) not in self.lost.get(i, ())]
+        kept = places[self._has[wanted][places]] if wanted in self._has else places
+        return [self.image_id(at) for at in kept.tolist()]
 
     @cached_property
     def _predicted_at(self) -> dict[int, NDArray[np.integer]]:
@@ -96,9 +113,14 @@ class DonorIndex:
 
     def group(self, predicted: int, wanted: Target) -> list[str]:
         """All images of this prediction that have the map."""
-        if (predicted, wanted) not in self._groups:
-            self._groups[predicted, wanted] = self._with_map(self._predicted_at[predicted], wanted)
-        return self._groups[predicted, wanted]
+        return self._with_map(self._predicted_at[predicted], wanted)
+
+    def count(self, predicted: int, wanted: Target) -> int:
+        """How many images of this prediction have the map."""
+        if (predicted, wanted) not in self._counts:
+            same = self._predicted_at[predicted]
+            self._counts[predicted, wanted] = int(self._has[wanted][same].sum()) if wanted in self._has else len(same)
+        return self._counts[predicted, wanted]
 
     def of_same_patient(self, image_id: str, wanted: Target) -> list[str]:
         """Images of the same patient and prediction, itself among them, that have the map."""
@@ -107,10 +129,12 @@ class DonorIndex:
     def donors(self, image_id: str, wanted: Target, seed: int, most: int) -> list[str]:
         """Up to so many donors, drawn without replacement: the same for every explainer, but for maps that are lost."""
         at = self.position(image_id)
-        same, own = self._predicted_at[int(self.predicted[at])], self._own(at)
+        predicted = int(self.predicted[at])
+        same, own = self._predicted_at[predicted], self._own(at)
         others = np.delete(same, np.searchsorted(same, own))
         key = torch.tensor([randomness.key(seed, image_id, "other_image")])
-        enough = min(len(others), most + len(self.lost))  # as many as may be lost in vain
+        lost = len(same) - self.count(predicted, wanted)
+        enough = min(len(others), most + lost)  # as many as may be drawn in vain
         drawn = randomness.first_of_permutation(key, len(others), enough)[0].numpy()
         return self._with_map(others[drawn], wanted)[:most]
 
@@ -129,5 +153,4 @@ class _Images(Mapping[str, Mapping[str, Any]]):
 
     def __getitem__(self, image_id: str) -> Mapping[str, Any]:
         at = self.index.position(image_id)
-        row = {name: self.index.table[name][at].as_py() for name in COLUMNS.names[1:]}
-        return {**row, "lost": self.index.lost.get(image_id, [])}
+        return {name: self.index.table[name][at].as_py() for name in COLUMNS.names[1:]}

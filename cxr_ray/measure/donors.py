@@ -28,14 +28,15 @@ from cxr_ray.config import Sweep
 from cxr_ray.errors import DamagedRunError
 from cxr_ray.machine import usable_cpus
 from cxr_ray.measure import rankings
-from cxr_ray.measure.controls import CONTROLS
+from cxr_ray.measure.controls import CONTROLS, MapName
 from cxr_ray.measure.donor_index import COLUMNS, DonorIndex, Target
 from cxr_ray.storage import Store, chunks, sealed, shard_parts, unsealed
 
 CRC = "crc32"
 DAMAGE = (pa.ArrowException, ValueError, LookupError, TypeError, OSError)  # what Arrow makes of damaged files
 MAPS, INDEX, MEANS = ".work/maps", ".work/donor_index", ".work/means"
-OPEN_FILES, KEPT_MAPS, KEPT_MEANS = 64, 128, 32  # in a worker's memory
+OPEN_FILES, KEPT_MAPS, KEPT_TOTALS = 64, 128, 32  # in a worker's memory
+RANKED = 16  # maps at a time
 READERS = 16  # files of other machines, read at a time
 
 Array = NDArray[np.float32]
@@ -265,7 +266,7 @@ def index_maps(
     if index.images and any(CONTROLS[control].rank_sums for control in sweep.controls):
         for of_maps in wanted:
             for predicted in (0, 1):
-                if index.group(predicted, of_maps):
+                if index.count(predicted, of_maps):
                     maps.write_total(trial_id, of_maps, predicted, size)
     return index
 
@@ -281,8 +282,8 @@ class DonorMaps:
         self.file = lru_cache(maxsize=OPEN_FILES)(lambda shard: MapFile(self.store, shard))
         self.index = lru_cache(maxsize=4)(self._index)
         self.read = lru_cache(maxsize=KEPT_MAPS)(self._read)
-        self.total = lru_cache(maxsize=KEPT_MEANS)(self._total)
-        self.mean = lru_cache(maxsize=KEPT_MEANS)(self._mean)
+        self.total = lru_cache(maxsize=KEPT_TOTALS)(self._total)
+        self.means = lru_cache(maxsize=1)(self._means)  # the grids of a batch ask for the same
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: self.__dict__[k] for k in ("store", "seed", "sequential")}
@@ -302,18 +303,18 @@ class DonorMaps:
         self.store.write(index.to_bytes(), INDEX, f"{trial_id}.arrow")
 
     def _read(self, trial_id: str, image_id: str, wanted: Target) -> Array:
-        shard = self.index(trial_id).images[image_id]["shard"]
+        shard = self.index(trial_id).shard(image_id)
         return self.file(shard).read(wanted[0], image_id, wanted[1])[0]
 
     def logit(self, trial_id: str, image_id: str) -> float:
         """Log-odds of PNEUMONIA of an image, as the map pass made them."""
-        return self.file(self.index(trial_id).images[image_id]["shard"]).logits[image_id]
+        return self.file(self.index(trial_id).shard(image_id)).logits[image_id]
 
     def maps(self, trial_id: str, explainer: str, pairs: Sequence[tuple[str, int]]) -> Maps | None:
         """Maps of these (image_id, target) pairs of any shards; NaN where one was lost, None where all were."""
         read: list[tuple[Array, dict[str, Array]] | None] = []
         for image_id, target in pairs:
-            file = self.file(self.index(trial_id).images[image_id]["shard"])
+            file = self.file(self.index(trial_id).shard(image_id))
             known = file.has(explainer, image_id, target)
             read.append(file.read(explainer, image_id, target) if known else None)
         one = next((found for found in read if found is not None), None)
@@ -330,18 +331,10 @@ class DonorMaps:
         maps = [self.read(trial_id, i, wanted) for i in donors]
         return torch.from_numpy(np.stack(maps)) if maps else None
 
-    def _places(self, trial_id: str, ids: Iterable[str], wanted: Target, size: int) -> tuple[NDArray[np.int64], int]:
-        """The sum of rank maps, int64 [U], and their number: one by one on the CPU, so that equal maps rank equally."""
-        total, n = np.zeros(size * size, np.int64), 0
-        for image_id in ids:
-            total += self._place(image_id, self.read(trial_id, image_id, wanted), size)
-            n += 1
-        return total, n
-
-    def _place(self, image_id: str, values: Array, size: int) -> NDArray[np.int32]:
-        """An image's rank map [U]."""
-        full = rankings.at_size(torch.from_numpy(values.copy())[None], size)
-        return rankings.rank_on(full, rankings.tie_fields([image_id], self.seed, size), size)[0].numpy()
+    def _places(self, ids: Sequence[str], maps: Sequence[Array], size: int) -> NDArray[np.int32]:
+        """Images' rank maps [N, U]: on the CPU, so that equal maps rank equally."""
+        full = rankings.at_size(torch.from_numpy(np.stack(maps)), size)
+        return rankings.rank_on(full, rankings.tie_fields(ids, self.seed, size), size).numpy()
 
     def write_total(self, trial_id: str, wanted: Target, predicted: int, size: int) -> None:
         """The sum of the rank maps of all images of a prediction, where it is not there yet."""
@@ -357,10 +350,11 @@ class DonorMaps:
         """The sum of many rank maps, [U], on all CPUs: the one worker of a GPU would rank on one of them."""
         total, n = np.zeros(size * size, np.int64), usable_cpus()
         with ThreadPoolExecutor(n) as pool:
-            for part in chunks(ids, 4 * n):  # read by one thread, as MapFile is not for several
+            for part in chunks(ids, RANKED * n):  # read by one thread, as MapFile is not for several
                 maps = [self.read(trial_id, image_id, wanted) for image_id in part]
-                for places in pool.map(self._place, part, maps, itertools.repeat(size)):
-                    total += places
+                parts = chunks(part, RANKED), chunks(maps, RANKED)
+                for places in pool.map(self._places, *parts, itertools.repeat(size)):
+                    total += places.sum(0, dtype=np.int64)
         return total
 
     def _total(self, trial_id: str, wanted: Target, predicted: int) -> NDArray[np.int64]:
@@ -370,15 +364,28 @@ class DonorMaps:
         except ValueError:
             raise self.store.damaged(MEANS, name) from None
 
-    def _mean(self, trial_id: str, image_id: str, wanted: Target, size: int) -> Tensor | None:
-        """mean_map, float64 [S, S], higher is more salient: minus the mean rank map of all donors; None without any."""
-        index = self.index(trial_id)
-        predicted = index.images[image_id]["predicted"]
-        own_patient, n_own = self._places(trial_id, index.of_same_patient(image_id, wanted), wanted, size)
-        n = len(index.group(predicted, wanted)) - n_own
-        if n == 0:
-            return None
-        return torch.from_numpy((own_patient - self.total(trial_id, wanted, predicted)) / n).view(size, size)
+    def _means(self, names: Sequence[MapName], size: int) -> list[Tensor | None]:
+        """mean_map of each, float64 [S, S], higher is more salient: minus the mean rank map of all donors, or None."""
+        families = [self.index(trial_id).of_same_patient(image_id, wanted) for trial_id, image_id, wanted in names]
+        own = np.zeros((len(names), size * size), np.int64)  # sums over each patient's images
+        of_family = [
+            (n, (trial_id, i, wanted))
+            for n, ((trial_id, _, wanted), family) in enumerate(zip(names, families, strict=True))
+            for i in family
+        ]
+        for part in chunks(of_family, RANKED):
+            maps = [self.read(*name) for _, name in part]
+            places = self._places([image_id for _, (_, image_id, _) in part], maps, size)
+            for (n, _), of_image in zip(part, places, strict=True):
+                own[n] += of_image
+        means: list[Tensor | None] = []
+        for (trial_id, image_id, wanted), family, of_patient in zip(names, families, own, strict=True):
+            index = self.index(trial_id)
+            predicted = int(index.predicted[index.position(image_id)])
+            n = index.count(predicted, wanted) - len(family)
+            mean = (of_patient - self.total(trial_id, wanted, predicted)) / n if n else None
+            means.append(None if mean is None else torch.from_numpy(mean).view(size, size))
+        return means
 
 
 def _total_name(trial_id: str, wanted: Target, predicted: int) -> str:

@@ -91,14 +91,16 @@ class MapRankings:
             maps = drawn[to_device(pairs, drawn.device)][:, numbers.start : numbers.stop]
             maps = maps.to(batch.device, non_blocking=True)
             return list(rankings.at_size(maps.flatten(0, 1), size).split(len(numbers)))
-        found = []
-        for pair in pairs:  # each has its own file and its own places in it
-            name = (batch.shard.trial_id, batch.pairs.ids[pair], (self.explainer, int(batch.pairs.target[pair])))
-            maps = CONTROLS[control].draw(self.donor_maps, name, numbers, size)
-            found.append(
-                self.full[:0] if maps is None else rankings.at_size(maps.to(batch.device, non_blocking=True), size)
-            )
-        return found
+        names = tuple(
+            (batch.shard.trial_id, batch.pairs.ids[pair], (self.explainer, int(batch.pairs.target[pair])))
+            for pair in pairs
+        )
+        found: list[Tensor | None] = CONTROLS[control].draw(self.donor_maps, names, numbers, size)
+        there = [maps for maps in found if maps is not None]
+        if not there:
+            return [self.full[:0]] * len(found)
+        full = rankings.at_size(torch.cat(there).to(batch.device, non_blocking=True), size)
+        return list(full.split([0 if maps is None else len(maps) for maps in found]))
 
     def like_the_map(self, grid: str, places_NDU: Tensor, pairs: NDArray[np.integer]) -> Tensor:
         """Whether a draw ranks as the map does, [N, D]. It has the map's curve: another batch might round it apart."""

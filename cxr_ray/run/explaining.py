@@ -283,7 +283,7 @@ def map_pass(scoring: ShardPass, plan: Plan) -> Plan | None:
             {"trial_id": trial_id, "explainer": e, "target": t, "predicted": p, "size": ref.size}
             for e, t in targets
             for p in (0, 1)
-            if index.group(p, (e, t))
+            if index.count(p, (e, t))
         ]
     if groups and any(CONTROLS[c].rank_sums for c in maps.context.sweep.controls):
         pipeline.sum_maps(scoring, groups)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import fs as pafs
 from torch import nn
 
+from cxr_ray import randomness
 from cxr_ray.config import Sweep
 from cxr_ray.measure import donors, rankings
 from cxr_ray.measure import worker as worker_module
@@ -150,6 +151,26 @@ def test_donors_are_of_other_patients_and_the_same_prediction_without_replacemen
         assert not family & eligible
 
 
+def test_maps_of_another_target_that_are_lost_cost_no_draws(monkeypatch):
+    """A sweep of one target has no maps of the other: with 100,000 images no image may look at all of them."""
+    asked, drawn = [], randomness.first_of_permutation
+
+    def first_of_permutation(keys, n, first):
+        asked.append(first)
+        return drawn(keys, n, first)
+
+    monkeypatch.setattr(randomness, "first_of_permutation", first_of_permutation)
+    known: dict[str, dict[str, Any]] = {
+        f"{n:04d}": {"patient": str(n), "predicted": n % 2, "shard": "u.0", "lost": [["cam", 0]]} for n in range(50)
+    }
+    known["0006"]["lost"] = [["cam", 0], ["cam", 1]]
+    index = index_of(known)
+    assert len(index.donors("0000", ("cam", 1), 0, 2)) == 2
+    assert len(index.donors("0001", ("cam", 1), 0, 2)) == 2
+    assert index.donors("0000", ("cam", 0), 0, 2) == []
+    assert asked == [3, 2, 24]  # two, and as many as may have no map
+
+
 def test_an_index_survives_its_file():
     known = {
         f"{n:04d}": {
@@ -163,7 +184,14 @@ def test_an_index_survives_its_file():
     index = index_of(dict(reversed(known.items())))
     back = DonorIndex.from_bytes(index.to_bytes())
     for one in (index, back):
-        assert {i: dict(v) for i, v in one.images.items()} == known
+        assert {i: dict(v) for i, v in one.images.items()} == {
+            i: {name: value for name, value in row.items() if name != "lost"} for i, row in known.items()
+        }
+        assert [*one.group(0, ("cam", 1)), *one.group(1, ("cam", 1))] == [
+            *sorted(i for i in known if int(i) % 2 == 0),
+            *sorted(i for i in known if int(i) % 2 and int(i) != 3),
+        ]
+        assert one.count(1, ("cam", 1)) == 3
         assert list(one.images) == sorted(known)
         assert "0010" not in one.images
     assert back.donors("0002", ("cam", 1), 0, 5) == index.donors("0002", ("cam", 1), 0, 5)
@@ -250,17 +278,17 @@ def test_the_mean_map_of_two_patients_is_the_others_rank_map(tmp_path):
     rank = rankings.rank_on(full, rankings.tie_fields(ids[:3], config.seed, size), size)
 
     def ranked(image_id):
-        made = others.mean("m", image_id, ("e", 1), size)
+        (made,) = others.means((("m", image_id, ("e", 1)),), size)
         assert made is not None
         return rankings.rank_on(made[None], rankings.tie_fields([image_id], config.seed, size), size)[0]
 
     assert torch.equal(ranked("b"), rank[0])  # c is b's own patient, and d's map is not finite
-    mean = others.mean("m", "a", ("e", 1), size)
+    _, mean = others.means((("m", "b", ("e", 1)), ("m", "a", ("e", 1))), size)
     assert torch.equal(mean.flatten(), -(rank[1] + rank[2]).double() / 2)
     lonely = index_of({"a": {"patient": "1", "predicted": 1, "shard": "u.0", "lost": []}})
     others.write_index("alone", lonely)
     others.write_total("alone", ("e", 1), 1, size)
-    assert others.mean("alone", "a", ("e", 1), size) is None
+    assert others.means((("alone", "a", ("e", 1)),), size) == [None]
     assert others.donated("alone", "a", ("e", 1), range(3)) is None
 
 
