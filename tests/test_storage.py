@@ -53,6 +53,12 @@ def test_what_is_packed_is_unpacked():
     assert unpack(pack({})) == {}
 
 
+def test_a_shard_is_compressed_as_a_whole():
+    table = pa.table({f"c{n}": np.random.default_rng(n).random(300) for n in range(4)})
+    alone, thrice = pack({("a", ""): table}), pack({(name, ""): table for name in "abc"})
+    assert len(thrice) < 1.5 * len(alone)
+
+
 def test_packing_is_a_function_of_the_tables():
     made = {("errors", ""): made_table(ERRORS, range(4))}
     assert pack(made) == pack(made)
