@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -48,7 +49,7 @@ class Table:
     key: tuple[str, ...]
     partitions: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """The pyarrow schema of a file of this table, the meaning of each column in its metadata."""
         return pa.schema(

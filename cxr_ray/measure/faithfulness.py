@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from cxr_ray.measure.shards import take
 from cxr_ray.schemas import FAITHFULNESS
 
 Array = NDArray[np.floating]
+SCALES = ("prob", "logodds")
 VALID_BASELINE = 1.0  # log-odds between the untouched and the filled image
 
 
@@ -71,26 +73,21 @@ def faithfulness_rows(
     """
     own = curves["none"]
     valid_PF = own.logit_untouched - own.logit_full >= VALID_BASELINE
-    tables = []
-    for fill, scale in itertools.product(range(len(own.axes.fills)), ("prob", "logodds")):
+    parts: list[dict[str, NDArray[Any]]] = []  # texts as their places among those of their column
+    for fill, (s, scale) in itertools.product(range(len(own.axes.fills)), enumerate(SCALES)):
         names, values = own.metrics(fill, scale)
         value_PM, full = values[:, 0], own.logit_full[:, fill]
         pair, metric = (i.ravel() for i in np.indices(value_PM.shape))
-        once = np.zeros_like(pair)
         same = {
-            "image_id": take(pairs.ids, pair),
-            "target": pairs.target[pair],
-            "grid": take([own.axes.grid], once),
-            "fill": take([own.axes.fills[fill]], once),
-            "metric": take([name for name, _ in names], metric),
-            "level": np.array([level for _, level in names])[metric],
-            "scale": take([scale], once),
-            "outcome": take(outcome_P, pair),
+            "pair": pair,
+            "fill": np.full_like(pair, fill),
+            "metric": metric,
+            "scale": np.full_like(pair, s),
             "value": value_PM.ravel(),
             "score_full": (full if scale == "logodds" else expit(full))[pair],
             "baseline_valid": valid_PF[pair, fill],
         }
-        for control, of_control in curves.items():
+        for c, (control, of_control) in enumerate(curves.items()):
             compared = _not_compared(value_PM.shape)
             if control != "none":
                 higher = np.array([METRICS[name].higher_is_faithful for name, _ in names])
@@ -102,9 +99,21 @@ def faithfulness_rows(
                 compared["p_value"][:, tested] = tests[control].p_value[:, fill]
                 compared["p_draws"][:, tested] = tests[control].n_draws[:, fill]
             compared["p_draws"] = np.where(np.isnan(compared["p_value"]), np.nan, compared["p_draws"])
-            columns = {name: column.ravel() for name, column in compared.items()}
-            tables.append(FAITHFULNESS.build({**same, "control": take([control], once), **columns}))
-    return pa.concat_tables(tables)
+            of_control_alone = {name: column.ravel() for name, column in compared.items()}
+            parts.append({**same, "control": np.full_like(pair, c), **of_control_alone})
+    every = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    pair, metric = every.pop("pair"), every["metric"]
+    texts = {"fill": own.axes.fills, "metric": [name for name, _ in names], "scale": SCALES, "control": list(curves)}
+    columns: dict[str, Any] = {
+        **every,
+        **{name: take(of_column, every[name]) for name, of_column in texts.items()},
+        "image_id": take(pairs.ids, pair),
+        "target": pairs.target[pair],
+        "grid": take([own.axes.grid], np.zeros_like(pair)),
+        "level": np.array([level for _, level in names])[metric],
+        "outcome": take(outcome_P, pair),
+    }
+    return FAITHFULNESS.build(columns)
 
 
 def _mean_overlap(curves: Curves) -> Array:

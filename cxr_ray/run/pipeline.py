@@ -100,15 +100,16 @@ class _Decode:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard = json.loads(row["shard"])
         size, preprocess = shard["size"], shard["preprocess"]
-        frame = pd.DataFrame(shard["rows"], columns=["image_id", "path", "label", "donor_image"])
+        frame = pd.DataFrame(shard["rows"], columns=["image_id", "path"])
         pixels, keep, errors = load_pixels(self.source, frame, size, self.fit, preprocess)
         shard["rows"] = [r for r, kept in zip(shard["rows"], keep, strict=True) if kept]
         rows = shard["rows"] if self.parts and shard["split"] in ("test", "donors") else []
         changes = self.changes if shard["split"] == "test" else ()
         parts = load_parts(self.source, self.folders, rows, size, self.fit, preprocess, changes)
         truth, lost = self._truth(shard, parts.masks)
-        donors = frame[keep & frame["donor_image"].notna() & self.parts]
-        donors = donors[["image_id", "donor_image"]].rename(columns={"donor_image": "path"})
+        with_donors = [r for r in shard["rows"] if self.parts and r.get("donor_image") is not None]
+        named = [(r["image_id"], r["donor_image"]) for r in with_donors]
+        donors = pd.DataFrame(named, columns=["image_id", "path"])
         pixels_of_donors, readable, unreadable = load_pixels(self.source, donors, size, self.fit, preprocess)
         masks = parts.masks | truth
         maps: tuple[dict[str, Any], list[Any]] = {}, []
