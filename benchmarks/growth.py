@@ -33,6 +33,10 @@ SIZE, STORED = 32, 8  # sides: of the images as the models see them, and of the 
 IMAGES = (500, 2000, 20000)
 LARGEST = 200_000
 TARGET = (1_000_000, 20)  # images, models
+_ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    "OMP_WAIT_POLICY": "PASSIVE",  # as workers have it, whom the stub makes import torch before they set it
+}
 GRACE = 0.2  # seconds between samples of memory
 STAGES = ("manifest", "maps", "sums of maps", "scores", "merge", "statistics", "page", "whole")
 
@@ -78,7 +82,8 @@ def main() -> None:
         folder = Path(args.keep or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         runs = [measured(folder, n, 1, args.workers) for n in images]
-        runs.append(measured(folder, images[0], args.models, args.workers))
+        if args.models > 1:
+            runs.append(measured(folder, images[0], args.models, args.workers))
     fits = list(fits_of(runs))
     print("\n".join(str(fit) for fit in fits))
     if args.json:
@@ -121,7 +126,7 @@ def measured(folder: Path, images: int, models: int, workers: int) -> Measured:
     log = Path(folder, f"{images}-{models}.log")
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, start_new_session=True, env=os.environ | {"PYTHONPATH": _paths()}
+            command, stdout=stream, stderr=stream, start_new_session=True, env=os.environ | _ENVIRONMENT
         )
     try:
         samples = list(_watched(process))
@@ -133,10 +138,6 @@ def measured(folder: Path, images: int, models: int, workers: int) -> Measured:
     run = _summed(Measured(images, models), json.loads(stages.read_text()), samples, out)
     print("\n".join(lines_of(run)), flush=True)
     return run
-
-
-def _paths() -> str:
-    return os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _checkpoint(folder: Path) -> Path:

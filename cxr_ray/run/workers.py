@@ -9,6 +9,7 @@ restarts nothing: it would try again in silence, and blame a call for the death 
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +24,10 @@ from cxr_ray.run.deaths import Died
 
 if TYPE_CHECKING:
     from cxr_ray.run.cluster import Allocation
+
+# Read when torch is imported, which a worker does later. Its threads would spin for milliseconds after each small
+# operation, on CPUs that decode and write: twice the CPU time of a pass of small images.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 AHEAD = 2  # calls that a worker on a GPU has at a time: it goes on at once with the next
 TICK_SECONDS = 10.0  # between two looks at what hangs

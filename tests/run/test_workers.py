@@ -1,5 +1,8 @@
 """Workers that share calls, die, hang and are replaced: without Ray, in which a call is done once it is asked for."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +13,14 @@ from cxr_ray.errors import WorkersError
 from cxr_ray.run import deaths, workers
 from cxr_ray.run.deaths import Died
 from cxr_ray.run.workers import WorkerPool
+
+
+def test_threads_of_a_worker_do_not_spin():
+    """Set before torch is imported, which reads it once."""
+    code = "import os, sys, cxr_ray.run.workers; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    environ = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    told = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False", "PASSIVE"]
 
 
 class Ref:
