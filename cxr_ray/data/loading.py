@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from cxr_ray.data.entries import Source
 from cxr_ray.errors import ImageError
 
 Row = dict[str, Any]
+AtOnce = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -85,9 +88,27 @@ def _threads() -> int:
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """The function of each item, in order, many at a time."""
+    """The function of each item, in order, many at a time; each is counted as done."""
     with ThreadPoolExecutor(_threads()) as pool:
         return list(_counted(pool.map(function, items)))
+
+
+_AT_ONCE: ContextVar[AtOnce] = ContextVar("at_once", default=in_threads)
+
+
+@contextlib.contextmanager
+def reading_by(read: AtOnce) -> Iterator[None]:
+    """Inside, ``at_once`` is this function."""
+    token = _AT_ONCE.set(read)
+    try:
+        yield
+    finally:
+        _AT_ONCE.reset(token)
+
+
+def at_once(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """The function, which can be pickled, of each item, in order: in threads, or as ``reading_by`` says."""
+    return _AT_ONCE.get()(function, items)
 
 
 def _counted(results: Iterable[Result]) -> Iterator[Result]:

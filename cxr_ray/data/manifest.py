@@ -11,11 +11,12 @@ from pathlib import PurePosixPath
 import pandas as pd
 import pyarrow as pa
 
+from cxr_ray.counting import done, ignored, telling
 from cxr_ray.data import dicom, images
 from cxr_ray.data.doubts import Remark, examples, remarks
-from cxr_ray.data.entries import Entries, Entry, Source, StampedSource
+from cxr_ray.data.entries import Entries, Entry, Source, Stamp, StampedSource
 from cxr_ray.data.folder import EXPECTED, FolderSource
-from cxr_ray.data.loading import Row, in_threads, unreadable
+from cxr_ray.data.loading import Row, at_once, in_threads, unreadable
 from cxr_ray.data.pairing import shared_names, without_ending
 from cxr_ray.data.patients import BY_FOLDERS, KAGGLE, merged_patients, patient_of
 from cxr_ray.data.remembered import Known, Memory
@@ -222,26 +223,59 @@ def _described(source: Source, memory: Memory | None, entries: Entries) -> tuple
     parts = [schema.empty_table()]
     for start in range(0, len(entries), PORTION):
         part = entries[start : start + PORTION]
-        outcomes = in_threads(functools.partial(_describe, source, memory), part)
-        unread += [(entry, row) for entry, row in zip(part, outcomes, strict=True) if "stage" in row]
-        parts.append(pa.Table.from_pylist([row for row in outcomes if "stage" not in row], schema))
+        rows = list(map(_row, part, _contents(source, memory, part)))
+        unread += [(entry, row) for entry, row in zip(part, rows, strict=True) if "stage" in row]
+        parts.append(pa.Table.from_pylist([row for row in rows if "stage" not in row], schema))
     return pa.concat_tables(parts).to_pandas(), unread
 
 
-def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
-    """A row of images (and the bare number of person123), or a row of errors."""
+def _contents(source: Source, memory: Memory | None, entries: Entries) -> list[Known | str]:
+    """What the bytes of files say, or why they are no images; only what may have changed is read."""
+    with telling(ignored):
+        found = in_threads(functools.partial(_remembered, source, memory), entries)
+    new = [entry for entry, (known, _) in zip(entries, found, strict=True) if known is None]
+    done(len(entries) - len(new))
+    read = iter(at_once(functools.partial(_read, source), new))
+    contents = [next(read) if known is None else known for known, _ in found]
+    for entry, known, (_, stamp) in zip(entries, contents, found, strict=True):
+        if memory is not None and stamp is not None and isinstance(known, Known):
+            memory.note(entry.path, stamp, known)
+    return contents
 
-    def error(reason: str) -> Row:
-        return {"path": entry.path, "image_id": None, "stage": "read", "reason": reason}
 
-    if entry.problem:
-        return error(entry.problem)
+def _remembered(source: Source, memory: Memory | None, entry: Entry) -> tuple[Known | str | None, Stamp | None]:
+    """What is known of a file that is not read, None where it must be; and its stamp, where it has one."""
+    if entry.problem or memory is None or not isinstance(source, StampedSource):
+        return entry.problem or None, None
     try:
-        known = _content(source, memory, entry)
-    except ImageError as e:
-        return error(str(e))
+        stamp = source.stamp(entry.path)
     except (OSError, pa.ArrowException) as e:
-        return error(unreadable(e))
+        return unreadable(e), None
+    return None if stamp is None else memory.known(entry.path, stamp, _identity(entry)), stamp
+
+
+def _identity(entry: Entry) -> str:
+    return f"{entry.split}/{entry.group or entry.class_name}/{entry.name}"
+
+
+def _read(source: Source, entry: Entry) -> Known | str:
+    """What the bytes of a file say, or why it is no image. Raises MissingPackageError."""
+    try:
+        data = source.read(entry.path)
+        header = images.header(data)
+    except ImageError as e:
+        return str(e)
+    except (OSError, pa.ArrowException) as e:
+        return unreadable(e)
+    named = hashlib.sha256(f"{_identity(entry)}\0".encode())
+    named.update(data)
+    return Known(_identity(entry), named.hexdigest()[:16], hashlib.sha256(data).hexdigest(), *header)
+
+
+def _row(entry: Entry, known: Known | str) -> Row:
+    """A row of images (and the bare number of person123), or a row of errors."""
+    if isinstance(known, str):
+        return {"path": entry.path, "image_id": None, "stage": "read", "reason": known}
     patient, kind, convention = patient_of(entry.name)
     told = entry.patient is not None
     is_numbered = convention == KAGGLE and kind != "normal" and not told
@@ -261,21 +295,6 @@ def _describe(source: Source, memory: Memory | None, entry: Entry) -> Row:
         "person": patient.split("-")[1] if is_numbered else None,
         "known_by": "the source" if told else convention,
     }
-
-
-def _content(source: Source, memory: Memory | None, entry: Entry) -> Known:
-    """What the bytes of a file say; they are read where they may have changed since the last time."""
-    identity = f"{entry.split}/{entry.group or entry.class_name}/{entry.name}"
-
-    def read() -> Known:
-        data = source.read(entry.path)
-        header = images.header(data)
-        named = hashlib.sha256(f"{identity}\0".encode())
-        named.update(data)
-        return Known(identity, named.hexdigest()[:16], hashlib.sha256(data).hexdigest(), *header)
-
-    stamp = source.stamp(entry.path) if memory is not None and isinstance(source, StampedSource) else None
-    return read() if memory is None or stamp is None else memory.content(entry.path, stamp, identity, read)
 
 
 def _require_classes(

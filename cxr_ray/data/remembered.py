@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,12 +56,14 @@ class Memory:
         self._before = _read(self._file)
         self._now: dict[str, tuple[Stamp, Known]] = {}
 
-    def content(self, path: str, stamp: Stamp, identity: str, read: Callable[[], Known]) -> Known:
-        """What is known of a file; it is read where its stamp or its identity is new. Threads may share this."""
+    def known(self, path: str, stamp: Stamp, identity: str) -> Known | None:
+        """What is known of a file; None where its stamp or its identity is new. Threads may share this."""
         before = self._before.get(path)
-        known = before[1] if before and before[0] == stamp and before[1].identity == identity else read()
+        return before[1] if before and before[0] == stamp and before[1].identity == identity else None
+
+    def note(self, path: str, stamp: Stamp, known: Known) -> None:
+        """This is known of a file from now on."""
         self._now[path] = stamp, known
-        return known
 
     def keep(self) -> None:
         """Write what is known now, but of files that were written just before."""

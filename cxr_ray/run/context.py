@@ -13,6 +13,7 @@ from cxr_ray.config import Sweep
 from cxr_ray.counting import telling
 from cxr_ray.data import doubts, labels, masks, sources
 from cxr_ray.data.entries import Source
+from cxr_ray.data.loading import reading_by
 from cxr_ray.data.manifest import Manifest, load_manifest
 from cxr_ray.data.mask_checks import Frame, mask_notes
 from cxr_ray.data.outside_maps import OutsideMaps, load_outside_maps
@@ -27,7 +28,7 @@ from cxr_ray.measure.worker import ModelRef
 from cxr_ray.models import checkpoints, ends, networks
 from cxr_ray.models.networks import ModelSpec
 from cxr_ray.models.scoring_only import FILES
-from cxr_ray.run import progress, trackers
+from cxr_ray.run import progress, reading, trackers
 from cxr_ray.run.ahead import RayAhead
 from cxr_ray.run.trial_plans import TrialPlan, plan_trials, reachable, search_notes
 from cxr_ray.storage import Store
@@ -112,7 +113,8 @@ def prepare(sweep: Sweep, out: str, ahead: RayAhead | None = None) -> RunContext
     told = [*search_notes(sweep), *untrained_models(sweep, reachable(sweep, trials)), *told]
     if ahead is not None:
         ahead.start()
-    with progress.stage("Reading the images", len(entries), "files") as read, telling(read.advance):
+    reading_all = reading_by(reading.reader(source, ahead))
+    with progress.stage("Reading the images", len(entries), "files") as read, telling(read.advance), reading_all:
         manifest = load_manifest(
             source,
             entries,
