@@ -40,10 +40,11 @@ SUSPICIONS: Registry[Suspicion] = Registry(
             "Images whose label is in no class of data.classes are left out.",
         ),
         "both_labels": Suspicion(
-            "{n} images with labels of both classes ({about})",
+            "{n} images with labels of both classes, or rows that contradict each other ({about})",
             "labels of one class for each image",
             "correct the labels",
-            "Images with labels of both classes count as positive.",
+            "Images with labels of both classes, or rows that contradict each other, count as positive where one label "
+            "is positive, else as the class that one label names.",
         ),
         "masks": Suspicion(
             "{n} files that look like masks, not images ({about})",

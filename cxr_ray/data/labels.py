@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from cxr_ray.config import Classes, Splits
@@ -16,6 +16,7 @@ from cxr_ray.schemas import CLASSES
 NEGATIVE, POSITIVE = CLASSES
 LEFT_OUT = ""  # as class_name of an entry
 OTHERS = "*"  # any label that is not named
+UNCERTAIN = "-1"
 SPLITS = {
     **{"train": "train", "training": "train"},
     **{"test": "test", "testing": "test"},
@@ -51,18 +52,34 @@ class ClassMap:
         """Whether a label is that of a class by its own name, not by ``*``."""
         return self._groups.get(plain(label), LEFT_OUT) != LEFT_OUT
 
-    def of(self, labels: Iterable[str]) -> tuple[str, tuple[Doubt, ...]]:
+    def of(
+        self, labels: Iterable[str], values: Mapping[str, Collection[str]] | None = None
+    ) -> tuple[str, tuple[Doubt, ...]]:
         """The class, or LEFT_OUT, and what is doubtful. No label counts as an empty one.
+
+        ``values``, of labels with a column each, are what an image's rows say in it: 1, 0 or another, which is doubtful
+        where they are of several classes.
 
         A label that is named goes before ``*``, which takes no value of another class's label, such as Pneumonia=-1.
         Labels of several classes, each named, count as class 1 where one of them is its, else as the first of them, and
-        are doubtful.
+        are doubtful; so is -1 beside a label that is named.
 
         >>> ClassMap(Classes(negative=["*"], positive=["Pneumonia"])).of(["Edema", "pneumonia"])
         ('PNEUMONIA', ())
         """
         group, doubts = self._found(list(labels) or [""])
+        differ = [label for label, found in (values or {}).items() if self._differ(label, found)]
+        if differ and all(doubt.name != "both_labels" for doubt in doubts):
+            about = [f"{label}={value}" for label in differ for value in sorted((values or {})[label])]
+            doubts = (*doubts, Doubt("both_labels", " and ".join(about)))
         return self._class(group), doubts
+
+    def _differ(self, label: str, values: Collection[str]) -> bool:
+        """Whether the values of a label are of several classes, at least one of them by name."""
+        names = {"1": label, "0": OTHERS}
+        named = [plain(names.get(value, f"{label}={value}")) for value in values]
+        groups = {self._groups.get(name, LEFT_OUT) for name in named}
+        return len(groups) > 1 and any(name != OTHERS and self._groups.get(name, LEFT_OUT) for name in named)
 
     def group(self, labels: Iterable[str]) -> str | None:
         """The name under ``data.classes.several`` of an image with some labels; None where there are two classes.
@@ -76,7 +93,8 @@ class ClassMap:
     def _found(self, labels: list[str]) -> tuple[str, tuple[Doubt, ...]]:
         """The group of some labels, or LEFT_OUT, and what is doubtful."""
         named = {self._groups[plain(label)] for label in labels if self._groups.get(plain(label), LEFT_OUT)}
-        if len(named) > 1:
+        uncertain = {self._groups.get(UNCERTAIN, LEFT_OUT)} if UNCERTAIN in map(plain, labels) else set()
+        if len(named) > 1 or (named and uncertain - named):
             first = next(name for name in (self.classes.positive_group, *self.classes.groups) if name in named)
             return first, (Doubt("both_labels", " and ".join(sorted(labels))),)
         if named:

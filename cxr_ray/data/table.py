@@ -29,7 +29,7 @@ from cxr_ray.reading import TooLargeError
 from cxr_ray.registry import did_you_mean
 
 TEXT, PARQUET = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz"), (".parquet", ".pq")
-YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")  # in a column that is named as its label
+YES, NO = ("1", "true", "yes"), ("0", "false", "no")  # in a column that is named as its label
 LARGEST = 2**31  # bytes of a table
 MEANT = {  # without case, blanks and dashes
     "patient": ("patient", "patientid", "subject", "subjectid", "person", "personid"),
@@ -45,7 +45,7 @@ class TableSource:
     """A table of images, and the folder that holds them.
 
     A path of the table is that of a file below the folder, or the end of one, with or without the file's ending. Rows
-    of the same path are one image with the labels of all.
+    of the same path are one image with the labels of all; where they contradict each other, it is doubtful.
 
     Attributes:
         path: a CSV, TSV or Parquet file.
@@ -93,9 +93,9 @@ class TableSource:
         require_splits(self.splits, table["split"].dropna(), self.path)
         files = _Files(self.folder.path)
         images: dict[str, _Image] = {}
-        for path, labels, patient, split, used in table.itertuples(index=False, name=None):
+        for path, labels, values, patient, split, used in table.itertuples(index=False, name=None):
             if used:
-                images.setdefault(path, _Image()).add(labels, patient, split)
+                images.setdefault(path, _Image()).add(labels, values, patient, split)
         class_map, names = ClassMap(self.classes), split_names(self.splits)
         entries = [self._entry(given, image, files, class_map, names) for given, image in images.items()]
         _one_row_each(entries, self.path)
@@ -133,7 +133,10 @@ class TableSource:
         return not named and set(table[self.columns.label].map(plain)) <= TRUE_FALSE.keys()
 
     def _columns(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The columns path, labels (lists), patient and split (None where there is none), and used: as ``where``."""
+        """The columns path, labels (lists), values, patient and split (None where there is none), and used: as ``where``.
+
+        Values are those of ``columns.labels``, label to value.
+        """
         columns, have = self.columns, list(table.columns)
         for key in ("patient", "split"):
             if getattr(columns, key) is None and key in have:
@@ -147,9 +150,11 @@ class TableSource:
                     f"got {self.path} without the column {name!r}.{did_you_mean(name, have)} Set data.columns.{key}."
                 )
         nothing = pd.Series([None] * len(table), dtype=object)
+        values: list[dict[str, str]] = [{}] * len(table)
         if columns.labels:
             cells = table[columns.labels].itertuples(index=False, name=None)
-            labels = [_named(columns.labels, row) for row in cells]
+            values = [_values(columns.labels, row) for row in cells]
+            labels = [_named(row) for row in values]
         else:
             separator = columns.separator
             texts = table[columns.label]
@@ -159,6 +164,7 @@ class TableSource:
             {
                 "path": table[columns.path].str.strip().str.replace("\\", "/"),
                 "labels": labels,
+                "values": values,
                 "patient": nothing if columns.patient is None else known_patients(list(table[columns.patient])),
                 "split": nothing if columns.split is None else table[columns.split],
                 "used": _meets(table, columns.where),
@@ -172,7 +178,7 @@ class TableSource:
                     f"got {self.path} with {given} as {key} {' and as '.join(sorted(map(str, values)))}; expected one "
                     f"{key} for each image; correct the table."
                 )
-        class_name, doubts = class_map.of(image.labels)
+        class_name, doubts = class_map.of(image.labels, image.values)
         (split,), (patient,) = image.splits, image.patients
         if patient is None:
             patient = patient_by(self.patient, given, given)
@@ -197,12 +203,17 @@ class _Image:
 
     def __init__(self) -> None:
         self.labels: dict[str, None] = {}  # in the order of the rows
+        self.values: dict[str, set[str]] = {}  # of each label's own column
         self.patients: set[str | None] = set()
         self.splits: set[str | None] = set()
 
-    def add(self, labels: Sequence[str], patient: str | None, split: str | None) -> None:
+    def add(
+        self, labels: Sequence[str], values: Mapping[str, str], patient: str | None, split: str | None
+    ) -> None:
         """One row."""
         self.labels |= {label.strip(): None for label in labels if label.strip()}
+        for label, value in values.items():
+            self.values.setdefault(label, set()).add(value)
         self.patients.add(patient)
         self.splits.add(split)
 
@@ -216,15 +227,15 @@ def _meets(table: pd.DataFrame, where: Mapping[str, str | Sequence[str]]) -> pd.
     return used
 
 
-def _named(labels: Sequence[str], cells: Sequence[str]) -> list[str]:
+def _values(labels: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """What each label's column says: 1, 0 or a value of its own, such as -1. An empty cell says nothing."""
+    told = {label: plain(cell) for label, cell in zip(labels, cells, strict=True) if cell.strip()}
+    return {label: "1" if value in YES else "0" if value in NO else value for label, value in told.items()}
+
+
+def _named(values: Mapping[str, str]) -> list[str]:
     """The labels whose columns say yes; one that says neither yes nor no, such as -1, is a label of its own."""
-    found = []
-    for label, cell in zip(labels, cells, strict=True):
-        if plain(cell) in YES:
-            found.append(label)
-        elif plain(cell) not in NO:
-            found.append(f"{label}={plain(cell)}")
-    return found
+    return [label if value == "1" else f"{label}={value}" for label, value in values.items() if value != "0"]
 
 
 def _one_row_each(entries: Entries, where: str) -> None:

@@ -152,6 +152,48 @@ def test_values_of_a_named_label_are_no_other_label_until_they_are_named(table):
     assert manifest.images["label"].sum() == 6
 
 
+REST = Classes(negative=["*"], positive=["Pneumonia"])
+VINDR = Classes(negative=["Healthy"], positive=["Pneumonia"], ignore=["*"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "cells", "about", "label"),  # cells: Pneumonia, Healthy of two rows of one image
+    [
+        (REST, ("10", "00"), "Pneumonia=0 and Pneumonia=1", 1),
+        (VINDR, ("00", "10"), "Pneumonia=0 and Pneumonia=1", 1),
+        (VINDR, ("01", "00"), "Healthy=0 and Healthy=1", 0),
+        (VINDR, ("10", "01"), "Healthy and Pneumonia", 1),
+        (REST, ("10", "-0"), "Pneumonia=-1 and Pneumonia=1", 1),
+    ],
+)
+def test_rows_of_one_image_that_contradict_each_other_stop_the_run(table, classes, cells, about, label):
+    def source(first, second):
+        rows = [f"{path},{i % 2},{1 - i % 2},{split}" for i, (path, split) in enumerate(ROWS[["path", "split"]].values)]
+        rows[0] = f"scans/00.png,{first},test"
+        rows.append(f"scans/00.png,{second},test")
+        text = "\n".join(["path,Pneumonia,Healthy,split", *rows])
+        return table(text, columns=Columns(labels=["Pneumonia", "Healthy"]), classes=classes)
+
+    def text(row):
+        return ",".join(row.replace("-", "x")).replace("x", "-1")
+
+    asked = source(*map(text, cells))
+    with pytest.raises(DataError, match=rf"got 1 images .* that contradict each other \({about}\); .*\[both_labels\]"):
+        manifest_of(asked, training=False)
+    manifest, notes = manifest_of(asked, ["both_labels"], training=False)
+    assert manifest.images.set_index("path")["label"]["scans/00.png"] == label
+    assert any(f"contradict each other ({about})" in note for note in notes)
+    _, notes = manifest_of(source("1,0", "1,"), training=False)  # an empty cell contradicts nothing
+    assert not any("contradict" in note for note in notes)
+
+
+def test_an_uncertain_row_contradicts_one_of_a_class(table):
+    rows = ROWS.assign(label=[0, 1] * 12)
+    rows = pd.concat([rows, rows.iloc[1:2].assign(label=-1)])
+    with pytest.raises(DataError, match=r"got 1 images .* contradict each other \(-1 and 1\)"):
+        manifest_of(table(rows))
+
+
 def test_what_tells_no_patient_and_no_path_is_said(table):
     with pytest.raises(DataError, match=r"rows whose image is not there \(a row without a path\)"):
         manifest_of(table(ROWS.assign(path=["", *ROWS["path"][1:]])))
@@ -205,7 +247,7 @@ OTHER = ROWS.assign(label=["NORMAL", "PNEUMONIA"] * 10 + ["COVID", "COVID", "TB"
         (
             ROWS.assign(label=["NORMAL|PNEUMONIA", *ROWS["label"][1:]]),
             "both_labels",
-            r"got 1 images with labels of both classes \(NORMAL and PNEUMONIA\); expected labels of one class",
+            r"got 1 images with labels of both classes, or rows that .* \(NORMAL and PNEUMONIA\); expected labels of one",
             24,
         ),
         (
