@@ -190,7 +190,8 @@ def measure(
 
     Args:
         model, images: as for ``explain``.
-        maps: maps of the images, [N, V, V], NaN where there is none; several by name; or names of explainers.
+        maps: maps of the images, [N, V, V], NaN where there is none, resized where they are larger than the images;
+            several by name; or names of explainers.
         controls: name to number of draws; None: those of a sweep.
         levels: shares of pixels or cells that are perturbed; None: those of a sweep.
         patients: one for each image; None: every image is a patient of its own, which makes intervals too narrow where
@@ -335,19 +336,22 @@ def _with_maps(model: Model, images: Images, maps: Maps, about: Mapping[str, Any
                 f"got maps named {shown(names)}; expected one name or more, each a text other than {SHARED!r}, which "
                 "stands for controls in the tables; name them so."
             )
-        here = replace(here, maps={name: given.maps_of(of, len(here)) for name, of in by_name.items()})
+        found = {}
+        for name, of in by_name.items():
+            found[name] = given.maps_of(name, of, len(here), here.pixels.shape[-1])
+        here = replace(here, maps=found)
     if (truth := about.get("truth")) is not None:
         here = replace(here, masks=given.truth_of(truth, here.pixels.shape[-1], len(here)))
     labels = about.get("labels")
     if labels is not None:
-        found = given.array_of(labels, "labels")
-        if found.shape != (len(here),) or not np.isin(found, (0, 1)).all():
-            among = sorted(set(found.ravel().tolist()), key=str)[:5]
+        array = given.array_of(labels, "labels")
+        if array.shape != (len(here),) or not np.isin(array, (0, 1)).all():
+            among = sorted(set(array.ravel().tolist()), key=str)[:5]
             raise DataError(
-                f"got labels of shape {list(found.shape)}, {among} among them; "
+                f"got labels of shape {list(array.shape)}, {among} among them; "
                 f"expected [{len(here)}] of 0 (negative) or 1 (positive); give these."
             )
-        here = replace(here, labels=found.astype(int).tolist())
+        here = replace(here, labels=array.astype(int).tolist())
     return here, names
 
 

@@ -21,6 +21,8 @@ from cxr_ray.analysis import statistics
 from cxr_ray.analysis.measured import Measured
 from cxr_ray.data import sources
 from cxr_ray.data.loading import load_pixels
+from cxr_ray.data.map_files import MapFiles
+from cxr_ray.data.outside_maps import MapSet
 from cxr_ray.errors import CheckpointError, DataError, UnknownNameError, UserError
 from cxr_ray.measure import donors
 from cxr_ray.measure.shards import ModelRef, Shard
@@ -243,6 +245,21 @@ def test_a_map_that_is_missing_is_null_and_counted():
     rows = found.faithfulness.query("control == 'shifted'")
     assert set(rows[rows["gap"].isna()]["image_id"]) == {"000002"}
     assert set(found.summary.query("control == 'shifted'")["n_null"]) == {1}
+
+
+def test_maps_larger_than_the_images_become_what_a_sweep_makes_of_files():
+    maps = np.random.default_rng(1).random((N, 5 * SIZE, 5 * SIZE)) - 0.5
+    maps[3, 0, 0] = np.nan
+    of_files = MapSet(MapFiles("mine", "maps.npz"), over_images=False, side=maps.shape[1])
+    placed = np.stack([of_files.placed(of.astype(np.float32), SIZE, "squash", "none") for of in maps])
+    placed[3] = np.nan
+    asked = {**LITTLE, "controls": {"shifted": 1}, "truth": PIXELS > 200}
+    with pytest.warns(UserWarning, match="maps 'mine' of 140 x 140 are larger than the images: .* to 28 x 28, .*anti"):
+        found = cxr_ray.measure(network(), PIXELS, {"mine": maps}, **asked)
+    expected = cxr_ray.measure(network(), PIXELS, {"mine": placed}, **asked)
+    for name in ("saliency", "curves", "faithfulness", "localisation", "summary"):
+        pd.testing.assert_frame_equal(getattr(found, name), getattr(expected, name))
+    assert found.curves.query("control == 'none'").groupby("image_id")["logit_target"].count().min() == 0
 
 
 def test_the_model_stays_as_it_was():

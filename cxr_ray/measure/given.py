@@ -300,8 +300,10 @@ def _require_finite(classifier: Classifier, logits: Tensor) -> None:
         )
 
 
-def maps_of(maps: Any, n: int) -> NDArray[np.float32]:
-    """Maps of N images, one each, float32 [N, V, V]; NaN where there is none.
+def maps_of(name: str, maps: Any, n: int, size: int) -> NDArray[np.float32]:
+    """Maps of N images, one each, float32 [N, V, V]; NaN where there is none. V is at most ``size``, the images' side.
+
+    Larger ones are made smaller as a sweep does it, which is told.
 
     Raises:
         DataError: another number or shape.
@@ -313,7 +315,16 @@ def maps_of(maps: Any, n: int) -> NDArray[np.float32]:
             f"got maps of shape {list(array.shape)} and type {array.dtype}; expected [{n}, V, V]: a square map of each "
             "image, of one number a place; give those."
         )
-    return array.astype(np.float32)
+    array = array.astype(np.float32)
+    if array.shape[1] <= size:
+        return array
+    warnings.warn(
+        f"the maps {name!r} of {array.shape[1]} x {array.shape[1]} are larger than the images: they are resized to "
+        f"{size} x {size}, bilinearly and antialiased, as a sweep resizes maps from files",
+        stacklevel=6,
+    )
+    nowhere = np.full((size, size), np.nan, np.float32)
+    return np.stack([files.fit_map(of, size) if np.isfinite(of).all() else nowhere for of in array])
 
 
 def truth_of(truth: Any, size: int, n: int) -> dict[str, NDArray[np.bool_]]:

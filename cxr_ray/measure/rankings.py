@@ -59,10 +59,12 @@ def cell_means(maps_NSS: Tensor, g: int) -> Tensor:
 
 
 def upsample(maps_NVV: Tensor, size: int) -> Tensor:
-    """Bilinear (align_corners false) to [N, size, size]."""
-    if maps_NVV.shape[-2:] == (size, size):
+    """Bilinear (align_corners false) to [N, size, size]; antialiased where that is smaller."""
+    side = maps_NVV.shape[-1]
+    if side == size:
         return maps_NVV
-    return F.interpolate(maps_NVV[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
+    maps = maps_NVV[:, None]
+    return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False, antialias=side > size)[:, 0]
 
 
 def smooth_field(keys_N: Tensor, size: int) -> Tensor:

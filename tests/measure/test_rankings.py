@@ -30,6 +30,14 @@ def test_rank_agrees_with_lexsort_on_as_many_units_as_an_image_has():
         assert (np.argsort(place) == np.lexsort((np.arange(len(row)), -field, -row))).all()
 
 
+def test_a_map_that_is_made_smaller_loses_no_spot():
+    maps = torch.zeros(1, 64, 64)
+    maps[0, 33:35, 38:40] = 1
+    small = rankings.at_size(maps, 8)[0]
+    assert int(small.argmax()) == 4 * 8 + 4
+    assert (small > 0).sum() <= 9
+
+
 def test_cells_follow_the_stated_formula():
     for size, g in ((30, 7), (224, 14), (33, 28)):
         cell = rankings.cell_of(size, g)
