@@ -142,7 +142,10 @@ IMAGES = Table(
         "kind": ("str", "normal, bacteria, virus or unknown, from the file name"),
         "width": ("small", "pixels, as published"),
         "height": ("small", "pixels, as published"),
-        "mode": ("str", "Pillow's colour mode, or DICOM's photometric interpretation and bits, as published"),
+        "mode": (
+            "str",
+            "Pillow's colour mode (and bits, of colours of 16), or DICOM's photometric interpretation and bits",
+        ),
     },
     ("image_id",),
 )

@@ -53,7 +53,7 @@ SUSPICIONS: Registry[Suspicion] = Registry(
             "Files that look like masks are left out.",
         ),
         "bit_depth": Suspicion(
-            "{n} images of 16 bits, or DICOM files without a window, whose grey values {about}",
+            "{n} images of 16 bits, or DICOM files without a window, whose values {about}",
             "values up to the end of their range",
             "set data.bits",
             "Images that use fewer bits than they say are read as dark as they are stored.",

@@ -36,6 +36,7 @@ BORDER = 0.10  # of a side, as in regions
 PARTS = 32  # values of a mask at most, to be those of parts
 NOISE = 0.1  # of the greatest value: what a lossy compression leaves outside
 CLIP_LIMIT = 0.01  # of CLAHE, as a share of a tile's pixels; tiles of 1/8 of a side
+DEEP = ("RGB;16", "RGBX;16", "RGBA;16", "LA;16")  # Pillow's raw modes of 16 bits of which it keeps 8
 _FORMATS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -53,6 +54,8 @@ _FORMATS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
 def header(data: bytes) -> tuple[int, int, str]:
     """Width and height in pixels and Pillow's colour mode, as stored, without decoding the pixels.
 
+    The mode of colours or opacity of 16 bits, of which Pillow keeps 8, says so: ``RGB, 16 bits``.
+
     Raises:
         ImageError: empty, not an image, a damaged header, or more than 100 megapixels.
     """
@@ -61,15 +64,15 @@ def header(data: bytes) -> tuple[int, int, str]:
         _check_size(width, height)
         return width, height, mode
     image = _open(data)
-    return image.width, image.height, image.mode
+    return image.width, image.height, f"{image.mode}, 16 bits" if _raw_mode(image) else image.mode
 
 
 def decode(data: bytes, size: int, fit: Fit = "squash", bits: int = 16) -> NDArray[np.uint8]:
     """A file's bytes to uint8 RGB pixels [3, size, size], 0 to 255; grey images have three equal channels.
 
-    Resampling is bilinear and antialiased, and left out where the sides fit already. 16-bit grey is divided by 257 (by
-    16.06 where 12 of its bits are used), the same for every image, transparent pixels lie on black, and EXIF
-    orientation is not applied. DICOM files are shown as ``dicom.pixels`` says.
+    Resampling is bilinear and antialiased, and left out where the sides fit already. Values of 16 bits, grey or in
+    colour, are divided by 257 (by 16.06 where 12 of their bits are used), the same for every image, transparent pixels
+    lie on black, and EXIF orientation is not applied. DICOM files are shown as ``dicom.pixels`` says.
 
     Args:
         data: the bytes of the file.
@@ -79,11 +82,17 @@ def decode(data: bytes, size: int, fit: Fit = "squash", bits: int = 16) -> NDArr
 
     Raises:
         ImageError: empty, not an image, truncated or damaged, more than 100 megapixels, a pixel type without a
-            defined range (32-bit, floating point), or a grey value beyond ``bits``.
+            defined range (32-bit, floating point), or a value beyond ``bits``.
     """
     if fit not in get_args(Fit):
         raise ValueError(f"got the fit {fit!r}; expected one of: {', '.join(get_args(Fit))}")
-    array = np.asarray(_loaded(data, lambda image: _fit(_eight_bit(image, bits), size, fit), bits))
+
+    def fitted(image: Image.Image) -> Image.Image:
+        deep = _sixteen_bit(data, image)
+        shallow = _eight_bit(image, bits) if deep is None else Image.fromarray(_scaled(_on_black(deep), bits))
+        return _fit(shallow, size, fit)
+
+    array = np.asarray(_loaded(data, fitted, bits))
     if array.ndim == 2:
         return np.repeat(array[None], 3, axis=0)
     return np.ascontiguousarray(array.transpose(2, 0, 1))
@@ -100,16 +109,22 @@ def decode_mask(data: bytes) -> NDArray[np.bool_]:
         ImageError: as ``decode``; several values of which none is that high, such as numbers of parts; or parts of
             several values of which some would lie outside.
     """
-    return _inside(np.asarray(_loaded(data, _mask_values)))
+    return _inside(np.asarray(_loaded(data, lambda image: _mask_values(image, _sixteen_bit(data, image)))))
 
 
-def _mask_values(image: Image.Image) -> Image.Image:
-    """The opacity of a mask whose colours are black and which is transparent in part; else its colours on black."""
+def _mask_values(image: Image.Image, deep: NDArray[np.uint16] | None) -> Image.Image:
+    """The opacity of a mask whose colours are black and which is transparent in part; else its colours on black.
+
+    ``deep`` are its values where they have 16 bits, in colour or transparent.
+    """
+    if deep is not None:
+        colours = _on_black(deep).max(2)
+        return Image.fromarray(deep[..., -1] if deep.shape[2] in (2, 4) and not colours.any() else colours)
     if image.mode not in ("LA", "RGBA"):
         return image if image.mode.startswith("I") else _eight_bit(image)
-    opaque, colours = image.getchannel("A"), _eight_bit(image)
+    opaque, on_black = image.getchannel("A"), _eight_bit(image)
     varies = len(np.unique(np.asarray(opaque))) > 1
-    return opaque if varies and not np.asarray(colours).any() else colours
+    return opaque if varies and not np.asarray(on_black).any() else on_black
 
 
 def _inside(array: NDArray[Any]) -> NDArray[np.bool_]:
@@ -189,7 +204,7 @@ def fit_mask(mask: NDArray[np.bool_], size: int, fit: Fit = "squash") -> NDArray
 
 
 def depth(data: bytes, share: float = dicom.BULK) -> tuple[int, int] | None:
-    """Where the grey values of an image of over 8 bits end, and the bits of the range that it is read with.
+    """Where the values of an image of over 8 bits end, and the bits of the range that it is read with.
 
     ``share`` of the pixels are at most as bright: all but the brightest, as a marker burned in may use the whole range.
     None where there is no such range, as in images of 8 bits and DICOM files with a window.
@@ -200,10 +215,13 @@ def depth(data: bytes, share: float = dicom.BULK) -> tuple[int, int] | None:
     if dicom.is_dicom(data):
         return dicom.depth(data, share)
     image = _open(data)
-    if not image.mode.startswith("I"):
+    if not image.mode.startswith("I") and _raw_mode(image) is None:
         return None
     try:
-        return dicom.end_of(np.asarray(image), share), 16
+        image.load()
+        deep = _sixteen_bit(data, image)
+        values = np.asarray(image) if deep is None else _on_black(deep).max(2)
+        return dicom.end_of(values, share), 16
     except Exception as e:  # as in decode
         raise ImageError(f"The image is truncated or damaged: {_reason(e)}.") from e
 
@@ -409,17 +427,72 @@ def _reason(error: Exception) -> str:
     return text[:200] or type(error).__name__
 
 
+def _raw_mode(image: ImageFile) -> str | None:
+    """How a file that is not loaded yet stores colours or opacity of 16 bits (as Pillow names it), else None."""
+    args = image.tile[0].args if image.tile else ""
+    raw = args if isinstance(args, str) else args[0] if isinstance(args, tuple) and args else ""
+    return raw if isinstance(raw, str) and raw.startswith(DEEP) and "transparency" not in image.info else None
+
+
+def _sixteen_bit(data: bytes, image: Image.Image) -> NDArray[np.uint16] | None:
+    """The values of an image in colour or with opacity that has 16 bits a channel, [H, W, channels], else None.
+
+    Pillow loads one of two bytes, chosen by the order of bytes that it is told: each order once gives both.
+
+    Args:
+        data: of the file.
+        image: as Pillow loads it.
+    """
+    raw = _raw_mode(_open(data)) if isinstance(image, PngImageFile | TiffImageFile) else None
+    if raw is None:
+        return None
+    if raw.startswith("LA"):
+        every = _loaded_as(data, "RGBA")  # each of four bytes as a channel
+        high, low = every[..., 0::2], every[..., 1::2]
+    else:
+        of = raw.partition(";")[0]
+        first, second = _loaded_as(data, f"{of};16B"), _loaded_as(data, f"{of};16L")
+        high, low = (first, second) if np.array_equal(first, np.asarray(image)) else (second, first)
+    values = high.astype(np.uint16)
+    values *= 256
+    values += low
+    return values
+
+
+def _loaded_as(data: bytes, raw: str) -> NDArray[np.uint8]:
+    """What Pillow makes of a file whose bytes it takes for those of another raw mode."""
+    image = _open(data)
+    image.tile = [t._replace(args=(raw, *t.args[1:]) if isinstance(t.args, tuple) else raw) for t in image.tile]
+    image.load()
+    return np.asarray(image)
+
+
+def _on_black(deep: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """The values of ``_sixteen_bit`` without the opacity, [H, W, 1 or 3]."""
+    if deep.shape[2] == 3:
+        return deep
+    colours, opaque = deep[..., :-1], deep[..., -1:]
+    return colours if (opaque == 65535).all() else np.rint(colours * (opaque / 65535)).astype(np.uint16)
+
+
+def _scaled(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Values of ``bits`` to 8 of them; without an axis of one channel."""
+    top = 2**bits - 1
+    if values.max() > top:
+        raise ImageError(f"Values reach {values.max()}, beyond the {top} of data.bits: {bits}.")
+    values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
+
+
 def _eight_bit(image: Image.Image, bits: int = 16) -> Image.Image:
     """Any colour mode to L or RGB."""
     if image.mode.startswith("I"):
-        values, top = np.asarray(image), 2**bits - 1
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError("Grey values lie outside 0 to 65535; save the image with 8 or 16 bits.")
-        if values.max() > top:
-            raise ImageError(f"Grey values reach {values.max()}, beyond the {top} of data.bits: {bits}.")
-        if _is_negative(image):
-            values = top - values
-        return Image.fromarray(((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8))
+        if _is_negative(image) and values.max() < 2**bits:
+            values = 2**bits - 1 - values
+        return Image.fromarray(_scaled(values, bits))
     if image.mode == "F":
         raise ImageError("Grey values are floating point, with no defined range; save the image with 8 or 16 bits.")
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:

@@ -185,7 +185,8 @@ def _patient_doubts(table: pd.DataFrame) -> list[Remark]:
 
 def _depth_doubts(source: Source, table: pd.DataFrame) -> list[Remark]:
     """Images that may use fewer bits than they are read with, as none is bright; or more than ``data.bits``."""
-    deep = table[table["mode"].str.startswith(("I", "MONOCHROME"))].sort_values("image_id")
+    modes = table["mode"]
+    deep = table[modes.str.startswith(("I", "MONOCHROME")) | modes.str.endswith("16 bits")].sort_values("image_id")
     if deep.empty:
         return []
     bits = getattr(source, "bits", None)

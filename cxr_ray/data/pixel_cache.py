@@ -35,7 +35,7 @@ from cxr_ray.storage import temporary
 
 _DECODERS = ("pillow", "numpy", "pydicom", "pylibjpeg", "scikit-image")
 PART = 256  # images that are decoded, written and checked at a time
-_VERSION = 1  # of the files
+_VERSION = 2  # of the files
 
 
 @functools.cache

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from cxr_ray import usercache
 from cxr_ray.data.entries import Stamp
 
+_VERSION = 2  # of what is read of a file
 SETTLED = 2.0  # seconds: a file that changed later may change again without another time
 SCHEMA = pa.schema(
     [
@@ -52,7 +53,8 @@ class Memory:
 
     def __init__(self, where: str):
         """Takes an absolute path."""
-        self._file = usercache.folder("images") / f"{hashlib.sha256(where.encode()).hexdigest()[:24]}.parquet"
+        name = f"{_VERSION}:{where}"
+        self._file = usercache.folder("images") / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.parquet"
         self._before = _read(self._file)
         self._now: dict[str, tuple[Stamp, Known]] = {}
 

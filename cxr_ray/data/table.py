@@ -133,9 +133,9 @@ class TableSource:
         return not named and set(table[self.columns.label].map(plain)) <= TRUE_FALSE.keys()
 
     def _columns(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The columns path, labels (lists), values, patient and split (None where there is none), and used: as ``where``.
+        """The columns path, labels (lists), values, patient and split (None where there is none), and used.
 
-        Values are those of ``columns.labels``, label to value.
+        Values are those of ``columns.labels``, label to value; used is as ``where``.
         """
         columns, have = self.columns, list(table.columns)
         for key in ("patient", "split"):
@@ -207,9 +207,7 @@ class _Image:
         self.patients: set[str | None] = set()
         self.splits: set[str | None] = set()
 
-    def add(
-        self, labels: Sequence[str], values: Mapping[str, str], patient: str | None, split: str | None
-    ) -> None:
+    def add(self, labels: Sequence[str], values: Mapping[str, str], patient: str | None, split: str | None) -> None:
         """One row."""
         self.labels |= {label.strip(): None for label in labels if label.strip()}
         for label, value in values.items():

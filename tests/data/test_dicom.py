@@ -212,7 +212,7 @@ def test_the_bits_that_are_used_are_those_of_all_images(tmp_path):
     stream = io.BytesIO()
     Image.fromarray(values).save(stream, "PNG")
     np.testing.assert_array_equal(images.decode(stream.getvalue(), 2, bits=12)[0], [[0, 128], [255, 0]])
-    with pytest.raises(ImageError, match=r"Grey values reach 4095, beyond the 1023 of data.bits: 10"):
+    with pytest.raises(ImageError, match=r"Values reach 4095, beyond the 1023 of data.bits: 10"):
         images.decode(stream.getvalue(), 2, bits=10)
 
 

@@ -1,16 +1,23 @@
 import contextlib
 import io
+import struct
 import warnings
+import zlib
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageFile
 from torchvision.transforms import v2
 
 from cxr_ray.data import images
+from cxr_ray.data.folder import FolderSource
+from cxr_ray.data.manifest import load_manifest
 from cxr_ray.errors import ImageError
 from cxr_ray.measure import regions
+from tests.builders.images import write
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -88,6 +95,65 @@ def test_16_bit_grey_keeps_its_range():
     for data in (encoded(Image.fromarray(ramp)), encoded(Image.fromarray(ramp), "TIFF"), big_endian):
         assert images.header(data)[2].startswith("I")
         np.testing.assert_array_equal(images.decode(data, 256)[0], expected)
+
+
+def png16(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits: grey with opacity, RGB or RGBA, [H, W, 2 to 4]; Pillow writes none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = values.shape
+    colour = {2: 4, 3: 2, 4: 6}[channels]
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def deep_files(values: np.ndarray) -> list[bytes]:
+    """Grey values [H, W] of 16 bits, as they are also stored in colour or with opacity."""
+    opaque = np.full_like(values, 65535)
+    channels = ([values, opaque], [values] * 3, [values] * 3 + [opaque])
+    files = [png16(np.stack(of, 2)) for of in channels]
+    tiffs: list[dict[str, Any]] = [{"byteorder": "<"}, {"byteorder": ">"}, {"compression": "deflate"}]
+    for options in tiffs:
+        file = io.BytesIO()
+        tifffile.imwrite(file, np.stack([values] * 3, 2), photometric="rgb", **options)
+        files.append(file.getvalue())
+    return files
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_values_of_16_bits_in_colour_are_read_as_those_in_grey(bits):
+    values = np.random.default_rng(0).integers(0, 2**bits, (24, 32)).astype(np.uint16)
+    grey = encoded(Image.fromarray(values))
+    for data in deep_files(values):
+        assert images.header(data)[2] in ("RGB, 16 bits", "RGBA, 16 bits")
+        assert images.depth(data) == images.depth(grey)
+        np.testing.assert_array_equal(images.decode(data, 16, bits=bits), images.decode(grey, 16, bits=bits))
+        if bits == 16:
+            with pytest.raises(ImageError, match=r"beyond the 4095 of data.bits: 12"):
+                images.decode(data, 16, bits=12)
+
+
+def test_transparent_pixels_of_16_bits_lie_on_black_and_may_be_a_mask():
+    values = np.full((8, 8), 40000, np.uint16)
+    opacity = np.where(np.arange(8) < 4, 0, 65535).astype(np.uint16) * np.ones((8, 1), np.uint16)
+    pixels = images.decode(png16(np.stack([values, opacity], 2)), 8)
+    assert (pixels[..., :4] == 0).all()
+    assert (pixels[..., 4:] == 156).all()
+    for mask in (png16(np.stack([0 * values, opacity], 2)), png16(np.stack([opacity // 257] * 3, 2))):
+        np.testing.assert_array_equal(images.decode_mask(mask), opacity > 0)
+
+
+def test_images_of_16_bits_in_colour_that_end_early_stop_the_run(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (12, 16, 16)).astype(np.uint16)
+    files = {f"{('NORMAL', 'PNEUMONIA')[i % 2]}/{i}.png": png16(np.stack([v] * 3, 2)) for i, v in enumerate(values)}
+    write(tmp_path, files)
+    assert [doubt.name for doubt in load_manifest(FolderSource(str(tmp_path))).doubts] == ["bit_depth"]
+    assert load_manifest(FolderSource(str(tmp_path), bits=12)).doubts == []
+    (doubt,) = load_manifest(FolderSource(str(tmp_path), bits=10)).doubts
+    assert doubt.name == "bits_too_small"
 
 
 def test_values_without_a_defined_range_are_refused():

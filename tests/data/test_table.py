@@ -247,7 +247,7 @@ OTHER = ROWS.assign(label=["NORMAL", "PNEUMONIA"] * 10 + ["COVID", "COVID", "TB"
         (
             ROWS.assign(label=["NORMAL|PNEUMONIA", *ROWS["label"][1:]]),
             "both_labels",
-            r"got 1 images with labels of both classes, or rows that .* \(NORMAL and PNEUMONIA\); expected labels of one",
+            r"got 1 images with labels of both classes, or rows .* \(NORMAL and PNEUMONIA\); expected labels of one",
             24,
         ),
         (
