@@ -37,6 +37,9 @@ NODE_SECONDS = 14.0  # for its node on this machine
 LOCAL_SECONDS = 180.0  # after which a Ray on this machine, whose processes live, does not start
 AGAIN_SECONDS = 12.0  # within which it failed, to be tried again
 TOKEN = "RAY_AUTH_TOKEN"
+# Of processes above one a CPU, Ray ends those that idle for a second, and begins others for the next shards: seconds of
+# CPU time each.
+KEEP_IDLE = "RAY_idle_worker_killing_time_threshold_ms", "600000"
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # of HTTP/2, and empty settings
 
@@ -118,6 +121,7 @@ def _start() -> RayStart:
     if own_token:
         os.environ[TOKEN] = secrets.token_hex(32)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault(*KEEP_IDLE)
     _read_token_again()
     began = time.monotonic()
     try:

@@ -98,6 +98,16 @@ def test_ray_on_this_machine_has_a_token_in_no_file_and_a_folder_that_ends_with_
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
+def test_processes_that_idle_are_kept_unless_the_user_says_otherwise(init, monkeypatch):
+    name, kept = ray_start.KEEP_IDLE
+    monkeypatch.setenv(name, "1000")
+    ray_start.start_ray().end()
+    assert os.environ[name] == "1000"
+    monkeypatch.delenv(name)
+    ray_start.start_ray().end()
+    assert os.environ.pop(name) == kept
+
+
 def test_a_token_of_the_user_stays(init, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
     ray_start.start_ray().end()
