@@ -19,9 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_ray.models import networks
+from cxr_ray.models import backend_choice, networks
+from cxr_ray.models.backend_choice import InferenceBackend
+from cxr_ray.models.backends import Forward
+from cxr_ray.models.networks import Classifier
 
 SIDE = 4  # of the pooled image that the stub reads
+# In the environment: what a masked image takes on a device that is not there, and how many such devices there are.
+PASS_SECONDS, DEVICES = "STUB_PASS_SECONDS", "STUB_DEVICES"
 
 
 class Stub(nn.Module):
@@ -42,6 +47,18 @@ def install() -> None:
     """Put the stub in the place of ResNet-18; in the driver, and in each process that Ray starts."""
     kind = networks.NETWORKS["resnet18"]
     networks.NETWORKS["resnet18"] = networks.Network(Stub, kind.imagenet, "stub")
+    if seconds := float(os.environ.get(PASS_SECONDS, "0")):
+        backend_choice.choose = functools.partial(_asleep, seconds)
+
+
+def _asleep(seconds: float, model: Classifier, *settings: Any) -> tuple[InferenceBackend, Forward]:
+    """In the place of ``backend_choice.choose``: the stub, and a sleep for what a device would take."""
+
+    def scores(images: Tensor) -> Tensor:
+        time.sleep(seconds * len(images))
+        return model.log_odds(images)
+
+    return InferenceBackend("eager", {}), scores
 
 
 class Clock:
@@ -113,13 +130,16 @@ def main(argv: list[str]) -> int:
 
     from cxr_ray import sweep
     from cxr_ray.report import document
-    from cxr_ray.run import context, merging, pipeline, statistics
+    from cxr_ray.run import context, merging, pipeline, ray_start, statistics
 
     stages, *arguments = argv
     out = arguments[arguments.index("--out") + 1]
     torch.set_num_threads(1)
     install()
     ray.init = functools.partial(ray.init, runtime_env={"worker_process_setup_hook": f"{__package__}.stub.install"})
+    if devices := int(os.environ.get(DEVICES, "0")):
+        # One for each worker, as Ray counts; they share those that there are.
+        vars(ray_start)["usable_cpus"] = lambda: devices
     clock = Clock()
     clock.time(context, "load_manifest", "manifest")
     clock.time_shards(pipeline, "compute_shards")

@@ -1,11 +1,13 @@
 """The growth benchmark's lines: what is called flat or linear, and where it is read off."""
 
 import pytest
+import torch
 
-from benchmarks import growth
+from benchmarks import growth, stub
 from benchmarks.fits import fitted
 from cxr_ray.data.manifest import load_manifest
 from cxr_ray.data.sources import source_of
+from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.sweepfile import resolve
 
 SIZES = [(10, 1), (100, 1), (1000, 1), (10, 5)]
@@ -37,3 +39,14 @@ def test_the_images_that_it_writes_raise_no_question(tmp_path):
     manifest = load_manifest(source_of(data, 0), training=False)
     assert len(manifest.rows("test")) == 8
     assert len(manifest.rows("val")) > 0
+
+
+def test_a_device_that_is_not_there_takes_its_time_for_each_image(monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr(stub.time, "sleep", slept.append)
+    model = Classifier(stub.Stub(2), ModelSpec("resnet18", 8))
+    _, forward = stub._asleep(0.5, model)
+    images = torch.rand(3, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(forward(images), model.log_odds(images))
+    assert slept == [1.5]
