@@ -14,6 +14,7 @@ from tests.builders.tables import explainers, made_table
 
 # Files whose tests take longest. They begin first: one that begins last keeps the other of two processes waiting.
 LONGEST = (
+    "run/test_job.py",
     "test_real.py",
     "run/test_sweep.py",
     "run/test_verdicts.py",

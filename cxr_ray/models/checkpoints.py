@@ -178,7 +178,8 @@ def load(path: str, spec: ModelSpec | None = None, classes: Classes | None = Non
     said = [] if is_published else said  # its note says it
     if is_given:
         said += _normalisation_notes(classifier)
-    classifier.notes = (*file.notes, *matched.notes, *said, *_try(path, classifier))
+    is_own = saved is not None and not is_given and not chooses_code(spec)
+    classifier.notes = (*file.notes, *matched.notes, *said, *_try(path, classifier, is_own))
     return classifier
 
 
@@ -240,8 +241,11 @@ def _known_spec(path: str, spec: ModelSpec | None, is_given: bool) -> ModelSpec:
     return spec
 
 
-def _try(path: str, classifier: Classifier) -> list[str]:
-    """Refuse weights that give no finite score for a constant image or for noise; what is taken for granted."""
+def _try(path: str, classifier: Classifier, is_own: bool = False) -> list[str]:
+    """Refuse weights that give no finite score for a constant image or for noise; what is taken for granted.
+
+    ``is_own``: a network of a known package from a file that we saved, which has logits of each image by itself.
+    """
     size = classifier.spec.size
     noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     images = torch.cat([torch.zeros_like(noise), classifier.normalize(noise)])
@@ -253,8 +257,10 @@ def _try(path: str, classifier: Classifier) -> list[str]:
             "give the network (arch) and the size that it was trained with."
         ) from None
     families.require_outputs(outputs, 2)
-    notes = ends.require_logits(path, classifier, images, outputs)
-    ends.require_steady(path, classifier, images, outputs)
+    notes = []
+    if not is_own:
+        notes = ends.require_logits(path, classifier, images, outputs)
+        ends.require_steady(path, classifier, images, outputs)
     with torch.inference_mode():
         scores = classifier.log_odds(images)
     if not torch.isfinite(scores).all():

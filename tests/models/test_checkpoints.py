@@ -26,6 +26,17 @@ def one() -> nn.Module:
     return varied_resnet18(1)
 
 
+def test_a_file_of_ours_is_tried_with_few_images_and_one_of_others_in_full(tmp_path, monkeypatch, two):
+    path, seen = tmp_path / "model.safetensors", []
+    path.write_bytes(checkpoints.to_bytes(networks.Classifier(two, ModelSpec("resnet18", SIZE))))
+    torch.save(two.state_dict(), tmp_path / "model.pt")
+    monkeypatch.setattr(checkpoints.ends, "require_steady", lambda what, *_: seen.append(what))
+    checkpoints.load(str(path))
+    assert not seen
+    checkpoints.load(str(tmp_path / "model.pt"), ModelSpec("resnet18", SIZE))
+    assert seen == [str(tmp_path / "model.pt")]
+
+
 @torch.no_grad()
 def test_a_saved_model_comes_back_with_its_meaning(tmp_path, two):
     spec = ModelSpec(
