@@ -29,7 +29,7 @@ from cxr_ray.measure.batch import Batch, Pairs
 from cxr_ray.measure.controls import needs_map_pass
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.measure.given import TRIAL, Given, Images, Model
-from cxr_ray.measure.measurement import make_maps
+from cxr_ray.measure.measurement import make_maps, require_drawable, undrawable
 from cxr_ray.measure.shards import ModelRef, Shard, Tables
 from cxr_ray.measure.worker import Worker
 from cxr_ray.models.networks import ModelSpec
@@ -212,6 +212,7 @@ def measure(
     names = ["predictions", "saliency", "curves", "faithfulness", "localisation", "stability", "errors"]
     frames = {name: _frame(name, tables) for name in names}
     _tell_errors(frames["errors"])
+    _tell_uncompared(frames["faithfulness"], sweep)
     frames["summary"] = _summary(frames, sweep, patient_of)
     if here.labels is None:
         frames["predictions"] = frames["predictions"].assign(label=None, outcome=None)
@@ -269,6 +270,8 @@ def verdict(
     plain: dict[str, Any] = {"grids": ["pixel"], "fills": FILLS, **about}
     here, names = _with_maps(model, images, maps, plain)
     sweep = _sweep(names, dict.fromkeys(controls, 1), levels, plain, settings)
+    require_drawable(sweep)
+    _tell_undrawable(sweep)
     validation = about.get("validation")
     checked = None if validation is None else given.given(here.model, validation)
     patient_of = _patients(here, patients)
@@ -449,6 +452,23 @@ def _tell_errors(errors: pd.DataFrame) -> None:
     """Warn of what could not be measured."""
     for (stage, reason), rows in errors.groupby(["stage", "reason"], sort=False):
         warnings.warn(f"{len(rows)} images, {stage}: {reason} (the table errors lists them)", stacklevel=3)
+
+
+def _tell_undrawable(sweep: Sweep) -> None:
+    for explainer, control, why in undrawable(sweep):
+        warnings.warn(f"{explainer} is not compared with {control}: {why}", stacklevel=5)
+
+
+def _tell_uncompared(faithfulness: pd.DataFrame, sweep: Sweep) -> None:
+    """Warn of maps that a control has no draw for."""
+    _tell_undrawable(sweep)
+    known = {(explainer, control) for explainer, control, _ in undrawable(sweep)}
+    of_maps = faithfulness[faithfulness["value"].notna()]  # what has no map is counted as null
+    draws = of_maps.groupby(["explainer", "control"], sort=False)["n_draws"].max()
+    for (explainer, control), n in draws.drop("none", level=1).items():
+        if not n and (explainer, control) not in known:
+            why = "no other patient's image has the same prediction"
+            warnings.warn(f"{explainer} is not compared with {control}: {why}", stacklevel=4)
 
 
 def _summary(frames: Mapping[str, pd.DataFrame], sweep: Sweep, patient_of: Mapping[str, str]) -> pd.DataFrame:

@@ -108,7 +108,13 @@ def as_option(message: str) -> str:
 
     >>> as_option("explain.explainers.0: got 'grdcam'.")
     "--explainer: got 'grdcam'."
+    >>> as_option("got a.csv without the column 'path'. Set data.columns.path.")
+    "got a.csv without the column 'path'. Set data.columns.path. (A key of a sweep file; this command has no option.)"
     """
+    known = {*OPTION, "data.path"}
+    named = dict.fromkeys(re.findall(r"\bdata(?:\.[a-z_]+)+", message))
+    if not all(any(f"{name}.".startswith(f"{key}.") for key in known) for name in named):
+        message += " (A key of a sweep file; this command has no option.)"
     key, got, rest = message.partition(": got ")
     if not got:
         return message
@@ -172,6 +178,9 @@ def run(args: argparse.Namespace) -> int:
 
     whose = title(args.explainer) if args.maps is None else f"what {args.maps} shows"
     with progress.shown("Preparing", quiet=args.quiet):
+        from cxr_ray.measure.measurement import require_drawable
+
+        require_drawable(sweep)
         terminal.say(f"Is {whose} on {args.checkpoint} more faithful than controls? Reading {args.data}.")
         from cxr_ray.run import context, resume
         from cxr_ray.run.local_verdict import LocalVerdict

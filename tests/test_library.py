@@ -384,6 +384,42 @@ def test_targets_of_another_number_are_refused():
         cxr_ray.explain(network(), PIXELS, target=[0, 1])
 
 
+def test_comparisons_that_cannot_be_made_are_told():
+    asked = {**LITTLE, "controls": {"random_cam": 1, "pixel_random": 1, "other_image": 1}}
+    with pytest.warns(UserWarning) as told:
+        cxr_ray.measure(network(), PIXELS, ["saliency", "gradcam"], patients=["one"] * N, **asked)
+    lines = [str(w.message) for w in told]
+    for explainer in ("saliency", "gradcam"):
+        assert f"{explainer} is not compared with pixel_random: it has no draws on grid 7" in lines
+        assert f"{explainer} is not compared with other_image: no other patient's image has the same pre" in str(lines)
+    assert "saliency is not compared with random_cam: it is made from the class weights" in str(lines)
+    assert "gradcam is not compared with random_cam" not in str(lines)
+    with pytest.raises(UserError, match="controls: got random_cam, which cannot be drawn for maps .*; leave it out"):
+        cxr_ray.verdict(network(), PIXELS, PIXELS / 255, controls=["random_cam", "shifted"])
+
+
+class Numbers(nn.Module):
+    """A network whose outputs have no gradient."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.network, self.how = network(), how
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.how == "numpy":
+            return torch.from_numpy(self.network(images).numpy())
+        with torch.inference_mode(self.how == "inference_mode"), torch.set_grad_enabled(self.how == "detach"):
+            return self.network(images).detach()
+
+
+@pytest.mark.parametrize("how", ["no_grad", "inference_mode", "detach", "numpy"])
+def test_explainers_of_a_network_without_gradients_are_refused_in_a_sentence(how):
+    for explainer in ("gradcam", "scorecam", "guided_gradcam", "saliency", "attention_rollout"):
+        with pytest.raises(UserError, match=f"got the explainer {explainer} for a model that cannot have it: "):
+            cxr_ray.explain(Numbers(how).eval(), PIXELS, explainer)
+    assert np.isfinite(cxr_ray.explain(Numbers(how).eval(), PIXELS[:2], "occlusion")).all()
+
+
 def test_outcomes_are_no_buckets_of_a_verdict_without_labels():
     with pytest.raises(DataError, match="got buckets FP without labels; expected labels"):
         cxr_ray.verdict(network(), PIXELS, np.zeros((N, 7, 7)), buckets="FP", **LITTLE)

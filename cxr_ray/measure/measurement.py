@@ -11,6 +11,8 @@ from collections.abc import Callable
 import pyarrow as pa
 import torch
 
+from cxr_ray.config import Sweep
+from cxr_ray.errors import UserError
 from cxr_ray.measure.attribution.inputs import Inputs, combine, images_in_a_pass
 from cxr_ray.measure.batch import Batch
 from cxr_ray.measure.concentration import saliency_rows
@@ -75,6 +77,40 @@ def _made(batch: Batch, explainer: str, model: Classifier) -> Maps:
             maps.append(combine(other[:, 0], activations))
         drawn[control] = torch.stack(maps, 1).float()
     return Maps(combine(weights, activations).float(), drawn)
+
+
+def undrawable(sweep: Sweep) -> list[tuple[str, str, str]]:
+    """Explainers and controls that can have no draw, (explainer, control, why), whatever the images."""
+    found = []
+    for control in sweep.controls:
+        entry = CONTROLS[control]
+        if not entry.grids(sweep.perturb.grids):
+            why = f"it has no draws on grid {', '.join(sweep.perturb.grids)}"
+            found += [(explainer, control, why) for explainer in sweep.explain.names]
+        elif entry.family == "class weights":
+            why = "it is made from the class weights of class activation maps"
+            found += [(e, control, why) for e in sweep.explain.names if explainer_of(e).cam is None]
+    return found
+
+
+def require_drawable(sweep: Sweep) -> None:
+    """Refuse controls that can be drawn for none of the maps: their comparisons would never be decided.
+
+    Raises:
+        UserError: there are such; a line for each.
+    """
+    lost = undrawable(sweep)
+    refused = {
+        control: why for _, control, why in lost if all((e, control, why) in lost for e in sweep.explain.names)
+    }
+    if refused:
+        raise UserError(
+            "\n".join(
+                f"controls: got {control}, which cannot be drawn for {', '.join(sweep.explain.names)} ({why}); expected "
+                "controls that can; leave it out."
+                for control, why in refused.items()
+            )
+        )
 
 
 def maps_alone(batch: Batch, explainer: str, maps: Maps, donor_maps: DonorMaps | None = None) -> Tables:

@@ -9,13 +9,14 @@ from functools import lru_cache
 
 import torch
 
-from cxr_ray.errors import UserError
+from cxr_ray.errors import CxrRayError, UserError, first_line
 from cxr_ray.measure.attribution import attention
 from cxr_ray.measure.attribution.inputs import Inputs
 from cxr_ray.measure.explainers import EXPLAINERS
 from cxr_ray.models import networks
 from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.models.scoring_only import ScoringOnly
+from cxr_ray.models.structure import NO_GRADIENT
 
 KNOWN, KNOWN_HAS = "resnet18", {"feature maps", "gradients", "relus", "rescale rule"}  # without being asked
 INCOMPLETE = 0.02  # of the difference of two scores, that DeepLIFT's map may be off
@@ -32,9 +33,11 @@ def gradients(model: Classifier) -> str | None:
     try:
         with torch.inference_mode(False), torch.enable_grad():
             (gradient,) = torch.autograd.grad(model(images)[:, 1].sum(), images, allow_unused=True)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
         gradient = None
-    return "no gradient reaches the image" if gradient is None else None
+    return f"no gradient reaches the image, {NO_GRADIENT}" if gradient is None else None
 
 
 def relus(model: Classifier) -> str | None:
@@ -89,6 +92,18 @@ NEEDS: dict[str, Callable[[Classifier], str | None]] = {
 }
 
 
+def _why_not(need: str, model: Classifier) -> str | None:
+    """Why a network lacks what an explainer needs; None: it has it."""
+    try:
+        return NEEDS[need](model)
+    except (CxrRayError, torch.OutOfMemoryError):
+        raise
+    except Exception as e:  # a caller's network fails in its own ways, such as .numpy() where gradients are kept
+        if "does not require grad" in str(e):
+            return f"no gradient reaches its layers, {NO_GRADIENT}"
+        return f"its layers cannot be traced ({first_line(e)})"
+
+
 def missing(model: Classifier, explainers: Sequence[str], has: Collection[str] = ()) -> Iterator[tuple[str, str]]:
     """Explainers that a network cannot have, each with the reason; ``has``: needs that are known to be met."""
     if isinstance(model.network, ScoringOnly):
@@ -99,7 +114,7 @@ def missing(model: Classifier, explainers: Sequence[str], has: Collection[str] =
     for explainer in explainers:
         for need in EXPLAINERS[explainer].needs:
             if need not in known:
-                known[need] = NEEDS[need](model)
+                known[need] = _why_not(need, model)
             if reason := known[need]:
                 yield explainer, reason
                 break

@@ -24,6 +24,7 @@ OF_HEADS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout2d
 POOLS = ("SelectAdaptivePool2d", "FastAdaptiveAvgPool")  # timm's
 IN_PLACE = ("torchvision.models.resnet",)  # whose cells are known to lie where they are
 OUTWARD = 1.25  # sides of a cell, that its pixels may lie nearer to the edge
+NO_GRADIENT = "as where its forward works under torch.no_grad or inference_mode, or detaches"
 STAGES = ("layer4", "layer3", "layer2", "layer1")
 
 
@@ -120,11 +121,15 @@ def _read(network: nn.Module, size: int, layer: str | None) -> Structure:
             raise UserError(_no_such_layer(network, layer, once))
     chosen = named or _last_features(network, once, head, out)
     features, why_none = None, "no module in the network has a spatial output"
+    if chosen is None and not _end(head, out).requires_grad:
+        why_none = f"no gradient reaches its layers, {NO_GRADIENT}"
     if chosen is not None:
         layout, side, channels = grid_of(chosen.output) or _single(chosen.output)
         features = FeatureMaps(chosen.name, layout, channels, side)
         if type(network).__module__ not in IN_PLACE and (elsewhere := _elsewhere(images, chosen.output, features)):
             features, why_none = None, f"the cells of {chosen.name} lie elsewhere in the image: {elsewhere}"
+        elif not _reached(network, images, features):
+            features, why_none = None, f"no gradient reaches {chosen.name}, {NO_GRADIENT}"
     name = None if head is None else head.name
     is_linear = features is not None and name is not None and _is_linear(network, images, calls, features, name)
     return Structure(features, name, is_linear, dict(_stages(network, calls, name)), "" if features else why_none)
@@ -254,10 +259,10 @@ def _last_features(network: nn.Module, calls: list[Call], head: Call | None, out
     """The call whose output class activation maps read: what the head reads depends on all of its places."""
     if resnet := _of_resnet(network, calls):
         return resnet
-    before, end = calls, out
-    if head is not None and head.read is not None:  # a head may be zero before it is trained
-        before = calls[: calls.index(head)] if head in calls else calls
-        end = head.read
+    end = _end(head, out)
+    if not end.requires_grad:
+        return None
+    before = calls[: calls.index(head)] if head is not None and end is head.read and head in calls else calls
     weights = torch.rand(end.shape, generator=torch.Generator().manual_seed(0)).to(end)  # a plain sum may be constant
     total = (end * weights).sum()
     fallback = None
@@ -265,10 +270,28 @@ def _last_features(network: nn.Module, calls: list[Call], head: Call | None, out
         layout, side, _ = grid_of(call.output) or _single(call.output)
         if fallback is None and layout != "BTC":
             fallback = call
+        if not call.output.requires_grad:
+            continue
         (gradient,) = torch.autograd.grad(total, call.output, retain_graph=True, allow_unused=True)
         if gradient is not None and bool((FeatureMaps(call.name, layout, 0, side).maps(gradient) != 0).any()):
             return call
     return fallback
+
+
+def _end(head: Call | None, out: Tensor) -> Tensor:
+    """What depends on the features: what the head reads, as a head may be zero before it is trained; or the outputs."""
+    return out if head is None or head.read is None else head.read
+
+
+def _reached(network: nn.Module, images: Tensor, features: FeatureMaps) -> bool:
+    """Whether the outputs have a gradient at the feature maps."""
+    try:
+        gradients(network, images, features, Tensor.sum)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return False
+    return True
 
 
 def _of_resnet(network: nn.Module, calls: list[Call]) -> Call | None:
