@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from cxr_ray.data.cells import parquet_cells, separator_of
 from cxr_ray.data.images import MAX_PIXELS
 from cxr_ray.data.shapes import Box, Polygon, Runs, Shape, run_lengths
 from cxr_ray.errors import DataError
@@ -142,9 +143,9 @@ def table_boxes(data: bytes, name: str) -> Annotations:
 def _table(data: bytes, name: str) -> pd.DataFrame:
     bare = split_options(name.lower())[0]
     if bare.endswith((".parquet", ".pq")):
-        return pd.read_parquet(io.BytesIO(data))
-    separator = "\t" if bare.endswith(".tsv") else ","
-    return pd.read_csv(io.BytesIO(data), sep=separator, dtype=str, keep_default_na=False, index_col=False)
+        return parquet_cells(data)
+    text = data.decode("utf-8-sig")
+    return pd.read_csv(io.StringIO(text), sep=separator_of(text), dtype=str, keep_default_na=False, index_col=False)
 
 
 def _number(value: Any, row: int) -> float | None:

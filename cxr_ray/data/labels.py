@@ -17,6 +17,7 @@ NEGATIVE, POSITIVE = CLASSES
 LEFT_OUT = ""  # as class_name of an entry
 OTHERS = "*"  # any label that is not named
 UNCERTAIN = "-1"
+TRUE_FALSE = {"true": "1", "false": "0"}  # of which labels may consist
 SPLITS = {
     **{"train": "train", "training": "train"},
     **{"test": "test", "testing": "test"},

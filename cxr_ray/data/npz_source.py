@@ -17,15 +17,15 @@ from pyarrow import fs as pafs
 
 from cxr_ray import results
 from cxr_ray.config import Classes
-from cxr_ray.data.entries import Entries, Entry, Stamp
-from cxr_ray.data.labels import ClassMap
+from cxr_ray.data.entries import Doubt, Entries, Entry, Stamp
+from cxr_ray.data.labels import LEFT_OUT, TRUE_FALSE, ClassMap
 from cxr_ray.data.loading import absolute, one_line
 from cxr_ray.errors import DataError
 from cxr_ray.reading import TooLargeError
 
 LARGEST = 2**34  # bytes of all arrays
 SPLITS = ("train", "val", "test")
-EXPECTED = "arrays train_images, train_labels and the same of test (and val), as in PneumoniaMNIST"
+EXPECTED = "arrays test_images, test_labels and the same of train (and val), as in PneumoniaMNIST"
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,16 @@ class NpzSource:
 
     def _entries(self) -> Iterator[Entry]:
         arrays, class_map = _arrays(self.path, _stamp(self.path)), ClassMap(self.classes)
+        named = any(map(class_map.named, TRUE_FALSE))
         for split in SPLITS:
             if f"{split}_images" not in arrays:
                 continue
-            for i, label in enumerate(arrays[f"{split}_labels"]):
+            labels = arrays[f"{split}_labels"]
+            if labels.dtype == bool and not named:
+                about = f"{split}_labels"
+                yield Entry("", LEFT_OUT, about, about, doubts=(Doubt("true_false", about),))
+                labels = labels.astype(np.uint8)
+            for i, label in enumerate(labels):
                 class_name, doubts = class_map.of([str(label)])
                 name = f"{split}-{i:06d}.pgm"
                 group = class_map.group([str(label)])
@@ -121,7 +127,7 @@ def _arrays(path: str, stamp: Stamp | None) -> dict[str, NDArray[Any]]:
         ) from e
     for split in SPLITS:
         images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
-        if split == "val" and images is None and labels is None:
+        if split != "test" and images is None and labels is None:  # without train, nothing can be trained
             continue
         if images is None or labels is None:
             raise DataError(

@@ -71,10 +71,11 @@ NO_PATIENT = frozenset({"", "-", "--", "?", ".", *_WORDS.split()})
 FILLED_IN = ("0", "-1")  # where they stand far more often than any patient
 
 
-def known_patients(names: Sequence[str]) -> list[str]:
+def known_patients(names: Sequence[str], filled_in: Sequence[str] = FILLED_IN) -> list[str]:
     """Patients as a table or a list names them, one for each image; empty where a name stands for none.
 
-    Whole numbers that went through floating point are the same patients.
+    Whole numbers that went through floating point are the same patients. Those of ``filled_in`` stand for none where
+    they are far more frequent than any other.
 
     >>> known_patients(["7", "7.0", "Anonymous", " n/a", "p1"])
     ['7', '7', '', '', 'p1']
@@ -84,8 +85,8 @@ def known_patients(names: Sequence[str]) -> list[str]:
     plain = [re.sub(r"^(-?\d+)\.0+$", r"\1", name.strip()) for name in names]
     counts = Counter(plain)
     unknown = {name for name in counts if name.casefold() in NO_PATIENT}
-    most = max((n for name, n in counts.items() if name not in unknown and name not in FILLED_IN), default=1)
-    unknown |= {name for name in FILLED_IN if counts[name] > 2 * most}
+    most = max((n for name, n in counts.items() if name not in unknown and name not in filled_in), default=1)
+    unknown |= {name for name in filled_in if counts[name] > 2 * most}
     return ["" if name in unknown else name for name in plain]
 
 

@@ -11,17 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from cxr_ray import results
 from cxr_ray.config import Classes, Columns, Splits
+from cxr_ray.data.cells import parquet_cells, separator_of
 from cxr_ray.data.entries import Doubt, Entries, Entry, Stamp
 from cxr_ray.data.folder import ENDINGS, FolderSource, is_junk, opened
-from cxr_ray.data.labels import LEFT_OUT, ClassMap, plain, require_splits, split_names, split_of
+from cxr_ray.data.labels import LEFT_OUT, TRUE_FALSE, ClassMap, plain, require_splits, split_names, split_of
 from cxr_ray.data.loading import absolute, one_line
 from cxr_ray.data.patients import known_patients, patient_by
 from cxr_ray.errors import DataError
@@ -36,8 +35,6 @@ MEANT = {  # without case, blanks and dashes
     "split": ("split", "fold", "set", "subset", "partition", "phase", "istest", "istrain"),
 }
 NO_FILE = "no such file"
-TRUE_FALSE = {"true": "1", "false": "0"}  # labels of which a column may consist
-_DELIMITERS = ",;\t"
 
 
 @dataclass(frozen=True)
@@ -126,11 +123,12 @@ class TableSource:
         ]
 
     def _is_bool(self, table: pd.DataFrame) -> bool:
-        """Whether the labels are True and False alone, which ``classes`` does not name."""
+        """Whether the labels are True and False alone, beside empty cells, which ``classes`` does not name."""
         if self.columns.labels or self.columns.label not in table.columns:
             return False
         named = any(map(ClassMap(self.classes).named, TRUE_FALSE))
-        return not named and set(table[self.columns.label].map(plain)) <= TRUE_FALSE.keys()
+        found = set(table[self.columns.label].map(plain)) - {""}
+        return not named and bool(found) and found <= TRUE_FALSE.keys()
 
     def _columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """The columns path, labels (lists), values, patient and split (None where there is none), and used.
@@ -158,7 +156,7 @@ class TableSource:
         else:
             separator = columns.separator
             texts = table[columns.label]
-            texts = texts.map(lambda text: TRUE_FALSE[plain(text)]) if self._is_bool(table) else texts
+            texts = texts.map(lambda text: TRUE_FALSE.get(plain(text), "")) if self._is_bool(table) else texts
             labels = [text.split(separator) if separator else [text] for text in texts]
         return pd.DataFrame(
             {
@@ -325,7 +323,7 @@ def _text_table(path: str) -> pd.DataFrame:
     except (OSError, ValueError, pa.ArrowException) as e:
         raise DataError(f"got {path}, which cannot be opened ({one_line(e)}); expected a table; give its path.") from e
     try:
-        table = _parquet(data) if bare.endswith(PARQUET) else _delimited(data)
+        table = parquet_cells(data) if bare.endswith(PARQUET) else _delimited(data)
     except (OSError, ValueError, pa.ArrowException, pd.errors.ParserError) as e:
         raise DataError(
             f"got {path}, which is no table ({one_line(e)}); expected one row of names and one for each image; save it "
@@ -338,18 +336,9 @@ def _text_table(path: str) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _parquet(data: bytes) -> pd.DataFrame:
-    table = pq.read_table(io.BytesIO(data)).to_pandas()
-    lists = [name for name in table.columns if table[name].map(lambda cell: isinstance(cell, np.ndarray)).any()]
-    if lists:
-        raise ValueError(f"the column {lists[0]!r} holds lists, not one value a row")
-    return table.astype(object).where(table.notna(), "").astype(str)
-
-
 def _delimited(data: bytes) -> pd.DataFrame:
     text = data.decode("utf-8-sig")
-    first = text.split("\n", 1)[0]
-    delimiter = max(_DELIMITERS, key=first.count)
+    separator = separator_of(text)
     # the names are read as a row: pandas would rename those that stand twice, and drop cells beyond them
-    rows = pd.read_csv(io.StringIO(text), sep=delimiter, header=None, dtype=str, keep_default_na=False).fillna("")
+    rows = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False).fillna("")
     return rows.iloc[1:].set_axis(rows.iloc[0].str.strip(), axis=1)

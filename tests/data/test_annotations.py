@@ -57,6 +57,21 @@ def test_a_parquet_table_is_read_as_a_csv(tmp_path):
     assert [one.size for one in found.values()] == [(64, 32), (64, 32)]  # beside corners they are the image's
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_boxes_may_be_separated_otherwise(separator):
+    for text in (RSNA, VINDR, MS):
+        found = annotations.read(("\ufeff" + text.replace(",", separator)).encode(), "boxes.csv")
+        assert found == annotations.read(text.encode(), "boxes.csv")
+
+
+def test_nullable_numbers_that_are_missing_are_empty_cells(tmp_path):
+    frame = pd.DataFrame({"image": ["a", "b"], **{key: [4, pd.NA] for key in ("x", "y", "width", "height")}})
+    frame.convert_dtypes().to_parquet(tmp_path / "t.parquet")
+    found = annotations.read((tmp_path / "t.parquet").read_bytes(), "t.parquet")
+    assert boxes(found["a"]) == [("", (4, 4, 8, 8))]
+    assert found["b"].shapes == ()
+
+
 def test_chexlocalize_is_read_in_both_its_forms():
     outline = [[10.5, 20.0], [40.0, 20.0], [40.0, 50.0]]
     polygons = {"patient1_study1_view1_frontal": {"img_size": [2320, 2828], "Edema": [outline, outline[::-1]]}}

@@ -55,10 +55,25 @@ def test_other_labels_are_mapped(saved):
     assert load_manifest(source).rows("test")["label"].tolist() == [1, 0] * 4
 
 
+def test_labels_of_truth_values_are_1_and_0(saved):
+    labels = arrays()["test_labels"] > 0
+    manifest = load_manifest(NpzSource(saved(test_labels=labels)))
+    assert manifest.rows("test")["label"].tolist() == [0, 1] * 4
+    assert settle(manifest.doubts, []) == ["Labels True and False, taken as 1 and 0: 1 (test_labels)."]
+
+
+def test_a_file_of_test_alone_is_read_where_nothing_is_trained(saved):
+    only = dict.fromkeys(("train_images", "train_labels", "val_images", "val_labels"))
+    source = NpzSource(saved(**only))
+    assert len(load_manifest(source, training=False).images) == 8
+    with pytest.raises(DataError, match="with no NORMAL image for the train split"):
+        load_manifest(source)
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"test_images": None}, "without test_images; expected arrays train_images, .*; add it"),
+        ({"test_images": None}, "without test_images; expected arrays test_images, .*; add it"),
         ({"train_labels": None}, "without train_labels; expected arrays"),
         (
             {"train_images": np.zeros((12, 28, 28))},

@@ -4,6 +4,8 @@ import pickle
 import unicodedata
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cxr_ray.config import Classes, Columns, Splits
@@ -364,6 +366,25 @@ def test_a_relative_path_is_that_of_the_folder_where_the_run_began(table, tmp_pa
     monkeypatch.chdir("/")
     assert source.read(source.list()[0].path) == FILES["scans/00.png"]
     assert len(TableSource(f"file://{tmp_path}/labels.csv").list()) == 24
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.parquet"])
+def test_an_empty_label_beside_true_and_false_is_one_image_without_a_label(table, name):
+    rows = ROWS.assign(label=pd.Series([None, True, *[False, True] * 11], dtype=object))
+    with pytest.raises(DataError, match=r"^got 1 images whose label is in no class \(no label\)"):
+        manifest_of(table(rows, name))
+    manifest, notes = manifest_of(table(rows, name), ["other_labels"])
+    assert manifest.images["label"].sum() == 12
+    assert "Labels True and False, taken as 1 and 0: 1 (label)." in notes
+
+
+def test_large_numbers_of_patients_beside_an_empty_cell_are_exact(table, tmp_path):
+    numbers = [None, *range(12345678901234567, 12345678901234567 + 23)]
+    columns = ROWS.drop(columns=["patient", "split"]).to_dict("list") | {"patient": pa.array(numbers, pa.int64())}
+    source = table(name="large.parquet")
+    pq.write_table(pa.table(columns), source.path)
+    manifest, _ = manifest_of(source, ["no_patient"])
+    assert manifest.images["patient_id"].nunique() == 24
 
 
 def test_labels_of_true_and_false_alone_are_1_and_0(table):
