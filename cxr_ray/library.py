@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack, get_type_hints
 
@@ -22,7 +22,7 @@ from cxr_ray.analysis.summary import Model as Row
 from cxr_ray.analysis.summary import Sampling, summarize
 from cxr_ray.config import Sweep
 from cxr_ray.counting import done
-from cxr_ray.data.patients import known_patients
+from cxr_ray.data.patients import FILLED_IN, known_patients
 from cxr_ray.errors import DataError, UserError, shown
 from cxr_ray.measure import donors, given, needs
 from cxr_ray.measure.batch import Batch, Pairs
@@ -122,7 +122,21 @@ class Measurement:
     errors: pd.DataFrame
 
 
-@torch.inference_mode(False)  # a caller may be in it, and gradients are needed
+@contextmanager
+def _as_in_a_sweep() -> Iterator[None]:
+    """Torch as a worker has it, whatever the caller set: gradients can be had, and numbers are float32."""
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        torch.set_default_dtype(torch.float32)
+        stack.callback(torch.set_default_dtype, dtype)
+        yield
+
+
+@_as_in_a_sweep()
 def explain(
     model: Model,
     images: Images,
@@ -138,7 +152,8 @@ def explain(
     Args:
         model: a module in eval mode, or a function, of model-space images [B, 3, S, S] to logits [B, 2] (negative and
             positive class) or [B, 1] (log-odds of the positive class). Explainers that read layers need a module.
-        images: in pixel space, uint8 or floating point in [0, 1], [N, 3, S, S], [N, 1, S, S] or [N, S, S]; or paths.
+        images: in pixel space, uint8 or floating point in [0, 1], [N, 3, S, S], [N, 1, S, S] or [N, S, S]; or paths of
+            files: a list, an array or a column of texts.
         explainer: a name; docs/names.md lists them.
         target: the class that is explained: pneumonia (the positive class), predicted, or 0 or 1, for all or for each.
         spec: size and normalisation of the model's images; None: the images' size, ImageNet's normalisation.
@@ -156,6 +171,7 @@ def explain(
             f"got the explainer {shown(explainer)}; expected the name of one, a text; ask for one at a time."
         )
     EXPLAINERS[explainer]
+    images = given.listed(images)
     given.tell_dark(images)
     here = given.given(model, images, spec, ids)
     needs.require(here.model, [explainer])
@@ -175,7 +191,7 @@ def explain(
     return np.concatenate(maps)
 
 
-@torch.inference_mode(False)
+@_as_in_a_sweep()
 def measure(
     model: Model,
     images: Images,
@@ -205,7 +221,7 @@ def measure(
     here, names = _with_maps(model, images, maps, about)
     sweep = _sweep(names, controls, levels, about)
     patient_of = _patients(here, patients)
-    with _prepared(here, sweep, patient_of, about.get("batch_size", BATCH)) as (worker, shards):
+    with _prepared(here, sweep, patient_of, _batch_size(about)) as (worker, shards):
         tables = [_scored(worker, shard) for shard in shards]
         if sweep.stability is not None:
             tables += [worker(replace(shard, split="stability")) for shard in shards]
@@ -228,7 +244,7 @@ def _scored(worker: Worker, shard: Shard) -> Tables:
     return tables
 
 
-@torch.inference_mode(False)
+@_as_in_a_sweep()
 def verdict(
     model: Model,
     images: Images,
@@ -260,6 +276,10 @@ def verdict(
             f"got the argument {' and '.join(unused)} for a verdict, which asks about faithfulness alone; expected "
             "none; give it to measure."
         )
+    if isinstance(controls, Mapping):
+        raise UserError(
+            f"got controls {shown(controls)}; expected names, as one draw of each is compared; give {list(controls)}."
+        )
     controls, buckets = _several(controls), _several(about.get("buckets", ["all"]))
     if about.get("labels") is None and buckets != ["all"]:
         raise DataError(
@@ -285,7 +305,7 @@ def verdict(
         return replace(source.shard(list(wanted["image_id"])), name=name, split=of)
 
     with tempfile.TemporaryDirectory() as folder:
-        device, batch_size = str(here.device), about.get("batch_size", BATCH)
+        device, batch_size = str(here.device), _batch_size(about)
         local = LocalVerdict(sweep, _ref(here), Store(folder, {}), split, read, "images", device, batch_size)
         primary, _ = local.settings()
         for _ in local.make_maps():
@@ -298,17 +318,31 @@ def _classes(target: int | Sequence[int], n: int) -> NDArray[np.integer]:
     """The class that is explained for each of N images."""
     given_classes = np.asarray(target)
     if given_classes.shape not in ((), (n,)) or not np.isin(given_classes, (0, 1)).all():
-        found = sorted(set(np.ravel(given_classes).tolist()), key=str)[:5]
         raise DataError(
-            f"got targets of shape {list(given_classes.shape)}, {found} among them; expected 0 or 1, for all or for "
-            f"each of {n} images; give these."
+            f"got targets of shape {list(given_classes.shape)}, {_among(given_classes)} among them; expected 0 or 1, "
+            f"for all or for each of {n} images; give these."
         )
     return np.broadcast_to(given_classes, n)
 
 
 def _several(value: Any) -> list[Any]:
-    """A list of one or more things; a name alone is one."""
-    return [value] if isinstance(value, str) else list(value)
+    """A list of one or more things; a name or a number alone is one, and numbers of numpy are Python's."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    alone = isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
+    found = [value] if alone else list(value)
+    return [one.tolist() if isinstance(one, np.generic | Tensor) else one for one in found]
+
+
+def _among(array: NDArray[Any]) -> str:
+    """The first values of an array, each once."""
+    return ", ".join(sorted({shown(value) for value in array.ravel().tolist()})[:5])
+
+
+def _batch_size(about: Mapping[str, Any]) -> int:
+    size = about.get("batch_size", BATCH)
+    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+        raise UserError(f"got batch_size {shown(size)}; expected a whole number from 1; give one.")
+    return int(size)
 
 
 def _check_keys(about: Mapping[str, Any], known: type) -> None:
@@ -319,9 +353,8 @@ def _check_keys(about: Mapping[str, Any], known: type) -> None:
 
 def _with_maps(model: Model, images: Images, maps: Maps, about: Mapping[str, Any]) -> tuple[Given, list[str]]:
     """The model, images and labels with the maps, and the names of the maps and explainers."""
-    batch_size = about.get("batch_size", BATCH)
-    if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
-        raise UserError(f"got batch_size {shown(batch_size)}; expected a whole number from 1; give one.")
+    _batch_size(about)
+    images = given.listed(images)
     given.tell_dark(images)
     here = given.given(model, images, about.get("spec"), about.get("ids"))
     if isinstance(maps, str):
@@ -349,9 +382,8 @@ def _with_maps(model: Model, images: Images, maps: Maps, about: Mapping[str, Any
     if labels is not None:
         array = given.array_of(labels, "labels")
         if array.shape != (len(here),) or not np.isin(array, (0, 1)).all():
-            among = sorted(set(array.ravel().tolist()), key=str)[:5]
             raise DataError(
-                f"got labels of shape {list(array.shape)}, {among} among them; "
+                f"got labels of shape {list(array.shape)}, {_among(array)} among them; "
                 f"expected [{len(here)}] of 0 (negative) or 1 (positive); give these."
             )
         here = replace(here, labels=array.astype(int).tolist())
@@ -424,7 +456,10 @@ def _prepared(
 def _patients(here: Given, patients: Sequence[str] | ArrayLike | None) -> dict[str, str]:
     """image_id to patient_id."""
     found = list(here.ids) if patients is None else np.asarray(patients, dtype=object).ravel().tolist()
-    names = known_patients(["" if pd.isna(patient) else str(patient) for patient in found])
+    numbers = {int(n) for n in found if isinstance(n, int | np.integer) and not isinstance(n, bool)}
+    codes = len(numbers) > 1 and numbers == set(range(len(numbers)))  # as of pd.factorize, whose 0 is a patient
+    given_names = ["" if pd.isna(patient) else str(patient) for patient in found]
+    names = known_patients(given_names, () if codes else FILLED_IN)
     if missing := [i for i, name in enumerate(names) if not name]:
         raise DataError(
             f"got no patient for {len(missing)} of {len(names)} images (image {missing[0]}); expected one for each, or "
@@ -464,9 +499,8 @@ def _tell_uncompared(faithfulness: pd.DataFrame, sweep: Sweep) -> None:
     _tell_undrawable(sweep)
     known = {(explainer, control) for explainer, control, _ in undrawable(sweep)}
     of_maps = faithfulness[faithfulness["value"].notna()]  # what has no map is counted as null
-    draws = of_maps.groupby(["explainer", "control"], sort=False)["n_draws"].max()
-    for (explainer, control), n in draws.drop("none", level=1).items():
-        if not n and (explainer, control) not in known:
+    for (explainer, control), draws in of_maps.groupby(["explainer", "control"], sort=False)["n_draws"]:
+        if control != "none" and not draws.max() and (explainer, control) not in known:
             why = "no other patient's image has the same prediction"
             warnings.warn(f"{explainer} is not compared with {control}: {why}", stacklevel=4)
 

@@ -327,8 +327,10 @@ def test_what_a_measurement_cannot_know_is_refused(asked, error):
         cxr_ray.measure(network(), PIXELS, maps, **asked, **LITTLE)
 
 
-def test_a_name_alone_is_one_of_several():
-    one = cxr_ray.measure(network(), PIXELS, np.zeros((N, 7, 7)), controls={}, levels=LEVELS, grids="7", fills="mean")
+@pytest.mark.parametrize("grid", ["7", 7, np.array([7])])
+def test_a_name_alone_is_one_of_several(grid):
+    asked = {"controls": {}, "levels": LEVELS, "grids": grid, "fills": "mean", "batch_size": np.int64(8)}
+    one = cxr_ray.measure(network(), PIXELS, np.zeros((N, 7, 7)), **asked)
     assert set(one.curves["grid"]) == {"7"}
     assert set(one.curves["fill"]) == {"mean"}
 
@@ -336,12 +338,15 @@ def test_a_name_alone_is_one_of_several():
 @pytest.mark.parametrize(
     ("asked", "error"),
     [
-        ({"labels": [0, None] * 6}, "got labels of shape [12], [0, None] among them"),
+        ({"labels": [0, None] * 6}, "got labels of shape [12], 0, None among them"),
         ({"patients": np.array([np.nan] * N).astype(str)}, "got no patient for 12 of 12 images"),
         ({"maps": [np.zeros((7, 7)), np.zeros((6, 6))] * 6}, "got maps that make no array"),
         ({"maps": np.full((N, 7, 7), "x")}, "got maps of shape [12, 7, 7] and type <U1"),
         ({"levels": ["a"]}, "perturb.levels"),
         ({"batch_size": 0}, "got batch_size 0; expected a whole number from 1"),
+        ({"labels": {"a": 1}}, "got labels of shape [], {'a': 1} among them"),
+        ({"ids": 7}, "got ids 7; expected one for each image"),
+        ({"grids": 9}, "perturb.grids"),
         ({"batch_size": True}, "got batch_size True; expected a whole number from 1"),
     ],
 )
@@ -380,13 +385,13 @@ def test_three_images_that_may_be_one_of_three_channels_are_told():
 
 
 def test_targets_of_another_number_are_refused():
-    with pytest.raises(DataError, match=re.escape("got targets of shape [2], [0, 1] among them; expected 0 or 1")):
+    with pytest.raises(DataError, match=re.escape("got targets of shape [2], 0, 1 among them; expected 0 or 1")):
         cxr_ray.explain(network(), PIXELS, target=[0, 1])
 
 
 def test_comparisons_that_cannot_be_made_are_told():
     asked = {**LITTLE, "controls": {"random_cam": 1, "pixel_random": 1, "other_image": 1}}
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="is not compared with") as told:
         cxr_ray.measure(network(), PIXELS, ["saliency", "gradcam"], patients=["one"] * N, **asked)
     lines = [str(w.message) for w in told]
     for explainer in ("saliency", "gradcam"):
@@ -394,8 +399,53 @@ def test_comparisons_that_cannot_be_made_are_told():
         assert f"{explainer} is not compared with other_image: no other patient's image has the same pre" in str(lines)
     assert "saliency is not compared with random_cam: it is made from the class weights" in str(lines)
     assert "gradcam is not compared with random_cam" not in str(lines)
-    with pytest.raises(UserError, match="controls: got random_cam, which cannot be drawn for maps .*; leave it out"):
+    with pytest.raises(UserError, match=r"controls: got random_cam, which cannot be drawn for maps .*; leave it out"):
         cxr_ray.verdict(network(), PIXELS, PIXELS / 255, controls=["random_cam", "shifted"])
+
+
+@pytest.mark.parametrize("form", [pd.Series, np.array, iter, lambda paths: [Path(path) for path in paths]])
+def test_paths_may_come_in_any_form(tmp_path, form):
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for path, pixels in zip(paths, PIXELS, strict=False):
+        Image.fromarray(pixels).save(path)
+    found = cxr_ray.explain(network(), form(paths), "saliency", spec=ModelSpec("mine", SIZE))
+    np.testing.assert_allclose(found, cxr_ray.explain(network(), PIXELS[:2], "saliency"), rtol=1e-3, atol=1e-6)
+
+
+def test_one_text_and_paths_that_are_missing_are_a_sentence(tmp_path):
+    for images in (tmp_path, f"{tmp_path}/*.png"):
+        with pytest.raises(DataError, match=r"as images; expected a list of the paths of files; list them"):
+            cxr_ray.explain(network(), images)
+    with pytest.raises(DataError, match=r"got 2 images, of which 1 are no paths \(such as nan\)"):
+        cxr_ray.measure(network(), pd.Series(["a.png", float("nan")], dtype=object), "saliency")
+
+
+def test_what_a_caller_set_for_torch_changes_no_number():
+    expected = cxr_ray.explain(network(), PIXELS, "saliency")
+    model = network()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = cxr_ray.explain(nn.DataParallel(model).eval(), PIXELS, "saliency")
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_network_inside_a_parallel_one_is_read():
+    for explainer in ("guided_gradcam", "deeplift"):
+        found = cxr_ray.explain(nn.DataParallel(network()).eval(), PIXELS[:2], explainer)
+        np.testing.assert_allclose(found, cxr_ray.explain(network(), PIXELS[:2], explainer), atol=1e-6)
+
+
+def test_numbers_of_patients_from_0_are_patients():
+    patients = [0, 0, 0, *range(1, N - 2)]
+    found = cxr_ray.measure(network(), PIXELS, "saliency", patients=patients, **LITTLE, controls={"shifted": 1})
+    assert found.summary["n_patients"].max() == N - 2
+    with pytest.raises(DataError, match="got no patient for 3 of 12 images"):
+        cxr_ray.measure(network(), PIXELS, "saliency", patients=[0, 0, 0, *range(7, N + 4)])
 
 
 class Numbers(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cxr_ray.data import images as files
 from cxr_ray.data.loading import in_threads
 from cxr_ray.data.truth import BOXES, TRUTH, boxes_of
-from cxr_ray.errors import CheckpointError, DataError, ImageError, first_line
+from cxr_ray.errors import CheckpointError, DataError, ImageError, first_line, shown
 from cxr_ray.measure.batch import in_pixel_space
 from cxr_ray.measure.shards import Shard
 from cxr_ray.models import ends, networks, xrayvision
@@ -29,6 +29,7 @@ from cxr_ray.models.networks import Classifier, ModelSpec
 from cxr_ray.models.scoring_only import scripted
 
 TRIAL = "model"  # the model's name in the tables
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 SHARD = 16  # images that a worker gets at a time, as in a sweep
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -98,7 +99,7 @@ def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequ
         model: a module in eval mode, or a function: model-space images [B, 3, S, S] to logits [B, 2] (of the negative
             and the positive class) or [B, 1] (log-odds of the positive class). It is not changed.
         images: in pixel space, uint8 or floating point in [0, 1]: [N, 3, S, S], [N, 1, S, S] or [N, S, S]; or paths of
-            image files, which are resized to the spec's size.
+            image files in a list, array or column, which are resized to the spec's size.
         spec: size, normalisation and classes; None: the images' size and ImageNet's normalisation.
         ids: one for each image; None: the paths, or the numbers of the images.
 
@@ -116,6 +117,7 @@ def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequ
         network, spec = model.network, spec or model.spec
     elif xrayvision.is_of_package(model):
         network, columns = xrayvision.adapted(model)
+    images = listed(images)
     paths = _paths(images)
     if paths is not None:
         if spec is None:
@@ -132,6 +134,8 @@ def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequ
             f"got images of {pixels.shape[-1]} x {pixels.shape[-1]} pixels; expected {size} x {size}, the spec's size; "
             "resize them, or give their paths."
         )
+    if ids is not None and (isinstance(ids, str) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) != 1):
+        raise DataError(f"got ids {shown(ids)}; expected one for each image, each once; give a list.")
     names = [str(i) for i in ids] if ids is not None else paths or [f"{i:06d}" for i in range(len(pixels))]
     if len(names) != len(pixels) or len(set(names)) != len(names):
         raise DataError(
@@ -142,6 +146,31 @@ def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequ
     if columns is not None:
         spec = networks.normalized(replace(spec, columns=spec.columns or columns), xrayvision.NORMALIZATION)
     return Given(_classifier(network, spec, pixels, told), pixels, names)
+
+
+def listed(images: Any) -> Any:
+    """Paths as a list, whichever form they come in: an array or column of texts, or what yields them, as Path.glob.
+
+    Raises:
+        DataError: one text alone, as of a folder; or texts beside other things.
+    """
+    if isinstance(images, str | Path):
+        raise DataError(
+            f"got {shown(str(images))} as images; expected a list of the paths of files; list them, as in "
+            "sorted(glob.glob('folder/*.png'))."
+        )
+    if isinstance(images, Iterator):
+        images = list(images)
+    kind = getattr(getattr(images, "dtype", None), "kind", None)
+    if kind in ("O", "U", "T") and np.ndim(images) == 1:  # arrays and columns of pandas
+        images = list(images)
+    texts = [isinstance(i, str | Path) for i in images] if isinstance(images, list | tuple) else []
+    if any(texts) and not all(texts):
+        raise DataError(
+            f"got {len(texts)} images, of which {texts.count(False)} are no paths (such as "
+            f"{shown(images[texts.index(False)])}); expected a path for each; leave out what has none."
+        )
+    return images
 
 
 def _paths(images: Any) -> list[str] | None:
@@ -164,7 +193,7 @@ def _read(paths: Sequence[str], spec: ModelSpec) -> NDArray[np.uint8]:
 
 def told_dark(images: Any) -> str | None:
     """What to say of files that use fewer bits than they say, and are read dark (``data.images.depth``), if any do."""
-    paths = _paths(images) or ()
+    paths = _paths(images) or ()  # as listed
     dark = {}
     for path in paths:
         with contextlib.suppress(OSError, ImageError):  # told by whoever reads them
@@ -210,7 +239,7 @@ def _as_pixels(images: Any) -> Pixels:
     if not square or not len(array):
         raise DataError(
             f"got images of shape {list(np.shape(images))}; expected [N, 3, S, S], [N, 1, S, S] or [N, S, S], N at "
-            "least 1; put channels first, and make them square."
+            "least 1; put channels first, and make them square; or give a list of paths."
         )
     array = np.broadcast_to(array, (len(array), 3, *array.shape[2:]))
     if array.dtype == np.uint8:
@@ -229,6 +258,8 @@ def _as_pixels(images: Any) -> Pixels:
 def _classifier(model: Model, spec: ModelSpec, pixels: Pixels, told: Sequence[str]) -> Classifier:
     """The model with its spec, whose number of outputs is seen on one image; ``told``: notes that its reader told."""
     model = getattr(model, "_orig_mod", model)  # what torch.compile was given, whose layers can be read
+    model = model.module if isinstance(model, PARALLEL) else model
+    model = getattr(model, "_orig_mod", model)
     network = model if isinstance(model, nn.Module) else _Function(model)
     if isinstance(model, torch.jit.ScriptModule):
         network = scripted(model)

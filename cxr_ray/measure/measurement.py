@@ -100,14 +100,12 @@ def require_drawable(sweep: Sweep) -> None:
         UserError: there are such; a line for each.
     """
     lost = undrawable(sweep)
-    refused = {
-        control: why for _, control, why in lost if all((e, control, why) in lost for e in sweep.explain.names)
-    }
+    refused = {control: why for _, control, why in lost if all((e, control, why) in lost for e in sweep.explain.names)}
     if refused:
         raise UserError(
             "\n".join(
-                f"controls: got {control}, which cannot be drawn for {', '.join(sweep.explain.names)} ({why}); expected "
-                "controls that can; leave it out."
+                f"controls: got {control}, which cannot be drawn for {', '.join(sweep.explain.names)} ({why}); "
+                "expected controls that can; leave it out."
                 for control, why in refused.items()
             )
         )

@@ -31,10 +31,12 @@ KNOWN_FUNCTIONS = {
     *(torch.split, torch.transpose, torch.permute, torch.reshape, torch.squeeze, torch.unsqueeze, torch.sigmoid),
     *(torch.sum, torch._assert, F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d, F.adaptive_max_pool2d, F.dropout),
     *(F.batch_norm, F.conv2d, F.linear, F.pad, F.interpolate, F.softmax, F.log_softmax, F.sigmoid, F.hardsigmoid),
+    *(F.group_norm, F.layer_norm, F.instance_norm),
 }
 KNOWN_METHODS = {
     *("add", "add_", "sub", "mul", "mul_", "div", "flatten", "view", "reshape", "size", "dim", "mean", "sum", "chunk"),
     *("split", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "expand", "sigmoid", "float", "to"),
+    *("detach", "clone"),  # as hooks keep features
 }
 
 
