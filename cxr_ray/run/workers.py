@@ -10,6 +10,7 @@ restarts nothing: it would try again in silence, and blame a call for the death 
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray import cloudpickle
 
 from cxr_ray.errors import WorkersError
 from cxr_ray.run import deaths
@@ -25,10 +27,6 @@ from cxr_ray.run.deaths import Died
 if TYPE_CHECKING:
     from cxr_ray.run.cluster import Allocation
 
-# Read when torch is imported, which a worker does later. Its threads would spin for milliseconds after each small
-# operation, on CPUs that decode and write: twice the CPU time of a pass of small images.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 AHEAD = 2  # calls that a worker on a GPU has at a time: it goes on at once with the next
 TICK_SECONDS = 10.0  # between two looks at what hangs
 
@@ -36,8 +34,12 @@ TICK_SECONDS = 10.0  # between two looks at what hangs
 class _ExplainProcess:
     """The process of one worker."""
 
-    def __init__(self, make: Callable[[], Any]):
-        self.worker = make()
+    def __init__(self, pickled: bytes):
+        """Takes a function that makes what works, pickled, since torch is imported with what it holds."""
+        # Which torch reads when it is imported. Its threads would spin for milliseconds after each small operation, on
+        # CPUs that decode and write: twice the CPU time of a pass of small images.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        self.worker = pickle.loads(pickled)()
 
     def apply(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(self.worker, *arguments)
@@ -123,7 +125,7 @@ class WorkerPool:
             max_restarts=0,
             max_task_retries=0,
         )
-        actor: Any = kind.remote(self._make)
+        actor: Any = kind.remote(cloudpickle.dumps(self._make))
         return actor, actor.apply.options(num_returns=1).remote(_nothing)
 
     @property

@@ -16,11 +16,23 @@ from cxr_ray.run.workers import WorkerPool
 
 
 def test_threads_of_a_worker_do_not_spin():
-    """Set before torch is imported, which reads it once."""
-    code = "import os, sys, cxr_ray.run.workers; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    """The variable is set before torch is imported, which reads it once, and only in a worker."""
+    code = """if True:
+        import os, pickle, sys
+        from cxr_ray.run.workers import _ExplainProcess
+        class Made:
+            def __reduce__(self):
+                return exec, ("import os, sys; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])",)
+        pickled = pickle.dumps(Made())
+        print(os.environ.get("OMP_WAIT_POLICY"))
+        try:
+            _ExplainProcess(pickled)
+        except TypeError:  # exec made nothing
+            pass
+    """
     environ = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     told = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["False", "PASSIVE"]
+    assert told.stdout.split() == ["None", "False", "PASSIVE"]
 
 
 class Ref:
@@ -96,6 +108,7 @@ def actors(monkeypatch):
         kill=kill,
     )
     monkeypatch.setattr(workers, "ray", fake)
+    monkeypatch.setattr(workers, "cloudpickle", SimpleNamespace(dumps=lambda make: make))  # all in this process
     monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return started
 
