@@ -228,7 +228,7 @@ def measure(
     names = ["predictions", "saliency", "curves", "faithfulness", "localisation", "stability", "errors"]
     frames = {name: _frame(name, tables) for name in names}
     _tell_errors(frames["errors"])
-    _tell_uncompared(frames["faithfulness"], sweep)
+    _tell_uncompared(frames["curves"], frames["faithfulness"], sweep)
     frames["summary"] = _summary(frames, sweep, patient_of)
     if here.labels is None:
         frames["predictions"] = frames["predictions"].assign(label=None, outcome=None)
@@ -494,9 +494,13 @@ def _tell_undrawable(sweep: Sweep) -> None:
         warnings.warn(f"{explainer} is not compared with {control}: {why}", stacklevel=5)
 
 
-def _tell_uncompared(faithfulness: pd.DataFrame, sweep: Sweep) -> None:
-    """Warn of maps that a control has no draw for."""
+def _tell_uncompared(curves: pd.DataFrame, faithfulness: pd.DataFrame, sweep: Sweep) -> None:
+    """Warn of maps that a control has no draw for, and of masked images without a score."""
     _tell_undrawable(sweep)
+    infinite = curves.loc[(curves["control"] == "none") & curves["logit_target"].isna(), "image_id"]
+    made = curves.loc[(curves["control"] == "none") & curves["logit_target"].notna(), "image_id"]
+    if n := len(set(infinite) & set(made)):  # a map that is missing has no score at all
+        warnings.warn(f"{n} images, whose masked copies have no finite score: their values are null", stacklevel=4)
     known = {(explainer, control) for explainer, control, _ in undrawable(sweep)}
     of_maps = faithfulness[faithfulness["value"].notna()]  # what has no map is counted as null
     for (explainer, control), draws in of_maps.groupby(["explainer", "control"], sort=False)["n_draws"]:

@@ -403,6 +403,30 @@ def test_comparisons_that_cannot_be_made_are_told():
         cxr_ray.verdict(network(), PIXELS, PIXELS / 255, controls=["random_cam", "shifted"])
 
 
+def test_masked_images_without_a_finite_score_are_null_and_told():
+    def score(images):
+        z = network()(images)[:, 1:]
+        return torch.where((images.std((1, 2, 3)) < 0.5)[:, None], torch.inf, z)  # as images are that are filled
+
+    asked: dict[str, Any] = {**LITTLE, "controls": {"shifted": 1}}
+    with pytest.warns(UserWarning, match="12 images, whose masked copies have no finite score: their values are null"):
+        found = cxr_ray.measure(score, PIXELS, "intensity", **asked)
+    assert not np.isinf(found.curves["logit_target"]).any()
+    areas = found.faithfulness.query("metric == 'deletion_auc' or metric == 'insertion_auc'")
+    assert areas["value"].isna().all()
+
+
+def test_one_class_of_several_outputs_is_told():
+    with pytest.warns(UserWarning, match="of the model: output 3 alone is PNEUMONIA, and its log-odds are taken for"):
+        cxr_ray.explain(network(14), PIXELS, "intensity", spec=ModelSpec("mine", SIZE, columns=((), (3,))))
+
+
+def test_preprocessing_of_images_in_memory_is_refused():
+    spec = ModelSpec("mine", SIZE, preprocess="mask_border")
+    with pytest.raises(DataError, match="got a spec with preprocess 'mask_border' for images in memory"):
+        cxr_ray.explain(network(), PIXELS, spec=spec)
+
+
 @pytest.mark.parametrize("form", [pd.Series, np.array, iter, lambda paths: [Path(path) for path in paths]])
 def test_paths_may_come_in_any_form(tmp_path, form):
     paths = [str(tmp_path / f"{i}.png") for i in range(2)]

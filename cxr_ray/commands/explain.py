@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # these import torch, which --help does without
     from numpy.typing import NDArray
 
     from cxr_ray.library import Measurement
-    from cxr_ray.models.networks import Classifier
+    from cxr_ray.models.networks import Classifier, ModelSpec
 
     Maps = Mapping[str, NDArray[np.float32]]
 
@@ -117,6 +117,11 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     yield f"Maps: {out}/maps; pictures: {out}/pictures"
 
 
+def _of_pixels(model: Classifier) -> ModelSpec:
+    """The spec for images that went through its preprocessing."""
+    return replace(model.spec, preprocess="none")
+
+
 def maps_by(name: str, model: Classifier, pixels: Any, images: Chosen, args: argparse.Namespace) -> NDArray[np.float32]:
     """The maps of an explainer, which may be another author's.
 
@@ -127,7 +132,7 @@ def maps_by(name: str, model: Classifier, pixels: Any, images: Chosen, args: arg
 
     try:
         return library.explain(
-            model, pixels, name, target=args.target, spec=model.spec, ids=images.names, seed=args.seed
+            model, pixels, name, target=args.target, spec=_of_pixels(model), ids=images.names, seed=args.seed
         )
     except (CxrRayError, OSError):
         raise
@@ -332,7 +337,7 @@ def measure(model: Classifier, pixels: Any, images: Chosen, args: argparse.Names
             grids=["pixel"],
             fills=["mean"],
             patients=images.patients,
-            spec=model.spec,
+            spec=_of_pixels(model),
             ids=images.names,
             target=args.target,
             seed=args.seed,

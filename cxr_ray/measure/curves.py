@@ -158,7 +158,7 @@ def score_rankings(
     fill: int | None = None,
     scored_ND: NDArray[np.bool_] | None = None,
 ) -> Tensor:
-    """Log-odds of PNEUMONIA along the curves of rankings: float32 [N, D, F, O, L + 2], NaN if not scored.
+    """Log-odds of PNEUMONIA along the curves of rankings: float32 [N, D, F, O, L + 2], NaN if not scored or not finite.
 
     Args:
         batch: the images.
@@ -188,6 +188,7 @@ def score_rankings(
     untouched = batch.logit_on_device[image][:, None, None, None].expand(ends)
     filled = filled_BF[image][:, :, None, None].expand(ends)
     curves = torch.cat([untouched, scores, filled], -1)
+    curves = torch.where(torch.isfinite(curves), curves, torch.nan)  # infinite ones would tie, and win
     if chosen is not None:
         every = curves.new_full((n * draws, *curves.shape[1:]), torch.nan)
         curves = every.index_copy_(0, chosen, curves)

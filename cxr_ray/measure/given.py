@@ -26,6 +26,7 @@ from cxr_ray.measure.batch import in_pixel_space
 from cxr_ray.measure.shards import Shard
 from cxr_ray.models import ends, networks, xrayvision
 from cxr_ray.models.networks import Classifier, ModelSpec
+from cxr_ray.models.outputs import alone
 from cxr_ray.models.scoring_only import scripted
 
 TRIAL = "model"  # the model's name in the tables
@@ -119,33 +120,25 @@ def given(model: Model, images: Images, spec: ModelSpec | None = None, ids: Sequ
         network, columns = xrayvision.adapted(model)
     images = listed(images)
     paths = _paths(images)
-    if paths is not None:
-        if spec is None:
-            raise DataError(
-                "got paths of images without a spec; expected spec=cxr_ray.ModelSpec(...), whose size they are resized "
-                "to; give it."
-            )
-        pixels: Pixels = _read(paths, spec)
-    else:
-        pixels = _as_pixels(images)
+    pixels = _as_pixels(images) if paths is None else _read(paths, spec)
+    _check_preprocess(paths, spec)
     size = pixels.shape[-1] if spec is None else spec.size
     if pixels.shape[-1] != size:
         raise DataError(
             f"got images of {pixels.shape[-1]} x {pixels.shape[-1]} pixels; expected {size} x {size}, the spec's size; "
             "resize them, or give their paths."
         )
-    if ids is not None and (isinstance(ids, str) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) != 1):
-        raise DataError(f"got ids {shown(ids)}; expected one for each image, each once; give a list.")
-    names = [str(i) for i in ids] if ids is not None else paths or [f"{i:06d}" for i in range(len(pixels))]
-    if len(names) != len(pixels) or len(set(names)) != len(names):
-        raise DataError(
-            f"got {len(names)} ids, {len(set(names))} of them different, for {len(pixels)} images; expected one for "
-            "each image, each once."
-        )
+    names = _names(ids, paths, len(pixels))
     spec = spec or ModelSpec("given", size)
     if columns is not None:
         spec = networks.normalized(replace(spec, columns=spec.columns or columns), xrayvision.NORMALIZATION)
-    return Given(_classifier(network, spec, pixels, told), pixels, names)
+    classifier = _classifier(network, spec, pixels, told)
+    classifier.notes = tuple(told)
+    for note in alone(classifier.spec) if columns is None else ():
+        if note not in told:
+            classifier.notes += (note,)
+            warnings.warn(f"of the model: {note}", stacklevel=4)
+    return Given(classifier, pixels, names)
 
 
 def listed(images: Any) -> Any:
@@ -180,7 +173,36 @@ def _paths(images: Any) -> list[str] | None:
     return None
 
 
-def _read(paths: Sequence[str], spec: ModelSpec) -> NDArray[np.uint8]:
+def _check_preprocess(paths: Sequence[str] | None, spec: ModelSpec | None) -> None:
+    """Refuse a preprocessing that only files go through."""
+    if paths is None and spec is not None and spec.preprocess != "none":
+        raise DataError(
+            f"got a spec with preprocess {spec.preprocess!r} for images in memory, which are taken as they are; "
+            "expected paths, whose files go through it, or images that did; give paths, or preprocess='none' in the "
+            "spec of such images."
+        )
+
+
+def _names(ids: Any, paths: list[str] | None, n: int) -> list[str]:
+    """An id for each of N images, each once."""
+    if ids is not None and (isinstance(ids, str) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) != 1):
+        raise DataError(f"got ids {shown(ids)}; expected one for each image, each once; give a list.")
+    names = [str(i) for i in ids] if ids is not None else paths or [f"{i:06d}" for i in range(n)]
+    if len(names) != n or len(set(names)) != n:
+        raise DataError(
+            f"got {len(names)} ids, {len(set(names))} of them different, for {n} images; expected one for each image, "
+            "each once."
+        )
+    return names
+
+
+def _read(paths: Sequence[str], spec: ModelSpec | None) -> NDArray[np.uint8]:
+    if spec is None:
+        raise DataError(
+            "got paths of images without a spec; expected spec=cxr_ray.ModelSpec(...), whose size they are resized to; "
+            "give it."
+        )
+
     def load(path: str) -> NDArray[np.uint8]:
         try:
             pixels = files.decode(Path(path).expanduser().read_bytes(), spec.size, spec.fit or "squash")

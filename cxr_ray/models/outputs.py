@@ -38,7 +38,7 @@ def outputs_of_classes(
     if spec.columns is not None:
         _require_there(path, spec)
         said = f"its outputs stand for {', '.join(spec.names)}; {spec.target} is measured against the rest"
-        return spec, [said] if spec.names else _alone(spec)
+        return spec, [said] if spec.names else alone(spec)
     is_several = bool(classes.several) and spec.outputs > 2
     if found is not None:
         _require_numbers(path, spec, found, _example(list(classes.several) if is_several else None, spec.outputs))
@@ -51,7 +51,7 @@ def outputs_of_classes(
     _refuse(path, spec, found, _example(None, spec.outputs))
 
 
-def _alone(spec: ModelSpec) -> list[str]:
+def alone(spec: ModelSpec) -> list[str]:
     """What is taken for granted where columns name one class of several outputs; none of other columns."""
     if spec.columns is None or all(spec.columns) or spec.outputs == 1:
         return []
