@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from benchmarks import common, null
 from cxr_ray.measure import faithfulness
@@ -38,6 +39,7 @@ def clustered_draws(patients=70, draws=10, seed=0):
     return shared[codes] + 0.1 * rng.normal(size=(len(codes), draws, 2)), codes
 
 
+@pytest.mark.slow
 def test_clusters_do_not_break_tests_and_intervals_but_images_as_patients_do():
     values, patients = clustered_draws()
     controls = {"shifted": null.relabelled(values, ["abpc", "drop at 0.1"])}

@@ -71,7 +71,7 @@ def collections(draw):
     return files
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     files=collections(),
     seed=st.integers(0, 3),
