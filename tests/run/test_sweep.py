@@ -28,7 +28,7 @@ from cxr_ray.storage import SHARDS
 
 TINY: dict[str, Any] = {
     "name": "tiny",
-    "data": {"source": "phantom", "size": 64, "val_share": 0.3, "phantom": {"train": 24, "test": 12}},
+    "data": {"source": "phantom", "size": 64, "val_share": 0.3, "phantom": {"train": 24, "test": 8}},
     "variants": {"plain": {}, "balanced": {"train": {"loss": "weighted", "sampler": "balanced"}}},
     "model": {"weights": "none"},
     "train": {"epochs": 2, "batch_size": 8, "augment": "light", "seed": {"grid": [0]}},
@@ -37,8 +37,8 @@ TINY: dict[str, Any] = {
     "perturb": {"grids": ["pixel", "7"], "fills": ["noise"], "levels": [0.5]},
     "controls": {"pixel_random": 1, "cell_random": 2, "shifted": 2},
     "regions": {"names": ["border", "outside_lungs", "marker", "opacity"], "draws": 1, "edits": ["paste_marker"]},
-    "sanity": {"images": 4, "layers": ["fc", "layer4"]},
-    "stability": {"images": 4, "draws": 2, "squares": 8},
+    "sanity": {"images": 2, "layers": ["fc", "layer4"]},
+    "stability": {"images": 2, "draws": 2, "squares": 8},
 }
 
 LITTLE: dict[str, Any] = {  # to explain, where a test is about something else
@@ -113,7 +113,7 @@ def test_a_sweep_fills_every_table(trained):
     assert set(frames["trials"].variant) == {"plain", "balanced"}
     assert frames["trials"].val_auroc.between(0, 1).all()
     test = frames["predictions"].query("split == 'test'")
-    assert (test.groupby("trial_id").size() == 12).all()
+    assert (test.groupby("trial_id").size() == 8).all()
     assert set(frames["curves"].explainer) == {"gradcam", "saliency", "shared"}
     assert set(frames["summary"].bucket) >= {"all", "correct", "TP-FP"} - (
         {"TP-FP"} if not (test.outcome == "FP").any() else set()
@@ -182,7 +182,7 @@ def test_the_best_trial_is_chosen_by_validation(trained):
     chosen = json.loads(Path(trained, "test_metrics.json").read_text())
     trials = results.open_run(trained).pandas("trials").set_index("trial_id")
     assert trials.loc[chosen["trial_id"], "val_auroc"] == trials.val_auroc.max()
-    assert chosen["TP"] + chosen["FP"] + chosen["TN"] + chosen["FN"] == chosen["n"] == 12
+    assert chosen["TP"] + chosen["FP"] + chosen["TN"] + chosen["FN"] == chosen["n"] == 8
 
 
 def test_duckdb_reads_the_tables_without_this_package(trained):
