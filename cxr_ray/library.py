@@ -497,15 +497,16 @@ def _tell_undrawable(sweep: Sweep) -> None:
 def _tell_uncompared(curves: pd.DataFrame, faithfulness: pd.DataFrame, sweep: Sweep) -> None:
     """Warn of maps that a control has no draw for, and of masked images without a score."""
     _tell_undrawable(sweep)
-    infinite = curves.loc[(curves["control"] == "none") & curves["logit_target"].isna(), "image_id"]
-    made = curves.loc[(curves["control"] == "none") & curves["logit_target"].notna(), "image_id"]
-    if n := len(set(infinite) & set(made)):  # a map that is missing has no score at all
+    own = curves[curves["control"] == "none"]
+    lost = own["logit_target"].isna().groupby([own["explainer"], own["image_id"], own["target"]], observed=True)
+    in_part = lost.any() & ~lost.all()  # a map that is missing has no score at all
+    if n := in_part[in_part].index.get_level_values("image_id").nunique():
         warnings.warn(f"{n} images, whose masked copies have no finite score: their values are null", stacklevel=4)
     known = {(explainer, control) for explainer, control, _ in undrawable(sweep)}
     of_maps = faithfulness[faithfulness["value"].notna()]  # what has no map is counted as null
     for (explainer, control), draws in of_maps.groupby(["explainer", "control"], sort=False)["n_draws"]:
         if control != "none" and not draws.max() and (explainer, control) not in known:
-            why = "no other patient's image has the same prediction"
+            why = "no other patient's image of the same prediction has a map"
             warnings.warn(f"{explainer} is not compared with {control}: {why}", stacklevel=4)
 
 

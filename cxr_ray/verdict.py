@@ -108,9 +108,12 @@ def as_option(message: str) -> str:
 
     >>> as_option("explain.explainers.0: got 'grdcam'.")
     "--explainer: got 'grdcam'."
+    >>> as_option("got 2 images of both labels; look at them, or confirm with data.accept: [both_labels].")
+    'got 2 images of both labels; look at them, or confirm with --accept both_labels.'
     >>> as_option("got a.csv without the column 'path'. Set data.columns.path.")
     "got a.csv without the column 'path'. Set data.columns.path. (A key of a sweep file; this command has no option.)"
     """
+    message = re.sub(r"\bdata\.accept: \[([\w, ]+)\]", lambda m: f"--accept {m[1].replace(',', '')}", message)
     known = {*OPTION, "data.path"}
     named = dict.fromkeys(re.findall(r"\bdata(?:\.[a-z_]+)+", message))
     if not all(any(f"{name}.".startswith(f"{key}.") for key in known) for name in named):

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -396,7 +397,7 @@ def test_comparisons_that_cannot_be_made_are_told():
     lines = [str(w.message) for w in told]
     for explainer in ("saliency", "gradcam"):
         assert f"{explainer} is not compared with pixel_random: it has no draws on grid 7" in lines
-        assert f"{explainer} is not compared with other_image: no other patient's image has the same pre" in str(lines)
+        assert f"{explainer} is not compared with other_image: no other patient's image of the same " in str(lines)
     assert "saliency is not compared with random_cam: it is made from the class weights" in str(lines)
     assert "gradcam is not compared with random_cam" not in str(lines)
     with pytest.raises(UserError, match=r"controls: got random_cam, which cannot be drawn for maps .*; leave it out"):
@@ -414,6 +415,14 @@ def test_masked_images_without_a_finite_score_are_null_and_told():
     assert not np.isinf(found.curves["logit_target"]).any()
     areas = found.faithfulness.query("metric == 'deletion_auc' or metric == 'insertion_auc'")
     assert areas["value"].isna().all()
+
+
+def test_a_map_that_is_missing_is_no_score_that_is_not_finite():
+    maps = {"in part": PIXELS / 255, "whole": PIXELS / 255}
+    maps["in part"][1] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cxr_ray.measure(network(), PIXELS, maps, **{**LITTLE, "controls": {"shifted": 1}})
 
 
 def test_one_class_of_several_outputs_is_told():

@@ -37,4 +37,6 @@ def parquet_cells(data: bytes) -> pd.DataFrame:
 
 
 def _text(cell: Any) -> str:
+    if isinstance(cell, bytes):  # text that its writer did not mark as such
+        return cell.decode(errors="replace")
     return "" if cell is None or cell != cell or cell is pd.NaT else str(cell)  # NaN differs from itself

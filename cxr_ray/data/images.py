@@ -37,6 +37,7 @@ PARTS = 32  # values of a mask at most, to be those of parts
 NOISE = 0.1  # of the greatest value: what a lossy compression leaves outside
 CLIP_LIMIT = 0.01  # of CLAHE, as a share of a tile's pixels; tiles of 1/8 of a side
 DEEP = ("RGB;16", "RGBX;16", "RGBA;16", "LA;16")  # Pillow's raw modes of 16 bits of which it keeps 8
+_BITS_PER_SAMPLE = 258  # tag of TIFF
 _FORMATS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -388,6 +389,13 @@ def _open(data: bytes) -> ImageFile:
     _check_size(image.width, image.height)
     if (pages := getattr(image, "n_frames", 1)) > 1:
         raise ImageError(f"The file holds {pages} images; save the one that is meant as a file of its own.")
+    if isinstance(image, TiffImageFile) and image.mode in ("RGB", "RGBA", "LA"):
+        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,)))
+        if bits > 8 and _raw_mode(image) is None:  # Pillow reads one of two bytes, and not always the same
+            raise ImageError(
+                "The TIFF has 16 bits a channel and its channels apart, or its colours times their opacity; save it "
+                "with a pixel's channels together, or as PNG."
+            )
     return image
 
 

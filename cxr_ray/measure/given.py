@@ -187,6 +187,7 @@ def _names(ids: Any, paths: list[str] | None, n: int) -> list[str]:
     """An id for each of N images, each once."""
     if ids is not None and (isinstance(ids, str) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) != 1):
         raise DataError(f"got ids {shown(ids)}; expected one for each image, each once; give a list.")
+    ids = ids.tolist() if isinstance(ids, Tensor) else ids
     names = [str(i) for i in ids] if ids is not None else paths or [f"{i:06d}" for i in range(n)]
     if len(names) != n or len(set(names)) != n:
         raise DataError(

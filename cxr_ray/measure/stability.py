@@ -185,7 +185,7 @@ class _Maps:
         return _Row("square", None, "none", 0, self.altered.infidelity(self.made.full))
 
     def of_copy(self, change: Change, copy: Batch, maps: Maps) -> _Row:
-        """The map of an altered copy against the map: a shift is taken back, and the edge that it loses is cut off."""
+        """The map of an altered copy against the map: a shift is taken back, and a margin as wide is cut off."""
         size, (down, right) = self.batch.size, change.pixels(self.batch.size)
         margin = max(abs(down), abs(right))
         rows, columns = (slice(margin + step, size - margin + step) for step in (down, right))

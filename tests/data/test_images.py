@@ -353,3 +353,12 @@ def test_a_tiff_in_which_0_is_white_is_inverted(bits, deep):
     values = np.array([[0, deep], [deep // 3, deep]], np.uint16)
     negative = encoded(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
     np.testing.assert_array_equal(images.decode(negative, 2, bits=bits)[0], [[255, 0], [170, 0]])
+
+
+def test_a_tiff_of_16_bits_whose_channels_are_apart_is_refused():
+    pixels = np.random.default_rng(0).integers(0, 65536, (8, 8, 3)).astype(np.uint16)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    for read in (images.header, lambda data: images.decode(data, 8)):
+        with pytest.raises(ImageError, match="16 bits a channel and its channels apart"):
+            read(stream.getvalue())

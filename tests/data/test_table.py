@@ -63,6 +63,19 @@ def test_each_format_gives_the_same_manifest(table, name):
     assert notes == []
 
 
+def test_text_of_parquet_that_is_not_marked_as_text_is_text(table, tmp_path):
+    patients = [b"" if i % 6 == 0 else f"p{i // 2:02d}".encode() for i in range(24)]
+    marked = ROWS.assign(patient=[p.decode() for p in patients])
+    expected, told = manifest_of(table(marked, "marked.parquet"), ["no_patient"])
+    assert any("patient" in line for line in told)
+    columns = {name: [str(cell).encode() for cell in ROWS[name]] for name in ROWS} | {"patient": patients}
+    pq.write_table(pa.table(columns), tmp_path / "bytes.parquet")
+    assert pq.read_schema(tmp_path / "bytes.parquet").field("path").type == pa.binary()
+    manifest, told_too = manifest_of(TableSource(str(tmp_path / "bytes.parquet")), ["no_patient"])
+    pd.testing.assert_frame_equal(manifest.images, expected.images)
+    assert [line.replace("bytes", "marked") for line in told_too] == told
+
+
 def test_a_source_travels_to_a_worker(table):
     source = table()
     entries = source.list()
