@@ -74,12 +74,8 @@ def test_every_promise_about_failures_names_a_test_or_benchmark_that_there_is():
     assert promises > 20
 
 
-LONG = {"docs/howto/library.md"}  # of ten seconds, beside those of the README, which are like them
-
-
-@pytest.mark.parametrize(
-    "page", [pytest.param(p, id=name(p), marks=[pytest.mark.slow] if name(p) in LONG else []) for p in EXAMPLES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", EXAMPLES, ids=name)
 def test_examples_run(page, tmp_path):
     """The python blocks of a page, one after the other, in a folder that holds a run under results/quickstart."""
     make_run(tmp_path / "results" / "quickstart", more=True)

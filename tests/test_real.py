@@ -10,6 +10,7 @@ from cxr_ray.models import backends, checkpoints
 from cxr_ray.models.networks import ModelSpec
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_backend_scores_whole_and_masked_images_as_the_eager_module_does(shared_data, shared_model):
     model = checkpoints.load(str(shared_model), ModelSpec("resnet18", 224)).requires_grad_(False)
