@@ -46,6 +46,6 @@ NOBODY: Counter = _Nobody()
 
 
 def done(n: int = 1) -> None:
-    """So many more are done."""
-    if (told := _TOLD.get()) is not None:
+    """So many more are done; none is not told, since a rate begins with the first."""
+    if n and (told := _TOLD.get()) is not None:
         told(n)

@@ -77,6 +77,7 @@ def test_what_is_read_elsewhere_makes_the_same_manifest():
     with reading_by(elsewhere), telling(counts.append):
         there = load_manifest(source)
     assert sizes == [sum(counts)] == [17]  # each is counted once
+    assert all(counts)
     assert here.images.equals(there.images)
     assert here.errors == there.errors
     assert len(here.errors) == 1
