@@ -20,10 +20,6 @@ def telling(told: Callable[[int], None]) -> Iterator[None]:
         _TOLD.reset(token)
 
 
-def ignored(n: int) -> None:
-    """For ``telling``: what is done inside is told to nobody."""
-
-
 class Counter(Protocol):
     """What is told how much there is to do, and how much of it is done."""
 

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 import pandas as pd
 import pyarrow as pa
 
-from cxr_ray.counting import done, ignored, telling
+from cxr_ray.counting import NOBODY, done, telling
 from cxr_ray.data import dicom, images
 from cxr_ray.data.doubts import Remark, examples, remarks
 from cxr_ray.data.entries import Entries, Entry, Source, Stamp, StampedSource
@@ -232,7 +232,7 @@ def _described(source: Source, memory: Memory | None, entries: Entries) -> tuple
 
 def _contents(source: Source, memory: Memory | None, entries: Entries) -> list[Known | str]:
     """What the bytes of files say, or why they are no images; only what may have changed is read."""
-    with telling(ignored):
+    with telling(NOBODY.advance):
         found = in_threads(functools.partial(_remembered, source, memory), entries)
     new = [entry for entry, (known, _) in zip(entries, found, strict=True) if known is None]
     done(len(entries) - len(new))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_ray.counting import done
 from cxr_ray.data.entries import Source, StampedSource
-from cxr_ray.data.loading import AtOnce, in_threads
+from cxr_ray.data.loading import AtOnce, in_threads, one_line
+from cxr_ray.errors import ClusterError
 
 if TYPE_CHECKING:
     from cxr_ray.run.ahead import RayAhead
@@ -46,6 +47,7 @@ def in_tasks(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """The function of each item, in order, in tasks of Ray; each is counted as done.
 
     Raises:
+        ClusterError: Ray lost a task as often as it tried it.
         Exception: what the function raised.
     """
     import ray
@@ -60,6 +62,11 @@ def in_tasks(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
             part = ray.get(running.popleft())
         except ray.exceptions.RayTaskError as e:
             raise e.cause from None
+        except ray.exceptions.RayError as e:
+            raise ClusterError(
+                f"got no answer of a task that reads files ({one_line(e)}); expected the machines of the cluster to "
+                "read them; see why they fail, or run on one machine."
+            ) from None
         done(len(part))
         yield from part
 

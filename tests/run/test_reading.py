@@ -1,5 +1,6 @@
 """Files read by tasks: when, and with what comes out."""
 
+import os
 import pickle
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from cxr_ray.counting import telling
 from cxr_ray.data.entries import Stamp
 from cxr_ray.data.loading import in_threads, reading_by
 from cxr_ray.data.manifest import load_manifest
-from cxr_ray.errors import MissingPackageError
+from cxr_ray.errors import ClusterError, MissingPackageError
 from cxr_ray.run import reading
 from tests.builders.images import MemorySource, kaggle
 
@@ -90,6 +91,10 @@ def _half(n: int) -> int:
     return n // 2
 
 
+def _dies(n: int) -> None:
+    os._exit(1)
+
+
 @pytest.mark.slow
 def test_tasks_keep_the_order_count_and_raise_what_was_raised(running_ray, monkeypatch):
     monkeypatch.setattr(reading, "PART", 16)
@@ -99,3 +104,6 @@ def test_tasks_keep_the_order_count_and_raise_what_was_raised(running_ray, monke
     assert sum(counts) == 299
     with pytest.raises(MissingPackageError, match="install it"):
         reading.in_tasks(_half, range(400))
+    monkeypatch.setattr(reading, "RETRIES", 0)
+    with pytest.raises(ClusterError, match="got no answer of a task that reads files"):
+        reading.in_tasks(_dies, range(2))
